@@ -1,0 +1,296 @@
+"""Decoders as generators: each call of the model yields one `DecodeStep` per row in work.
+
+AR, LLaDA 1 (arXiv 2502.09992, `generate.py`) and LLaDA 2 (arXiv 2512.15745) share sampling, records and the cached
+window; they differ in what is predicted and which policy commits it. Batches give what single runs give.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dllm_core import policies
+from dllm_core.config import DecodeConfig
+from dllm_core.model import KVCache
+from dllm_core.sampling import Recorder, Vocabulary, guess, guided
+from dllm_core.trace import DecodeStep, Trace
+
+
+@torch.inference_mode()
+def decode(model, prompts, config: DecodeConfig, ids: Vocabulary, label_shift: bool = False) -> Iterator[DecodeStep]:
+    """Decode continuations of `prompts` (lists of token ids, lengths may differ). Yields a step per row and model call.
+
+    Raises ValueError for an empty prompt, or a prompt and answer longer than the model's positions.
+    """
+    starts = [start_of(prompt, config, ids) for prompt in prompts]
+    if config.style == "llada1":
+        yield from _decode_llada1(model, starts, [len(prompt) for prompt in prompts], config, ids, label_shift)
+    else:
+        state = _State.begin(model, starts, [len(prompt) for prompt in prompts], config, ids, label_shift)
+        yield from _decode_ar(state) if config.style == "ar" else _decode_llada2(state)
+
+
+def start_of(prompt: list[int], config: DecodeConfig, ids: Vocabulary) -> list[int]:
+    """The sequence at the start: the prompt and masks; LLaDA 2 fills its last block (the grid starts at position 0)."""
+    if not prompt:
+        raise ValueError("prompt: is empty; give at least one token (bos)")
+    length = len(prompt) + config.max_new_tokens
+    if config.style == "llada2":
+        length = -(-length // block_length(config)) * block_length(config)
+    return list(prompt) + [ids.mask] * (length - len(prompt))
+
+
+def block_length(config: DecodeConfig) -> int:
+    return config.block_length or 32
+
+
+def generate(model, prompts, config: DecodeConfig, tokenizer, label_shift: bool = False) -> list[Trace]:
+    """Run `decode` to the end: one `Trace` per prompt, with texts."""
+    ids = Vocabulary.of(tokenizer)
+    traces = [new_trace(prompt, start_of(prompt, config, ids), config, ids) for prompt in prompts]
+    for step in decode(model, prompts, config, ids, label_shift):
+        traces[step.row].steps.append(step)
+    return [with_text(trace, tokenizer) for trace in traces]
+
+
+def infill(model, tokens: list[int], config: DecodeConfig, tokenizer, label_shift: bool = False) -> Trace:
+    """Fill the masks in `tokens`, wherever they stand, with full attention (LLaDA 1's sampler; bidirectional
+    checkpoints). `config.steps` None: one step per gap token. Raises ValueError when there is no mask."""
+    ids = Vocabulary.of(tokenizer)
+    gaps = tokens.count(ids.mask)
+    if not gaps:
+        raise ValueError(f"tokens: hold no mask ({ids.mask}); mark each gap token with the mask id")
+    if config.steps is not None and config.steps > gaps:
+        raise ValueError(f"steps={config.steps}: must be at most the {gaps} masked tokens")
+    config = replace(
+        config, style="llada1", max_new_tokens=gaps, block_length=None, steps=config.steps or gaps, eos_early_stop=False
+    )
+    trace = new_trace([], list(tokens), config, ids)
+    with torch.inference_mode():
+        trace.steps.extend(_decode_llada1(model, [list(tokens)], [0], config, ids, label_shift))
+    return with_text(trace, tokenizer)
+
+
+def new_trace(prompt, start, config: DecodeConfig, ids: Vocabulary) -> Trace:
+    return Trace(config.style, list(prompt), start, ids.mask, ids.eos, settings=config.to_dict())
+
+
+def with_text(trace: Trace, tokenizer) -> Trace:
+    """Fill in the answer's text and the text of every token id the trace holds."""
+    used = set(trace.initial)
+    for step in trace.steps:
+        for commit in step.commits:
+            used.update((commit.token, *(token for token, _ in commit.alternatives)))
+        used.update(token for _, token, _ in step.draft)
+    trace.vocabulary = {token: tokenizer.decode([token]) for token in sorted(used)}
+    trace.text = tokenizer.decode(trace.answer if trace.prompt else trace.final, skip_special_tokens=True)
+    return trace
+
+
+@dataclass
+class _State:
+    """A batch in work with its cache. tokens: [B, T]; prompt, length, cached, row: [B] int64.
+
+    Positions below `cached` are final and their keys and values stored. Under guidance a second copy of the batch, its
+    prompt masked, runs beside the first (an input that block training never showed).
+    """
+
+    model: torch.nn.Module
+    config: DecodeConfig
+    ids: Vocabulary
+    label_shift: bool
+    generator: torch.Generator
+    tokens: Tensor
+    prompt: Tensor
+    length: Tensor
+    cached: Tensor
+    row: Tensor
+    cache: KVCache
+    record: Recorder
+
+    @classmethod
+    def begin(cls, model, starts, prompt_lengths, config, ids, label_shift) -> "_State":
+        device, batch, longest = model.device, len(starts), max(map(len, starts))
+        _check_length(model, longest)
+        tokens = torch.full((batch, longest), ids.pad, device=device)
+        for i, start in enumerate(starts):
+            tokens[i, : len(start)] = torch.tensor(start, device=device)
+        copies = 2 if config.cfg_scale else 1
+        cache = KVCache.empty(model.config, batch * copies, longest, device, model.lm_head.weight.dtype)
+        vector = lambda values: torch.tensor(values, device=device)  # noqa: E731
+        return cls(
+            model, config, ids, label_shift, torch.Generator().manual_seed(config.seed), tokens, vector(prompt_lengths),
+            vector([len(start) for start in starts]), vector([0] * batch), vector(range(batch)), cache,
+            Recorder(config, time.perf_counter(), [0] * batch),
+        )  # fmt: skip
+
+    def forward(self, start: Tensor, end: Tensor, block: int, read: Tensor) -> Tensor:
+        """Run positions [start, end) of each row, block-causal on the grid of `block`; logits [B, N, V] for the tokens
+        at positions `read` [B, N]. Keys and values of the window are (over)written in the cache."""
+        width, keys = int((end - start).max()), int(end.max())
+        columns = torch.arange(width, device=start.device)
+        position = (start[:, None] + columns).clamp(max=self.tokens.shape[1] - 1)
+        real = start[:, None] + columns < end[:, None]
+        slots = position.masked_fill(~real, self.tokens.shape[1])
+        tokens = self.tokens.gather(1, position)
+        mask = torch.arange(keys, device=start.device) // block <= (position // block)[:, :, None]
+        place = read - int(self.label_shift or self.config.style == "ar") - start[:, None]
+        if self.config.cfg_scale:
+            masked_prompt = tokens.masked_fill(position < self.prompt[:, None], self.ids.mask)
+            tokens, position = torch.cat([tokens, masked_prompt]), position.repeat(2, 1)
+            slots, mask, place = slots.repeat(2, 1), mask.repeat(2, 1, 1), place.repeat(2, 1)
+        hidden = self.model(tokens, position, mask, self.cache, slots)
+        place = place.clamp(0, width - 1)[:, :, None].expand(-1, -1, hidden.shape[-1])
+        logits = self.model.logits(hidden.gather(1, place))
+        return guided(*logits.chunk(2), self.config.cfg_scale) if self.config.cfg_scale else logits
+
+    def answer_masks(self) -> Tensor:
+        """[B, T] bool: positions still to be decoded."""
+        return self.tokens == self.ids.mask
+
+    def ended(self) -> Tensor:
+        """[B] bool: eos stands in the answer with no mask before it."""
+        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        stop = (self.tokens == self.ids.eos) & (columns >= self.prompt[:, None])
+        before = self.answer_masks().int().cumsum(dim=1)
+        return (stop & (before == 0)).any(dim=1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop finished rows (bool [B]) so that the others run in a smaller batch."""
+        for name in ("tokens", "prompt", "length", "cached", "row"):
+            setattr(self, name, getattr(self, name)[rows])
+        both = rows.repeat(2) if self.config.cfg_scale else rows
+        self.cache = KVCache([key[both] for key in self.cache.keys], [value[both] for value in self.cache.values])
+
+
+def _check_length(model, longest: int) -> None:
+    most = model.config.max_position_embeddings
+    if longest > most:
+        raise ValueError(f"prompt and answer take {longest} positions: more than max_position_embeddings={most}")
+
+
+def _decode_ar(state: _State) -> Iterator[DecodeStep]:
+    """Left to right, one token a forward; a block diffusion of block size 1 whose labels are shifted."""
+    position = state.prompt.clone()
+    while len(state.row):
+        # 1. everything not cached, up to the last known token
+        logits = state.forward(state.cached, position, 1, position[:, None])
+        state.cached = position.clone() if state.config.use_cache else state.cached
+        # 2. the next token
+        made = guess(logits, state.config, state.ids, state.generator)
+        state.tokens.scatter_(1, position[:, None], made.token)
+        one = torch.ones_like(made.token, dtype=torch.bool)
+        choice = policies.Choice(
+            one, torch.full_like(made.token, policies.NAMES.index("ar")), torch.zeros_like(position)
+        )
+        left = state.length - position - 1
+        blocks = [(p, p + 1) for p in position.tolist()]
+        yield from state.record.steps(state.row.tolist(), position, made, one, choice, left, blocks)
+        # 3. rows that ended leave
+        position = position + 1
+        going = position < state.length
+        if state.config.eos_early_stop:
+            going &= made.token[:, 0] != state.ids.eos
+        if not going.all():
+            position = position[going]
+            state.keep(going)
+
+
+def _decode_llada2(state: _State) -> Iterator[DecodeStep]:
+    """Block after block; within a block, refine until no mask is left. Finished blocks are final and cached."""
+    config, size = state.config, block_length(state.config)
+    quota = torch.tensor(policies.spread(size, config.steps or size) + [0], device=state.tokens.device)
+    start = state.prompt // size * size
+    total = state.answer_masks().sum(dim=1)
+    refined = torch.zeros_like(start)
+    columns = torch.arange(size, device=state.tokens.device)
+    while len(state.row):
+        # 1. one forward over what is not cached and the current block
+        position = start[:, None] + columns
+        first = torch.minimum(state.cached, (start - 1).clamp(min=0)) if state.label_shift else state.cached
+        logits = state.forward(first, start + size, size, position)
+        if config.use_cache:
+            state.cached = start.clone()
+        # 2. guesses and confidences at the block's masks
+        made = guess(logits, config, state.ids, state.generator)
+        tokens = state.tokens.gather(1, position)
+        masked = tokens == state.ids.mask
+        # 3. commit what is above the threshold, at least the schedule's share, at most the budget
+        least = quota[refined.clamp(max=len(quota) - 1)].clamp(min=config.minimal_topk)
+        least = torch.minimum(least, masked.sum(dim=1))
+        open_answer = state.answer_masks().sum(dim=1)
+        most = policies.budget(
+            open_answer, total, config.cap_start_ratio, config.cap_end_ratio, config.max_decode_per_step
+        )
+        choice = policies.thresholded(made.confidence, masked, config.threshold, least, most)
+        state.tokens.scatter_(1, position, torch.where(choice.commit, made.token, tokens))
+        left = open_answer - choice.commit.sum(dim=1)
+        blocks = [(s, s + size) for s in start.tolist()]
+        yield from state.record.steps(state.row.tolist(), start, made, masked, choice, left, blocks)
+        # 4. next block where this one is full; rows that ended leave
+        full = choice.commit.sum(dim=1) == masked.sum(dim=1)
+        start, refined = torch.where(full, start + size, start), torch.where(full, 0, refined + 1)
+        going = start < state.length
+        if config.eos_early_stop:
+            going &= ~state.ended()
+        if not going.all():
+            start, refined, total = start[going], refined[going], total[going]
+            state.keep(going)
+
+
+def _decode_llada1(model, starts, prompts, config: DecodeConfig, ids: Vocabulary, label_shift) -> Iterator[DecodeStep]:
+    """All positions at once with full attention; `steps` steps spread over the semi-autoregressive blocks."""
+    state = _State.begin(model, starts, prompts, config, ids, label_shift)
+    size = config.block_length or int((state.length - state.prompt).max())
+    per_block = (config.steps or config.max_new_tokens) // (config.max_new_tokens // min(size, config.max_new_tokens))
+    columns = torch.arange(size, device=state.tokens.device)
+    start, refined, quota = state.prompt.clone(), 0, None
+    while len(state.row):
+        # 1. one full forward (uncached: every position may change with every other)
+        position = start[:, None] + columns
+        logits = _full_logits(state, position)
+        # 2. guesses; confidence of the block's masks, or a random order
+        made = guess(logits, config, state.ids, state.generator)
+        tokens = state.tokens.gather(1, position)
+        masked = tokens == state.ids.mask
+        if refined == 0:
+            quota = torch.tensor(
+                [policies.spread(n, per_block) for n in masked.sum(dim=1).tolist()], device=position.device
+            )
+        order = made.confidence
+        if config.remasking == "random":
+            order = torch.rand(order.shape, generator=state.generator).to(order)
+        # 3. keep the step's share, remask the rest
+        choice = policies.scheduled(order, masked, quota[:, refined])
+        answers = torch.where(choice.commit, made.token, tokens)
+        state.tokens.scatter_(1, position, answers)
+        left = state.answer_masks().sum(dim=1)
+        blocks = [(s, min(s + size, n)) for s, n in zip(start.tolist(), state.length.tolist(), strict=True)]
+        yield from state.record.steps(state.row.tolist(), start, made, masked, choice, left, blocks)
+        # 4. next block after its steps; rows that ended leave
+        refined += 1
+        if refined == per_block:
+            start, refined = start + size, 0
+        going = (start < state.length) & (left > 0)
+        if config.eos_early_stop:
+            going &= ~state.ended()
+        if not going.all():
+            start, quota = start[going], quota[going]
+            state.keep(going)
+
+
+def _full_logits(state: _State, read: Tensor) -> Tensor:
+    """Logits [B, N, V] of the tokens at `read` [B, N] from one uncached pass with full attention over real positions."""
+    config, length = state.config, state.tokens.shape[1]
+    position = torch.arange(length, device=read.device).expand(len(state.row), length)
+    mask = (position < state.length[:, None])[:, None, :].expand(-1, length, -1)
+    tokens = state.tokens
+    if config.cfg_scale:
+        tokens = torch.cat([tokens, tokens.masked_fill(position < state.prompt[:, None], state.ids.mask)])
+        position, mask, read = position.repeat(2, 1), mask.repeat(2, 1, 1), read.repeat(2, 1)
+    hidden = state.model(tokens, position, mask)
+    place = (read - int(state.label_shift)).clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
+    logits = state.model.logits(hidden.gather(1, place))
+    return guided(*logits.chunk(2), config.cfg_scale) if config.cfg_scale else logits

@@ -1,0 +1,177 @@
+"""One Transformer for all three styles, in Qwen3's layout: RMSNorm, RoPE, QK-norm, grouped-query attention, SwiGLU.
+
+Parameter names equal those of Hugging Face's Qwen3 and of MiniMind, so that weights fit key for key. The model knows
+nothing of losses, noise or styles: what differs between AR and diffusion is the attention mask it is given.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dllm_core.config import ModelConfig
+
+
+@dataclass
+class KVCache:
+    """Keys and values at absolute positions, one slot per position and a last slot that takes what padding writes.
+
+    keys, values: per layer [B, kv heads, length + 1, head_dim].
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @classmethod
+    def empty(cls, config: ModelConfig, batch: int, length: int, device=None, dtype=torch.float32) -> "KVCache":
+        shape = (batch, config.num_key_value_heads, length + 1, config.head_dim)
+        make = lambda: [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)]  # noqa: E731
+        return cls(make(), make())
+
+    def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Store key, value [B, H, W, D] at `slots` [B, W]; return those of positions 0..length-1."""
+        index = slots[:, None, :, None].expand(key.shape)
+        self.keys[layer].scatter_(2, index, key)
+        self.values[layer].scatter_(2, index, value)
+        return self.keys[layer][:, :, :length], self.values[layer][:, :, :length]
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · gain over the last dimension."""
+
+    def __init__(self, size: int, eps: float, gain: float = 1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((size,), gain))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE on x [B, H, S, D] with cos, sin [B, 1, S, D]; pairs are (i, i + D/2) as in Qwen3."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps, config.qk_norm_init)
+            self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps, config.qk_norm_init)
+        else:
+            self.q_norm = self.k_norm = nn.Identity()
+
+    def forward(self, x: Tensor, rope, mask: Tensor, cache: KVCache | None, slots: Tensor | None) -> Tensor:
+        batch, length, _ = x.shape
+        split = lambda y, heads: y.view(batch, length, heads, self.head_dim).transpose(1, 2)  # noqa: E731
+        q = rotate(self.q_norm(split(self.q_proj(x), self.heads)), *rope)
+        k = rotate(self.k_norm(split(self.k_proj(x), self.kv_heads)), *rope)
+        v = split(self.v_proj(x), self.kv_heads)
+        if cache is not None:
+            k, v = cache.write(self.layer, k, v, slots, mask.shape[-1])
+        grouped = self.heads != self.kv_heads
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+        return self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) · up(x))."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rope, mask: Tensor, cache: KVCache | None, slots: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache, slots)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Backbone(nn.Module):
+    """Embedding, layers, final norm: what Qwen3 calls `model`."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Transformer(nn.Module):
+    """The language model. Calling it gives hidden states; `logits` turns chosen ones into scores."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=config.initializer_range)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        exponent = torch.arange(0, config.head_dim, 2) / config.head_dim
+        angles = torch.arange(config.max_position_embeddings)[:, None] * config.rope_theta**-exponent
+        angles = torch.cat((angles, angles), dim=-1)
+        self.register_buffer("rope_cos", angles.cos(), persistent=False)
+        self.register_buffer("rope_sin", angles.sin(), persistent=False)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position: Tensor,
+        mask: Tensor,
+        cache: KVCache | None = None,
+        slots: Tensor | None = None,
+        embeddings: Tensor | None = None,
+    ) -> Tensor:
+        """tokens, position: [B, S] int64; mask: [B, S, K] bool → hidden states [B, S, D].
+
+        With a `cache`, keys and values are stored at `slots` [B, S] (the positions, unless said) and attended to are
+        the K first positions of the cache. `embeddings` [B, S, D] stand in for those of `tokens`.
+        Raises ValueError when the row is longer than `max_position_embeddings`.
+        """
+        if position.shape[1] and tokens.shape[1] > 0 and mask.shape[-1] > 3 * self.config.max_position_embeddings:
+            raise ValueError(
+                f"{mask.shape[-1]} positions: more than max_position_embeddings={self.config.max_position_embeddings}"
+            )
+        x = self.model.embed_tokens(tokens) if embeddings is None else embeddings
+        rope = (self.rope_cos[position][:, None], self.rope_sin[position][:, None])
+        slots = position if slots is None else slots
+        for layer in self.model.layers:
+            x = layer(x, rope, mask[:, None], cache, slots)
+        return self.model.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] → [..., V]."""
+        return self.lm_head(hidden)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device

@@ -1,0 +1,191 @@
+"""Noise and losses. Each objective maps (model, batch, …) to a `Loss`: a sum and the count it is to be divided by.
+
+Sums and counts instead of means: then gradient accumulation, packing and the number of processes leave the value as
+it is. Sources: LLaDA Eq. 3 and its SFT (arXiv 2502.09992); LLaDA 2.0 Eq. 1, 2, 5, 6 (arXiv 2512.15745).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dllm_core import patterns
+from dllm_core.patterns import Pattern
+from dllm_core.schedules import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A noisy view. x_t: [B, L] int64; masked: [B, L] bool; weight: [B, L] float32, of each token's loss."""
+
+    x_t: Tensor
+    masked: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """total: scalar tensor, a sum over tokens; count: what a mean divides by; parts: named sums for the curves."""
+
+    total: Tensor
+    count: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / max(self.count, 1)
+
+
+def corrupt(
+    x_0: Tensor,
+    maskable: Tensor,
+    schedule: NoiseSchedule,
+    mask_token_id: int,
+    generator: torch.Generator | None = None,
+    groups: Tensor | None = None,
+) -> tuple[Noised, Noised]:
+    """The forward process: each maskable token of x_0 [B, L] is masked with probability 1 − alpha(t).
+
+    One t per row, or per value of `groups` [B, L] int64 (numbered from 0 within a row: documents, or blocks).
+    Returns the view and its complement (the same draw, masked where the first is clean). The weight belongs to the t
+    that drew the mask.
+    """
+    # 1. t ~ U[t_min, t_max)
+    batch, length = x_0.shape
+    if groups is None:
+        t = schedule.draw((batch, 1), generator).to(x_0.device).expand(batch, length)
+    else:
+        counts = groups.max(dim=1).values.clamp(min=0) + 1
+        numbered = groups.clamp(min=0) + (counts.cumsum(0) - counts)[:, None]
+        t = schedule.draw((int(counts.sum()),), generator).to(x_0.device)[numbered]
+    # 2. mask independently with probability 1 − alpha(t)
+    u = torch.rand(batch, length, generator=generator).to(x_0.device)
+    drawn = u < 1 - schedule.alpha(t)
+    masked, complement = drawn & maskable, ~drawn & maskable
+    # 3. both views, each with its own weight: −alpha'/(1 − alpha) and −alpha'/alpha
+    first = Noised(x_0.masked_fill(masked, mask_token_id), masked, schedule.weight(t))
+    second = Noised(x_0.masked_fill(complement, mask_token_id), complement, schedule.complement_weight(t))
+    return first, second
+
+
+def read_logits(model, hidden: Tensor, pattern: Pattern, view: int, chosen: Tensor) -> Tensor:
+    """hidden [B, S, D], chosen [B, L] bool → logits [n, V] of the chosen tokens' predictions in row-major order."""
+    rows, columns = chosen.nonzero(as_tuple=True)
+    return model.logits(hidden[rows, pattern.read[rows, view, columns]])
+
+
+def ar_loss(model, batch, **_) -> Loss:
+    """Next-token cross entropy on the scored tokens. batch: `Batch` of [B, L]."""
+    pattern = patterns.causal(batch.document, batch.position)
+    chosen = batch.scored & pattern.scorable
+    hidden = model(batch.tokens, pattern.position, pattern.mask())
+    losses = F.cross_entropy(
+        read_logits(model, hidden, pattern, 0, chosen).float(), batch.tokens[chosen], reduction="none"
+    )
+    return Loss(losses.sum(), losses.numel())
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """A masked-diffusion objective; called as `objective(model, batch, block_size=…, generator=…)`.
+
+    block_size of the call: None or >= L gives full diffusion without a clean half (LLaDA Eq. 3, LLaDA 2.0 Eq. 2), else
+    block diffusion over [x_t ; x_0] (Eq. 1; with a prompt that is not scored, Eq. 5).
+    complementary: also score the logical inverse of the mask; half the sum of both. cap_lambda: λ of CAP (Eq. 6).
+    one_t_per: "row", "document" or "block". random_length: share of batches cut to a random length (LLaDA: 1 %).
+    per_answer: divide by each document's scored tokens, then by documents (LLaDA's SFT), else by all scored tokens.
+    """
+
+    schedule: NoiseSchedule
+    mask_token_id: int
+    label_shift: bool = False
+    complementary: bool = False
+    cap_lambda: float = 0.0
+    cap_temperature: float = 1.0
+    one_t_per: str = "document"
+    random_length: float = 0.0
+    per_answer: bool = False
+    embedding_noise: float = 0.0
+
+    def __call__(self, model, batch, *, block_size: int | None = None, generator=None, embedding_noise=0.0) -> Loss:
+        if self.random_length and torch.rand((), generator=generator) < self.random_length:
+            batch = batch.cut(int(torch.randint(1, batch.tokens.shape[1] + 1, (), generator=generator)))
+        views = 2 if self.complementary else 1
+        # 1. pattern: full attention without a clean half, or [x_t ; (x̄_t ;) x_0]
+        pattern = self.pattern(batch, block_size, views)
+        maskable = batch.scored & pattern.scorable
+        # 2. noise
+        noised = corrupt(
+            batch.tokens, maskable, self.schedule, self.mask_token_id, generator, self._groups(batch, block_size)
+        )[:views]
+        # 3. one forward
+        hidden = self._forward(model, batch, noised, pattern, embedding_noise, generator)
+        # 4. weighted cross entropy where masked
+        normal = self._normaliser(batch, maskable)
+        total, confidence, right = 0.0, 0.0, 0
+        for view, noise in enumerate(noised):
+            split = len(noised) == 2 and hidden.shape[0] == 2 * batch.tokens.shape[0]
+            states = hidden.chunk(2)[view] if split else hidden
+            logits = read_logits(model, states, pattern, 0 if split else view, noise.masked).float()
+            losses = F.cross_entropy(logits, batch.tokens[noise.masked], reduction="none")
+            total = total + (losses * (noise.weight * normal)[noise.masked]).sum() / views
+            if self.cap_lambda:
+                entropy, count = right_entropy(logits, batch.tokens[noise.masked], self.cap_temperature)
+                confidence, right = confidence + entropy, right + count
+        count = float(maskable.sum())
+        parts = {"diffusion": float(total.detach())} if self.cap_lambda else {}
+        if self.cap_lambda and right:
+            # 5. CAP: λ · mean entropy over the masked tokens already right
+            total = total + self.cap_lambda * count * confidence / right
+            parts["cap"] = float(confidence.detach()) * count / right
+        return Loss(total, count, parts)
+
+    def pattern(self, batch, block_size: int | None, views: int = 1) -> Pattern:
+        length = batch.tokens.shape[1]
+        if block_size is None or block_size >= length:
+            return patterns.bidirectional(batch.document, batch.position, self.label_shift)
+        return patterns.block_diffusion(batch.document, batch.position, block_size, views, self.label_shift)
+
+    def _groups(self, batch, block_size: int | None) -> Tensor | None:
+        if self.one_t_per == "row":
+            return None
+        if self.one_t_per == "document" or block_size is None:
+            return batch.document
+        starts = (batch.position % block_size == 0).long()
+        return starts.cumsum(dim=1) - 1
+
+    def _forward(self, model, batch, noised, pattern: Pattern, sigma: float, generator) -> Tensor:
+        """[B, S, D]; without a clean half two views become twice the batch: [2B, L, D]."""
+        views = [noise.x_t for noise in noised]
+        if pattern.view.any():
+            tokens, position, mask = torch.cat([*views, batch.tokens], dim=1), pattern.position, pattern.mask()
+        else:
+            tokens = torch.cat(views)
+            position, mask = pattern.position.repeat(len(views), 1), pattern.mask().repeat(len(views), 1, 1)
+        embeddings = None
+        if sigma:
+            embeddings = model.model.embed_tokens(tokens)
+            noise = torch.randn(embeddings.shape, generator=generator).to(embeddings)
+            embeddings = embeddings + sigma * noise * (tokens == self.mask_token_id)[..., None]
+        return model(tokens, position, mask, embeddings=embeddings)
+
+    def _normaliser(self, batch, maskable: Tensor) -> Tensor:
+        """[B, L] factor that turns a sum over tokens ÷ all tokens into a mean of per-document means."""
+        ones = torch.ones(maskable.shape, device=maskable.device)
+        if not self.per_answer:
+            return ones
+        document = batch.document.clamp(min=0)
+        lengths = torch.zeros_like(ones).scatter_add_(1, document, maskable.float())
+        answers = (lengths > 0).sum()
+        return (maskable.sum() / answers) / lengths.gather(1, document).clamp(min=1)
+
+
+def right_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, int]:
+    """CAP's term (Eq. 6): summed entropy (nats) of the predictions [n, V] whose argmax is already right, and how many.
+
+    No gradient flows through the choice of positions.
+    """
+    right = logits.detach().argmax(dim=-1) == targets
+    log_p = F.log_softmax(logits[right] / temperature, dim=-1)
+    return -(log_p.exp() * log_p).sum(), int(right.sum())

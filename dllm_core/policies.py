@@ -1,0 +1,87 @@
+"""Which positions to commit in a step, and why: pure functions of confidences, no model in sight.
+
+N candidates per row (a block, or a whole answer); confidence [B, N] float, masked [B, N] bool. Each policy returns a
+`Choice`. Sources: LLaDA `generate.py` (arXiv 2502.09992); LLaDA 2.0 inference (arXiv 2512.15745 §5).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Choice:
+    """commit: [B, N] bool; reasons: name of the reason per row and position, [B, N] int64 index into `NAMES`;
+    held: [B] int64, positions above the threshold that a budget held back."""
+
+    commit: Tensor
+    reasons: Tensor
+    held: Tensor
+
+
+NAMES = ("schedule", "threshold", "fallback", "budget", "ar")
+
+
+def spread(count: int, steps: int) -> list[int]:
+    """`count` tokens over `steps` steps as evenly as can be, the remainder on the earliest (LLaDA, Algorithm 5)."""
+    return [count // steps + (step < count % steps) for step in range(steps)]
+
+
+def ranks(confidence: Tensor, masked: Tensor) -> Tensor:
+    """[B, N] int64: 0 for the most confident masked position of the row; ties go to the earlier position."""
+    scores = confidence.masked_fill(~masked, -math.inf)
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def scheduled(confidence: Tensor, masked: Tensor, count: Tensor) -> Choice:
+    """LLaDA 1: the `count` [B] most confident masked positions; all others stay (are "remasked")."""
+    commit = masked & (ranks(confidence, masked) < count[:, None])
+    return Choice(commit, torch.zeros_like(commit, dtype=torch.long), torch.zeros_like(count))
+
+
+def thresholded(
+    confidence: Tensor, masked: Tensor, threshold: float | None, least: Tensor, most: Tensor | None = None
+) -> Choice:
+    """LLaDA 2: every masked position above `threshold`; where fewer than `least` [B] are, the `least` most confident.
+
+    `most` [B] caps the commits of a step (a decoding budget, >= 1); without a threshold the schedule alone decides.
+    """
+    rank = ranks(confidence, masked)
+    above = masked & (confidence > (math.inf if threshold is None else threshold))
+    # 1. enough above the threshold: all of them; else the most confident `least`
+    enough = above.sum(dim=1) >= least
+    fallback = masked & (rank < least[:, None])
+    commit = torch.where(enough[:, None], above, fallback)
+    # 2. the budget keeps the most confident of these
+    held = torch.zeros_like(least)
+    allowed = commit
+    if most is not None:
+        allowed = commit & (rank < most[:, None])
+        held = (above & ~allowed).sum(dim=1)
+    # 3. why
+    name = NAMES.index("schedule") if threshold is None else NAMES.index("fallback")
+    reasons = torch.full_like(rank, name)
+    reasons[above] = NAMES.index("threshold")
+    reasons[above & (held > 0)[:, None]] = NAMES.index("budget")
+    return Choice(allowed, reasons, held)
+
+
+def budget(masked: Tensor, total: Tensor, start: float | None, end: float | None, hard: int | None) -> Tensor | None:
+    """[B] int64, the most commits a step may make, or None when no budget is set.
+
+    masked, total: [B] answer positions still masked, and all of them. The share of the still masked grows linearly
+    from `start` to `end` with progress (the share committed so far); `hard` caps it. Never below 1.
+    """
+    if start is None and hard is None:
+        return None
+    most = masked
+    if start is not None:
+        progress = 1 - masked / total.clamp(min=1)
+        most = ((start + (end - start) * progress) * masked).floor().long()
+    if hard is not None:
+        most = most.clamp(max=hard)
+    return most.clamp(min=1)

@@ -1,0 +1,151 @@
+"""What changes over time: the noise level with its weight, the block size and the learning rate over a run.
+
+Sources: LLaDA (arXiv 2502.09992) Eq. 3; LLaDA 2.0 (arXiv 2512.15745) Eq. 1, 5 and §4.1; MDLM for general alpha.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ALPHAS = {
+    # kind: (alpha(t), alpha'(t), t at which alpha(t) = a)
+    "linear": (lambda t: 1 - t, lambda t: -torch.ones_like(t), lambda a: 1 - a),
+    "cosine": (  # alpha = 1 − cos(π(1 − t)/2): stays clean longer than linear near t = 0
+        lambda t: 1 - torch.cos(math.pi * (1 - t) / 2),
+        lambda t: -math.pi / 2 * torch.sin(math.pi * (1 - t) / 2),
+        lambda a: 1 - 2 / math.pi * math.acos(1 - a),
+    ),
+    "cosine_squared": (
+        lambda t: torch.cos(math.pi * t / 2) ** 2,
+        lambda t: -math.pi / 2 * torch.sin(math.pi * t),
+        lambda a: 2 / math.pi * math.acos(math.sqrt(a)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """alpha(t), its derivative, the loss weight and the drawing of t, all in one object so that they cannot disagree.
+
+    alpha(t) is the probability that a token is still clean at time t; t is uniform on [t_min, t_max].
+    `weighting`: "elbo" is −alpha'/(1 − alpha) (linear: 1/t), the bound's; "uniform" is 1, a re-weighted loss.
+    `draw_method`: "iid", or "stratified" (one draw in each of n equal strata, shuffled: same mean, less variance).
+    """
+
+    kind: str = "linear"
+    t_min: float = 1e-3
+    t_max: float = 1.0
+    weighting: str = "elbo"
+    draw_method: str = "iid"
+
+    def __post_init__(self):
+        if self.kind not in ALPHAS:
+            raise ValueError(f"kind={self.kind!r}: must be one of {', '.join(ALPHAS)}")
+        if not 0 <= self.t_min < self.t_max <= 1:
+            raise ValueError(f"t_min={self.t_min}, t_max={self.t_max}: must satisfy 0 <= t_min < t_max <= 1")
+        if self.weighting not in ("elbo", "uniform"):
+            raise ValueError(f"weighting={self.weighting!r}: must be 'elbo' or 'uniform'")
+        if self.draw_method not in ("iid", "stratified"):
+            raise ValueError(f"draw_method={self.draw_method!r}: must be 'iid' or 'stratified'")
+
+    @classmethod
+    def band(cls, low: float, high: float, kind: str = "linear", **options) -> "NoiseSchedule":
+        """Mask-ratio bandwidth (LLaDA 2.0 §5): t limited so that the mask probability 1 − alpha(t) is in [low, high]."""
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"alpha_min={low}, alpha_max={high}: must satisfy 0 <= alpha_min < alpha_max <= 1")
+        inverse = ALPHAS[kind][2]
+        return cls(kind, float(inverse(1 - low)), float(inverse(1 - high)), **options)
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}, {'1/t-type' if self.weighting == 'elbo' else 'uniform'} weight"
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """[...] → [...]: probability of being clean."""
+        return ALPHAS[self.kind][0](t)
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """[...] → [...]: d alpha / dt, negative."""
+        return ALPHAS[self.kind][1](t)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """[...] → [...]: w(t) = −alpha'/(1 − alpha) > 0 for tokens masked at t (the papers print it without the sign)."""
+        if self.weighting == "uniform":
+            return torch.ones_like(t)
+        return -self.alpha_prime(t) / (1 - self.alpha(t))
+
+    def complement_weight(self, t: Tensor) -> Tensor:
+        """[...] → [...]: weight of the complementary view, whose tokens are those left clean at t: −alpha'/alpha."""
+        if self.weighting == "uniform":
+            return torch.ones_like(t)
+        return -self.alpha_prime(t) / self.alpha(t)
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None = None, device=None) -> Tensor:
+        """float32 `shape`: times t in [t_min, t_max)."""
+        n = math.prod(shape)
+        u = torch.rand(n, generator=generator, device=device)
+        if self.draw_method == "stratified":
+            order = torch.randperm(n, generator=generator, device=device)
+            u = (order + u) / n
+        return (self.t_min + (self.t_max - self.t_min) * u).reshape(shape)
+
+
+@dataclass(frozen=True)
+class BlockSchedule:
+    """WSD over the block size (LLaDA 2.0 §4.1): warm-up through `up`, stable at `full`, decay through `down`.
+
+    phase_ratios: shares of the run (warm-up, stable, decay), summing to 1; within a phase every size gets equal steps.
+    `full`: the row's length L; a block of size L is full diffusion (Eq. 2). Every size must divide `full`.
+    """
+
+    full: int
+    total_steps: int
+    phase_ratios: tuple[float, float, float] = (0.3, 0.5, 0.2)
+    up: tuple[int, ...] = (32, 64, 128, 256)
+    down: tuple[int, ...] = (256, 128, 64, 32)
+
+    def __post_init__(self):
+        ratios = self.phase_ratios
+        if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
+            raise ValueError(f"wsd_phase_ratios={ratios}: must be three shares >= 0 that sum to 1")
+        for name, sizes in (("wsd_block_sizes_up", self.up), ("wsd_block_sizes_down", self.down)):
+            bad = [size for size in sizes if size < 1 or self.full % size]
+            if bad or not sizes:
+                raise ValueError(f"{name}={sizes}: {bad or 'empty'}: every block size must divide the length {self.full}")
+
+    @classmethod
+    def constant(cls, full: int, total_steps: int, size: int) -> "BlockSchedule":
+        """One block size throughout."""
+        return cls(full, total_steps, (0.0, 0.0, 1.0), (size,), (size,))
+
+    def _place(self, step: int) -> tuple[str, int]:
+        warm, stable, _ = self.phase_ratios
+        ends = (round(warm * self.total_steps), round((warm + stable) * self.total_steps))
+        if step < ends[0]:
+            return "warm-up", self.up[step * len(self.up) // ends[0]]
+        if step < ends[1]:
+            return "stable", self.full
+        span = max(self.total_steps - ends[1], 1)
+        return "decay", self.down[min((step - ends[1]) * len(self.down) // span, len(self.down) - 1)]
+
+    def block_size(self, step: int) -> int:
+        return self._place(step)[1]
+
+    def phase(self, step: int) -> str:
+        return self._place(step)[0]
+
+    @property
+    def final(self) -> int:
+        """The block size at the last step: the one that bounds are compared at."""
+        return self.block_size(self.total_steps - 1)
+
+
+def learning_rate(step: int, total: int, *, warmup: int = 0, decay_ratio: float = 0.2, min_ratio: float = 0.0) -> float:
+    """Factor in [0, 1] of the warm-up–stable–decay learning rate at `step` (0-based) of `total`: linear up over `warmup`
+    steps, 1, then linear down to `min_ratio` over the last `decay_ratio` of the run."""
+    decay = decay_ratio * total
+    rising = (step + 1) / warmup if step < warmup else 1.0
+    falling = 1.0 if decay == 0 else min(1.0, (total - step) / decay)
+    return min(rising, min_ratio + (1 - min_ratio) * falling)

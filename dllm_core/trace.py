@@ -1,0 +1,156 @@
+"""What one decoding did, step by step: the only record that players, tables, benchmarks and files are made from."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+REASONS = ("threshold", "fallback", "schedule", "budget", "ar", "edit")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One token made final in a step.
+
+    confidence: probability of `token` after guidance, before temperature and filtering.
+    reason: one of `REASONS`. "threshold": above the confidence threshold; "fallback": too few were, this was among
+        the most confident; "schedule": LLaDA 1's share of the step; "budget": above the threshold and let through by a
+        decoding budget that held others back; "ar": next token; "edit": a committed token replaced (LLaDA 2.1).
+    alternatives: the runners-up as (token, probability), most probable first.
+    """
+
+    position: int
+    token: int
+    confidence: float
+    reason: str
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class DecodeStep:
+    """One step of one sequence: one call of the model.
+
+    index: 0-based step of this sequence; row: its row in the batch; forwards: model forwards the step cost (2 under
+    guidance); seconds: since decoding began; block: [start, end) positions in work; masked: positions still masked
+    after the step; confidence, entropy (nats): means over the candidates before the commit; draft: (position, best
+    guess, confidence) of the block's positions that stayed masked; held: above the threshold, held back by the budget.
+    """
+
+    index: int
+    row: int
+    forwards: int
+    seconds: float
+    block: tuple[int, int]
+    commits: tuple[Commit, ...]
+    masked: int
+    confidence: float
+    entropy: float
+    draft: tuple[tuple[int, int, float], ...] = ()
+    held: int = 0
+
+
+@dataclass
+class Trace:
+    """A whole decoding of one sequence. `initial` is the prompt with its masks (infilling: masks anywhere)."""
+
+    style: str
+    prompt: list[int]
+    initial: list[int]
+    mask_token_id: int
+    eos_token_id: int
+    steps: list[DecodeStep] = field(default_factory=list)
+    settings: dict = field(default_factory=dict)
+    vocabulary: dict[int, str] = field(default_factory=dict)
+    text: str = ""
+
+    def tokens_at(self, k: int) -> list[int]:
+        """The sequence after the first `k` steps (0: the start)."""
+        tokens = list(self.initial)
+        for step in self.steps[:k]:
+            for commit in step.commits:
+                tokens[commit.position] = commit.token
+        return tokens
+
+    @property
+    def final(self) -> list[int]:
+        return self.tokens_at(len(self.steps))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer holds an eos with no mask before it."""
+        for token, start in zip(self.final, self.initial, strict=True):
+            if start == self.mask_token_id and token in (self.mask_token_id, self.eos_token_id):
+                return token == self.eos_token_id
+        return False
+
+    @property
+    def answer(self) -> list[int]:
+        """Tokens decoded, in order, up to (not with) the first eos; positions still masked are left out."""
+        answer = []
+        for token, start in zip(self.final, self.initial, strict=True):
+            if start != self.mask_token_id or token == self.mask_token_id:
+                continue
+            if token == self.eos_token_id:
+                break
+            answer.append(token)
+        return answer
+
+    @property
+    def tokens(self) -> int:
+        """Answer tokens through eos: what counts as work done. Filling after eos does not."""
+        return len(self.answer) + self.ended
+
+    @property
+    def forwards(self) -> int:
+        return sum(step.forwards for step in self.steps)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        return self.tokens / max(self.forwards, 1)
+
+    @property
+    def seconds(self) -> float:
+        return self.steps[-1].seconds if self.steps else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict:
+        """Plain lists and numbers; `from_json` gives an equal Trace back."""
+        record = asdict(self)
+        record["vocabulary"] = {str(token): text for token, text in self.vocabulary.items()}
+        return record
+
+    @classmethod
+    def from_json(cls, record: dict) -> "Trace":
+        record = dict(record)
+        record["vocabulary"] = {int(token): text for token, text in record["vocabulary"].items()}
+        record["steps"] = [_step(step) for step in record["steps"]]
+        return cls(**record)
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON; an existing file is replaced whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(self.to_json(), ensure_ascii=False), encoding="utf-8")
+        os.replace(partial, path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Trace":
+        """Raises ValueError naming the file when it holds no trace."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a decoding trace ({error}); write one with Trace.save") from error
+
+
+def _step(record: dict) -> DecodeStep:
+    commits = tuple(
+        Commit(**{**commit, "alternatives": tuple((int(t), float(p)) for t, p in commit["alternatives"])})
+        for commit in record["commits"]
+    )
+    draft = tuple((int(position), int(token), float(p)) for position, token, p in record["draft"])
+    return DecodeStep(**{**record, "block": tuple(record["block"]), "commits": commits, "draft": draft})

@@ -1,0 +1,163 @@
+"""The training loop as a generator of `TrainStep`: notebooks and batch runs consume it, nothing here draws or prints."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from dllm_core.config import TrainConfig
+from dllm_core.schedules import BlockSchedule, learning_rate
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """What one optimiser step did. step: 1-based; loss: nats per scored token; tokens: read so far, padding left out;
+    seconds: of training so far, validation left out; validation: bound or likelihood measured after this step."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+    grad_norm: float
+    block_size: int | None = None
+    phase: str | None = None
+    validation: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW with decay on matrices only; with "muon", Muon (Newton–Schulz-orthogonalised momentum) on the layers'
+    matrices and AdamW on the rest. Each group keeps its peak rate under "peak"."""
+    matrices, embeddings, gains = [], [], []
+    for name, parameter in model.named_parameters():
+        room = gains if parameter.ndim < 2 else embeddings if "embed" in name or "lm_head" in name else matrices
+        room.append(parameter)
+    adamw = [{"params": embeddings, "weight_decay": config.weight_decay}, {"params": gains, "weight_decay": 0.0}]
+    made = []
+    if config.optimizer == "muon":
+        made.append(torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay))
+    else:
+        adamw.append({"params": matrices, "weight_decay": config.weight_decay})
+    made.append(torch.optim.AdamW(adamw, lr=config.learning_rate, betas=config.betas, fused=True))
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return made
+
+
+@contextlib.contextmanager
+def deferred_interrupt() -> Iterator[threading.Event]:
+    """Hold Ctrl-C (the notebook's stop button) back until a step is whole, so that what is saved is consistent.
+
+    Yields an event that is set when an interrupt came. Outside the main thread nothing is held back.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def train(
+    model: torch.nn.Module,
+    batches,
+    objective: Callable,
+    config: TrainConfig,
+    *,
+    blocks: BlockSchedule | None = None,
+    validate: Callable | None = None,
+    run=None,
+) -> Iterator[TrainStep]:
+    """Train `model` in place on `batches` (an endless iterator of `Batch` with `state()` and `load_state()`).
+
+    validate: model → float, lower is better; measured every `config.eval_every` steps and at the end. run: a
+    `runs.Run`; when it holds the state of an unfinished training, that is continued, parameter for parameter.
+    An interrupt (KeyboardInterrupt, also of the consumer's cell) saves before it stops.
+    Raises FloatingPointError when the loss is not finite: nothing of that step is kept.
+    """
+    device = next(model.parameters()).device
+    made, generator = optimizers(model, config), torch.Generator().manual_seed(config.seed)
+    step, tokens, seconds = 0, 0, 0.0
+    state = run.load_state() if run is not None else None
+    if state is not None:
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(made, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        generator.set_state(state["generator"])
+        batches.load_state(state["batches"])
+        step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
+
+    def save() -> None:
+        if run is not None:
+            run.save_state({
+                "model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in made],
+                "generator": generator.get_state(), "batches": batches.state(),
+                "step": step, "tokens": tokens, "seconds": seconds,
+            })  # fmt: skip
+
+    call = torch.compile(model) if config.compile else model
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+    saved_at = step
+    try:
+        while step < config.max_iters:
+            with deferred_interrupt() as interrupted:
+                began = time.perf_counter()
+                # 1. rates and block size of this step
+                rate = learning_rate(step, config.max_iters, warmup=config.warmup_steps,
+                                     decay_ratio=config.decay_ratio, min_ratio=config.min_lr_ratio)  # fmt: skip
+                for group in (group for optimizer in made for group in optimizer.param_groups):
+                    group["lr"] = rate * group["peak"]
+                size = blocks.block_size(step) if blocks else None
+                noise = config.embedding_noise if step < config.embedding_noise_steps else 0.0
+                # 2. sums of losses and counts over the accumulated batches
+                total, count, parts = 0.0, 0.0, {}
+                for _ in range(config.accumulation):
+                    batch = next(batches).to(device)
+                    with autocast:
+                        loss = objective(call, batch, block_size=size, generator=generator, embedding_noise=noise)
+                    loss.total.backward()
+                    total, count = total + loss.total.detach(), count + loss.count
+                    tokens += int((batch.document >= 0).sum())
+                    parts = {name: parts.get(name, 0.0) + value for name, value in loss.parts.items()}
+                mean = float(total) / max(count, 1)
+                if not mean < float("inf"):
+                    raise FloatingPointError(
+                        f"step {step + 1}: loss is {mean}; lower learning_rate={config.learning_rate} or raise warmup_steps"
+                    )
+                # 3. gradient of the mean, clipped; update
+                grads = [p.grad for p in model.parameters() if p.grad is not None]
+                torch._foreach_div_(grads, max(count, 1))
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+                for optimizer in made:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                step += 1
+                seconds += time.perf_counter() - began
+            # 4. validation, records
+            last, value = step == config.max_iters, None
+            if validate and (last or (config.eval_every and step % config.eval_every == 0)):
+                value = validate(model)
+            done = TrainStep(step, mean, rate * config.learning_rate, tokens, seconds, float(norm), size,
+                             blocks.phase(step - 1) if blocks else None, value,
+                             {name: part / max(count, 1) for name, part in parts.items()})  # fmt: skip
+            if run is not None:
+                run.record(done, model)
+            if last or (config.save_every and step % config.save_every == 0):
+                save()
+                saved_at = step
+            if interrupted.is_set():
+                raise KeyboardInterrupt(f"stopped after step {step}; run the cell again to go on from there")
+            yield done
+    except (KeyboardInterrupt, GeneratorExit):
+        if step > saved_at:
+            save()
+        raise
