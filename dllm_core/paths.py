@@ -1,5 +1,6 @@
 """Where the project lies, so that relative paths mean the same from a shell, papermill and JupyterLab."""
 
+import os
 from pathlib import Path
 
 
@@ -15,6 +16,15 @@ def root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """An absolute path as it is, `~` expanded; a relative one counted from `root()`."""
+    """An absolute path as it is, `~` expanded; a relative one counted from `root()`.
+
+    The environment variable DLLM_WEIGHTS, where set, names the folder that stands for `weights/`: so a chain can be
+    run again (other seeds, other machines' disks) beside the first.
+    """
     path = Path(path).expanduser()
-    return path if path.is_absolute() else root() / path
+    if path.is_absolute():
+        return path
+    elsewhere = os.environ.get("DLLM_WEIGHTS")
+    if elsewhere and path.parts[:1] == ("weights",):
+        return root() / Path(elsewhere).expanduser() / Path(*path.parts[1:])
+    return root() / path

@@ -47,9 +47,10 @@ def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torc
     if config.temperature == 0:
         token = logits.argmax(dim=-1)
     else:
-        scaled = filtered(logits, config.top_k, config.top_p, config.temperature).double()
+        scaled = filtered(logits, config.top_k, config.top_p, config.temperature)
+        scaled = (scaled.cpu() if scaled.device.type == "mps" else scaled).double()  # Apple's GPUs have no float64
         uniform = torch.rand(scaled.shape, generator=generator, dtype=torch.float64).to(scaled.device)
-        token = (scaled / config.temperature - (-uniform.clamp_min(1e-300).log()).log()).argmax(dim=-1)
+        token = (scaled / config.temperature - (-uniform.clamp_min(1e-300).log()).log()).argmax(dim=-1).to(logits.device)
     confidence = p.gather(-1, token[..., None])[..., 0]
     entropy = -(p * log_p.clamp_min(-1e4)).sum(dim=-1)
     top = None
