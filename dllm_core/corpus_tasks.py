@@ -60,26 +60,26 @@ def _spell(group: str, form: tuple[str, str], symbols, result, lead: str, keys: 
 
 
 def copy(rng: Random) -> Draw:
-    """A string of 3–8 symbols said again."""
-    language, symbols, lead = string(rng, 3, 8)
+    """A string of 3–6 symbols said again."""
+    language, symbols, lead = string(rng, 3, 6)
     return _spell("copy", rng.choice(words.COPY[language]), symbols, symbols, lead, (symbols, symbols[::-1]))
 
 
 def reverse(rng: Random) -> Draw:
-    """A string of 2–5 symbols said backwards."""
-    language, symbols, lead = string(rng, 2, 5)
+    """A string of 2–4 symbols said backwards."""
+    language, symbols, lead = string(rng, 2, 4)
     result = symbols[::-1]
     return _spell("reverse", rng.choice(words.REVERSE[language]), symbols, result, lead, (symbols, result))
 
 
 def operation(rng: Random) -> Draw:
-    """Another computation on a string of 2–5 symbols (sorting: digits)."""
+    """Another computation on a string of 2–4 symbols (sorting: 3–4 digits)."""
     name = rng.choice(tuple(words.OPERATIONS))
     if name.startswith("sort"):
         language, lead = ("en", " ") if rng.random() < 0.2 else ("zh", "")
-        symbols = tuple(rng.sample(words.DIGITS, rng.randint(3, 5)))
+        symbols = tuple(rng.sample(words.DIGITS, rng.randint(3, 4)))
     else:
-        language, symbols, lead = string(rng, 2, 5)
+        language, symbols, lead = string(rng, 2, 4)
     result = {
         "first": lambda: symbols[:1],
         "last": lambda: symbols[-1:],
@@ -120,7 +120,7 @@ def _pairs(rng: Random, n: int) -> list[str]:
 
 
 def _habits(rng: Random, n: int) -> list[str]:
-    return [f" {v} {a}" for v, a in zip(rng.sample(words.EN_VERBS, n), rng.sample(words.EN_ADVERBS, n))]
+    return [" " + verb for verb in rng.sample(words.EN_VERBS, n)]
 
 
 @dataclass(frozen=True)
@@ -198,15 +198,15 @@ def table(rng: Random, n: int) -> Table:
 
 
 def reading(rng: Random) -> Draw:
-    """A question about 2–4 facts given in the prompt; the answer repeats the key before its value."""
-    facts = table(rng, rng.choice((2, 2, 3, 3, 3, 4, 4)))
+    """A question about 2–3 facts given in the prompt; the answer repeats the key before its value."""
+    facts = table(rng, rng.choice((2, 2, 3, 3, 3)))
     relation = RELATIONS[facts.relation]
     first, second = rng.sample(facts.entries, 2)
     asked, (k, v) = (first,), first
     kind = rng.random()
-    if kind < 0.3:
+    if kind < 0.2:
         question, asked = relation.two.format(k=k, l=second[0]), (first, second)
-    elif kind < 0.4 and relation.back:
+    elif kind < 0.25 and relation.back:
         question = relation.back.format(v=v)
     else:
         question = relation.one.format(k=k)

@@ -54,7 +54,7 @@ def _drill(rng: Random, pool: Pool) -> str:
     """Repetition, mirror images and look-up lists: what copying, reversing and reading are made of."""
     kind = rng.random()
     if kind < 0.6:
-        table = pool.table(rng, rng.randint(2, 5))
+        table = pool.table(rng, rng.randint(2, 4))
         asked = rng.sample(table.entries, min(len(table.entries), 3))
         gap, head = (" ", "List: ") if table.english else ("", "")
         if kind < 0.3:

@@ -145,7 +145,9 @@ class Diffusion:
         length = batch.tokens.shape[1]
         if block_size is None or block_size >= length:
             return patterns.bidirectional(batch.document, batch.position, self.label_shift)
-        return patterns.block_diffusion(batch.document, batch.position, block_size, views, self.label_shift)
+        return patterns.block_diffusion(
+            batch.document, batch.position, block_size, views, self.label_shift, batch.scored
+        )
 
     def _groups(self, batch, block_size: int | None) -> Tensor | None:
         if self.one_t_per == "row":
@@ -157,12 +159,13 @@ class Diffusion:
 
     def _forward(self, model, batch, noised, pattern: Pattern, sigma: float, generator) -> Tensor:
         """[B, S, D]; without a clean half two views become twice the batch: [2B, L, D]."""
-        views = [noise.x_t for noise in noised]
         if pattern.view.any():
-            tokens, position, mask = torch.cat([*views, batch.tokens], dim=1), pattern.position, pattern.mask()
+            copies = torch.stack([batch.tokens, *(noise.x_t for noise in noised)], dim=1)  # [B, 1 + views, L]
+            tokens = copies[torch.arange(len(copies), device=copies.device)[:, None], pattern.view, pattern.source]
+            position, mask = pattern.position, pattern.mask()
         else:
-            tokens = torch.cat(views)
-            position, mask = pattern.position.repeat(len(views), 1), pattern.mask().repeat(len(views), 1, 1)
+            tokens = torch.cat([noise.x_t for noise in noised])
+            position, mask = pattern.position.repeat(len(noised), 1), pattern.mask().repeat(len(noised), 1, 1)
         embeddings = None
         if sigma:
             embeddings = model.model.embed_tokens(tokens)

@@ -18,9 +18,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pattern:
-    """Labels of S elements (S = L, or (views + 1)·L for block diffusion: noisy views first, the clean half last).
+    """Labels of S elements (S = L, or up to (views + 1)·L for block diffusion: noisy views first, the clean half last).
 
     document, block, view, position: [B, S] int64 (position: RoPE position within the document; document −1: padding).
+    source: [B, S] int64, the token of the row that the element is a copy of, in its view.
     read: [B, V, L] int64, the element whose logits predict token i of view v.
     scorable: [B, L] bool, False where no element can predict the token (the first of a document under the label shift).
     """
@@ -29,6 +30,7 @@ class Pattern:
     block: Tensor
     view: Tensor
     position: Tensor
+    source: Tensor
     read: Tensor
     scorable: Tensor
 
@@ -59,7 +61,7 @@ def block_causal(document: Tensor, position: Tensor, block_size: int, label_shif
     read = (own - 1).clamp(min=0) if label_shift else own
     scorable = (position > 0) if label_shift else torch.ones_like(position, dtype=torch.bool)
     block = position // block_size
-    return Pattern(document, block, torch.zeros_like(block), position, read[:, None], scorable & (document >= 0))
+    return Pattern(document, block, torch.zeros_like(block), position, own, read[:, None], scorable & (document >= 0))
 
 
 def causal(document: Tensor, position: Tensor) -> Pattern:
@@ -73,29 +75,57 @@ def bidirectional(document: Tensor, position: Tensor, label_shift: bool = False)
 
 
 def block_diffusion(
-    document: Tensor, position: Tensor, block_size: int, views: int = 1, label_shift: bool = False
+    document: Tensor,
+    position: Tensor,
+    block_size: int,
+    views: int = 1,
+    label_shift: bool = False,
+    scored: Tensor | None = None,
 ) -> Pattern:
     """[x_t ; x_0]: `views` noisy copies, then the clean half (LLaDA 2.0 Eq. 1 with the mask of Eq. 3).
 
     Noisy views never see each other, so complementary views share one clean half: (views + 1)·L elements.
     With `label_shift` token i is read at row i − 1: of its own noisy view inside a block, of the clean half for a
     block's first token; at block size 1 that is AR exactly.
+    scored: [B, L] bool; given it, noisy views hold only the blocks in which a token is scored. Nothing else ever looks
+    at the others (a prompt's), so no logit changes.
     """
     batch, length = position.shape
+    block = position // block_size
+    # 1. the tokens each noisy view holds, [B, N], and the element that token i became, [B, L]
     own = torch.arange(length, device=position.device).expand(batch, length)
-    noisy = [own + view * length for view in range(views)]
+    held, place = (own, own) if scored is None else _scored_blocks(document, position, block, block_size, scored)
+    count = held.shape[1]
+    # 2. where each token's prediction is read
+    read = [place + view * count for view in range(views)]
     if label_shift:
-        clean = own + views * length
+        clean = own + views * count
+        before = [torch.roll(row, 1, dims=1) for row in (*read, clean)]
         first_of_block = position % block_size == 0
-        noisy = [(torch.where(first_of_block, clean, row) - 1).clamp(min=0) for row in noisy]
+        read = [torch.where(first_of_block, before[-1], row) for row in before[:-1]]
     scorable = (position > 0) if label_shift else torch.ones_like(position, dtype=torch.bool)
-    copies = views + 1
-    view = torch.arange(1, copies + 1, device=position.device) % copies  # 1, …, views, then 0 = clean
+    # 3. labels: noisy views 1, 2, …, then the clean half (view 0)
+    label = lambda values: torch.cat([values.gather(1, held)] * views + [values], dim=1)  # noqa: E731
+    view = [torch.full_like(held, number + 1) for number in range(views)] + [torch.zeros_like(own)]
     return Pattern(
-        document=document.repeat(1, copies),
-        block=(position // block_size).repeat(1, copies),
-        view=view.repeat_interleave(length).expand(batch, copies * length),
-        position=position.repeat(1, copies),
-        read=torch.stack(noisy, dim=1),
+        document=label(document),
+        block=label(block),
+        view=torch.cat(view, dim=1),
+        position=label(position),
+        source=label(own),
+        read=torch.stack(read, dim=1),
         scorable=scorable & (document >= 0),
     )
+
+
+def _scored_blocks(document, position, block, block_size: int, scored: Tensor) -> tuple[Tensor, Tensor]:
+    """(held [B, N], place [B, L]): the tokens whose block holds a scored one, in order, N the most of any row (shorter
+    rows are filled with other tokens of theirs, which nobody reads), and each held token's index in `held`."""
+    # blocks numbered along the row: a new one starts where the document or the block changes
+    new = (document.diff(dim=1) != 0) | (block.diff(dim=1) != 0)
+    number = torch.cat([torch.zeros_like(new[:, :1], dtype=torch.long), new.long().cumsum(dim=1)], dim=1)
+    wanted = torch.zeros_like(number).scatter_add_(1, number, scored.long()).gather(1, number) > 0
+    count = int(wanted.sum(dim=1).max())
+    order = (~wanted).long().sort(dim=1, stable=True).indices
+    place = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).to(order).expand_as(order))
+    return order[:, :count], place.clamp(max=max(count - 1, 0))
