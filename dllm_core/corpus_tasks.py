@@ -73,11 +73,11 @@ def reverse(rng: Random) -> Draw:
 
 
 def operation(rng: Random) -> Draw:
-    """Another computation on a string of 2–4 symbols (sorting: 3–4 digits)."""
+    """Another computation on a string of 2–4 symbols (sorting: 3 digits)."""
     name = rng.choice(tuple(words.OPERATIONS))
     if name.startswith("sort"):
         language, lead = ("en", " ") if rng.random() < 0.2 else ("zh", "")
-        symbols = tuple(rng.sample(words.DIGITS, rng.randint(3, 4)))
+        symbols = tuple(rng.sample(words.DIGITS, 3))
     else:
         language, symbols, lead = string(rng, 2, 4)
     result = {
