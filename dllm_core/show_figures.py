@@ -1,0 +1,283 @@
+"""Figures of schedules, masks, scores and decodings (matplotlib). They draw what they are given, no more.
+
+Every function gives a `Picture`, which a notebook shows by itself; no backend is chosen and no pyplot state touched.
+Palette: Okabe and Ito's, told apart by colour-blind people; marks, hatches or labels always say the same as the colour.
+"""
+
+import functools
+import io
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from dllm_core.paths import resolve
+from dllm_core.show_html import visible
+
+COLOURS = {
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#AA4499",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "grey": "#8a8a8a",
+}
+LINES = (("blue", "-", "o"), ("vermilion", "--", "s"), ("green", "-.", "^"), ("purple", ":", "D"), ("orange", "-", "v"))
+HATCHES = ("", "//", "..", "xx", "\\\\")
+STYLE_COLOURS = {"ar": "grey", "llada1": "vermilion", "llada2": "blue"}
+CJK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "SimHei", "Arial Unicode MS",
+)  # fmt: skip
+
+
+@functools.cache
+def fonts() -> tuple[str, ...]:
+    """Font families to draw with: DejaVu Sans and the first family with Chinese glyphs that is installed.
+
+    Warns once when there is none (Chinese then shows as boxes).
+    """
+    from matplotlib import font_manager
+
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    found = next((name for name in CJK_FONTS if name in known), None)
+    if found is None:  # installed after matplotlib wrote its list of fonts?
+        for path in font_manager.findSystemFonts():
+            if any(word in Path(path).name.lower() for word in ("cjk", "wqy", "simhei", "msyh", "sourcehan")):
+                font_manager.fontManager.addfont(path)
+        known = {font.name for font in font_manager.fontManager.ttflist}
+        found = next((name for name in CJK_FONTS if name in known), None)
+    if found is None:
+        warnings.warn(
+            "no font with Chinese glyphs found, pictures show boxes; install one: `apt-get install fonts-noto-cjk`",
+            stacklevel=2,
+        )
+    return ("DejaVu Sans", found) if found else ("DejaVu Sans",)
+
+
+def look() -> dict:
+    """matplotlib settings of this project's pictures, for `matplotlib.rc_context`: nothing is set for anyone else."""
+    return {
+        "font.family": list(fonts()), "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11,
+        "legend.fontsize": 10, "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.unicode_minus": False,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+        "axes.titlelocation": "left", "legend.frameon": False, "figure.facecolor": "white",
+        "axes.facecolor": "white", "text.color": "#1a1a1a", "hatch.linewidth": 0.6,
+    }  # fmt: skip
+
+
+def in_our_look(function):
+    """Decorator: whatever `function` draws is drawn with `look()`."""
+
+    @functools.wraps(function)
+    def drawn(*arguments, **options):
+        import matplotlib
+
+        with matplotlib.rc_context(look()):
+            return function(*arguments, **options)
+
+    return drawn
+
+
+class Picture:
+    """A drawn figure: shown as PNG by a notebook, `alt` elsewhere. `figure` is matplotlib's, open to changes."""
+
+    def __init__(self, figure, alt: str):
+        self.figure, self.alt = figure, alt
+
+    def png(self, dpi: int = 110) -> bytes:
+        import matplotlib
+
+        out = io.BytesIO()
+        with matplotlib.rc_context(look()):
+            self.figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None, "Description": self.alt})
+        return out.getvalue()
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        return {"image/png": self.png(), "text/plain": self.alt}
+
+    def __repr__(self) -> str:
+        return self.alt
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None, share_x: bool = False):
+    """(Figure, axes) without pyplot, for functions `in_our_look`. width, height: inches; axes: one, or a list."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(
+        rows, columns, squeeze=False, sharex=share_x, gridspec_kw={"height_ratios": ratios} if ratios else None
+    )
+    return figure, axes[0, 0] if rows * columns == 1 else list(axes.flat)
+
+
+def save_figure(picture, name: str) -> Path:
+    """Write a `Picture` (or a matplotlib figure) to figures/NAME.png under the project root; gives the path.
+
+    Raises ValueError when `name` is not a plain file name.
+    """
+    if not name or Path(name).name != name:
+        raise ValueError(f"save_figure: name={name!r} must be a plain file name, without folders")
+    picture = picture if isinstance(picture, Picture) else Picture(picture, name)
+    return write_whole(resolve("figures") / f"{name.removesuffix('.png')}.png", picture.png())
+
+
+def write_whole(path: str | Path, content: bytes) -> Path:
+    """Write a file whole or not at all; its folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+    return path
+
+
+def shade(axes, stretches: Sequence[tuple[float, float, str]]) -> None:
+    """Shade consecutive [start, end) of the x axis in two alternating greys and name each that is wide enough."""
+    span = stretches[-1][1] - stretches[0][0] if stretches else 0
+    for i, (start, end, name) in enumerate(stretches):
+        axes.axvspan(start, end, color="#000000", alpha=0.03 + 0.06 * (i % 2), linewidth=0)
+        if end - start > 0.04 * span:
+            axes.annotate(name, ((start + end) / 2, 0.02), xycoords=("data", "axes fraction"), ha="center",
+                          va="bottom", fontsize=9, color="#444444")  # fmt: skip
+
+
+@in_our_look
+def noise_schedules(schedules: Iterable) -> Picture:
+    """alpha(t), the weight w(t) and where the loss comes from, w(t)·(1 − alpha(t)), for each `NoiseSchedule`.
+
+    The third is a token's expected weight at t: with uniform logits, the share of the loss per unit of t. A schedule's
+    own range [t_min, t_max] is drawn thick; outside it, thin. Raises ValueError for an empty list.
+    """
+    import torch
+
+    schedules = list(schedules)
+    if not schedules:
+        raise ValueError("noise_schedules: the list is empty; give at least one NoiseSchedule")
+    figure, (left, middle, right) = new_figure(11, 3.4, columns=3)
+    everywhere = torch.linspace(0.002, 1, 500, dtype=torch.float64)
+    for i, schedule in enumerate(schedules):
+        colour, line, _ = LINES[i % len(LINES)]
+        inside = everywhere[(everywhere >= schedule.t_min) & (everywhere <= schedule.t_max)]
+        for t, thick in ((everywhere, False), (inside, True)):
+            alpha, weight = schedule.alpha(t), schedule.weight(t)
+            how = {
+                "color": COLOURS[colour], "linestyle": line if thick else "-", "linewidth": 2.2 if thick else 0.7,
+                "label": _named(schedule) if thick else None,
+            }  # fmt: skip
+            for axes, values in ((left, alpha), (middle, weight), (right, weight * (1 - alpha))):
+                axes.plot(t, values, **how)
+        if schedule.t_min > 0.01 or schedule.t_max < 0.99:
+            for axes in (left, middle, right):
+                axes.axvspan(schedule.t_min, schedule.t_max, color=COLOURS[colour], alpha=0.08, linewidth=0)
+    middle.set_yscale("log")
+    right.set_ylim(bottom=0)
+    titles = ("still clean: α(t)", "weight: w(t)", "share of the loss: w(t)·(1 − α(t))")
+    for axes, title in zip((left, middle, right), titles, strict=True):
+        axes.set_title(title)
+        axes.set_xlabel("t (0 clean, 1 all masked)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(schedules), 3))
+    return Picture(figure, "noise schedules over t: " + "; ".join(map(_named, schedules)))
+
+
+def _named(schedule) -> str:
+    narrow = schedule.t_min > 0.01 or schedule.t_max < 0.99
+    return schedule.name + (f", t in [{schedule.t_min:.3g}, {schedule.t_max:.3g}]" if narrow else "")
+
+
+@in_our_look
+def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] | None = None) -> Picture:
+    """Block size over training steps with its phases shaded; above it the learning rate of each step when given.
+
+    schedule: anything with block_size(step) and phase(step), such as `BlockSchedule`; learning_rates: [total_steps].
+    """
+    if learning_rates is not None and len(learning_rates) != total_steps:
+        raise ValueError(f"learning_rates: has {len(learning_rates)} entries for total_steps={total_steps}")
+    sizes = [schedule.block_size(step) for step in range(total_steps)]
+    phases = [schedule.phase(step) for step in range(total_steps)]
+    rows = 1 if learning_rates is None else 2
+    figure, axes = new_figure(8, 2.2 + 1.3 * rows, rows=rows, ratios=(1, 2) if rows == 2 else None, share_x=True)
+    lower = axes if rows == 1 else axes[1]
+    lower.step(
+        [*range(total_steps), total_steps], [*sizes, sizes[-1]], where="post", color=COLOURS["blue"], linewidth=2
+    )
+    lower.set_yscale("log", base=2)
+    ticks = sorted(set(sizes))
+    lower.set_yticks(ticks, [str(size) for size in ticks])
+    lower.minorticks_off()
+    lower.set_ylim(min(sizes) / 2.2, max(sizes) * 1.3)
+    starts = [step for step in range(total_steps) if step == 0 or phases[step] != phases[step - 1]]
+    stretches = [(start, end, phases[start]) for start, end in zip(starts, [*starts[1:], total_steps], strict=True)]
+    for ax in [lower] if rows == 1 else axes:
+        shade(ax, stretches if ax is lower else [(start, end, "") for start, end, _ in stretches])
+    lower.set_ylabel("block size\n(tokens)")
+    lower.set_xlabel("training step")
+    if learning_rates is not None:
+        axes[0].plot(range(total_steps), learning_rates, color=COLOURS["green"], linewidth=2)
+        axes[0].set_ylim(bottom=0)
+        axes[0].set_ylabel("learning\nrate")
+    return Picture(figure, f"block size over {total_steps} steps: {' → '.join(map(str, _runs(sizes)))}")
+
+
+def _runs(values: Sequence) -> list:
+    return [value for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
+
+
+@in_our_look
+def mask_picture(
+    mask,
+    labels: Sequence[str] | None = None,
+    title: str | None = None,
+    parts: Mapping[str, tuple[int, int]] | None = None,
+) -> Picture:
+    """An attention mask [Q, K] bool: row q may see column k where filled. labels: [Q] (square masks) or absent.
+
+    parts: name → [start, end), stretches to set apart by lines, e.g. {"x_t": (0, 8), "x_0": (8, 16)}.
+    Raises ValueError when the mask is not two-dimensional or the labels do not fit.
+    """
+    import numpy as np
+
+    mask = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask).astype(bool)
+    if mask.ndim != 2:
+        raise ValueError(f"mask: shape {mask.shape} must be [Q, K]; take one row of the batch (mask[0])")
+    rows, columns = mask.shape
+    if labels is not None and len(labels) != columns:
+        raise ValueError(f"labels: {len(labels)} for {columns} columns; give one per column")
+    side = min(7.5, max(3.0, 0.32 * columns + 1.2))
+    figure, axes = new_figure(side, side * (rows + 1) / (columns + 1) + 0.4)
+    axes.grid(False)
+    axes.imshow(np.where(mask, 1.0, 0.0), cmap=_two_tone(), vmin=0, vmax=1, aspect="equal", interpolation="nearest")
+    if columns <= 64:  # thin lines between cells, and a dot in each open one: readable without colour
+        axes.set_xticks(np.arange(-0.5, columns), minor=True)
+        axes.set_yticks(np.arange(-0.5, rows), minor=True)
+        axes.grid(which="minor", color="#bbbbbb", linewidth=0.5, alpha=1)
+        axes.tick_params(which="both", length=0)
+        q, k = np.nonzero(mask)
+        axes.plot(k, q, ".", color="white", markersize=max(2, 40 / columns))
+    if labels is not None and columns <= 40:
+        names = [visible(str(label)) for label in labels]
+        turn = 0 if max(map(len, names)) <= 2 else 90
+        axes.set_xticks(range(columns), names, rotation=turn)
+        axes.set_yticks(range(rows), names if rows == columns else range(rows))
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    for name, (start, end) in (parts or {}).items():
+        for edge in (start, end):
+            if 0 < edge < columns:
+                axes.axvline(edge - 0.5, color="#1a1a1a", linewidth=1.5)
+            if 0 < edge < rows:
+                axes.axhline(edge - 0.5, color="#1a1a1a", linewidth=1.5)
+        axes.annotate(name, ((start + end - 1) / 2, 0), (0, -14), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", ha="center", va="baseline")  # fmt: skip
+    axes.set_xlabel("token that is seen (key)")
+    axes.set_ylabel("token that looks (query)")
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return Picture(figure, f"{title or 'attention mask'}: {rows} × {columns}, {int(mask.sum())} cells open")
+
+
+def _two_tone():
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(["#f2f2f2", COLOURS["blue"]])

@@ -1,0 +1,210 @@
+"""Pictures of a decoding for slides and the README: one frame per step as a moving picture, or chosen steps as a strip.
+
+Drawn with Pillow from the `Trace` alone. Light ground, readable on dark pages too. Every state has its own outline, so
+that it reads without colour: dashed = masked, thick = filled in this step, thin = filled before, none = prompt.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dllm_core.show_figures import fonts, write_whole
+from dllm_core.show_html import MASK, visible
+from dllm_core.show_results import NAMES, times
+from dllm_core.trace import Trace
+
+INK, PAPER, QUIET, BLUE, ORANGE = (26, 26, 26), (255, 255, 255), (110, 110, 110), (0, 114, 178), (213, 94, 0)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Where everything stands, the same in all frames. boxes: (left, top, right, bottom) per position, in pixels."""
+
+    boxes: list[tuple[int, int, int, int]]
+    texts: list[str]
+    size: tuple[int, int]
+    unit: int
+    fonts: dict[str, object]
+
+
+def _font_files() -> dict[str, tuple[str, int]]:
+    """Family → (file, face in it) of the fonts to draw with, the one with Chinese glyphs last."""
+    from matplotlib import font_manager
+
+    found = {}
+    for family in fonts():
+        file = font_manager.findfont(font_manager.FontProperties(family=family))
+        found[family] = (str(file), getattr(file, "face_index", 0))
+    return found
+
+
+def _page(trace: Trace, wide: int, unit: int, prompt: bool) -> _Page:
+    from PIL import ImageFont
+
+    files = list(_font_files().values())
+    latin = ImageFont.truetype(files[0][0], unit, index=files[0][1])
+    chinese = ImageFont.truetype(files[-1][0], unit, index=files[-1][1])
+    small = ImageFont.truetype(files[-1][0], round(unit * 0.72), index=files[-1][1])
+    faces = {"latin": latin, "chinese": chinese, "small": small}
+    final, first = trace.final, len(trace.prompt) if trace.prompt and not prompt else 0
+    last = _last(trace)
+    left, top, high = unit, round(unit * 2.6), round(unit * 1.75)
+    x, y, boxes, texts = left, top, [], []
+    for position, token in enumerate(final):
+        text = visible(trace.vocabulary.get(token, f"#{token}"))
+        texts.append(text)
+        if position < first or position >= last:
+            boxes.append(None)
+            continue
+        across = max(round(unit * 1.5), round(_measure(faces, text)) + round(unit * 0.5))
+        if x + across > wide - left:
+            x, y = left, y + high + round(unit * 0.35)
+        boxes.append((x, y, x + across, y + high))
+        x += across + round(unit * 0.22)
+    return _Page(boxes, texts, (wide, y + high + round(unit * 1.1)), unit, faces)
+
+
+def _last(trace: Trace) -> int:
+    """End of what is worth drawing: through eos, without filling or masks that were never decoded."""
+    final = trace.final
+    open_ = [i for i, token in enumerate(trace.initial) if token == trace.mask_token_id]
+    for position in open_:
+        if final[position] == trace.eos_token_id:
+            return position + 1 if all(i <= position or final[i] in _fill(trace) for i in open_) else len(final)
+    return len(final)
+
+
+def _fill(trace: Trace) -> tuple[int, ...]:
+    pads = [token for token, text in trace.vocabulary.items() if text == "<|endoftext|>"]
+    return (trace.eos_token_id, trace.mask_token_id, *pads)
+
+
+def _face(faces: dict, sign: str):
+    return faces["latin"] if ord(sign) < 0x2E80 and sign not in MASK else faces["chinese"]
+
+
+def _measure(faces: dict, text: str) -> float:
+    return sum(_face(faces, sign).getlength(sign) for sign in text)
+
+
+def _frame(trace: Trace, k: int, page: _Page, label: str):
+    """The sequence after `k` steps."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", page.size, PAPER)
+    draw = ImageDraw.Draw(image)
+    unit, step = page.unit, trace.steps[k - 1] if k else None
+    now = {commit.position for commit in step.commits} if step else set()
+    commits = {commit.position: commit for done in trace.steps[:k] for commit in done.commits}
+    drafts = {position: (token, p) for position, token, p in step.draft} if step else {}
+    tokens = trace.tokens_at(k)
+    left = sum(box is not None and tokens[i] == trace.mask_token_id for i, box in enumerate(page.boxes))
+    forwards = times(trace)[k]
+    words = f"{label}   step {k} of {len(trace.steps)}   {forwards} forwards   {left} masked"
+    draw.text((unit, round(unit * 0.8)), words, font=page.fonts["small"], fill=QUIET)
+    for position, box in enumerate(page.boxes):
+        if box is None:
+            continue
+        if tokens[position] == trace.mask_token_id:
+            guess = drafts.get(position)
+            text = visible(trace.vocabulary.get(guess[0], "")) if guess else ""
+            _dashed(draw, box, unit)
+            if text and _measure(page.fonts, text) <= box[2] - box[0] - 4:
+                _text(draw, box, text, page, _mix((150, 150, 150), PAPER, 0.8))
+            else:
+                _text(draw, box, "·", page, QUIET)
+            continue
+        text = visible(trace.vocabulary.get(tokens[position], f"#{tokens[position]}"))
+        if position in now:
+            draw.rectangle(box, fill=_mix(ORANGE, PAPER, 0.14), outline=ORANGE, width=max(2, unit // 7))
+            _text(draw, box, text, page, INK)
+        elif position in commits:
+            draw.rectangle(box, fill=_mix(BLUE, PAPER, 0.08 + 0.32 * commits[position].confidence), outline=BLUE)
+            _text(draw, box, text, page, INK)
+        else:
+            _text(draw, box, text, page, QUIET)
+    return image
+
+
+def _mix(colour, ground, share: float) -> tuple[int, ...]:
+    return tuple(round(a * share + b * (1 - share)) for a, b in zip(colour, ground, strict=True))
+
+
+def _text(draw, box, text: str, page: _Page, fill) -> None:
+    x = (box[0] + box[2] - _measure(page.fonts, text)) / 2
+    base = box[1] + (box[3] - box[1]) * 0.70
+    for sign in text:  # Latin signs and Chinese ones come from two fonts
+        face = _face(page.fonts, sign)
+        draw.text((x, base), sign, font=face, fill=fill, anchor="ls")
+        x += face.getlength(sign)
+
+
+def _dashed(draw, box, unit: int) -> None:
+    dash, (x0, y0, x1, y1) = max(3, unit // 4), box
+    draw.rectangle(box, fill=(244, 244, 244))
+    for x in range(x0, x1, 2 * dash):
+        draw.line([(x, y0), (min(x + dash, x1), y0)], fill=QUIET)
+        draw.line([(x, y1), (min(x + dash, x1), y1)], fill=QUIET)
+    for y in range(y0, y1, 2 * dash):
+        draw.line([(x0, y), (x0, min(y + dash, y1))], fill=QUIET)
+        draw.line([(x1, y), (x1, min(y + dash, y1))], fill=QUIET)
+
+
+def _check(trace: Trace) -> None:
+    if not isinstance(trace, Trace):
+        raise TypeError(
+            f"expected a Trace, got {type(trace).__name__}; decode.generate gives a list: pass one of its items"
+        )
+
+
+def chosen_steps(count: int, most: int) -> list[int]:
+    """At most `most` step numbers from 0 to `count`, evenly spaced, both ends among them."""
+    if count + 1 <= most:
+        return list(range(count + 1))
+    return sorted({round(i * count / (most - 1)) for i in range(most)})
+
+
+def gif(
+    trace: Trace, path: str | Path, *, width: int = 760, seconds: float = 8.0, label: str | None = None,
+    prompt: bool = True, frames: int = 80,
+) -> Path:  # fmt: skip
+    """Write the decoding as a moving picture: a frame per step (at most `frames`), the result held for two seconds.
+
+    width: pixels; seconds: of one round, about; prompt: whether to draw the prompt's tokens. Gives the path.
+    """
+    _check(trace)
+    page = _page(trace, width, 20, prompt)
+    label = label or NAMES.get(trace.style, trace.style)
+    shown = chosen_steps(len(trace.steps), frames)
+    images = [_frame(trace, k, page, label).quantize(64) for k in shown]
+    pause = int(min(900, max(60, 1000 * seconds / max(len(images), 1))))
+    pauses = [max(700, pause), *[pause] * (len(images) - 2), 2200] if len(images) > 1 else [1000]
+    out = io.BytesIO()
+    images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=pauses, loop=0, optimize=True)
+    return write_whole(path, out.getvalue())
+
+
+def png(
+    trace: Trace, path: str | Path, *, steps: Sequence[int] | None = None, width: int = 760, label: str | None = None,
+    prompt: bool = True,
+) -> Path:  # fmt: skip
+    """Write chosen steps of the decoding one under the other. steps: numbers 0..len(trace.steps) (default: five).
+
+    Drawn at twice `width` pixels. Raises ValueError for a step outside the trace. Gives the path.
+    """
+    from PIL import Image
+
+    _check(trace)
+    steps = chosen_steps(len(trace.steps), 5) if steps is None else list(steps)
+    bad = [k for k in steps if not 0 <= k <= len(trace.steps)]
+    if bad or not steps:
+        raise ValueError(f"steps={steps}: must be one or more numbers from 0 to {len(trace.steps)}")
+    page = _page(trace, 2 * width, 40, prompt)
+    label = label or NAMES.get(trace.style, trace.style)
+    strip = Image.new("RGB", (page.size[0], page.size[1] * len(steps)), PAPER)
+    for i, k in enumerate(steps):
+        strip.paste(_frame(trace, k, page, label), (0, i * page.size[1]))
+    out = io.BytesIO()
+    strip.quantize(128).save(out, "PNG", optimize=True)
+    return write_whole(path, out.getvalue())
