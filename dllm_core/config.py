@@ -94,7 +94,10 @@ class TrainConfig:
             _require(isinstance(value, int) and value > 0, name, value, "a positive integer")
         _require(self.optimizer in ("adamw", "muon"), "optimizer", self.optimizer, "'adamw' or 'muon'")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
-        _require(0 <= self.warmup_steps, "warmup_steps", self.warmup_steps, "0 or more")
+        _require(self.muon_learning_rate > 0, "muon_learning_rate", self.muon_learning_rate, "positive")
+        _require(self.grad_clip > 0, "grad_clip", self.grad_clip, "positive (float('inf') = off)")
+        for name in ("warmup_steps", "eval_every", "save_every", "embedding_noise", "embedding_noise_steps"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "between 0 and 1")
         _require(0 <= self.decay_ratio <= 1, "decay_ratio", self.decay_ratio, "between 0 and 1")
         _require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "'float32' or 'bfloat16'")
@@ -148,12 +151,17 @@ class DecodeConfig:
         _require(self.cfg_scale >= 0, "cfg_scale", self.cfg_scale, "0 (off) or more")
         _require(self.steps is None or self.steps > 0, "steps", self.steps, "a positive integer")
         _require(self.block_length is None or self.block_length > 0, "block_length", self.block_length, "positive")
-        _require(self.remasking in ("low_confidence", "random"), "remasking", self.remasking, "known")
+        _require(
+            self.remasking in ("low_confidence", "random"), "remasking", self.remasking, "'low_confidence' or 'random'"
+        )
         _require(self.threshold is None or 0 <= self.threshold <= 1, "threshold", self.threshold, "in [0, 1]")
         _require(self.minimal_topk >= 1, "minimal_topk", self.minimal_topk, "1 or more")
         caps = (self.cap_start_ratio, self.cap_end_ratio)
         _require((caps[0] is None) == (caps[1] is None), "cap_start_ratio, cap_end_ratio", caps, "set both or neither")
         _require(caps[0] is None or all(0 < c <= 1 for c in caps), "cap ratios", caps, "in (0, 1]")
+        cap = self.max_decode_per_step
+        _require(cap is None or cap >= 1, "max_decode_per_step", cap, "1 or more, or None (off)")
+        _require(self.alternatives >= 0, "alternatives", self.alternatives, "0 or more")
         if self.style == "ar":
             _require(self.cfg_scale == 0, "cfg_scale", self.cfg_scale, "0 for style 'ar' (guidance needs masks)")
         if self.style == "llada1":

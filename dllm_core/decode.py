@@ -25,6 +25,8 @@ def decode(model, prompts, config: DecodeConfig, ids: Vocabulary, label_shift: b
     Raises ValueError for an empty prompt, or a prompt and answer longer than the model's positions.
     """
     starts = [start_of(prompt, config, ids) for prompt in prompts]
+    if not starts:
+        return
     if config.style == "llada1":
         yield from _decode_llada1(model, starts, [len(prompt) for prompt in prompts], config, ids, label_shift)
     else:
@@ -36,6 +38,8 @@ def start_of(prompt: list[int], config: DecodeConfig, ids: Vocabulary) -> list[i
     """The sequence at the start: the prompt and masks; LLaDA 2 fills its last block (the grid starts at position 0)."""
     if not prompt:
         raise ValueError("prompt: is empty; give at least one token (bos)")
+    if ids.mask in prompt:
+        raise ValueError(f"prompt: holds the mask token ({ids.mask}) at {prompt.index(ids.mask)}; use infill for gaps")
     length = len(prompt) + config.max_new_tokens
     if config.style == "llada2":
         length = -(-length // block_length(config)) * block_length(config)
@@ -119,11 +123,11 @@ class _State:
             tokens[i, : len(start)] = torch.tensor(start, device=device)
         copies = 2 if config.cfg_scale else 1
         cache = KVCache.empty(model.config, batch * copies, longest, device, model.lm_head.weight.dtype)
-        vector = lambda values: torch.tensor(values, device=device)  # noqa: E731
+        given = prompt_lengths, [len(start) for start in starts], range(batch)
+        prompt, length, row = (torch.tensor(values, device=device) for values in given)
         return cls(
-            model, config, ids, label_shift, torch.Generator().manual_seed(config.seed), tokens, vector(prompt_lengths),
-            vector([len(start) for start in starts]), vector([0] * batch), vector(range(batch)), cache,
-            Recorder(config, time.perf_counter(), [0] * batch),
+            model, config, ids, label_shift, torch.Generator().manual_seed(config.seed), tokens, prompt, length,
+            torch.zeros_like(row), row, cache, Recorder(config, time.perf_counter(), [0] * batch),
         )  # fmt: skip
 
     def forward(self, start: Tensor, end: Tensor, block: int, read: Tensor) -> Tensor:
@@ -182,9 +186,8 @@ def _decode_ar(state: _State) -> Iterator[DecodeStep]:
         made = guess(logits, state.config, state.ids, state.generator)
         state.tokens.scatter_(1, position[:, None], made.token)
         one = torch.ones_like(made.token, dtype=torch.bool)
-        choice = policies.Choice(
-            one, torch.full_like(made.token, policies.NAMES.index("ar")), torch.zeros_like(position)
-        )
+        reason = torch.full_like(made.token, policies.NAMES.index("ar"))
+        choice = policies.Choice(one, reason, torch.zeros_like(position))
         left = state.length - position - 1
         blocks = [(p, p + 1) for p in position.tolist()]
         yield from state.record.steps(state.row.tolist(), position, made, one, choice, left, blocks)

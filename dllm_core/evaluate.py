@@ -17,15 +17,16 @@ from dllm_core.trace import Trace
 
 @dataclass(frozen=True)
 class Estimate:
-    """mean and standard error in nats per token; tokens: how many were scored; draws: Monte-Carlo draws (0: exact)."""
+    """mean and standard error in `unit`; tokens: how many were scored; draws: Monte-Carlo draws (0: exact)."""
 
     mean: float
     error: float
     tokens: int
     draws: int
+    unit: str = "nats/token"
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ± {self.error:.4f} nats/token"
+        return f"{self.mean:.4f} ± {self.error:.4f} {self.unit}"
 
 
 def _mean(values: list[float]) -> tuple[float, float]:
@@ -38,33 +39,36 @@ def ar_nll(model, batches: Iterable) -> Estimate:
     """Exact negative log-likelihood of an AR model, nats per scored token; the error is over batches."""
     sums = [(float(loss.total), loss.count) for loss in (ar_loss(model, batch.to(model.device)) for batch in batches)]
     tokens = sum(count for _, count in sums)
-    _, error = _mean([total / count for total, count in sums])
+    _, error = _mean([total / count for total, count in sums if count])
     return Estimate(sum(total for total, _ in sums) / tokens, error, int(tokens), 0)
 
 
 @torch.inference_mode()
 def bound(
     model, batches: Iterable, mask_token_id: int, *, block_size: int | None = None, draws: int = 8, seed: int = 0,
-    label_shift: bool = False, kind: str = "linear",
+    label_shift: bool = False, kind: str = "linear", first_given: bool = False,
 ) -> Estimate:  # fmt: skip
     """Upper bound on the negative log-likelihood (LLaDA Eq. 4; LLaDA 2.0 Eq. 1 at `block_size`), nats per token.
 
     t is drawn per document over the full range (a bandwidth's loss is not the bound), stratified within a batch; each
     draw's masks come from (seed, draw, batch) alone, so that checkpoints are compared on shared masks. The error is
-    the standard error over draws.
+    the standard error over draws. first_given: leave each document's first token unmasked and unscored, as an AR model
+    must, so that the bound and `ar_nll` are of the same tokens.
     """
     objective = Diffusion(
         NoiseSchedule(kind, t_min=1e-3, draw_method="stratified"), mask_token_id, label_shift, one_t_per="document"
     )
-    batches = list(batches)
+    batches = [batch.to(model.device) for batch in batches]
+    if first_given:
+        batches = [replace(batch, scored=batch.scored & (batch.position > 0)) for batch in batches]
     means, tokens = [], 0.0
     for draw in range(draws):
         total, tokens = 0.0, 0.0
         for index, batch in enumerate(batches):
             generator = torch.Generator().manual_seed((seed * 1_000_003 + draw) * 1_000_003 + index)
-            loss = objective(model, batch.to(model.device), block_size=block_size, generator=generator)
+            loss = objective(model, batch, block_size=block_size, generator=generator)
             total, tokens = total + float(loss.total), tokens + loss.count
-        means.append(total / tokens)
+        means.append(total / tokens / objective.schedule.constant)
     mean, error = _mean(means)
     return Estimate(mean, error, int(tokens), draws)
 
@@ -99,7 +103,7 @@ def conditional_nll(
         # 3. Σ CE · L'/l
         values += ((losses * chosen).sum(dim=1) * length / chunk.to(model.device)).tolist()
     mean, error = _mean(values)
-    return Estimate(mean, error, length, draws)
+    return Estimate(mean, error, length, draws, "nats")
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:

@@ -26,8 +26,9 @@ class KVCache:
     @classmethod
     def empty(cls, config: ModelConfig, batch: int, length: int, device=None, dtype=torch.float32) -> "KVCache":
         shape = (batch, config.num_key_value_heads, length + 1, config.head_dim)
-        make = lambda: [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)]  # noqa: E731
-        return cls(make(), make())
+        layers = range(config.num_hidden_layers)
+        keys, values = ([torch.zeros(shape, device=device, dtype=dtype) for _ in layers] for _ in "kv")
+        return cls(keys, values)
 
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Store key, value [B, H, W, D] at `slots` [B, W]; return those of positions 0..length-1."""
@@ -72,10 +73,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope, mask: Tensor, cache: KVCache | None, slots: Tensor | None) -> Tensor:
         batch, length, _ = x.shape
-        split = lambda y, heads: y.view(batch, length, heads, self.head_dim).transpose(1, 2)  # noqa: E731
-        q = rotate(self.q_norm(split(self.q_proj(x), self.heads)), *rope)
-        k = rotate(self.k_norm(split(self.k_proj(x), self.kv_heads)), *rope)
-        v = split(self.v_proj(x), self.kv_heads)
+        q, k, v = (
+            project(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
         if cache is not None:
             k, v = cache.write(self.layer, k, v, slots, mask.shape[-1])
         grouped = self.heads != self.kv_heads
@@ -151,12 +153,11 @@ class Transformer(nn.Module):
 
         With a `cache`, keys and values are stored at `slots` [B, S] (the positions, unless said) and attended to are
         the K first positions of the cache. `embeddings` [B, S, D] stand in for those of `tokens`.
-        Raises ValueError when the row is longer than `max_position_embeddings`.
+        Raises ValueError when a position is beyond `max_position_embeddings`.
         """
-        if position.shape[1] and tokens.shape[1] > 0 and mask.shape[-1] > 3 * self.config.max_position_embeddings:
-            raise ValueError(
-                f"{mask.shape[-1]} positions: more than max_position_embeddings={self.config.max_position_embeddings}"
-            )
+        most = self.config.max_position_embeddings
+        if max(tokens.shape[1], mask.shape[-1]) > most and int(position.max()) >= most:  # looked up only when in doubt
+            raise ValueError(f"position {int(position.max())}: beyond max_position_embeddings={most}; shorten the row")
         x = self.model.embed_tokens(tokens) if embeddings is None else embeddings
         rope = (self.rope_cos[position][:, None], self.rope_sin[position][:, None])
         slots = position if slots is None else slots

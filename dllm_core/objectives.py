@@ -95,6 +95,8 @@ class Diffusion:
     complementary: also score the logical inverse of the mask; half the sum of both. cap_lambda: λ of CAP (Eq. 6).
     one_t_per: "row", "document" or "block". random_length: share of batches cut to a random length (LLaDA: 1 %).
     per_answer: divide by each document's scored tokens, then by documents (LLaDA's SFT), else by all scored tokens.
+    CAP's mean is over the right tokens of one call; every other term is a sum, which accumulation leaves as it is.
+    Raises ValueError where complementary views would leave the band: t < 1 and a band symmetric about 1/2 are needed.
     """
 
     schedule: NoiseSchedule
@@ -106,7 +108,17 @@ class Diffusion:
     one_t_per: str = "document"
     random_length: float = 0.0
     per_answer: bool = False
-    embedding_noise: float = 0.0
+
+    def __post_init__(self):
+        if self.one_t_per not in ("row", "document", "block"):
+            raise ValueError(f"one_t_per={self.one_t_per!r}: must be 'row', 'document' or 'block'")
+        times = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)
+        low, high = (1 - self.schedule.alpha(times)).tolist()
+        if self.complementary and (high >= 1 or abs(low + high - 1) > 1e-4):
+            raise ValueError(
+                f"complementary masking with mask probabilities in [{low:.4g}, {high:.4g}]: the band must end below 1 "
+                "and be symmetric about 1/2, as NoiseSchedule.band(0.05, 0.95) is"
+            )
 
     def __call__(self, model, batch, *, block_size: int | None = None, generator=None, embedding_noise=0.0) -> Loss:
         if self.random_length and torch.rand((), generator=generator) < self.random_length:
@@ -122,7 +134,7 @@ class Diffusion:
         # 3. one forward
         hidden = self._forward(model, batch, noised, pattern, embedding_noise, generator)
         # 4. weighted cross entropy where masked
-        normal = self._normaliser(batch, maskable)
+        normal, count = self._normaliser(batch, maskable)
         total, confidence, right = 0.0, 0.0, 0
         for view, noise in enumerate(noised):
             split = len(noised) == 2 and hidden.shape[0] == 2 * batch.tokens.shape[0]
@@ -131,9 +143,8 @@ class Diffusion:
             losses = F.cross_entropy(logits, batch.tokens[noise.masked], reduction="none")
             total = total + (losses * (noise.weight * normal)[noise.masked]).sum() / views
             if self.cap_lambda:
-                entropy, count = right_entropy(logits, batch.tokens[noise.masked], self.cap_temperature)
-                confidence, right = confidence + entropy, right + count
-        count = float(maskable.sum())
+                entropy, hits = right_entropy(logits, batch.tokens[noise.masked], self.cap_temperature)
+                confidence, right = confidence + entropy, right + hits
         parts = {"diffusion": float(total.detach())} if self.cap_lambda else {}
         if self.cap_lambda and right:
             # 5. CAP: λ · mean entropy over the masked tokens already right
@@ -173,15 +184,15 @@ class Diffusion:
             embeddings = embeddings + sigma * noise * (tokens == self.mask_token_id)[..., None]
         return model(tokens, position, mask, embeddings=embeddings)
 
-    def _normaliser(self, batch, maskable: Tensor) -> Tensor:
-        """[B, L] factor that turns a sum over tokens ÷ all tokens into a mean of per-document means."""
+    def _normaliser(self, batch, maskable: Tensor) -> tuple[Tensor, float]:
+        """([B, L] factor of each token, the count that the sum is divided by): 1 and all tokens, or, `per_answer`,
+        1 / the document's tokens and all documents that have any."""
         ones = torch.ones(maskable.shape, device=maskable.device)
         if not self.per_answer:
-            return ones
+            return ones, float(maskable.sum())
         document = batch.document.clamp(min=0)
         lengths = torch.zeros_like(ones).scatter_add_(1, document, maskable.float())
-        answers = (lengths > 0).sum()
-        return (maskable.sum() / answers) / lengths.gather(1, document).clamp(min=1)
+        return 1 / lengths.gather(1, document).clamp(min=1), float((lengths > 0).sum())
 
 
 def right_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, int]:

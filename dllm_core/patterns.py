@@ -87,26 +87,29 @@ def block_diffusion(
     Noisy views never see each other, so complementary views share one clean half: (views + 1)·L elements.
     With `label_shift` token i is read at row i − 1: of its own noisy view inside a block, of the clean half for a
     block's first token; at block size 1 that is AR exactly.
-    scored: [B, L] bool; given it, noisy views hold only the blocks in which a token is scored. Nothing else ever looks
-    at the others (a prompt's), so no logit changes.
+    scored: [B, L] bool; given it, noisy views hold only the blocks in which a token is scored, and the clean half only
+    the blocks before a document's last such block. Nothing that is scored ever looks at the others, so no logit
+    changes; a prompt's noisy copy and an answer's clean end cost nothing.
     """
     batch, length = position.shape
     block = position // block_size
-    # 1. the tokens each noisy view holds, [B, N], and the element that token i became, [B, L]
+    # 1. the tokens that the noisy views and the clean half hold, [B, N] and [B, C], and where each token went, [B, L]
     own = torch.arange(length, device=position.device).expand(batch, length)
-    held, place = (own, own) if scored is None else _scored_blocks(document, position, block, block_size, scored)
-    count = held.shape[1]
+    noisy, noisy_place, clean, clean_place = own, own, own, own
+    if scored is not None:
+        noisy_wanted, clean_wanted = _wanted(document, block, scored)
+        (noisy, noisy_place), (clean, clean_place) = _gathered(noisy_wanted), _gathered(clean_wanted)
+    count = noisy.shape[1]
     # 2. where each token's prediction is read
-    read = [place + view * count for view in range(views)]
+    read = [noisy_place + view * count for view in range(views)]
     if label_shift:
-        clean = own + views * count
-        before = [torch.roll(row, 1, dims=1) for row in (*read, clean)]
+        before = [torch.roll(place, 1, dims=1) for place in (*read, clean_place + views * count)]
         first_of_block = position % block_size == 0
-        read = [torch.where(first_of_block, before[-1], row) for row in before[:-1]]
+        read = [torch.where(first_of_block, before[-1], place) for place in before[:-1]]
     scorable = (position > 0) if label_shift else torch.ones_like(position, dtype=torch.bool)
     # 3. labels: noisy views 1, 2, …, then the clean half (view 0)
-    label = lambda values: torch.cat([values.gather(1, held)] * views + [values], dim=1)  # noqa: E731
-    view = [torch.full_like(held, number + 1) for number in range(views)] + [torch.zeros_like(own)]
+    label = lambda values: torch.cat([values.gather(1, noisy)] * views + [values.gather(1, clean)], dim=1)  # noqa: E731
+    view = [torch.full_like(noisy, number + 1) for number in range(views)] + [torch.zeros_like(clean)]
     return Pattern(
         document=label(document),
         block=label(block),
@@ -118,14 +121,22 @@ def block_diffusion(
     )
 
 
-def _scored_blocks(document, position, block, block_size: int, scored: Tensor) -> tuple[Tensor, Tensor]:
-    """(held [B, N], place [B, L]): the tokens whose block holds a scored one, in order, N the most of any row (shorter
-    rows are filled with other tokens of theirs, which nobody reads), and each held token's index in `held`."""
+def _wanted(document: Tensor, block: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, L] bool each: the token's block holds a scored token; a later block of its document does."""
     # blocks numbered along the row: a new one starts where the document or the block changes
     new = (document.diff(dim=1) != 0) | (block.diff(dim=1) != 0)
-    number = torch.cat([torch.zeros_like(new[:, :1], dtype=torch.long), new.long().cumsum(dim=1)], dim=1)
-    wanted = torch.zeros_like(number).scatter_add_(1, number, scored.long()).gather(1, number) > 0
-    count = int(wanted.sum(dim=1).max())
+    number = torch.nn.functional.pad(new.long().cumsum(dim=1), (1, 0))
+    noisy = torch.zeros_like(number).scatter_add_(1, number, scored.long()).gather(1, number) > 0
+    last = torch.full_like(number, -1).scatter_reduce_(
+        1, document.clamp(min=0), torch.where(scored, block, -1), "amax", include_self=True
+    )
+    return noisy, (block < last.gather(1, document.clamp(min=0))) & (document >= 0)
+
+
+def _gathered(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """wanted [B, L] bool → (held [B, N], place [B, L]): the wanted tokens in order, N the most of any row (shorter rows
+    are filled with other tokens of theirs, which nobody reads), and each wanted token's index in `held`."""
+    count = max(int(wanted.sum(dim=1).max()), 1)
     order = (~wanted).long().sort(dim=1, stable=True).indices
     place = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).to(order).expand_as(order))
-    return order[:, :count], place.clamp(max=max(count - 1, 0))
+    return order[:, :count], place.clamp(max=count - 1)

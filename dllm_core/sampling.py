@@ -40,8 +40,7 @@ def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torc
     Confidence is the chosen token's probability after guidance, before temperature and filtering. Sampling is
     Gumbel-max in float64 (float32 noise lowers the temperature by truncation; LLaDA's `add_gumbel_noise`).
     """
-    logits = logits.float()
-    logits[..., ids.mask] = -torch.inf
+    logits = logits.float().index_fill(-1, torch.tensor([ids.mask], device=logits.device), -torch.inf)
     log_p = logits.log_softmax(dim=-1)
     p = log_p.exp()
     if config.temperature == 0:

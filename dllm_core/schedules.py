@@ -12,12 +12,12 @@ from torch import Tensor
 ALPHAS = {
     # kind: (alpha(t), alpha'(t), t at which alpha(t) = a)
     "linear": (lambda t: 1 - t, lambda t: -torch.ones_like(t), lambda a: 1 - a),
-    "cosine": (  # alpha = 1 − cos(π(1 − t)/2): stays clean longer than linear near t = 0
+    "cosine": (  # alpha = 1 − cos(π(1 − t)/2): masks faster than linear near t = 0
         lambda t: 1 - torch.cos(math.pi * (1 - t) / 2),
         lambda t: -math.pi / 2 * torch.sin(math.pi * (1 - t) / 2),
         lambda a: 1 - 2 / math.pi * math.acos(1 - a),
     ),
-    "cosine_squared": (
+    "cosine_squared": (  # alpha = cos²(πt/2): stays clean longer than linear near t = 0
         lambda t: torch.cos(math.pi * t / 2) ** 2,
         lambda t: -math.pi / 2 * torch.sin(math.pi * t),
         lambda a: 2 / math.pi * math.acos(math.sqrt(a)),
@@ -82,6 +82,13 @@ class NoiseSchedule:
             return torch.ones_like(t)
         return -self.alpha_prime(t) / self.alpha(t)
 
+    @property
+    def constant(self) -> float:
+        """(alpha(t_min) − alpha(t_max)) / (t_max − t_min): what uniform logits cost per token, over log V, under the
+        "elbo" weighting. 1 for the linear schedule; a loss of another schedule is divided by it to be compared."""
+        ends = self.alpha(torch.tensor([self.t_min, self.t_max], dtype=torch.float64))
+        return float(ends[0] - ends[1]) / (self.t_max - self.t_min)
+
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None = None, device=None) -> Tensor:
         """float32 `shape`: times t in [t_min, t_max)."""
         n = math.prod(shape)
@@ -113,7 +120,9 @@ class BlockSchedule:
         for name, sizes in (("wsd_block_sizes_up", self.up), ("wsd_block_sizes_down", self.down)):
             bad = [size for size in sizes if size < 1 or self.full % size]
             if bad or not sizes:
-                raise ValueError(f"{name}={sizes}: {bad or 'empty'}: every block size must divide the length {self.full}")
+                raise ValueError(
+                    f"{name}={sizes}: {bad or 'empty'}: every block size must divide the length {self.full}"
+                )
 
     @classmethod
     def constant(cls, full: int, total_steps: int, size: int) -> "BlockSchedule":
@@ -134,7 +143,9 @@ class BlockSchedule:
         return self._place(step)[1]
 
     def phase(self, step: int) -> str:
-        return self._place(step)[0]
+        """The phase of `step`: "warm-up", "stable", "decay", or "constant" where there is one size throughout."""
+        alone = self.phase_ratios == (0.0, 0.0, 1.0) and len(self.down) == 1
+        return "constant" if alone else self._place(step)[0]
 
     @property
     def final(self) -> int:

@@ -1,6 +1,7 @@
 """The training loop as a generator of `TrainStep`: notebooks and batch runs consume it, nothing here draws or prints."""
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -50,21 +51,42 @@ def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.
     return made
 
 
+@dataclass
+class Interrupt:
+    """asked: Ctrl-C came. working: the training is in a step, not the consumer of its steps."""
+
+    asked: bool = False
+    working: bool = True
+
+    def check(self, step: int) -> None:
+        if self.asked:
+            raise KeyboardInterrupt(f"stopped after step {step}; run the cell again to go on from there")
+
+
 @contextlib.contextmanager
-def deferred_interrupt() -> Iterator[threading.Event]:
+def deferred_interrupt() -> Iterator[Interrupt]:
     """Hold Ctrl-C (the notebook's stop button) back until a step is whole, so that what is saved is consistent.
 
-    Yields an event that is set when an interrupt came. Outside the main thread nothing is held back.
+    Also while the consumer draws: it is stopped with its next step, at once when asked twice. Outside the main thread
+    nothing is held back.
     """
-    asked = threading.Event()
+    held = Interrupt()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield held
         return
-    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+
+    def hold(*_) -> None:
+        if held.asked and not held.working:
+            raise KeyboardInterrupt
+        held.asked = True
+
+    before = signal.signal(signal.SIGINT, hold) or signal.default_int_handler
     try:
-        yield asked
+        yield held
     finally:
-        signal.signal(signal.SIGINT, before)
+        # a generator closed late, or by another thread, leaves the handlers of others alone
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is hold:
+            signal.signal(signal.SIGINT, before)
 
 
 def train(
@@ -82,11 +104,12 @@ def train(
     validate: model → float, lower is better; measured every `config.eval_every` steps and at the end. run: a
     `runs.Run`; when it holds the state of an unfinished training, that is continued, parameter for parameter.
     An interrupt (KeyboardInterrupt, also of the consumer's cell) saves before it stops.
-    Raises FloatingPointError when the loss is not finite: nothing of that step is kept.
+    Raises FloatingPointError when the loss or its gradient is not finite: the weights stay those of the step before.
     """
     device = next(model.parameters()).device
     made, generator = optimizers(model, config), torch.Generator().manual_seed(config.seed)
     step, tokens, seconds = 0, 0, 0.0
+    model.zero_grad(set_to_none=True)  # a training that failed may have left gradients
     state = run.load_state() if run is not None else None
     if state is not None:
         model.load_state_dict(state["model"])
@@ -107,9 +130,9 @@ def train(
     call = torch.compile(model) if config.compile else model
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     saved_at = step
-    try:
-        while step < config.max_iters:
-            with deferred_interrupt() as interrupted:
+    with deferred_interrupt() as interrupt:
+        try:
+            while step < config.max_iters:
                 began = time.perf_counter()
                 # 1. rates and block size of this step
                 rate = learning_rate(step, config.max_iters, warmup=config.warmup_steps,
@@ -129,35 +152,39 @@ def train(
                     tokens += int((batch.document >= 0).sum())
                     parts = {name: parts.get(name, 0.0) + value for name, value in loss.parts.items()}
                 mean = float(total) / max(count, 1)
-                if not mean < float("inf"):
-                    raise FloatingPointError(
-                        f"step {step + 1}: loss is {mean}; lower learning_rate={config.learning_rate} or raise warmup_steps"
-                    )
                 # 3. gradient of the mean, clipped; update
                 grads = [p.grad for p in model.parameters() if p.grad is not None]
                 torch._foreach_div_(grads, max(count, 1))
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
+                if not (math.isfinite(mean) and math.isfinite(norm)):
+                    raise FloatingPointError(
+                        f"step {step + 1}: loss is {mean}, its gradient's norm {norm}; "
+                        f"lower learning_rate={config.learning_rate} or raise warmup_steps={config.warmup_steps}"
+                    )
                 for optimizer in made:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                 step += 1
                 seconds += time.perf_counter() - began
-            # 4. validation, records
-            last, value = step == config.max_iters, None
-            if validate and (last or (config.eval_every and step % config.eval_every == 0)):
-                value = validate(model)
-            done = TrainStep(step, mean, rate * config.learning_rate, tokens, seconds, float(norm), size,
-                             blocks.phase(step - 1) if blocks else None, value,
-                             {name: part / max(count, 1) for name, part in parts.items()})  # fmt: skip
-            if run is not None:
-                run.record(done, model)
-            if last or (config.save_every and step % config.save_every == 0):
+                # 4. validation, records
+                last, value = step == config.max_iters, None
+                if validate and (last or (config.eval_every and step % config.eval_every == 0)):
+                    value = validate(model)
+                done = TrainStep(step, mean, rate * config.learning_rate, tokens, seconds, norm, size,
+                                 blocks.phase(step - 1) if blocks else None, value,
+                                 {name: part / max(count, 1) for name, part in parts.items()})  # fmt: skip
+                if run is not None:
+                    run.record(done, model)
+                if last or (config.save_every and step % config.save_every == 0):
+                    save()
+                    saved_at = step
+                interrupt.check(step)
+                interrupt.working = False
+                yield done
+                interrupt.working = True
+                interrupt.check(step)
+        except (KeyboardInterrupt, GeneratorExit):
+            interrupt.working = True
+            if step > saved_at:
                 save()
-                saved_at = step
-            if interrupted.is_set():
-                raise KeyboardInterrupt(f"stopped after step {step}; run the cell again to go on from there")
-            yield done
-    except (KeyboardInterrupt, GeneratorExit):
-        if step > saved_at:
-            save()
-        raise
+            raise

@@ -1,0 +1,41 @@
+"""Where a model runs and in which precision: the words of the notebooks' `device` and `dtype` parameters."""
+
+import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device that `name` means; "auto": CUDA, else Apple's MPS, else the CPU.
+
+    Raises ValueError for another word, or a device that this machine or this build of torch does not have.
+    """
+    kind = name.partition(":")[0]
+    if kind not in DEVICES:
+        raise ValueError(f"device={name!r}: must be one of {', '.join(DEVICES)} (or one GPU of several, as in cuda:1)")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind == "auto":
+        return torch.device(next(word for word in ("cuda", "mps", "cpu") if there[word]))
+    if not there[kind]:
+        raise ValueError(f"device={name!r}: torch {torch.__version__} finds none here; use device='auto' or 'cpu'")
+    device = torch.device(name)
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name!r}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> str:
+    """The precision of training's matrix products, "float32" or "bfloat16" (weights stay float32).
+
+    "auto": bfloat16 on CUDA devices made for it, float32 elsewhere (on CPUs it pays only with AMX, and rarely then).
+    Raises ValueError for another word, or bfloat16 where the device cannot.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype={name!r}: must be one of {', '.join(DTYPES)}")
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "auto":
+        return "bfloat16" if able else "float32"
+    if name == "bfloat16" and device.type == "cuda" and not able:
+        raise ValueError(f"dtype='bfloat16': {torch.cuda.get_device_name(device)} cannot; use dtype='float32'")
+    return name

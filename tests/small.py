@@ -1,0 +1,83 @@
+"""Small models and batches that the tests of the core share, and the slow, obvious versions they are held against."""
+
+import torch
+
+from dllm_core.batches import Batch
+from dllm_core.config import ModelConfig
+from dllm_core.model import Transformer
+from dllm_core.sampling import Vocabulary
+
+PAD, BOS, EOS, MASK, VOCAB = 0, 1, 2, 16, 17
+IDS = Vocabulary(MASK, EOS, PAD)
+
+
+def tiny(seed: int = 0, vocab: int = VOCAB, **options) -> Transformer:
+    """Two layers, 16 wide, two query heads to a key head; weights large enough that every input matters."""
+    torch.manual_seed(seed)
+    shape = {"num_key_value_heads": 2, "max_position_embeddings": 64, "rope_theta": 100.0, "initializer_range": 0.3}
+    return Transformer(ModelConfig(vocab, 16, 2, 4, **{**shape, **options})).eval()
+
+
+class Blank:
+    """A stand-in for a model: uniform logits over `vocab`; keeps what it was called with."""
+
+    def __init__(self, vocab: int = VOCAB):
+        self.vocab, self.calls = vocab, []
+
+    def __call__(self, tokens, position, mask, embeddings=None):
+        self.calls.append((tokens, position, mask, embeddings))
+        return torch.zeros(*tokens.shape, 1)
+
+    def logits(self, hidden):
+        return hidden.expand(*hidden.shape[:-1], self.vocab)
+
+
+def batch_of(*rows: list[int], seed: int = 0, prompt: int = 0, width: int = 0) -> Batch:
+    """A batch of rows, each a list of document lengths, padded to the longest (or to `width`); random tokens that are
+    neither special nor the mask. The first `prompt` tokens of each document are not scored."""
+    width = max(width, *(sum(lengths) for lengths in rows))
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    document, position, scored = torch.full_like(tokens, -1), torch.zeros_like(tokens), tokens > 0
+    generator = torch.Generator().manual_seed(seed)
+    for row, lengths in enumerate(rows):
+        start = 0
+        for number, length in enumerate(lengths):
+            span = slice(start, start + length)
+            tokens[row, span] = torch.randint(3, MASK, (length,), generator=generator)
+            document[row, span], position[row, span] = number, torch.arange(length)
+            scored[row, span] = torch.arange(length) >= prompt
+            start += length
+    return Batch(tokens, document, position, scored)
+
+
+def documents_of(batch: Batch) -> list[tuple[int, slice]]:
+    """(row, columns) of every document of a batch."""
+    found = []
+    for row, numbers in enumerate(batch.document):
+        for number in range(int(numbers.max()) + 1):
+            columns = (numbers == number).nonzero().flatten()
+            found.append((row, slice(int(columns[0]), int(columns[-1]) + 1)))
+    return found
+
+
+@torch.no_grad()
+def logits_of(model: Transformer, tokens: list[int], allowed, positions=None) -> torch.Tensor:
+    """[S, V] from one plain pass; allowed(q, k) says whether q may attend to k, pair by pair."""
+    count = len(tokens)
+    mask = torch.tensor([[bool(allowed(q, k)) for k in range(count)] for q in range(count)])
+    position = torch.arange(count) if positions is None else torch.tensor(positions)
+    return model.logits(model(torch.tensor([tokens]), position[None], mask[None]))[0]
+
+
+def block_logits(model, x_0: list[int], x_t: list[int], size: int, label_shift: bool = False) -> torch.Tensor:
+    """[L, V], the prediction of every token of one document under block diffusion, by one pass per block over the clean
+    blocks before it and the noisy block itself. Row 0 is of no use under the label shift."""
+    rows = []
+    for start in range(0, len(x_0), size):
+        tokens = x_0[:start] + x_t[start : start + size]
+        out = logits_of(model, tokens, lambda q, k: k // size <= q // size)
+        first = start - 1 if label_shift else start
+        rows.append(out[max(first, 0) : len(tokens) - 1 if label_shift else len(tokens)])
+        if label_shift and start == 0:
+            rows[-1] = torch.cat([out[:1], rows[-1]])
+    return torch.cat(rows)

@@ -1,0 +1,215 @@
+"""What stands around the notebooks' own ideas: devices, the estimate, opening things, gaps, graded questions, records."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from dllm_core import compare, notebook
+from dllm_core.batches import Batches
+from dllm_core.config import Checkpoint, DecodeConfig, ModelConfig, TrainConfig
+from dllm_core.devices import pick_device, pick_dtype
+from dllm_core.documents import Documents
+from dllm_core.download import DataError
+from dllm_core.estimate import estimate
+from dllm_core.model import Transformer
+from dllm_core.runs import Loaded, Run, RunError
+from dllm_core.schedules import BlockSchedule
+from dllm_core.tokenizer import character_tokenizer, load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(project):
+    return load_tokenizer(project / "data/tokenizer")
+
+
+def small(tokenizer, seed: int = 0) -> Transformer:
+    torch.manual_seed(seed)
+    return Transformer(ModelConfig(len(tokenizer), 32, 1, 2, intermediate_size=64))
+
+
+# --- devices --------------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_picked_or_refused():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+    assert pick_dtype("auto", torch.device("cpu")) == "float32"
+    assert pick_dtype("bfloat16", torch.device("cpu")) == "bfloat16"
+    for call, message in (
+        (lambda: pick_device("gpu"), "device='gpu'.*auto, cpu, cuda, mps"),
+        (lambda: pick_dtype("float16", torch.device("cpu")), "dtype='float16'.*bfloat16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device='cuda'.*device='auto' or 'cpu'"):
+            pick_device("cuda")
+
+
+# --- estimate -------------------------------------------------------------------------------------------------------
+
+
+def test_positions_count_the_clean_half_and_both_views(tokenizer):
+    model, config = small(tokenizer), TrainConfig(10, batch_size=2, seq_len=16)
+    blocks = BlockSchedule(16, 10, (0.3, 0.5, 0.2), (4,), (8,))  # 3 + 2 steps of block diffusion, 5 of full
+    plain = estimate(model, config)
+    assert plain.tokens == plain.positions == 320
+    assert plain.flops == 6 * model.num_parameters * 320
+    assert estimate(model, config, blocks=blocks).positions == 320 + 5 * 32
+    assert estimate(model, config, blocks=blocks, views=2).positions == 2 * 320 + 5 * 32
+    assert plain.seconds > 0 and "320" not in str(plain)
+
+
+def test_memory_and_disk_follow_the_optimiser_and_the_kept_checkpoints(tokenizer):
+    model = small(tokenizer)
+    size = model.num_parameters
+    adamw = estimate(model, TrainConfig(1))
+    assert adamw.memory_bytes == 16 * size and adamw.disk_bytes == 4 * (3 + 1 + 3) * size
+    matrices = 4 * 32 * 32 + 3 * 32 * 64
+    assert estimate(model, TrainConfig(1, optimizer="muon")).memory_bytes == 16 * size - 4 * matrices
+    assert estimate(model, TrainConfig(1, keep_best=3)).disk_bytes == adamw.disk_bytes + 8 * size
+    documents = Documents.of([[1, 2, 3]])
+    assert estimate(model, TrainConfig(1), documents=documents).disk_bytes - adamw.disk_bytes == 3 * 4 + 2 * 8 + 3
+
+
+# --- opening --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tokenizer, tmp_path):
+    """A finished run at `tmp_path/weights/tried`."""
+    model = small(tokenizer)
+    folder = tmp_path / "weights" / "tried"
+    Run.open(str(folder), model, Checkpoint("llada2", 16, chat=True), tokenizer, {}).finish(model)
+    return folder
+
+
+def test_a_checkpoint_brings_its_tokenizer_and_refuses_another(saved, tokenizer):
+    loaded = notebook.open_checkpoint(saved)
+    assert loaded.tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert loaded.checkpoint == Checkpoint("llada2", 16, chat=True)
+    assert notebook.open_checkpoint(f"{saved}_best.pt", tokenizer=tokenizer).path == saved
+    with pytest.raises(RunError, match="is not the tokenizer that .*tried was trained with"):
+        notebook.open_checkpoint(saved, tokenizer=character_tokenizer(["另一个"]))
+
+
+def test_absent_weights_name_their_command(tmp_path):
+    for name, command in (("diffusion_llada1_sft_best.pt", "05-llada1"), ("minimind_pretrain_state_dict.pt", "01")):
+        with pytest.raises(RunError, match=f"{name}.*Notebook {command[:2]} makes it, .*dllm run {command}"):
+            notebook.open_checkpoint(tmp_path / name)
+
+
+def test_a_bare_state_dict_needs_a_tokenizer_and_grows_to_it(tokenizer, tmp_path):
+    model = small(tokenizer)
+    rows = model.lm_head.weight.detach().clone()
+    state = {name: tensor[:-1] if tensor.shape[0] == len(tokenizer) else tensor for name, tensor in
+             model.state_dict().items()}  # fmt: skip
+    torch.save(state, tmp_path / "bare.pt")
+    with pytest.raises(RunError, match="bare.pt.*num_attention_heads"):
+        notebook.open_checkpoint(tmp_path / "bare.pt", tokenizer=tokenizer)
+    with pytest.raises(RunError, match="bare.pt.*no tokenizer with it; give tokenizer_dir"):
+        notebook.open_checkpoint(tmp_path / "bare.pt", num_attention_heads=2)
+    grown = notebook.open_checkpoint(tmp_path / "bare.pt", tokenizer=tokenizer, num_attention_heads=2).model
+    torch.testing.assert_close(grown.lm_head.weight[:-1], rows[:-1])
+    torch.testing.assert_close(grown.lm_head.weight[-1], rows[:-1].mean(dim=0))
+
+
+def test_settings_are_what_the_notebook_declares_with_the_values_in_force():
+    scope = {name: 1 for name in notebook.parameters.declared(notebook.resolve("notebooks/04_ar_sft.ipynb"))}
+    assert notebook.settings("04_ar_sft", scope | {"epochs": 2.5, "something": "else"}) == scope | {"epochs": 2.5}
+
+
+def test_flags_that_are_lists():
+    assert notebook.numbers("32,64,128") == (32, 64, 128)
+    assert notebook.numbers("0.3,0.5,0.2", float) == (0.3, 0.5, 0.2)
+    with pytest.raises(ValueError, match="'32;64'.*commas"):
+        notebook.numbers("32;64")
+
+
+# --- gaps -----------------------------------------------------------------------------------------------------------
+
+
+def test_gaps_hide_whole_tokens_of_the_text_as_it_is_tokenised(tokenizer):
+    mask = tokenizer.mask_token_id
+    hidden, true = notebook.with_gaps(tokenizer, "我是[[小言]]，你好[[。]]")
+    assert true == tokenizer.encode("我是小言，你好。", add_special_tokens=False)
+    assert hidden == [*true[:2], mask, mask, *true[4:7], mask]
+    hidden, true = notebook.with_gaps(tokenizer, "the small c[[a]]t")  # within a word: its token goes
+    assert [t for h, t in zip(hidden, true) if h == mask] != [] and hidden.count(mask) <= 2
+    assert all(h in (t, mask) for h, t in zip(hidden, true))
+    for bad in ("no gap", "今天[[天气很好", "今天[[]]很好"):
+        with pytest.raises(ValueError, match="double brackets"):
+            notebook.with_gaps(tokenizer, bad)
+
+
+# --- graded questions -----------------------------------------------------------------------------------------------
+
+
+def line(*contents: str, **more) -> str:
+    roles = ("user", "assistant") * 2
+    return json.dumps({"conversations": [{"role": r, "content": c} for r, c in zip(roles, contents)], **more})
+
+
+def test_only_single_questions_with_a_group_are_graded(tmp_path):
+    file = tmp_path / "test.jsonl"
+    file.write_text("\n".join([
+        line("1", "a", group="x"), line("2", "b"), line("3", "c", group="x"), line("4", "d", group="y"),
+        line("5", "e", "6", "f", group="y"),
+    ]))  # fmt: skip
+    assert [(item.group, item.prompt, item.answer) for item in notebook.graded(str(file))] == [
+        ("x", "1", "a"), ("x", "3", "c"), ("y", "4", "d"),
+    ]  # fmt: skip
+    assert [item.prompt for item in notebook.graded(str(file), 1)] == ["1", "4"]
+    assert notebook.graded("") == []
+    file.write_text('{"group": "x", "conversations": [{"role": "user"}, {"role": "assistant", "content": "a"}]}')
+    with pytest.raises(DataError, match=r'test.jsonl:1: a turn has no string under "content"'):
+        notebook.graded(str(file))
+
+
+def test_examining_grades_each_answer_in_the_order_of_the_questions(tokenizer):
+    loaded = Loaded(small(tokenizer), Checkpoint("ar", label_shift=True, chat=True), tokenizer, None)
+    way = DecodeConfig("ar", max_new_tokens=4)
+    asked = [notebook.Item("g", prompt, "") for prompt in ("你好", "请重复：一二三", "好")]
+    _, traces = notebook.examine(loaded, asked, way, batch_size=2)
+    singly = [notebook.speak(loaded, [item.prompt], way)[0] for item in asked]
+    assert [trace.final for trace in traces] == [trace.final for trace in singly]
+    right = [notebook.Item("gh"[i % 2], item.prompt, trace.text) for i, (item, trace) in enumerate(zip(asked, singly))]
+    scores, _ = notebook.examine(loaded, right, way)
+    assert [(score.group, score.right, score.count) for score in scores] == [("g", 2, 2), ("h", 1, 1)]
+
+
+def test_probability_under_an_even_judge_is_one_in_the_vocabulary(tokenizer):
+    even = Transformer(ModelConfig(len(tokenizer), 32, 1, 2, initializer_range=0.0))
+    judge = Loaded(even, Checkpoint("ar", label_shift=True), tokenizer, None)
+    writer = Loaded(small(tokenizer), Checkpoint("ar", label_shift=True), tokenizer, None)
+    traces = notebook.speak(writer, ["你好", "今天"], DecodeConfig("ar", max_new_tokens=5, eos_early_stop=False))
+    assert notebook.probability_under(judge, traces) == pytest.approx(1 / len(tokenizer), rel=1e-4)
+    assert math.isnan(notebook.probability_under(judge, []))
+
+
+# --- splits and records ---------------------------------------------------------------------------------------------
+
+
+def test_validation_is_a_file_or_a_share_that_is_not_trained_on():
+    made = {"a": Documents.of([[i, i] for i in range(40)]), "b": Documents.of([[9]])}
+    train, valid = notebook.read_splits(made.get, "a", "b")
+    assert train is made["a"] and valid is made["b"]
+    train, valid = notebook.read_splits(made.get, "a")
+    tokens = [{int(tokens[0]) for tokens, _ in part} for part in (train, valid)]
+    assert tokens[0] | tokens[1] == set(range(40)) and not tokens[0] & tokens[1] and len(tokens[1]) == 2
+    assert notebook.read_splits(made.get, "", "b")[0] is None
+    Batches(valid, batch_size=1, seq_len=2, pad_token_id=0, eos_token_id=2)
+
+
+def test_records_are_whole_lines(tokenizer, tmp_path):
+    writer = Loaded(small(tokenizer), Checkpoint("llada2", 8), tokenizer, None)
+    trace = notebook.speak(writer, ["你好"], DecodeConfig("llada2", max_new_tokens=6, block_length=8))[0]
+    record = compare.record(trace, prompt="你好", seed=3)
+    assert list(record)[:3] == ["prompt", "seed", "style"] and record["settings"] == trace.settings
+    assert 0 < record["confidence"]["min"] <= record["confidence"]["mean"] <= 1
+    path = compare.write_jsonl(tmp_path / "new/compare.jsonl", [record, record])
+    assert [json.loads(one) for one in path.read_text("utf-8").splitlines()] == [record, record]
+    assert "你好" in path.read_text("utf-8") and not list(path.parent.glob("*.partial"))
+    assert set(compare.versions(torch.device("cpu"))) == {"dllm_core", "torch", "python", "device", "threads"}

@@ -1,0 +1,256 @@
+"""All seven notebooks, walked as a user walks them: papermill through the command line, in a copy of the project."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dllm_core import parameters
+from dllm_core.batch import STAGES
+from dllm_core.batches import fixed_batches
+from dllm_core.data import chat_documents, text_documents
+from dllm_core.evaluate import ar_nll, bound
+from dllm_core.runs import load
+
+PRETRAIN = (
+    "data jsonl_field tokenizer_dir seq_len batch_size max_iters learning_rate init_from_minimind run_name prompt"
+)
+FLAGS = {  # the flags of each notebook's commands
+    "01_ar_pretrain": "data jsonl_field tokenizer_dir run_name hidden_size num_hidden_layers num_attention_heads "
+    "max_seq_len epochs batch_size checkpoint prompt max_new_tokens",
+    "02_llada1_pretrain": PRETRAIN + " max_new_tokens gen_steps gen_cfg_scale",
+    "03_llada2_pretrain": PRETRAIN + " max_new_tokens gen_steps gen_cfg_scale train use_tokenizer warmup_steps "
+    "min_lr_ratio mask_schedule use_block_curriculum wsd_phase_ratios wsd_block_sizes_up wsd_block_sizes_down "
+    "time_weighted_loss llada2_topk_merge llada2_topk_merge_k llada2_enable_parallel_decoding checkpoint",
+    "04_ar_sft": "data tokenizer_dir load_from run_name max_seq_len batch_size epochs",
+    "05_llada2_sft": "data tokenizer_dir load_from run_name max_seq_len batch_size epochs learning_rate "
+    "llada2_enable_block_diffusion llada2_block_size llada2_alpha_min llada2_alpha_max llada2_enable_cap "
+    "llada2_cap_lambda llada2_enable_complementary_masking llada2_quantize_effective_length",
+    "06_parallel_decoding": "checkpoint tokenizer_dir seq_len prompt max_new_tokens gen_steps gen_cfg_scale "
+    "llada2_enable_parallel_decoding gen_confidence_threshold gen_top_k gen_cap_start_ratio gen_cap_end_ratio "
+    "gen_max_decode_per_step",
+    "07_compare_styles": "checkpoint tokenizer_dir task prompt output ar_checkpoint llada1_checkpoint",
+}
+BESIDE = {"seed", "device", "dtype"}
+
+
+# --- as they lie in the repository ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_sources_are_clean_and_whole(project, name):
+    file = project / f"notebooks/{name}.ipynb"
+    notebook = json.loads(file.read_text("utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    prose = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+    assert all(re.fullmatch(r"[a-z0-9-]+", cell["id"]) for cell in notebook["cells"])  # named, not drawn by lot
+    long = [cell["id"] for cell in code if len(cell["source"]) > 18 and not cell["metadata"].get("tags")]
+    assert not long, f"cells of more than 18 lines: {long}"
+    assert [cell["metadata"]["tags"] for cell in code if cell["metadata"].get("tags")] == [["parameters"]]
+    for part in ("## The smallest idea", "## Exercises", "<details>", "what failed", "## Your own text", "$$"):
+        assert part in prose or (part == "## The smallest idea" and name.startswith("07")), part
+    assert any("show.source(" in line for cell in code for line in cell["source"])
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_flag_of_the_report_is_a_parameter(project, name):
+    declared = parameters.declared(project / f"notebooks/{name}.ipynb")
+    assert set(FLAGS[name].split()) | BESIDE <= set(declared)
+    assert all(parameter.default is not None for parameter in declared.values())  # papermill can show each one's type
+
+
+def test_papermill_sees_every_parameter(project):
+    from papermill import inspect_notebook
+
+    for name in FLAGS:
+        file = project / f"notebooks/{name}.ipynb"
+        seen = inspect_notebook(str(file))
+        assert set(seen) == set(parameters.declared(file))
+        assert all(one["inferred_type_name"] != "None" for one in seen.values())
+
+
+# --- run ------------------------------------------------------------------------------------------------------------
+
+
+def copy_of(project: Path, folder: Path) -> SimpleNamespace:
+    """A project of its own in `folder`: the committed files, none of the runs. `run(*arguments)` is `dllm run`."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(project / "pyproject.toml", folder)
+    shutil.copytree(project / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    (folder / "data").mkdir()
+    shutil.copytree(project / "data/tokenizer", folder / "data/tokenizer")
+    for file in ("pretrain_sample", "pretrain_valid", "sft_sample", "sft_valid", "sft_test", "sft_reversal"):
+        shutil.copy(project / f"data/{file}.jsonl", folder / "data")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DLLM_")}
+    env |= {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+    def run(*arguments: str) -> None:
+        command = [sys.executable, "-m", "dllm_core.batch", "run", *arguments, "--preset", "smoke", "--jobs", "2"]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+    def executed(preset: str) -> dict:
+        return json.loads((folder / f"runs/smoke/{preset}.ipynb").read_text("utf-8"))
+
+    return SimpleNamespace(folder=folder, run=run, executed=executed)
+
+
+def outputs(notebook: dict) -> list[dict]:
+    return [output for cell in notebook["cells"] if cell["cell_type"] == "code" for output in cell["outputs"]]
+
+
+def printed(notebook: dict, cell_id: str) -> str:
+    (cell,) = [cell for cell in notebook["cells"] if cell["id"] == cell_id]
+    return "".join("".join(output["text"]) for output in cell["outputs"] if output["output_type"] == "stream")
+
+
+def pictures(notebook: dict) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+
+
+def first_and_last(run: Path) -> tuple[float, float]:
+    """Training loss of the first and of the last quarter of a run's steps."""
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    quarter = max(1, len(losses) // 4)
+    return sum(losses[:quarter]) / quarter, sum(losses[-quarter:]) / quarter
+
+
+@pytest.fixture(scope="module")
+def chain(project, tmp_path_factory):
+    """The whole chain with the smoke presets: seven notebooks, 05 and 07 twice."""
+    made = copy_of(project, tmp_path_factory.mktemp("chain") / "project")
+    made.run("all")
+    return made
+
+
+def test_all_seven_notebooks_run(chain):
+    summary = json.loads((chain.folder / "runs/smoke/summary.json").read_text("utf-8"))
+    assert {name: stage["state"] for name, stage in summary["stages"].items()} == {s.name: "done" for s in STAGES}
+    for stage in STAGES:
+        notebook = chain.executed(stage.preset)
+        assert not [output for output in outputs(notebook) if output["output_type"] == "error"], stage.name
+        assert stage.name == "06" or pictures(notebook) >= 2, stage.name
+        if stage.name not in ("01", "04"):  # the others decode in a player: a page of its own within the page
+            assert any("<script" in "".join(o.get("data", {}).get("text/html", "")) for o in outputs(notebook)), (
+                stage.name
+            )
+
+
+def test_what_is_learned_is_saved_and_better(chain):
+    """Each run against the checkpoint it started from, on the same rows and the same masks."""
+    weights = chain.folder / "weights"
+    base = load(weights / "minimind_pretrain", device="cpu")
+    tokenizer, mask = base.tokenizer, base.tokenizer.mask_token_id
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "batch_size": 8}
+    texts = text_documents(chain.folder / "data/pretrain_sample.jsonl", tokenizer, cache=False)
+    chats = chat_documents(chain.folder / "data/sft_sample.jsonl", tokenizer, 128, cache=False)
+    texts, chats = fixed_batches(texts, seq_len=64, **ids), fixed_batches(chats, seq_len=128, pack="whole", **ids)
+    first, last = first_and_last(weights / "minimind_pretrain")
+    assert last < first - 0.3
+    assert ar_nll(load(weights / "minimind_sft").model, chats).mean < ar_nll(base.model, chats).mean - 0.3
+    for name, start, batches, size in (
+        ("diffusion_from_ar_eq3", "minimind_pretrain", texts, None),
+        ("diffusion_llada2_pretrain", "minimind_pretrain", texts, 16),
+        ("diffusion_llada1_sft", "diffusion_from_ar_eq3", chats, None),
+        ("diffusion_llada2_sft", "diffusion_llada2_pretrain", chats, 16),
+    ):
+        before, after = (
+            bound(load(weights / run).model, batches, mask, block_size=size, draws=4).mean for run in (start, name)
+        )
+        assert after < before - 0.1, (name, before, after)
+
+
+def test_runs_say_what_they_are(chain):
+    weights = chain.folder / "weights"
+    for name, wanted in (
+        ("minimind_pretrain", ("ar", None, False)), ("minimind_sft", ("ar", None, True)),
+        ("diffusion_from_ar_eq3", ("llada1", None, False)), ("diffusion_llada1_sft", ("llada1", None, True)),
+        ("diffusion_llada2_pretrain", ("llada2", 16, False)), ("diffusion_llada2_sft", ("llada2", 16, True)),
+    ):  # fmt: skip
+        kind = load(weights / name).checkpoint
+        assert (kind.objective, kind.block_size, kind.chat) == wanted
+        assert not (weights / name / "state.pt").exists()  # finished
+    steps = [
+        json.loads(line) for line in (weights / "diffusion_llada2_pretrain/metrics.jsonl").read_text().splitlines()
+    ]
+    assert [step["block_size"] for step in steps][::5] == [4, 16, 64, 32] and steps[-1]["block_size"] == 16
+    assert (weights / "diffusion_llada2_pretrain/merged.safetensors").is_file()
+
+
+def test_decoding_keeps_its_promises(chain):
+    assert "batch equals single: True | cached equals uncached: True" in printed(
+        chain.executed("06_parallel_decoding"), "promises"
+    )
+
+
+@pytest.mark.parametrize("task", ["pretrain", "sft"])
+def test_the_comparison_is_written(chain, task):
+    lines = [json.loads(line) for line in (chain.folder / f"outputs/compare_{task}.jsonl").read_text().splitlines()]
+    assert len(lines) == 8 and {line["style"] for line in lines} == {"ar", "llada1", "llada2"}
+    for line in lines:
+        assert line["task"] == task and line["settings"]["style"] == line["style"]
+        assert line["versions"]["torch"] == torch.__version__ and 0 < line["confidence"]["mean"] <= 1
+        assert line["tokens_per_forward"] == pytest.approx(line["tokens"] / line["forwards"])
+    result = json.loads((chain.folder / f"outputs/compare_{task}.scores.json").read_text("utf-8"))
+    assert {"AR", "LLaDA 1", "LLaDA 2"} <= set(result["speed"]) and result["quality_speed"]
+    counted = {name: estimate["tokens"] for name, estimate in result["likelihood"].items()}
+    assert len(counted) == 4 and len(set(counted.values())) == 1  # all measured on the same tokens
+    assert result["likelihood"]["AR"]["draws"] == 0 and result["likelihood"]["LLaDA 2"]["draws"] == 4
+    if task == "sft":
+        assert set(result["exact_match_overall"]) == set(result["speed"])
+        assert [score["count"] for score in result["exact_match"]["AR"]] == [1] * 7
+        assert {score["group"] for score in result["reversal"]["AR"]} == {"reversal_unseen", "reversal_seen"}
+
+
+def test_absent_weights_name_the_command_that_makes_them(project, tmp_path):
+    made = copy_of(project, tmp_path / "project")
+    with pytest.raises(AssertionError, match=r"dllm run 05-llada2"):
+        made.run("06")
+
+
+def test_characters_instead_of_a_tokenizer_and_a_look_at_a_saved_run(project, tmp_path):
+    made = copy_of(project, tmp_path / "project")
+    made.run("01", "03", "-p", "use_tokenizer", "false")
+    tokenizer = load(made.folder / "weights/diffusion_llada2_pretrain").tokenizer
+    assert tokenizer.tokenize("从前") == ["从", "前"] and len(tokenizer) < 900
+    weights = (made.folder / "weights/diffusion_llada2_pretrain/model.safetensors").read_bytes()
+    made.run("03", "-p", "use_tokenizer", "false", "-p", "train", "false")
+    assert (made.folder / "weights/diffusion_llada2_pretrain/model.safetensors").read_bytes() == weights
+    assert pictures(made.executed("03_llada2_pretrain")) >= 3  # the curve is drawn from the run's records
+
+
+def test_real_text(project, real_data, tmp_path):
+    """The chain on text that nobody here wrote, with another tokenizer: nothing rests on the embedded corpus."""
+    made = copy_of(project, tmp_path / "project")
+    for file in (made.folder / "data").glob("*.jsonl"):
+        file.unlink()
+    shutil.rmtree(made.folder / "data/tokenizer")
+    poems, chats = str(real_data / "tang_pretrain.jsonl"), str(real_data / "alpaca_zh_sft.jsonl")
+    own = ("-p", "valid_data", "", "-p", "epochs", "0.01")
+    theirs = ("-p", "tokenizer_dir", str(real_data / "minimind_tokenizer"), "-p", "max_iters", "60")
+    made.run("01", "02", "03", "-p", "data", poems, *own, *theirs)
+    made.run("04", "05", "-p", "data", chats, *own)
+    none = ("-p", "valid_data", "", "-p", "test_data", "", "-p", "reversal_data", "")
+    made.run("06")
+    made.run("07-pretrain", *none, "-p", "data", poems)
+    made.run("07-sft", *none, "-p", "data", chats)
+    weights = made.folder / "weights"
+    for name in ("minimind_pretrain", "minimind_sft"):
+        first, last = first_and_last(weights / name)
+        assert last < first - 0.2, (name, first, last)
+    for preset in ("02_llada1_pretrain", "05_llada1_sft", "05_llada2_sft"):
+        text = printed(made.executed(preset), "saved" if preset.startswith("02") else "answers")
+        before, after = map(float, re.search(r"bound (?:before )?([\d.]+).*?(?:after|→) ([\d.]+)", text).groups())
+        assert after < before, (preset, text)
+    assert len(load(weights / "diffusion_llada2_sft").tokenizer) == 6401  # MiniMind's 6,400 and the mask
+    result = json.loads((made.folder / "outputs/compare_sft.scores.json").read_text("utf-8"))
+    assert not result["exact_match"] and result["quality_speed"] and len(result["likelihood"]) == 4

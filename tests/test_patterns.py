@@ -1,0 +1,147 @@
+"""Attention as data: pictures drawn by hand, and every pair of elements against the rule in words."""
+
+import pytest
+import torch
+from small import batch_of
+
+from dllm_core import patterns
+
+
+def picture(text: str) -> torch.Tensor:
+    return torch.tensor([[cell == "x" for cell in line.split()] for line in text.strip().splitlines()])
+
+
+def one_document(length: int):
+    return torch.zeros(1, length, dtype=torch.long), torch.arange(length)[None]
+
+
+def test_causal():
+    pattern = patterns.causal(*one_document(4))
+    assert torch.equal(pattern.mask()[0], torch.ones(4, 4).tril().bool())
+    assert pattern.read[0, 0].tolist() == [0, 0, 1, 2]  # token i at row i − 1
+    assert pattern.scorable[0].tolist() == [False, True, True, True]
+
+
+def test_bidirectional_is_full_attention_within_a_document():
+    batch = batch_of([3, 2], width=6)
+    pattern = patterns.bidirectional(batch.document, batch.position)
+    assert torch.equal(pattern.mask()[0], picture("""
+        x x x . . .
+        x x x . . .
+        x x x . . .
+        . . . x x .
+        . . . x x .
+        . . . . . x
+    """))  # fmt: skip
+    assert pattern.read[0, 0].tolist() == [0, 1, 2, 3, 4, 5]  # no shift: at the token's own row
+    assert pattern.scorable[0].tolist() == [True] * 5 + [False]
+
+
+def test_block_causal_counts_blocks_from_each_documents_start():
+    batch = batch_of([3, 4])
+    assert torch.equal(patterns.block_causal(batch.document, batch.position, 2).mask()[0], picture("""
+        x x . . . . .
+        x x . . . . .
+        x x x . . . .
+        . . . x x . .
+        . . . x x . .
+        . . . x x x x
+        . . . x x x x
+    """))  # fmt: skip
+
+
+def test_block_diffusion_is_equation_3():
+    pattern = patterns.block_diffusion(*one_document(4), 2)
+    assert torch.equal(pattern.mask()[0], picture("""
+        x x . . . . . .
+        x x . . . . . .
+        . . x x x x . .
+        . . x x x x . .
+        . . . . x x . .
+        . . . . x x . .
+        . . . . x x x x
+        . . . . x x x x
+    """))  # fmt: skip
+    assert pattern.position[0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert pattern.view[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert pattern.read[0, 0].tolist() == [0, 1, 2, 3]  # on the noisy half
+
+
+def test_label_shift_reads_a_blocks_first_token_on_the_clean_half():
+    pattern = patterns.block_diffusion(*one_document(6), 3, views=2, label_shift=True)
+    # elements: first view 0–5, second view 6–11, clean 12–17
+    assert pattern.read[0, :, 1:].tolist() == [[0, 1, 14, 3, 4], [6, 7, 14, 9, 10]]
+    assert pattern.scorable[0].tolist() == [False] + [True] * 5
+    ones = patterns.block_diffusion(*one_document(4), 1, label_shift=True)
+    assert ones.read[0, 0, 1:].tolist() == [4, 5, 6]  # blocks of one: all on the clean half, as AR
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_every_pair_follows_the_rule(size, views):
+    batch = batch_of([5, 3], [2, 1, 4], [8], width=9)
+    pattern = patterns.block_diffusion(batch.document, batch.position, size, views)
+    mask, length = pattern.mask().tolist(), batch.tokens.shape[1]
+    document, position, elements = batch.document.tolist(), batch.position.tolist(), range((views + 1) * length)
+    assert pattern.views == views and len(mask[0]) == len(mask[0][0]) == len(elements)
+    for row in range(3):
+        for q in elements:
+            for k in elements:
+                (q_view, q_token), (k_view, k_token) = divmod(q, length), divmod(k, length)
+                q_clean, k_clean = q_view == views, k_view == views
+                q_block, k_block = position[row][q_token] // size, position[row][k_token] // size
+                if q_clean:
+                    allowed = k_clean and k_block <= q_block  # clean → clean iff not later; clean → noisy never
+                elif k_clean:
+                    allowed = k_block < q_block  # noisy → clean iff strictly earlier
+                else:
+                    allowed = q_view == k_view and q_block == k_block  # noisy → noisy iff same view and block
+                assert mask[row][q][k] == (allowed and document[row][q_token] == document[row][k_token]), (row, q, k)
+
+
+def test_padding_is_seen_by_no_token_and_sees_something():
+    batch = batch_of([3], [5], width=6)
+    for pattern in (
+        patterns.causal(batch.document, batch.position),
+        patterns.bidirectional(batch.document, batch.position),
+        patterns.block_diffusion(batch.document, batch.position, 2, views=2),
+    ):
+        mask, padding = pattern.mask(), pattern.document < 0
+        assert not (mask & ~padding[:, :, None] & padding[:, None, :]).any()
+        assert mask.any(dim=2).all()  # else its softmax would be of nothing
+        assert not (pattern.scorable & (batch.document < 0)).any()
+
+
+def test_one_block_is_full_attention_beside_an_unseen_clean_half():
+    batch = batch_of([6], [4, 2])
+    both = patterns.block_diffusion(batch.document, batch.position, 6).mask()
+    alone = patterns.bidirectional(batch.document, batch.position).mask()
+    assert torch.equal(both[:, :6, :6], alone) and not both[:, :6, 6:].any()
+
+
+@pytest.mark.parametrize("label_shift", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_views_that_hold_only_scored_blocks_give_the_same_attention(size, label_shift):
+    """Each scored token's element, in the short pattern and in the full one: same labels, same keys."""
+    batch = batch_of([7, 4], [3, 2, 5], [9], prompt=3)
+    full = patterns.block_diffusion(batch.document, batch.position, size, 2, label_shift)
+    short = patterns.block_diffusion(batch.document, batch.position, size, 2, label_shift, batch.scored)
+    assert short.document.shape[1] <= full.document.shape[1]
+    assert torch.equal(short.scorable, full.scorable)
+
+    def keys(pattern, row, element):
+        seen = pattern.mask()[row, element].nonzero().flatten()
+        return sorted(zip(pattern.view[row, seen].tolist(), pattern.source[row, seen].tolist(), strict=True))
+
+    for row, column in (batch.scored & full.scorable).nonzero().tolist():
+        for view in range(2):
+            a, b = full.read[row, view, column], short.read[row, view, column]
+            for name in ("document", "block", "view", "position", "source"):
+                assert getattr(full, name)[row, a] == getattr(short, name)[row, b], name
+            assert keys(full, row, a) == keys(short, row, b)
+
+
+def test_a_batch_with_nothing_scored_is_no_error():
+    batch = batch_of([4], prompt=4)
+    pattern = patterns.block_diffusion(batch.document, batch.position, 2, 1, False, batch.scored)
+    assert pattern.mask().any(dim=2).all()

@@ -1,0 +1,91 @@
+"""The record of a decoding: replayed, counted, written and read back."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dllm_core.trace import Commit, DecodeStep, Trace
+
+M, EOS = 9, 2
+
+
+def step(index: int, *commits: tuple[int, int], forwards: int = 1, seconds: float = 0.0, masked: int = 0) -> DecodeStep:
+    made = tuple(Commit(position, token, 0.5, "schedule", ((7, 0.25),)) for position, token in commits)
+    return DecodeStep(index, 0, forwards, seconds, (2, 6), made, masked, 0.5, 1.25, ((3, 4, 0.125),), held=1)
+
+
+def trace(*steps: DecodeStep, initial=(1, 5, M, M, M, M)) -> Trace:
+    return Trace(
+        "llada2", [1, 5], list(initial), M, EOS, list(steps), {"threshold": 0.9}, {5: "五", EOS: "<eos>"}, "五"
+    )
+
+
+def test_replay():
+    record = trace(step(0, (3, 8)), step(1, (2, 7), (4, EOS)), step(2, (5, EOS)))
+    assert record.tokens_at(0) == [1, 5, M, M, M, M]
+    assert record.tokens_at(1) == [1, 5, M, 8, M, M]
+    assert record.tokens_at(2) == [1, 5, 7, 8, EOS, M]
+    assert record.tokens_at(3) == record.final == [1, 5, 7, 8, EOS, EOS]
+
+
+def test_tokens_count_through_eos_only():
+    record = trace(step(0, (2, 7), (3, 8), seconds=0.5), step(1, (4, EOS), (5, 6), forwards=2, seconds=2.0))
+    assert record.answer == [7, 8] and record.ended
+    assert record.tokens == 3 and record.forwards == 3  # two tokens and the eos; what stands after it is no work
+    assert record.tokens_per_forward == 1.0 and record.seconds == 2.0 and record.tokens_per_second == 1.5
+
+
+def test_an_answer_without_eos():
+    record = trace(step(0, (2, 7), (3, 8), (4, 6), (5, 3)))
+    assert record.answer == [7, 8, 6, 3] and not record.ended and record.tokens == 4
+
+
+def test_a_mask_before_eos_means_that_it_has_not_ended():
+    record = trace(step(0, (2, 7), (4, EOS)))
+    assert not record.ended and record.answer == [7] and record.tokens == 1
+
+
+def test_eos_in_the_prompt_ends_nothing():
+    record = trace(step(0, (3, 7), (4, 8)), initial=(1, EOS, 5, M, M))
+    assert record.answer == [7, 8] and not record.ended
+
+
+def test_gaps_in_the_middle():
+    record = trace(step(0, (1, 7), (3, 8)), initial=(1, M, 6, M, 5))
+    assert record.answer == [7, 8] and record.final == [1, 7, 6, 8, 5]
+
+
+def test_an_edit_replaces_a_token():
+    record = trace(step(0, (2, 7), (3, 8)), step(1, (2, 4)))
+    assert record.tokens_at(1)[2] == 7 and record.tokens_at(2)[2] == 4
+
+
+def test_nothing_decoded():
+    record = trace()
+    assert record.tokens == record.forwards == record.seconds == record.tokens_per_forward == 0
+    assert record.tokens_per_second == 0 and record.answer == []
+
+
+def test_json_round_trip(tmp_path):
+    record = trace(step(0, (3, 8)), step(1, (2, 7), (4, EOS), seconds=0.25))
+    again = Trace.from_json(json.loads(json.dumps(record.to_json())))
+    assert again == record and isinstance(again.steps[0].commits[0].alternatives[0], tuple)
+    file = record.save(tmp_path / "deep" / "trace.json")
+    assert Trace.load(file) == record
+    assert "五" in file.read_text(encoding="utf-8") and [f.name for f in file.parent.iterdir()] == ["trace.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", '{"style": "ar"}', '{"steps": [], "vocabulary": {}, "odd": 1}', '{"steps": 3, "vocabulary": {}}'],
+)
+def test_a_file_that_is_no_trace_is_named(tmp_path, text):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(ValueError, match="bad.json: not a decoding trace"):
+        Trace.load(tmp_path / "bad.json")
+
+
+def test_steps_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        step(0).index = 1
