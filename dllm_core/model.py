@@ -71,7 +71,7 @@ class Attention(nn.Module):
         else:
             self.q_norm = self.k_norm = nn.Identity()
 
-    def forward(self, x: Tensor, rope, mask: Tensor, cache: KVCache | None, slots: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rope, mask: Tensor, cache: KVCache | None, slots: Tensor | None, read=None) -> Tensor:
         batch, length, _ = x.shape
         q, k, v = (
             project(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
@@ -82,7 +82,8 @@ class Attention(nn.Module):
             k, v = cache.write(self.layer, k, v, slots, mask.shape[-1])
         grouped = self.heads != self.kv_heads
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
-        return self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
+        y = y.transpose(1, 2).reshape(batch, length, -1)
+        return self.o_proj(y if read is None else y[read])
 
 
 class MLP(nn.Module):
@@ -106,8 +107,9 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rope, mask: Tensor, cache: KVCache | None, slots: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache, slots)
+    def forward(self, x: Tensor, rope, mask: Tensor, cache: KVCache | None, slots: Tensor | None, read=None) -> Tensor:
+        attended = self.self_attn(self.input_layernorm(x), rope, mask, cache, slots, read)
+        x = attended + (x if read is None else x[read])
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -148,8 +150,11 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         slots: Tensor | None = None,
         embeddings: Tensor | None = None,
+        read: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """tokens, position: [B, S] int64; mask: [B, S, K] bool → hidden states [B, S, D].
+
+        `read` (rows [n], elements [n]): only these states, [n, D]; the last layer then computes no others.
 
         With a `cache`, keys and values are stored at `slots` [B, S] (the positions, unless said) and attended to are
         the K first positions of the cache. `embeddings` [B, S, D] stand in for those of `tokens`.
@@ -161,8 +166,9 @@ class Transformer(nn.Module):
         x = self.model.embed_tokens(tokens) if embeddings is None else embeddings
         rope = (self.rope_cos[position][:, None], self.rope_sin[position][:, None])
         slots = position if slots is None else slots
-        for layer in self.model.layers:
+        for layer in self.model.layers[:-1]:
             x = layer(x, rope, mask[:, None], cache, slots)
+        x = self.model.layers[-1](x, rope, mask[:, None], cache, slots, read)
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

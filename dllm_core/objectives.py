@@ -69,20 +69,18 @@ def corrupt(
     return first, second
 
 
-def read_logits(model, hidden: Tensor, pattern: Pattern, view: int, chosen: Tensor) -> Tensor:
-    """hidden [B, S, D], chosen [B, L] bool → logits [n, V] of the chosen tokens' predictions in row-major order."""
+def read_places(pattern: Pattern, view: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """chosen [B, L] bool → (row, element) [n] each: where the chosen tokens' predictions are read, in row-major order."""
     rows, columns = chosen.nonzero(as_tuple=True)
-    return model.logits(hidden[rows, pattern.read[rows, view, columns]])
+    return rows, pattern.read[rows, view, columns]
 
 
 def ar_loss(model, batch, **_) -> Loss:
     """Next-token cross entropy on the scored tokens. batch: `Batch` of [B, L]."""
     pattern = patterns.causal(batch.document, batch.position)
     chosen = batch.scored & pattern.scorable
-    hidden = model(batch.tokens, pattern.position, pattern.mask())
-    losses = F.cross_entropy(
-        read_logits(model, hidden, pattern, 0, chosen).float(), batch.tokens[chosen], reduction="none"
-    )
+    hidden = model(batch.tokens, pattern.position, pattern.mask(), read=read_places(pattern, 0, chosen))
+    losses = F.cross_entropy(model.logits(hidden).float(), batch.tokens[chosen], reduction="none")
     return Loss(losses.sum(), losses.numel())
 
 
@@ -131,22 +129,17 @@ class Diffusion:
         noised = corrupt(
             batch.tokens, maskable, self.schedule, self.mask_token_id, generator, self._groups(batch, block_size)
         )[:views]
-        # 3. one forward
+        # 3. one forward; states only where a masked token is predicted
         hidden = self._forward(model, batch, noised, pattern, embedding_noise, generator)
         # 4. weighted cross entropy where masked
         normal, count = self._normaliser(batch, maskable)
-        total, confidence, right = 0.0, 0.0, 0
-        for view, noise in enumerate(noised):
-            split = len(noised) == 2 and hidden.shape[0] == 2 * batch.tokens.shape[0]
-            states = hidden.chunk(2)[view] if split else hidden
-            logits = read_logits(model, states, pattern, 0 if split else view, noise.masked).float()
-            losses = F.cross_entropy(logits, batch.tokens[noise.masked], reduction="none")
-            total = total + (losses * (noise.weight * normal)[noise.masked]).sum() / views
-            if self.cap_lambda:
-                entropy, hits = right_entropy(logits, batch.tokens[noise.masked], self.cap_temperature)
-                confidence, right = confidence + entropy, right + hits
+        logits = model.logits(hidden).float()
+        targets = torch.cat([batch.tokens[noise.masked] for noise in noised])
+        weights = torch.cat([(noise.weight * normal)[noise.masked] for noise in noised])
+        total = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / views
+        confidence, right = right_entropy(logits, targets, self.cap_temperature) if self.cap_lambda else (None, 0)
         parts = {"diffusion": float(total.detach())} if self.cap_lambda else {}
-        if self.cap_lambda and right:
+        if right:
             # 5. CAP: λ · mean entropy over the masked tokens already right
             total = total + self.cap_lambda * count * confidence / right
             parts["cap"] = float(confidence.detach()) * count / right
@@ -169,20 +162,24 @@ class Diffusion:
         return starts.cumsum(dim=1) - 1
 
     def _forward(self, model, batch, noised, pattern: Pattern, sigma: float, generator) -> Tensor:
-        """[B, S, D]; without a clean half two views become twice the batch: [2B, L, D]."""
+        """[n, D], the states that predict the masked tokens, view after view. Without a clean half two views become
+        twice the batch."""
+        places = [read_places(pattern, view * bool(pattern.view.any()), noise.masked) for view, noise in enumerate(noised)]
         if pattern.view.any():
             copies = torch.stack([batch.tokens, *(noise.x_t for noise in noised)], dim=1)  # [B, 1 + views, L]
             tokens = copies[torch.arange(len(copies), device=copies.device)[:, None], pattern.view, pattern.source]
             position, mask = pattern.position, pattern.mask()
         else:
+            places = [(rows + view * len(batch.tokens), columns) for view, (rows, columns) in enumerate(places)]
             tokens = torch.cat([noise.x_t for noise in noised])
             position, mask = pattern.position.repeat(len(noised), 1), pattern.mask().repeat(len(noised), 1, 1)
+        rows, columns = (torch.cat(part) for part in zip(*places, strict=True))
         embeddings = None
         if sigma:
             embeddings = model.model.embed_tokens(tokens)
             noise = torch.randn(embeddings.shape, generator=generator).to(embeddings)
             embeddings = embeddings + sigma * noise * (tokens == self.mask_token_id)[..., None]
-        return model(tokens, position, mask, embeddings=embeddings)
+        return model(tokens, position, mask, embeddings=embeddings, read=(rows, columns))
 
     def _normaliser(self, batch, maskable: Tensor) -> tuple[Tensor, float]:
         """([B, L] factor of each token, the count that the sum is divided by): 1 and all tokens, or, `per_answer`,

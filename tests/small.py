@@ -24,9 +24,9 @@ class Blank:
     def __init__(self, vocab: int = VOCAB):
         self.vocab, self.calls = vocab, []
 
-    def __call__(self, tokens, position, mask, embeddings=None):
+    def __call__(self, tokens, position, mask, embeddings=None, read=None):
         self.calls.append((tokens, position, mask, embeddings))
-        return torch.zeros(*tokens.shape, 1)
+        return torch.zeros(*(tokens.shape if read is None else read[0].shape), 1)
 
     def logits(self, hidden):
         return hidden.expand(*hidden.shape[:-1], self.vocab)

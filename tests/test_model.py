@@ -230,3 +230,19 @@ def test_cross_entropy_of_a_blank_model_is_log_v():
     out = logits_of(model, [3, 4, 5], lambda q, k: True)
     loss = F.cross_entropy(out, torch.tensor([3, 4, 5]))
     assert loss.item() == pytest.approx(torch.tensor(float(VOCAB)).log().item())
+
+
+def test_reading_chosen_states_gives_those_of_the_whole_pass():
+    """The last layer's short cut: same states, same gradients."""
+    model, rows, elements = tiny(), torch.tensor([0, 0, 1]), torch.tensor([1, 4, 2])
+    tokens, position = torch.randint(0, 12, (2, 6)), torch.arange(6).expand(2, 6)
+    mask = torch.ones(2, 6, 6, dtype=torch.bool).tril()
+    gradients = []
+    for read in (None, (rows, elements)):
+        model.zero_grad()
+        states = model(tokens, position, mask, read=read)
+        states = states if read else states[rows, elements]
+        states.square().sum().backward()
+        gradients.append([states.detach(), *(p.grad.clone() for p in model.parameters())])
+    for whole, short in zip(*gradients, strict=True):
+        assert torch.allclose(whole, short, atol=1e-6)

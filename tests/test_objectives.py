@@ -243,8 +243,8 @@ def test_noise_on_the_masks_embedding_alone():
     model, batch = tiny(), batch_of([12])
     seen = []
     forward = model.forward
-    model.forward = lambda tokens, position, mask, embeddings=None: (
-        seen.append((tokens, embeddings)) or forward(tokens, position, mask, embeddings=embeddings)
+    model.forward = lambda tokens, position, mask, embeddings=None, read=None: (
+        seen.append((tokens, embeddings)) or forward(tokens, position, mask, embeddings=embeddings, read=read)
     )
     objective = Diffusion(BAND, MASK)
     quiet = objective(model, batch, block_size=4, generator=seeded())
