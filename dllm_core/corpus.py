@@ -137,7 +137,7 @@ def _write(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def train_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: int = 1200) -> Path:
+def train_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: int = 1320) -> Path:
     """Make the tokenizer of the texts, write it into the folder and give the folder.
 
     One token per character, except that lower-case English words (with the space before them) are merged by BPE. No

@@ -263,7 +263,7 @@ def test_tokens_are_characters_or_pieces_of_english_words(tokenizer):
     assert [tokenizer.id_to_token(i) for i in range(5)] == list(C.SPECIALS)
     longer = [token for token in tokenizer.get_vocab() if len(token) > 1 and token not in C.SPECIALS]
     assert all(re.fullmatch(" ?[a-z]+", token) for token in longer)
-    assert 1000 <= tokenizer.get_vocab_size() <= 1200
+    assert 1000 <= tokenizer.get_vocab_size() <= 1400
     for word in ("user", "assistant", "system"):
         assert len(tokenizer.encode(word).ids) == 1
     assert tokenizer.encode("龘").tokens == ["<|unk|>"]
