@@ -108,7 +108,7 @@ def block_diffusion(
         read = [torch.where(first_of_block, before[-1], place) for place in before[:-1]]
     scorable = (position > 0) if label_shift else torch.ones_like(position, dtype=torch.bool)
     # 3. labels: noisy views 1, 2, …, then the clean half (view 0)
-    label = lambda values: torch.cat([values.gather(1, noisy)] * views + [values.gather(1, clean)], dim=1)  # noqa: E731
+    label = lambda values: torch.cat([values.gather(1, noisy)] * views + [values.gather(1, clean)], dim=1)
     view = [torch.full_like(noisy, number + 1) for number in range(views)] + [torch.zeros_like(clean)]
     return Pattern(
         document=label(document),
