@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     """Write figures/decoding.gif and figures/decoding.png: LLaDA 2 answering, step by step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="weights/diffusion_llada2_sft_best.pt")
-    parser.add_argument("--prompt", default="请介绍一下你自己。")
+    parser.add_argument("--prompt", default="你是谁？")
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--block-length", type=int, default=16)
     given = parser.parse_args(argv)
