@@ -92,7 +92,7 @@ def source(what: object) -> Html:
         from pygments.lexers import PythonLexer
 
         style = "background:#f7f7f7;color:#1a1a1a;padding:.6em .8em;border-left:3px solid #0072B2;overflow-x:auto"
-        formatter = HtmlFormatter(noclasses=True, style="xcode", cssstyles=style, prestyles="margin:0;line-height:1.35")
+        formatter = HtmlFormatter(noclasses=True, style="xcode", cssstyles=style, prestyles="margin:0;line-height:1.35;background:transparent;color:inherit")
         body = highlight(code, PythonLexer(), formatter)
     except ImportError:
         body = f"<pre>{html.escape(code)}</pre>"
