@@ -304,12 +304,11 @@ def test_ctrl_c_lets_the_cell_save_and_starts_no_other(toy, project):
            "except KeyboardInterrupt:\n    time.sleep(0.5)\n    pathlib.Path('saved').touch()"
     after = "time.sleep(2)\npathlib.Path('went_on').touch()"
     (toy / "notebooks/01_first.ipynb").write_text(notebook(long, after, parameters=PARAMETERS["01_first"]), "utf-8")
-    code = "import sys; from dllm_core import batch as b; s = b.Stage('01', '01_first', '01_first'); " \
-           "sys.exit(b.main(['run', '01'], (s,)))"
+    # a shell starts its background jobs with SIGINT ignored; a person's Ctrl-C comes to a process that listens
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); " \
+           "from dllm_core import batch as b; s = b.Stage('01', '01_first', '01_first'); sys.exit(b.main(['run', '01'], (s,)))"
     environment = {**os.environ, "PYTHONPATH": str(project)}
-    # a shell starts its background jobs with SIGINT ignored; a person's Ctrl-C comes to a process that does not
-    command = subprocess.Popen([sys.executable, "-c", code], cwd=toy, env=environment, stdout=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=toy, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         deadline = time.time() + 60
         while not (pid := (toy / "pid").exists() and (toy / "pid").read_text()) and time.time() < deadline:
