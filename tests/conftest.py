@@ -27,3 +27,12 @@ def real_data() -> Path:
         pytest.skip("DLLM_REAL_DATA names no folder with real text")
     assert Path(folder).is_dir(), f"DLLM_REAL_DATA={folder} is no folder"
     return Path(folder)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """An empty project to work in: relative paths, and the cache, count from here."""
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

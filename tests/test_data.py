@@ -22,15 +22,6 @@ TALK = [
 ]
 
 
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    """An empty project to work in: relative paths, and the cache, count from here."""
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def tokenizer():
     return character_tokenizer([CHARACTERS])

@@ -12,15 +12,6 @@ from dllm_core.tokenizer import character_tokenizer, load_tokenizer, require_cha
 TEXTS = ["你好，world!\n  两个空格", "再见 a\tb"]
 
 
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    """An empty project to work in: relative paths count from here."""
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def save(tokenizer, folder: Path, **changes) -> Path:
     """Save, then edit tokenizer_config.json (None removes)."""
     tokenizer.save_pretrained(folder)
