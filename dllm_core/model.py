@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllm_core.config import ModelConfig
+from dllm_core.kernels import rms_norm, rotate
 
 
 @dataclass
@@ -47,13 +48,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE on x [B, H, S, D] with cos, sin [B, 1, S, D]; pairs are (i, i + D/2) as in Qwen3."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -138,7 +133,6 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         exponent = torch.arange(0, config.head_dim, 2) / config.head_dim
         angles = torch.arange(config.max_position_embeddings)[:, None] * config.rope_theta**-exponent
-        angles = torch.cat((angles, angles), dim=-1)
         self.register_buffer("rope_cos", angles.cos(), persistent=False)
         self.register_buffer("rope_sin", angles.sin(), persistent=False)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from dllm_core.config import TrainConfig
+from dllm_core.muon import Muon
 from dllm_core.schedules import BlockSchedule, learning_rate
 
 
@@ -41,10 +42,8 @@ def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.
     adamw = [{"params": embeddings, "weight_decay": config.weight_decay}, {"params": gains, "weight_decay": 0.0}]
     made = []
     if config.optimizer == "muon":
-        # three Newton–Schulz steps instead of five: equal loss in trials at this project's sizes, a tenth of a step cheaper
-        made.append(
-            torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, ns_steps=3)
-        )
+        # three Newton–Schulz steps instead of five: equal loss in trials at this project's sizes, cheaper
+        made.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, ns_steps=3))
     else:
         adamw.append({"params": matrices, "weight_decay": config.weight_decay})
     made.append(torch.optim.AdamW(adamw, lr=config.learning_rate, betas=config.betas, fused=True))

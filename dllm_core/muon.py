@@ -1,0 +1,59 @@
+"""Muon as in `torch.optim.Muon`, with all matrices of one shape orthogonalised together.
+
+The same update and the same state (`momentum_buffer`). PyTorch's takes one matrix at a time, always in bfloat16, which
+most CPUs only emulate: at this project's laptop size that is a quarter of a training step. Source: Keller Jordan,
+https://kellerjordan.github.io/posts/muon/.
+"""
+
+import torch
+from torch import Tensor
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, then Newton–Schulz; for matrices only.
+
+    params: 2-D parameters, or groups of them. lr: scaled by sqrt(max(1, rows / columns)). weight_decay: decoupled.
+    Raises ValueError for a parameter that is not a matrix.
+    """
+
+    def __init__(self, params, lr: float, weight_decay: float = 0.1, momentum: float = 0.95, ns_steps: int = 5):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, ns_steps=ns_steps))
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            if parameter.ndim != 2:
+                raise ValueError(f"Muon updates matrices, not a parameter of shape {tuple(parameter.shape)}")
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            shapes: dict[tuple, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes.setdefault((parameter.shape, parameter.device, parameter.dtype), []).append(parameter)
+            for parameters in shapes.values():
+                self._update(parameters, group)
+
+    def _update(self, parameters: list[Tensor], group: dict) -> None:
+        gradients = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))  # Nesterov
+        rows, columns = parameters[0].shape
+        updates = list(orthogonalise(ahead, group["ns_steps"]).to(ahead.dtype).unbind())
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+
+
+def orthogonalise(x: Tensor, steps: int) -> Tensor:
+    """x [n, rows, columns] → about U Vᵀ of each x = U S Vᵀ: singular values near 1, by Newton–Schulz iterations."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = x.bfloat16() if x.is_cuda else x.float()
+    tall = x.shape[1] > x.shape[2]
+    x = (x.mT if tall else x).contiguous()  # the smaller side first: cheaper products
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
