@@ -47,7 +47,7 @@ def estimate(
     Validation and samples during training come on top.
     """
     # 1. positions: tokens × how often each stands in the network's input
-    per_step = config.batch_size * config.accumulation * config.seq_len
+    per_step = config.batch_size * config.seq_len
     steps = range(config.max_iters)
     clean = sum(blocks.block_size(step) < config.seq_len for step in steps) if blocks else 0
     positions = per_step * (views * config.max_iters + clean)

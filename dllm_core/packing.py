@@ -32,8 +32,13 @@ class Batch:
         return self._each(lambda part: part[:, :length])
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """Rows start to stop, for gradient accumulation."""
+        """Rows start to stop."""
         return self._each(lambda part: part[start:stop])
+
+    def split(self, rows: int) -> "list[Batch]":
+        """Parts of `rows` rows, the last with what is left; 0: the whole in one."""
+        count = len(self.tokens)
+        return [self.rows(start, start + rows) for start in range(0, count, rows)] if 0 < rows < count else [self]
 
     def to(self, device) -> "Batch":
         return self._each(lambda part: part.to(device, non_blocking=True))

@@ -143,10 +143,9 @@ def train(
                     group["lr"] = rate * group["peak"]
                 size = blocks.block_size(step) if blocks else None
                 noise = config.embedding_noise if step < config.embedding_noise_steps else 0.0
-                # 2. sums of losses and counts over the accumulated batches
+                # 2. sums of losses and counts, gradients accumulated over a few rows at a time
                 total, count, parts = 0.0, 0.0, {}
-                for _ in range(config.accumulation):
-                    batch = next(batches).to(device)
+                for batch in next(batches).to(device).split(config.micro_batch_size):
                     with autocast:
                         loss = objective(call, batch, block_size=size, generator=generator, embedding_noise=noise)
                     loss.total.backward()

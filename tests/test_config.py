@@ -37,7 +37,7 @@ def test_bad_model_shape_is_named(wrong, named):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"max_iters": 0}, {"batch_size": 0}, {"seq_len": 1.5}, {"accumulation": 0}, {"keep_best": 0},
+        {"max_iters": 0}, {"batch_size": 0}, {"seq_len": 1.5}, {"micro_batch_size": -1}, {"keep_best": 0},
         {"optimizer": "sgd"}, {"learning_rate": 0.0}, {"muon_learning_rate": -1.0}, {"warmup_steps": -1},
         {"min_lr_ratio": 1.5}, {"decay_ratio": -0.1}, {"grad_clip": 0.0}, {"eval_every": -1}, {"save_every": -1},
         {"embedding_noise": -1.0}, {"dtype": "float16"},

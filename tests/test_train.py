@@ -122,8 +122,8 @@ def test_the_records_of_a_run(uninterrupted):
 
 
 def test_tokens_are_counted_without_padding():
-    steps = train(tiny(), Given(batch_of([5, 3], [2], width=9)), ar_loss, TrainConfig(3, accumulation=2))
-    assert [step.tokens for step in steps] == [20, 40, 60]
+    steps = train(tiny(), Given(batch_of([5, 3], [2], width=9)), ar_loss, TrainConfig(3, micro_batch_size=1))
+    assert [step.tokens for step in steps] == [10, 20, 30]
 
 
 def test_the_loss_falls_where_there_is_something_to_learn():
@@ -188,19 +188,19 @@ def test_the_gradient_is_clipped():
     assert moves[1] < 0.01 * moves[0] and norms[0] == pytest.approx(norms[1]) and norms[0] > 1e-3
 
 
-# --- accumulation -------------------------------------------------------------------------------------------------
+# --- micro-batches -------------------------------------------------------------------------------------------------
 
 
-def test_accumulation_leaves_the_loss_and_the_step():
-    """Four batches of one row, of unequal token counts, are one batch of four."""
+@pytest.mark.parametrize("rows", [1, 3])
+def test_micro_batches_leave_the_loss_and_the_step(rows):
+    """Rows of unequal token counts, computed one (or three and one) at a time."""
     batch = batch_of([12], [5], [7, 2], [3, 3], prompt=1)
     config = TrainConfig(3, learning_rate=0.01, grad_clip=0.5)
     whole, parts = tiny(), tiny()
     once = list(train(whole, Given(batch), ar_loss, config))
-    rows = Given(*(batch.rows(i, i + 1) for i in range(4)))
-    four = list(train(parts, rows, ar_loss, dataclasses.replace(config, accumulation=4)))
-    assert [s.loss for s in four] == pytest.approx([s.loss for s in once], rel=1e-4)
-    assert [s.grad_norm for s in four] == pytest.approx([s.grad_norm for s in once], rel=1e-3)
+    few = list(train(parts, Given(batch), ar_loss, dataclasses.replace(config, micro_batch_size=rows)))
+    assert [s.loss for s in few] == pytest.approx([s.loss for s in once], rel=1e-4)
+    assert [s.grad_norm for s in few] == pytest.approx([s.grad_norm for s in once], rel=1e-3)
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3)
 
