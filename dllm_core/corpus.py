@@ -22,8 +22,9 @@ from dllm_core.paths import resolve
 
 __all__ = ["EMBEDDED", "GROUPS", "SPECIALS", "Corpus", "Item", "build", "conversation", "ensure", "train_tokenizer"]
 
-SFT_ITEMS = 6000  # of each group; the introductions have fewer, all of them are taken
-REVERSAL_ITEMS, DIALOGUES = 1200, 800
+# Conversations of each group: most where a model learns most slowly (the introductions that there are, all of them)
+SFT_ITEMS = {"copy": 5000, "reverse": 7000, "operation": 12_000, "reading": 13_000, "story": 3500}
+RECALL_ITEMS, REVERSAL_ITEMS, DIALOGUES = 5000, 1200, 800
 PRETRAIN_DOCUMENTS, PRETRAIN_VALID_DOCUMENTS = 80_000, 500
 SAMPLE = 40  # lines of each committed sample
 FILES = (
@@ -76,11 +77,11 @@ def build(seed: int = 0) -> Corpus:
     sft = list(pool.introduction)
     for group in tasks.DRAWN:
         unique: dict[str, Item] = {}
-        while len(unique) < SFT_ITEMS:
+        while len(unique) < SFT_ITEMS[group]:
             item = pool.draw(rng, group)
             unique[item.prompt] = item
         sft += unique.values()
-    sft += [pool.draw(rng, "recall") for _ in range(SFT_ITEMS)]  # a few hundred pairs: they return
+    sft += [pool.draw(rng, "recall") for _ in range(RECALL_ITEMS)]  # a few hundred pairs: they return
     sft += [pool.draw(rng, "reversal") for _ in range(REVERSAL_ITEMS)]
     rng.shuffle(sft)
     # two turns must fit where one long turn fits; an English character costs less than a token

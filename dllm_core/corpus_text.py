@@ -11,7 +11,7 @@ _FACTS = tasks.facts()
 
 def _running(rng: Random, pool: Pool) -> str:
     """Questions and answers as running text, about 40 tokens."""
-    group = rng.choice((*words.GROUPS, "reading", "reading"))
+    group = rng.choice((*words.GROUPS, "reading", "reading", "operation", "operation", "reverse"))
     items = [pool.draw(rng, group)]
     while sum(len(i.prompt) + len(i.answer) for i in items) < 36 and len(items) < 3:
         items.append(pool.draw(rng, group))

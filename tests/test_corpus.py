@@ -69,7 +69,7 @@ def test_groups_are_equal_parts(made):
     assert set(Counter(i.group for i in made.sft_valid).values()) == {60}
     assert {i.group for i in made.sft_test} == set(C.GROUPS) == {i.group for i in made.sft_valid}
     sizes = Counter(i.group for i in made.sft)
-    assert all(5000 <= sizes[group] <= 6000 for group in C.GROUPS)
+    assert all(sizes[group] >= 3500 for group in C.GROUPS)  # training has more of what is slow to learn
     assert Counter(i.group for i in made.reversal) == {"reversal_unseen": 32, "reversal_seen": 32}
 
 
