@@ -20,6 +20,7 @@ from dllm_core.download import DataError
 from dllm_core.evaluate import Score, answer_all, ar_nll, exact_match
 from dllm_core.paths import resolve
 from dllm_core.runs import Loaded, RunError, load
+from dllm_core.ship import stand_in
 from dllm_core.tokenizer import character_tokenizer, load_tokenizer
 from dllm_core.trace import Trace
 
@@ -52,19 +53,29 @@ def open_tokenizer(tokenizer_dir: str, use_tokenizer: bool = True, data: str = "
 
 
 def open_checkpoint(
-    name: str | Path, *, tokenizer_dir: str = "", tokenizer=None, num_attention_heads: int = 0, device="cpu"
+    name: str | Path,
+    *,
+    tokenizer_dir: str = "",
+    tokenizer=None,
+    num_attention_heads: int = 0,
+    device="cpu",
+    shipped: bool = False,
 ) -> Loaded:
     """A checkpoint with its tokenizer, its embedding grown where that tokenizer has more entries.
 
     The tokenizer is `tokenizer`, else that of `tokenizer_dir`, else the checkpoint's own.
-    Raises RunError: no such checkpoint (and which command makes it), no tokenizer, or another one than the checkpoint's.
+    shipped: where the chain's run is not there yet, take the small copy of it that comes with the project (its `path`
+    says so). Raises RunError: no such checkpoint (and which command makes it), no tokenizer, or another one than the checkpoint's.
     """
     tokenizer = tokenizer or (load_tokenizer(tokenizer_dir) if tokenizer_dir else None)
     size = len(tokenizer) if tokenizer else None
     try:
         loaded = load(name, num_attention_heads=num_attention_heads or None, vocab_size=size, device=device)
     except RunError as error:
-        raise RunError(f"{error}{_maker(name)}") from error
+        small = stand_in(name) if shipped else None
+        if not small:
+            raise RunError(f"{error}{_maker(name)}") from error
+        loaded = load(small, vocab_size=size, device=device)
     own = loaded.tokenizer
     if tokenizer is None and own is None:
         raise RunError(f"{loaded.path}: a bare state dict has no tokenizer with it; give tokenizer_dir")

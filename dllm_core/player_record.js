@@ -21,8 +21,22 @@ function drawing(tag, attributes, children = []) {
 
 const columns = (text) => [...text].reduce((sum, sign) => sum + (sign.codePointAt(0) > 0x2e7f ? 2 : 1), 0);
 const plain = (value, digits = 2) => Number(value).toFixed(digits);
+const share = (value) => (value < 0.0005 ? "<0.001" : plain(value, 3)); // a probability
 const duration = (seconds) => (seconds < 1 ? `${plain(seconds * 1000, 0)} ms` : `${plain(seconds)} s`);
-const lastBefore = (events, k) => events.findLast((event) => event.step < k); // events are in order of step
+
+// How many of `items`, in order of `key`, come before `limit`.
+function countBefore(items, limit, key) {
+  let low = 0, high = items.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (key(items[middle]) < limit) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+const stepOf = (event) => event.step;
+const lastBefore = (events, k) => events[countBefore(events, k, stepOf) - 1]; // events are in order of step
 
 // One trace, indexed by position: what was committed and guessed there, and when.
 class Record {
@@ -38,11 +52,18 @@ class Record {
         this.commitsAt[position].push({ step: index, token, confidence, reason, others });
         filled += reason !== "edit";
       }
-      for (const [position, token, confidence] of step.drafts) {
-        this.draftsAt[position].push({ step: index, token, confidence });
-      }
+      const [gaps, tokens, thousandths] = step.drafts;
+      gaps.reduce((before, gap, i) => {
+        const events = this.draftsAt[before + gap];
+        const changed = events.length > 0 && events.at(-1).token !== tokens[i];
+        events.push({ step: index, token: tokens[i], confidence: thousandths[i] / 1000, changed });
+        return before + gap;
+      }, 0);
       this.filled.push(filled);
     });
+    this.drafted = this.draftsAt.some((events) => events.length);
+    this.edited = this.commitsAt.some((events) => events.length > 1);
+    this.ends = [...this.commitsAt.keys()].filter((at) => this.commitsAt[at].some(({ token }) => token === this.eos));
   }
 
   text(token) {
@@ -53,26 +74,49 @@ class Record {
     return k ? this.steps[k - 1].masked : this.initial.filter((token) => token === this.mask).length;
   }
 
+  // [first, last] position of the block that step k worked on (the first block at the start).
+  block(k) {
+    const step = this.steps[Math.max(k - 1, 0)];
+    return step ? [step.block[0], Math.min(step.block[1], this.initial.length) - 1] : [0, -1];
+  }
+
   // What stands at a position after k steps, and why.
   at(position, k) {
     const commit = lastBefore(this.commitsAt[position], k);
-    const step = k ? this.steps[k - 1] : this.steps[0];
-    const inBlock = Boolean(step) && position >= step.block[0] && position < step.block[1];
     if (commit) {
-      const edited = this.commitsAt[position].filter((event) => event.step < k).length > 1 || commit.reason === "edit";
-      return { state: commit.step === k - 1 ? "now" : "before", token: commit.token, commit, edited, inBlock };
+      const edited = this.commitsAt[position][0] !== commit || commit.reason === "edit";
+      return { state: commit.step === k - 1 ? "now" : "before", token: commit.token, commit, edited };
     }
-    if (this.initial[position] !== this.mask) return { state: "prompt", token: this.initial[position], inBlock };
-    return { state: "masked", token: this.mask, draft: lastBefore(this.draftsAt[position], k), inBlock };
+    if (this.initial[position] !== this.mask) return { state: "prompt", token: this.initial[position] };
+    return { state: "masked", token: this.mask, draft: lastBefore(this.draftsAt[position], k) };
   }
 
   // Position of the first eos decoded so far; what stands behind it is filling.
   end(k) {
-    const hit = this.commitsAt.findIndex((events) => lastBefore(events, k)?.token === this.eos);
-    return hit < 0 ? Infinity : hit;
+    return this.ends.find((position) => lastBefore(this.commitsAt[position], k)?.token === this.eos) ?? Infinity;
   }
 
   stepAt(unit, time) {
-    return this[unit].findLastIndex((value) => value <= time + 1e-9);
+    return countBefore(this[unit], time + 1e-9, Number) - 1;
+  }
+
+  // How far towards its own end the decoding is, 0 to 1.
+  progress(k) {
+    const all = this.masked(0) - this.masked(this.steps.length);
+    return all ? (this.masked(0) - this.masked(k)) / all : 1;
+  }
+
+  // The reason of a commit in words, with the numbers of its step.
+  because({ step, reason }) {
+    const { commits, held } = this.steps[step];
+    const filled = commits.filter((commit) => commit[3] === reason).length;
+    return (this.reasons[reason] ?? "not recorded").replace("{filled}", filled).replace("{held}", held);
+  }
+
+  // Why the guess at a masked position was not kept in step k.
+  becauseNot({ confidence }, k) {
+    const { commits, held } = this.steps[k - 1];
+    const why = this.threshold === null ? "share" : confidence <= this.threshold ? "below" : held ? "held" : "share";
+    return this.waits[why].replace("{filled}", commits.length);
   }
 }

@@ -1,8 +1,8 @@
-// What is drawn of one trace: its token cells (Side), and its line in the curves (Curve).
+// One trace on the page: heading, progress, state in words, and its token cells.
 
+const LEVELS = 8; // shades of confidence; the number is in the panel
 const DASHES = ["", "7 4", "2 3"];
 
-// One trace on the page: heading, cells, state.
 class Side {
   constructor(player, record, index) {
     this.player = player;
@@ -12,30 +12,41 @@ class Side {
     this.state = make("div", { class: "dllm-state" });
     this.cells = record.initial.map((token, position) => this.cell(token, position));
     this.box = make("div", { class: "dllm-cells", role: "listbox", "aria-label": `tokens of ${record.label}` }, this.cells);
-    this.focus(record.initial.indexOf(record.mask));
-    const settings = Object.entries(record.settings).map(([key, value]) => `${key} ${value}`).join(", ");
+    this.listen();
+    this.focus(Math.max(0, record.initial.indexOf(record.mask)));
+    this.progress = make("div");
+    this.done = make("span", { class: "dllm-done" });
+    const settings = Object.entries(record.settings).map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`).join(" · ");
     this.node = make("section", { class: "dllm-side", "aria-label": record.label }, [
-      make("div", { class: "dllm-name" }, [dash(index), record.label]),
+      make("div", { class: "dllm-name" }, [dash(index), make("bdi", { text: record.label }), " ", this.done]),
+      make("div", { class: "dllm-progress", "aria-hidden": "true", style: { "--own": `var(--t${index})` } }, [this.progress]),
       this.state,
       this.box,
-      ...(settings ? [make("details", { class: "dllm-keys" }, [make("summary", { text: "settings" }), settings])] : []),
+      ...(settings ? [make("details", { class: "dllm-small" }, [make("summary", { text: "settings" }), settings])] : []),
     ]);
   }
 
   cell(token, position) {
-    const { record, player } = this;
+    const { record } = this;
     const texts = record.commitsAt[position].map((event) => record.text(event.token));
     if (token !== record.mask) texts.push(record.text(token));
-    const wide = Math.min(16, Math.max(2, ...texts.map(columns)));
-    return make("span", {
-      class: "dllm-cell", role: "option", tabindex: "-1", style: { "--w": `${plain(wide * 0.56 + 0.6)}em` },
-      on: {
-        mouseenter: () => player.explain(this, position),
-        mouseleave: () => player.explain(),
-        focus: () => player.explain(this, position),
-        click: () => player.pick(this, position),
-      },
+    const wide = Math.min(16, Math.max(2, ...texts.map(columns))); // the same at every step: nothing jumps
+    const cell = make("span", { role: "option", tabindex: "-1", style: { "--w": `${plain(wide * 0.56 + 0.6)}em` } });
+    cell.position = position;
+    return cell;
+  }
+
+  listen() {
+    const { player } = this;
+    const on = (name, act) => this.box.addEventListener(name, (event) => {
+      const cell = event.target.closest(".dllm-cell");
+      if (cell) act(cell.position);
     });
+    on("mouseover", (position) => player.why.explain(this, position));
+    on("focusin", (position) => player.why.explain(this, position));
+    on("click", (position) => player.why.pick(this, position));
+    this.box.addEventListener("mouseleave", () => player.why.explain());
+    this.box.addEventListener("focusout", () => player.why.explain());
   }
 
   focus(position) { // the one cell that Tab reaches
@@ -44,52 +55,73 @@ class Side {
     if (this.cells.length) this.cells[this.stop].tabIndex = 0;
   }
 
+  walk(key) { // from token to token; up and down go to the nearest token of the next line
+    const cell = this.cells[this.stop];
+    if (key === "ArrowLeft" || key === "ArrowRight") this.focus(this.stop + (key === "ArrowLeft" ? -1 : 1));
+    else {
+      const sign = key === "ArrowUp" ? -1 : 1;
+      const far = (other) => Math.abs(other.offsetTop - cell.offsetTop) * 100 + Math.abs(other.offsetLeft - cell.offsetLeft);
+      const lines = this.cells.filter((other) => sign * (other.offsetTop - cell.offsetTop) > 2);
+      if (lines.length) this.focus(lines.reduce((best, other) => (far(other) < far(best) ? other : best)).position);
+    }
+    this.cells[this.stop].focus();
+  }
+
   show(k, force) {
     if (k === this.k && !force) return;
     this.k = k;
-    const { record, player } = this;
+    const { record } = this;
     const end = record.end(k);
-    const last = Math.max(record.steps.length, 1);
+    const [first, last] = record.block(k);
+    const open = { guessed: 0 };
     let newest = null;
     this.cells.forEach((cell, position) => {
       const what = record.at(position, k);
-      const look = this.look(what, position > end);
+      const inBlock = position >= first && position <= last;
+      const look = this.look(what, inBlock, position > end);
       if (what.state === "now" && newest === null) newest = cell;
-      const key = `${look.kind}|${look.text}|${look.number}|${look.shade}`;
+      if (what.draft && inBlock) open.guessed += 1;
+      if (inBlock) look.kind += ` inblock${position === first ? " first" : ""}${position === last ? " last" : ""}`;
+      const key = `${look.kind}|${look.text}|${look.number}|${look.words}`;
       if (this.keys[position] === key) return;
       this.keys[position] = key;
       cell.className = `dllm-cell ${look.kind}`;
-      cell.textContent = look.text;
-      cell.dataset.step = look.number; // shown small beside the text
-      cell.style.setProperty("--shade", `${look.shade}%`);
-      cell.style.background = look.number && what.state === "before" && position <= end
-        ? `color-mix(in srgb, color-mix(in oklab, var(--late) ${plain((100 * what.commit.step) / last, 0)}%, var(--done)) 45%, var(--paper))`
-        : "";
+      if (cell.textContent !== look.text) cell.textContent = look.text;
       cell.setAttribute("aria-label", `position ${position}: ${look.words}`);
+      if (cell.dataset.step !== look.number) cell.dataset.step = look.number; // shown small beside the text
+      if (look.tint || cell.style.background) cell.style.background = look.tint;
     });
     if (newest && this.box.scrollHeight > this.box.clientHeight) this.reveal(newest);
-    this.state.textContent = this.summary(k);
-    player.picked?.side === this && player.explain();
+    this.progress.style.width = `${plain(100 * record.progress(k))}%`;
+    this.done.textContent = k === record.steps.length ? `${record.finished ? "✓ " : ""}${record.tokens} tokens, ${record.rate} per forward` : "";
+    this.state.replaceChildren(...this.summary(k, open.guessed).map((parts) => make("div", { text: parts.join(" · ") })));
+    this.player.why.refresh(this);
   }
 
-  look(what, filling) {
+  // Class names, text, small number, words for a screen reader, and the tint of the view by step.
+  look(what, inBlock, filling) {
     const { record, player } = this;
-    const extra = (what.inBlock ? " inblock" : "") + (filling && what.state !== "prompt" ? " filling" : "");
+    const behind = filling && what.state !== "prompt" ? " filling" : "";
     if (what.state === "masked") {
-      const guess = player.guesses !== "hidden" && what.draft;
-      const remasked = guess && player.guesses === "struck" && what.inBlock ? " remasked" : "";
-      const words = guess ? `masked, guess ${record.text(guess.token)} ${plain(guess.confidence)}` : "masked";
-      return { kind: `masked${extra}${remasked}`, text: guess ? record.text(guess.token) : "·", shade: 0, number: "", words };
+      const { draft } = what;
+      if (!draft || player.reading === "hidden") return { kind: `masked${behind}`, text: "·", number: "", tint: "", words: "masked" };
+      const remasked = player.reading === "remasked" && inBlock ? " remasked" : "";
+      const moved = draft.step === this.k - 1 && draft.changed ? " changed" : "";
+      const words = `masked, guess ${record.text(draft.token)}${moved ? ", changed in this step" : ""}${remasked ? ", masked again" : ""}`;
+      return { kind: `masked guess${behind}${remasked}${moved}`, text: record.text(draft.token), number: "", tint: "", words };
     }
     const text = record.text(what.token);
-    if (what.state === "prompt") return { kind: `prompt${extra}`, text, shade: 0, number: "", words: `${text}, given` };
+    if (what.state === "prompt") return { kind: "prompt", text, number: "", tint: "", words: `${text}, given` };
     const { step, confidence, reason } = what.commit;
+    const byStep = player.colour === "step";
+    const level = byStep ? 0 : Math.round(LEVELS * confidence ** 2);
+    const late = plain((100 * step) / Math.max(record.steps.length - 1, 1), 0);
     return {
-      kind: `${what.state}${what.edited ? " edited" : ""}${extra}`,
+      kind: `${what.state} c${level}${what.edited ? " edited" : ""}${behind}`,
       text,
-      shade: player.colour === "confidence" ? Math.round(4 + 48 * confidence ** 2) : 20,
-      number: player.colour === "step" ? String(step + 1) : "",
-      words: `${text}, step ${step + 1}, confidence ${plain(confidence)}, ${reason}`,
+      number: byStep ? String(step + 1) : "",
+      tint: byStep && !behind ? `color-mix(in oklab, var(--late) ${late}%, var(--early))` : "",
+      words: `${text}, step ${step + 1}, confidence ${plain(confidence)}, ${reason}${what.edited ? ", edited" : ""}`,
     };
   }
 
@@ -100,73 +132,30 @@ class Side {
     }
   }
 
-  summary(k) {
-    const { record } = this;
-    const parts = [`step ${k} of ${record.steps.length}`, `${record.forwards[k]} forwards`, duration(record.seconds[k])];
-    parts.push(`${record.masked(k)} masked`);
-    if (k) {
-      const step = record.steps[k - 1];
-      const reasons = {};
-      for (const commit of step.commits) reasons[commit[3]] = (reasons[commit[3]] || 0) + 1;
-      const names = Object.entries(reasons).map(([reason, count]) => `${count} (${reason})`).join(", ");
-      parts.push(`filled now: ${names || "none"}`);
-      if (step.held) parts.push(`${step.held} held back by the budget`);
-      parts.push(`block ${step.block[0]}–${step.block[1] - 1}`);
-      parts.push(`${plain(record.filled[k] / record.forwards[k])} filled per forward`);
-    }
-    if (k === record.steps.length) parts.push("finished");
-    return parts.join(" · ");
+  // Two lines: where the decoding is, and what this step did.
+  summary(k, guessed) {
+    const { record, player } = this;
+    const where = [`step ${k} of ${record.steps.length}`, `${record.forwards[k]} forwards`, duration(record.seconds[k]),
+      `${record.masked(k)} masked`];
+    if (!k) return [where, ["nothing filled yet"]];
+    const { commits, held } = record.steps[k - 1];
+    const counts = {};
+    for (const commit of commits) counts[commit[3]] = (counts[commit[3]] || 0) + 1;
+    const names = Object.entries(counts).map(([reason, count]) => `${count} (${reason})`).join(", ") || "none";
+    const [first, last] = record.block(k);
+    const what = player.reading === "remasked" && record.drafted
+      ? [`${commits.length + guessed} guessed`, `${guessed} masked again`, `kept: ${names}`]
+      : [`filled now: ${names}`];
+    if (held) what.push(`${held} held back`);
+    what.push(first === last ? `position ${first}` : `block ${first}–${last}`);
+    if (k === record.steps.length) what.push(record.finished ? "finished" : "no further step recorded");
+    return [where, what];
   }
 }
 
 function dash(index) { // a sample of the trace's line in the curves
   const line = drawing("path", {
-    d: "M0 6H36", stroke: `var(--t${index})`, "stroke-width": 2.5, fill: "none", "stroke-dasharray": DASHES[index],
+    d: "M0 6H36", stroke: `var(--t${index})`, "stroke-width": 3, fill: "none", "stroke-dasharray": DASHES[index],
   });
   return drawing("svg", { class: "dllm-dash", viewBox: "0 0 36 12", "aria-hidden": "true" }, [line]);
-}
-
-// A curve per trace of one quantity over the common clock; a line marks the cursor.
-class Curve {
-  constructor(player, name, value, first, digits = 2, least = 1e-9) {
-    Object.assign(this, { player, name, value, first, digits, least }); // first: the smallest k that has a value
-    this.now = make("span");
-    this.caption = make("figcaption", {}, [name, make("br"), this.now]);
-    this.cursor = drawing("line", { y1: 0, y2: 100 });
-    this.svg = drawing("svg", { viewBox: "0 0 300 100", preserveAspectRatio: "none", "aria-hidden": "true" });
-    this.svg.addEventListener("pointerdown", (event) => this.scrub(event));
-    this.svg.addEventListener("pointermove", (event) => event.buttons && this.scrub(event));
-    this.node = make("figure", {}, [this.caption, this.svg]);
-    this.draw();
-  }
-
-  draw() {
-    const { sides, unit } = this.player;
-    const values = sides.map(({ record }) => record.steps.map((_, i) => this.value(record, i + 1)));
-    if (!this.first) sides.forEach(({ record }, i) => values[i].unshift(this.value(record, 0)));
-    this.top = values.flat().reduce((top, value) => Math.max(top, value), this.least);
-    const paths = sides.map(({ record }, index) => {
-      const points = values[index].map((value, i) => [this.x(record[unit][i + this.first]), 96 - (92 * value) / this.top]);
-      const d = points.map(([x, y], i) => (i ? `H${plain(x)}V${plain(y)}` : `M${plain(x)} ${plain(y)}`)).join("");
-      return drawing("path", { d, stroke: `var(--t${index})`, "stroke-dasharray": DASHES[index] });
-    });
-    this.svg.replaceChildren(...paths, this.cursor);
-  }
-
-  x(time) {
-    return (300 * time) / (this.player.total || 1);
-  }
-
-  show(time) {
-    const x = plain(this.x(time));
-    this.cursor.setAttribute("x1", x);
-    this.cursor.setAttribute("x2", x);
-    const values = this.player.sides.map(({ record, k }) => (k < this.first ? "–" : plain(this.value(record, k), this.digits)));
-    this.now.textContent = `${values.join(" | ")} (axis 0–${plain(this.top, this.digits)})`;
-  }
-
-  scrub(event) {
-    const { left, width } = this.svg.getBoundingClientRect();
-    this.player.seek(((event.clientX - left) / width) * this.player.total);
-  }
 }

@@ -1,4 +1,4 @@
-"""Figures of schedules, masks, scores and decodings (matplotlib). They draw what they are given, no more.
+"""The ground of all figures (matplotlib), and the attention mask. They draw what they are given, no more.
 
 Every function gives a `Picture`, which a notebook shows by itself; no backend is chosen and no pyplot state touched.
 Palette: Okabe and Ito's, told apart by colour-blind people; marks, hatches or labels always say the same as the colour.
@@ -8,7 +8,7 @@ import functools
 import io
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dllm_core.paths import resolve
@@ -101,14 +101,14 @@ class Picture:
         return self.alt
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None, share_x: bool = False):
-    """(Figure, axes) without pyplot, for functions `in_our_look`. width, height: inches; axes: one, or a list."""
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None, share_x=False, widths=None):
+    """(Figure, axes) without pyplot, for functions `in_our_look`. width, height: inches; axes: one, or a list.
+
+    ratios, widths: heights of the rows and widths of the columns, relative to each other."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(
-        rows, columns, squeeze=False, sharex=share_x, gridspec_kw={"height_ratios": ratios} if ratios else None
-    )
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, height_ratios=ratios, width_ratios=widths)
     return figure, axes[0, 0] if rows * columns == 1 else list(axes.flat)
 
 
@@ -141,87 +141,6 @@ def shade(axes, stretches: Sequence[tuple[float, float, str]]) -> None:
         if end - start > 0.04 * span:
             axes.annotate(name, ((start + end) / 2, 0.02), xycoords=("data", "axes fraction"), ha="center",
                           va="bottom", fontsize=9, color="#444444")  # fmt: skip
-
-
-@in_our_look
-def noise_schedules(schedules: Iterable) -> Picture:
-    """alpha(t), the weight w(t) and where the loss comes from, w(t)·(1 − alpha(t)), for each `NoiseSchedule`.
-
-    The third is a token's expected weight at t: with uniform logits, the share of the loss per unit of t. A schedule's
-    own range [t_min, t_max] is drawn thick; outside it, thin. Raises ValueError for an empty list.
-    """
-    import torch
-
-    schedules = list(schedules)
-    if not schedules:
-        raise ValueError("noise_schedules: the list is empty; give at least one NoiseSchedule")
-    figure, (left, middle, right) = new_figure(11, 3.4, columns=3)
-    everywhere = torch.linspace(0.002, 1, 500, dtype=torch.float64)
-    for i, schedule in enumerate(schedules):
-        colour, line, _ = LINES[i % len(LINES)]
-        inside = everywhere[(everywhere >= schedule.t_min) & (everywhere <= schedule.t_max)]
-        for t, thick in ((everywhere, False), (inside, True)):
-            alpha, weight = schedule.alpha(t), schedule.weight(t)
-            how = {
-                "color": COLOURS[colour], "linestyle": line if thick else "-", "linewidth": 2.2 if thick else 0.7,
-                "label": _named(schedule) if thick else None,
-            }  # fmt: skip
-            for axes, values in ((left, alpha), (middle, weight), (right, weight * (1 - alpha))):
-                axes.plot(t, values, **how)
-        if schedule.t_min > 0.01 or schedule.t_max < 0.99:
-            for axes in (left, middle, right):
-                axes.axvspan(schedule.t_min, schedule.t_max, color=COLOURS[colour], alpha=0.08, linewidth=0)
-    middle.set_yscale("log")
-    right.set_ylim(bottom=0)
-    titles = ("still clean: α(t)", "weight: w(t)", "share of the loss: w(t)·(1 − α(t))")
-    for axes, title in zip((left, middle, right), titles, strict=True):
-        axes.set_title(title)
-        axes.set_xlabel("t (0 clean, 1 all masked)")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(schedules), 3))
-    return Picture(figure, "noise schedules over t: " + "; ".join(map(_named, schedules)))
-
-
-def _named(schedule) -> str:
-    narrow = schedule.t_min > 0.01 or schedule.t_max < 0.99
-    return schedule.name + (f", t in [{schedule.t_min:.3g}, {schedule.t_max:.3g}]" if narrow else "")
-
-
-@in_our_look
-def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] | None = None) -> Picture:
-    """Block size over training steps with its phases shaded; above it the learning rate of each step when given.
-
-    schedule: anything with block_size(step) and phase(step), such as `BlockSchedule`; learning_rates: [total_steps].
-    """
-    if learning_rates is not None and len(learning_rates) != total_steps:
-        raise ValueError(f"learning_rates: has {len(learning_rates)} entries for total_steps={total_steps}")
-    sizes = [schedule.block_size(step) for step in range(total_steps)]
-    phases = [schedule.phase(step) for step in range(total_steps)]
-    rows = 1 if learning_rates is None else 2
-    figure, axes = new_figure(8, 2.2 + 1.3 * rows, rows=rows, ratios=(1, 2) if rows == 2 else None, share_x=True)
-    lower = axes if rows == 1 else axes[1]
-    lower.step(
-        [*range(total_steps), total_steps], [*sizes, sizes[-1]], where="post", color=COLOURS["blue"], linewidth=2
-    )
-    lower.set_yscale("log", base=2)
-    ticks = sorted(set(sizes))
-    lower.set_yticks(ticks, [str(size) for size in ticks])
-    lower.minorticks_off()
-    lower.set_ylim(min(sizes) / 2.2, max(sizes) * 1.3)
-    starts = [step for step in range(total_steps) if step == 0 or phases[step] != phases[step - 1]]
-    stretches = [(start, end, phases[start]) for start, end in zip(starts, [*starts[1:], total_steps], strict=True)]
-    for ax in [lower] if rows == 1 else axes:
-        shade(ax, stretches if ax is lower else [(start, end, "") for start, end, _ in stretches])
-    lower.set_ylabel("block size\n(tokens)")
-    lower.set_xlabel("training step")
-    if learning_rates is not None:
-        axes[0].plot(range(total_steps), learning_rates, color=COLOURS["green"], linewidth=2)
-        axes[0].set_ylim(bottom=0)
-        axes[0].set_ylabel("learning\nrate")
-    return Picture(figure, f"block size over {total_steps} steps: {' → '.join(map(str, _runs(sizes)))}")
-
-
-def _runs(values: Sequence) -> list:
-    return [value for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
 
 
 @in_our_look

@@ -89,8 +89,13 @@ class Live:
 
 
 @in_our_look
-def training_curve(steps: list, title: str = "training") -> Picture:
-    """The curve of a list of `TrainStep`s (also of a run's metrics read back). Raises ValueError when it is empty."""
+def training_curve(steps: list, title: str = "training", merged: Iterable[int] = ()) -> Picture:
+    """The curve of a list of `TrainStep`s (also of a run's metrics read back): loss and validation bound, stretches of
+    one block size shaded, the phases of a schedule named above.
+
+    merged: steps whose checkpoints were averaged (top-k merge), ringed on the validation curve.
+    Raises ValueError when there are no steps, or a merged one was not validated.
+    """
     import numpy as np
 
     if not steps:
@@ -104,15 +109,39 @@ def training_curve(steps: list, title: str = "training") -> Picture:
     upper.plot(x[thin], smooth[thin], color=COLOURS["blue"], linewidth=2, label="loss, smoothed")
     checks = [(step.step, step.validation) for step in steps if step.validation is not None]
     if checks:
-        upper.plot(*zip(*checks, strict=True), "D--", color=COLOURS["vermilion"], markersize=6, label="validation")
+        upper.plot(
+            *zip(*checks, strict=True),
+            "D--",
+            color=COLOURS["vermilion"],
+            markersize=6,
+            label="validation (bound)" if any(step.block_size for step in steps) else "validation",
+        )
+    merged = sorted(merged)
+    if merged:
+        bounds = dict(checks)
+        lost = [step for step in merged if step not in bounds]
+        if lost:
+            raise ValueError(f"merged={merged}: step {lost[0]} has no validation; give steps that were validated")
+        upper.plot(merged, [bounds[step] for step in merged], "o", markersize=15, markeredgewidth=2, fillstyle="none",
+                   linestyle="none", color=COLOURS["purple"], label=f"averaged: the merge of {len(merged)}")  # fmt: skip
     shade(upper, _phases(steps))
+    named = _named_phases(steps)
+    for start, end, name in named:
+        upper.annotate(name, ((start + end) / 2, 1.01), xycoords=("data", "axes fraction"), ha="center", va="bottom",
+                       fontsize=10, color="#444444")  # fmt: skip
+        if end < named[-1][1]:
+            upper.axvline(end, color="#444444", linewidth=0.8, linestyle=":")
     values = np.concatenate([smooth[thin], [value for _, value in checks], np.quantile(loss[thin], [0.02, 0.98])])
     room = 0.06 * (values.max() - values.min()) + 1e-6
-    upper.set_ylim(values.min() - room, values.max() + 2.5 * room)  # a few outliers of a 1/t weight may leave the frame
+    upper.set_ylim(
+        values.min() - (2.2 if named else 1) * room, values.max() + 2.5 * room
+    )  # a few outliers of a 1/t weight may leave the frame
     upper.set_ylabel("loss (nats/token)")
     last = steps[-1]
     rate = f", {last.tokens / last.seconds:,.0f} tokens/s" if last.seconds else ""
-    upper.set_title(f"{title}: step {last.step:,}, loss {smooth[-1]:.3f}, {last.tokens:,} tokens{rate}")
+    upper.set_title(
+        f"{title}: step {last.step:,}, loss {smooth[-1]:.3f}, {last.tokens:,} tokens{rate}", pad=20 if named else None
+    )
     upper.legend(loc="upper right", ncols=3)
     lower.plot(x[thin], [steps[i].learning_rate for i in thin], color=COLOURS["green"])
     lower.set_ylim(bottom=0)
@@ -134,6 +163,16 @@ def _smoothed(loss):
     return smooth
 
 
+def _named_phases(steps: list) -> list[tuple[float, float, str]]:
+    """(first step − ½, last step + ½, name) of each phase of a schedule; [] where there is only one."""
+    stretches: list[list] = []
+    for step in steps:
+        if not stretches or stretches[-1][2] != step.phase:
+            stretches.append([step.step - 0.5, step.step + 0.5, step.phase])
+        stretches[-1][1] = step.step + 0.5
+    return [tuple(one) for one in stretches if one[2]] if len(stretches) > 1 else []
+
+
 def _phases(steps: list) -> list[tuple[float, float, str]]:
     """(first step − ½, last step + ½, name) of each stretch of one phase and block size; [] where all is one."""
     stretches: list[list] = []
@@ -152,12 +191,14 @@ def progress(
     steps: Iterable,
     total: int,
     live: Live | None = None,
-    sample: Callable[[object], str] | None = None,
+    sample: Callable[[object], object] | None = None,
     every: int | None = None,
     *,
     name: str = "training",
+    film=None,
 ) -> Iterator:
-    """Yield `TrainStep`s on while showing a bar, feeding `live`, and every `every` steps the text of `sample(step)`.
+    """Yield `TrainStep`s on while showing a bar, feeding `live`, and every `every` steps the text of `sample(step)`,
+    which gives a `Trace` or a text. film: a `Film` that keeps the samples, one of the first step among them.
 
     Sampling happens between steps. The bar is plain text, also in JupyterLab; where nobody looks on it is renewed every
     10 s. `live` is closed at the end, also after an error or a stop. Raises ValueError when
@@ -165,10 +206,10 @@ def progress(
     """
     if sample is not None and every is None:
         raise ValueError("progress: `sample` needs `every` (steps between two samples)")
-    return _progress(steps, total, live, sample, every, name)
+    return _progress(steps, total, live, sample, every, name, film)
 
 
-def _progress(steps, total, live, sample, every, name) -> Iterator:
+def _progress(steps, total, live, sample, every, name, film) -> Iterator:
     from tqdm import tqdm
 
     pause = 0.5 if interactive() else 10
@@ -181,8 +222,12 @@ def _progress(steps, total, live, sample, every, name) -> Iterator:
             bar.set_postfix_str(f"loss {step.loss:.3f}", refresh=False)
             if live is not None:
                 live.update(step)
-            if sample is not None and every and step.step % every == 0:
-                bar.write(f"step {step.step}: {sample(step)}")
+            due = sample is not None and every and (step.step % every == 0 or film is not None and step.step == 1)
+            if due:
+                made = sample(step)
+                bar.write(f"step {step.step}: {getattr(made, 'text', made)}")
+                if film is not None:
+                    film.add(step, made)
             yield step
     finally:
         bar.close()

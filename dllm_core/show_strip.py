@@ -1,7 +1,8 @@
 """Pictures of a decoding for slides and the README: one frame per step as a moving picture, or chosen steps as a strip.
 
 Drawn with Pillow from the `Trace` alone. Light ground, readable on dark pages too. Every state has its own outline, so
-that it reads without colour: dashed = masked, thick = filled in this step, thin = filled before, none = prompt.
+that it reads without colour: dashed = masked, thick = filled in this step, thin = filled before, double = edited, none =
+prompt; a line below marks the block in work.
 """
 
 import io
@@ -14,15 +15,20 @@ from dllm_core.show_html import MASK, visible
 from dllm_core.show_results import NAMES, times
 from dllm_core.trace import Trace
 
-INK, PAPER, QUIET, BLUE, ORANGE = (26, 26, 26), (255, 255, 255), (110, 110, 110), (0, 114, 178), (213, 94, 0)
+INK, PAPER, QUIET, GUESS = (26, 26, 26), (255, 255, 255), (100, 100, 100), (125, 125, 125)
+BLUE, ORANGE, PURPLE = (0, 114, 178), (213, 94, 0), (160, 44, 142)
+LEGEND = (
+    "dashed: masked (grey: the guess) · thick: filled in this step · thin: filled before, darker = surer · "
+    "line below: current block"
+)
 
 
 @dataclass(frozen=True)
 class _Page:
-    """Where everything stands, the same in all frames. boxes: (left, top, right, bottom) per position, in pixels."""
+    """Where everything stands, the same in all frames. boxes: (left, top, right, bottom) in pixels per position, None
+    where nothing is drawn."""
 
-    boxes: list[tuple[int, int, int, int]]
-    texts: list[str]
+    boxes: list[tuple[int, int, int, int] | None]
     size: tuple[int, int]
     unit: int
     fonts: dict[str, object]
@@ -48,24 +54,28 @@ def _page(trace: Trace, wide: int, unit: int, prompt: bool) -> _Page:
     small = ImageFont.truetype(files[-1][0], round(unit * 0.72), index=files[-1][1])
     faces = {"latin": latin, "chinese": chinese, "small": small}
     final, first = trace.final, len(trace.prompt) if trace.prompt and not prompt else 0
-    last = _last(trace)
+    last = end_of_interest(trace)
     left, top, high = unit, round(unit * 2.6), round(unit * 1.75)
-    x, y, boxes, texts = left, top, [], []
+    x, y, boxes = left, top, []
     for position, token in enumerate(final):
-        text = visible(trace.vocabulary.get(token, f"#{token}"))
-        texts.append(text)
+        text = token_text(trace, token)
         if position < first or position >= last:
             boxes.append(None)
             continue
         across = max(round(unit * 1.5), round(_measure(faces, text)) + round(unit * 0.5))
         if x + across > wide - left:
-            x, y = left, y + high + round(unit * 0.35)
+            x, y = left, y + high + round(unit * 0.45)
         boxes.append((x, y, x + across, y + high))
         x += across + round(unit * 0.22)
-    return _Page(boxes, texts, (wide, y + high + round(unit * 1.1)), unit, faces)
+    return _Page(boxes, (wide, y + high + round(unit * 0.9)), unit, faces)
 
 
-def _last(trace: Trace) -> int:
+def token_text(trace: Trace, token: int) -> str:
+    """A token's text as it may be shown: nothing invisible, its number where the trace has no text of it."""
+    return visible(trace.vocabulary.get(token, f"#{token}"))
+
+
+def end_of_interest(trace: Trace) -> int:
     """End of what is worth drawing: through eos, without filling or masks that were never decoded."""
     final = trace.final
     open_ = [i for i, token in enumerate(trace.initial) if token == trace.mask_token_id]
@@ -101,30 +111,69 @@ def _frame(trace: Trace, k: int, page: _Page, label: str):
     tokens = trace.tokens_at(k)
     left = sum(box is not None and tokens[i] == trace.mask_token_id for i, box in enumerate(page.boxes))
     forwards = times(trace)[k]
-    words = f"{label}   step {k} of {len(trace.steps)}   {forwards} forwards   {left} masked"
+    cells = sum(box is not None and trace.initial[i] == trace.mask_token_id for i, box in enumerate(page.boxes))
+    words = f"{label}   step {k} of {len(trace.steps)}   {forwards} forwards   {left} of {cells} cells masked"
     draw.text((unit, round(unit * 0.8)), words, font=page.fonts["small"], fill=QUIET)
+    first, end = step.block if step else (0, 0)
     for position, box in enumerate(page.boxes):
         if box is None:
             continue
+        if first <= position < end:
+            below = box[3] + max(2, unit // 7)
+            draw.rectangle((box[0], below, box[2], below + max(1, unit // 12)), fill=INK)
+        text = token_text(trace, tokens[position])
         if tokens[position] == trace.mask_token_id:
-            guess = drafts.get(position)
-            text = visible(trace.vocabulary.get(guess[0], "")) if guess else ""
-            _dashed(draw, box, unit)
-            if text and _measure(page.fonts, text) <= box[2] - box[0] - 4:
-                _text(draw, box, text, page, _mix((150, 150, 150), PAPER, 0.8))
-            else:
-                _text(draw, box, "·", page, QUIET)
-            continue
-        text = visible(trace.vocabulary.get(tokens[position], f"#{tokens[position]}"))
-        if position in now:
-            draw.rectangle(box, fill=_mix(ORANGE, PAPER, 0.14), outline=ORANGE, width=max(2, unit // 7))
-            _text(draw, box, text, page, INK)
+            _masked(draw, box, trace, drafts.get(position), page)
         elif position in commits:
-            draw.rectangle(box, fill=_mix(BLUE, PAPER, 0.08 + 0.32 * commits[position].confidence), outline=BLUE)
+            _filled(draw, box, commits[position], position in now, page)
             _text(draw, box, text, page, INK)
         else:
             _text(draw, box, text, page, QUIET)
     return image
+
+
+def _masked(draw, box, trace: Trace, guess: tuple[int, float] | None, page: _Page) -> None:
+    text = token_text(trace, guess[0]) if guess else ""
+    _dashed(draw, box, page.unit)
+    fits = text and _measure(page.fonts, text) <= box[2] - box[0] - 4
+    _text(draw, box, text if fits else "·", page, GUESS if fits else QUIET)
+
+
+def _filled(draw, box, commit, new: bool, page: _Page) -> None:
+    thick, thin = max(2, page.unit // 7), max(1, page.unit // 16)
+    ground = _mix(ORANGE, PAPER, 0.14) if new else _mix(BLUE, PAPER, 0.06 + 0.40 * commit.confidence**2)
+    colour = PURPLE if commit.reason == "edit" else ORANGE if new else BLUE
+    draw.rectangle(box, fill=ground, outline=colour, width=thick if new else thin)
+    if commit.reason == "edit":
+        gap = (thick if new else thin) + thin
+        inner = (box[0] + gap, box[1] + gap, box[2] - gap, box[3] - gap)
+        draw.rectangle(inner, outline=colour, width=thin)
+
+
+def _legend(page: _Page):
+    """A line that says what the outlines mean, cut into as many lines as the width asks for."""
+    from PIL import Image, ImageDraw
+
+    face, room = page.fonts["small"], page.size[0] - 2 * page.unit
+    lines = [""]
+    for part in LEGEND.split(" · "):
+        longer = f"{lines[-1]} · {part}" if lines[-1] else part
+        lines = [*lines[:-1], longer] if face.getlength(longer) <= room else [*lines, part]
+    image = Image.new("RGB", (page.size[0], round(page.unit * (1.1 * len(lines) + 0.5))), PAPER)
+    for i, line in enumerate(lines):
+        ImageDraw.Draw(image).text((page.unit, round(page.unit * 1.1 * i)), line, font=face, fill=QUIET)
+    return image
+
+
+def _stacked(images: list):
+    from PIL import Image
+
+    whole = Image.new("RGB", (images[0].width, sum(image.height for image in images)), PAPER)
+    top = 0
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
+    return whole
 
 
 def _mix(colour, ground, share: float) -> tuple[int, ...]:
@@ -177,7 +226,8 @@ def gif(
     page = _page(trace, width, 20, prompt)
     label = label or NAMES.get(trace.style, trace.style)
     shown = chosen_steps(len(trace.steps), frames)
-    images = [_frame(trace, k, page, label).quantize(64) for k in shown]
+    legend = _legend(page)
+    images = [_stacked([_frame(trace, k, page, label), legend]).quantize(64) for k in shown]
     pause = int(min(900, max(60, 1000 * seconds / max(len(images), 1))))
     pauses = [max(700, pause), *[pause] * (len(images) - 2), 2200] if len(images) > 1 else [1000]
     out = io.BytesIO()
@@ -193,18 +243,18 @@ def png(
 
     Drawn at twice `width` pixels. Raises ValueError for a step outside the trace. Gives the path.
     """
-    from PIL import Image
-
     _check(trace)
     steps = chosen_steps(len(trace.steps), 5) if steps is None else list(steps)
     bad = [k for k in steps if not 0 <= k <= len(trace.steps)]
     if bad or not steps:
         raise ValueError(f"steps={steps}: must be one or more numbers from 0 to {len(trace.steps)}")
-    page = _page(trace, 2 * width, 40, prompt)
-    label = label or NAMES.get(trace.style, trace.style)
-    strip = Image.new("RGB", (page.size[0], page.size[1] * len(steps)), PAPER)
-    for i, k in enumerate(steps):
-        strip.paste(_frame(trace, k, page, label), (0, i * page.size[1]))
+    return write_whole(path, strip(trace, steps, 2 * width, 40, label or NAMES.get(trace.style, trace.style), prompt))
+
+
+def strip(trace: Trace, steps: Sequence[int], wide: int, unit: int, label: str, prompt: bool = True) -> bytes:
+    """PNG of chosen steps one under the other. wide: pixels; unit: pixels of the type's size."""
+    page = _page(trace, wide, unit, prompt)
+    whole = _stacked([*(_frame(trace, k, page, label) for k in steps), _legend(page)])
     out = io.BytesIO()
-    strip.quantize(128).save(out, "PNG", optimize=True)
-    return write_whole(path, out.getvalue())
+    whole.quantize(64).save(out, "PNG", optimize=True)
+    return out.getvalue()

@@ -1,20 +1,23 @@
-"""Thin ipywidgets on top of `show`: turn a knob, see the schedule, the noise or the mask change.
+"""Thin ipywidgets on top of `show`: turn a knob, see the schedule, the noise or the packing change.
 
 Each function gives a widget where a person looks on (`show.interactive()`), and the figure of its starting values
 elsewhere (papermill, exported notebooks), where a widget would be blank. A wrong combination of values says what is
 wrong beside the controls.
 """
 
+import base64
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 
-from dllm_core import patterns, show
+from dllm_core import show
+from dllm_core.batches import Batches
+from dllm_core.objectives import corrupt
 from dllm_core.schedules import ALPHAS, BlockSchedule, NoiseSchedule, learning_rate
-
-POEM = "床前明月光疑是地上霜举头望明月低头思故乡"
-PATTERNS = ("causal", "bidirectional", "block-causal", "block diffusion [x_t ; x_0]")
+from dllm_core.show_attention import POEM
 
 
 def explorer(draw: Callable, controls: dict, watched: bool | None = None):
@@ -33,10 +36,10 @@ def explorer(draw: Callable, controls: dict, watched: bool | None = None):
         try:
             drawn = _listed(draw(**{name: control.value for name, control in made.items()}))
         except ValueError as error:
-            complaint.value = f"<b>Not possible:</b> {html.escape(str(error))}"
+            complaint.value = f"<span role='alert'><b>Not possible:</b> {html.escape(str(error))}</span>"
             return
         complaint.value = ""
-        stage.children = [_widget(ipywidgets, item) for item in drawn]
+        stage.children = [ipywidgets.HTML(_markup(item)) for item in drawn]
 
     for control in made.values():
         control.observe(refresh, "value")
@@ -48,12 +51,13 @@ def _listed(drawn) -> list:
     return list(drawn) if isinstance(drawn, list | tuple) else [drawn]
 
 
-def _widget(ipywidgets, item):
-    if isinstance(item, show.Picture):
-        return ipywidgets.Image(
-            value=item.png(), format="png", layout={"max_width": "100%", "align_self": "flex-start"}
-        )
-    return ipywidgets.HTML(item.html)
+def _markup(item) -> str:
+    if isinstance(item, show.Html):
+        return item.html
+    packed = base64.b64encode(item.png()).decode("ascii")
+    return (
+        f'<img src="data:image/png;base64,{packed}" alt="{html.escape(item.alt)}" style="max-width:100%;height:auto;border-radius:6px">'
+    )
 
 
 class _Stack:
@@ -65,15 +69,7 @@ class _Stack:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         if len(self.items) == 1:
             return self.items[0]._repr_mimebundle_()
-        import base64
-
-        def markup(item) -> str:
-            if isinstance(item, show.Html):
-                return item.html
-            packed = base64.b64encode(item.png()).decode("ascii")
-            return f'<img src="data:image/png;base64,{packed}" alt="{html.escape(item.alt)}" style="max-width:100%">'
-
-        return {"text/html": "".join(map(markup, self.items)), "text/plain": repr(self)}
+        return {"text/html": "".join(map(_markup, self.items)), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
         return "\n".join(item.text if isinstance(item, show.Html) else item.alt for item in self.items)
@@ -113,7 +109,7 @@ def schedule_explorer(watched: bool | None = None):
     def draw(kind: str, band: tuple[float, float], weighting: str):
         plain = NoiseSchedule("linear")
         chosen = NoiseSchedule.band(*band, kind=kind, weighting=weighting)
-        return show.noise_schedules([plain, chosen])
+        return [show.noise_schedules([plain, chosen]), show.loss_shares([plain, chosen])]
 
     controls = {
         "kind": ("cosine", _choice("alpha(t)", ALPHAS, "how the share of clean tokens falls with t")),
@@ -158,53 +154,81 @@ def _sizes(name: str, text: str) -> tuple[int, ...]:
         raise ValueError(f"{name}: {text!r} must be whole numbers with commas between, e.g. 32, 64, 128") from error
 
 
-def mask_explorer(text: str = POEM, watched: bool | None = None):
-    """Who may see whom, for a pattern, a length, a block size and packed documents; and the row at a noise level t.
+def noise_explorer(texts: Sequence[str] = POEM, maskable: Sequence[bool] | None = None, watched: bool | None = None):
+    """A row of tokens hidden at a chosen t, beside its complementary twin, with the weight of each hidden token.
 
-    text: its characters are the row's tokens; the length slider takes the first of them.
+    texts: [L] tokens; maskable: [L] bool, False on a prompt, which is never hidden. The draw is fixed, so raising t only
+    ever hides more.
     """
-    row = list(text)
-    # one fixed draw per token: raising t only ever masks more
-    draws = torch.rand(len(row), generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(len(texts))[None]
+    free = torch.ones_like(ids, dtype=torch.bool) if maskable is None else torch.tensor([[*map(bool, maskable)]])
 
-    def draw(pattern: str, length: int, block_size: int, documents: int, t: float, twin: bool):
-        tokens, schedule = row[:length], NoiseSchedule("linear")
-        masked = draws[:length] >= schedule.alpha(torch.tensor(t))
-        noised = show.masked_row(tokens, masked.tolist(), True if twin else None, name=f"x_t at t = {t:.2f}")
-        chosen, views = _pattern(pattern, length, block_size, documents, 2 if twin else 1)
-        names = ["░" if hide else token for token, hide in zip(tokens, masked.tolist(), strict=True)]
-        opposite = [token if hide else "░" for token, hide in zip(tokens, masked.tolist(), strict=True)]
-        labels = {1: names, 2: names + tokens, 3: names + opposite + tokens}[views]
-        parts = {1: {}, 2: {"x_t": 0, "x_0": 1}, 3: {"x_t": 0, "twin": 1, "x_0": 2}}[views]
-        stretches = {name: (place * length, (place + 1) * length) for name, place in parts.items()}
-        title = f"{pattern}, length {length}" + ("" if pattern in PATTERNS[:2] else f", blocks of {block_size}")
-        return [noised, show.mask_picture(chosen.mask()[0], labels, title, stretches)]
+    def draw(t: float, kind: str, twin: bool):
+        level = NoiseSchedule(kind, t_min=min(t, 1 - 1e-6), t_max=min(1.0, t + 1e-6))
+        views = corrupt(ids, free, level, -1, torch.Generator().manual_seed(0))
+        at = torch.tensor(t)
+        hidden = float(1 - level.alpha(at))
+        names = (
+            f"x_t at t = {t:.2f}: hidden with probability {hidden:.2f}, weight {float(level.weight(at)):.2f} each",
+            f"complementary twin: what x_t shows, weight {float(level.complement_weight(at)):.2f} each",
+        )
+        shown = list(zip(names, views, strict=True))[: 2 if twin else 1]
+        return [show.masked_row(list(texts), view.masked[0].tolist(), name=name) for name, view in shown]
 
     controls = {
-        "pattern": (PATTERNS[3], _choice("pattern", PATTERNS, "the rule of attention")),
-        "length": (min(12, len(row)), _slider("length (tokens)", 2, len(row), 1, "tokens in the row", "IntSlider")),
-        "block_size": (
-            4,
-            _slider("block size (tokens)", 1, len(row), 1, "used by the two block patterns", "IntSlider"),
-        ),
-        "documents": (1, _slider("documents packed", 1, 3, 1, "no document sees another", "IntSlider")),
-        "t": (0.5, _slider("noise level t", 0.0, 1.0, 0.01, "probability that a token is masked (linear schedule)")),
-        "twin": (True, _check("complementary twin", "the view masked where the first is clean")),
+        "t": (0.5, _slider("noise level t", 0.01, 0.99, 0.01, "0 clean, 1 all hidden")),
+        "kind": ("linear", _choice("alpha(t)", ALPHAS, "how the share of clean tokens falls with t")),
+        "twin": (True, _check("complementary twin", "the view hidden where the first is clean")),
     }
     return explorer(draw, controls, watched)
 
 
-def _pattern(name: str, length: int, block_size: int, documents: int, views: int) -> tuple[patterns.Pattern, int]:
-    """The pattern of one row of equal documents, and how many copies of the row it stands for."""
-    if documents > length:
-        raise ValueError(f"{documents} documents do not fit into {length} tokens; lower the number of documents")
-    document = (torch.arange(length) * documents // length)[None]
-    starts = torch.stack([(document[0] == d).nonzero()[0, 0] for d in document[0]])
-    position = (torch.arange(length) - starts)[None]
-    if name == PATTERNS[0]:
-        return patterns.causal(document, position), 1
-    if name == PATTERNS[1]:
-        return patterns.bidirectional(document, position), 1
-    if name == PATTERNS[2]:
-        return patterns.block_causal(document, position, block_size), 1
-    return patterns.block_diffusion(document, position, block_size, views=views), views + 1
+FILLED = "whole, filled to blocks (LLaDA 2)"
+LAYOUTS = {  # how documents become rows: what `Batches` is told
+    "cut end to end (pretraining)": {"pack": "cut"},
+    "whole, packed": {"pack": "whole"},
+    FILLED: {"pack": "whole", "fill": "block"},
+    "whole, random tail of eos": {"pack": "whole", "fill": "random", "max_fill": 32},
+    "one to a row, filled to the longest (LLaDA 1)": {"pack": "whole", "fill": "batch"},
+}
+
+
+def packing_explorer(
+    documents,
+    pad_token_id: int,
+    eos_token_id: int,
+    length: int = 128,
+    block_size: int = 16,
+    watched: bool | None = None,
+):
+    """What packing, filling and the quantised effective length do to rows of `documents` (a `Documents`).
+
+    length: tokens a row; block_size: tokens a block. The chosen layout is drawn under whole documents, packed; the
+    first few hundred documents are enough for that.
+    """
+    every = np.arange(len(documents)) if documents.chosen is None else documents.chosen
+    documents = replace(documents, chosen=every[:512])
+
+    def draw(layout: str, length: int, block_size: int, rows: int):
+        ids = {"pad_token_id": pad_token_id, "eos_token_id": eos_token_id}
+        batches = {}
+        for name in dict.fromkeys(["whole, packed", layout]):
+            own = {"block_size": block_size} if name == FILLED else {}
+            made = Batches(documents, batch_size=rows, seq_len=length, shuffle=False, **LAYOUTS[name], **own, **ids)
+            batches[name] = next(made)
+        return show.packing(batches, eos_token_id, block_size, rows)
+
+    sizes = sorted({32, 64, 128, 256, length})
+    controls = {
+        "layout": (
+            FILLED if length % block_size == 0 else "whole, packed",
+            _choice("layout", LAYOUTS, "how documents are laid into rows"),
+        ),
+        "length": (length, _choice("row length (tokens)", sizes, "longer documents are cut")),
+        "block_size": (
+            block_size,
+            _choice("block size (tokens)", sorted({4, 8, 16, 32, block_size}), "filling ends a block"),
+        ),
+        "rows": (4, _slider("rows", 2, 12, 1, "rows of the batch", "IntSlider")),
+    }
+    return explorer(draw, controls, watched)

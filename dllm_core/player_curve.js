@@ -1,0 +1,68 @@
+// A curve per trace of one quantity over the common clock; a line and dots mark the cursor.
+
+class Curve {
+  constructor(player, name, value, first, digits = 2, least = 1e-9) {
+    Object.assign(this, { player, value, first, digits, least }); // first: the smallest k that has a value
+    this.values = player.sides.map(() => make("span"));
+    this.cursor = drawing("line", { y1: 0, y2: 100 });
+    this.dots = player.sides.map((_, index) => drawing("path", { class: "dllm-dot", stroke: `var(--t${index})` }));
+    this.svg = drawing("svg", { viewBox: "0 0 300 100", preserveAspectRatio: "none", "aria-hidden": "true" });
+    this.svg.addEventListener("pointerdown", (event) => this.scrub(event));
+    this.svg.addEventListener("pointermove", (event) => event.buttons && this.scrub(event));
+    this.high = make("span");
+    this.last = make("span");
+    const several = player.sides.length > 1;
+    this.node = make("figure", {}, [
+      make("figcaption", {}, [name, make("div", { class: "dllm-values" }, this.values.map((text, index) =>
+        make("span", { class: "dllm-value" }, several ? [dash(index), text] : [text])))]),
+      make("div", { class: "dllm-plot" }, [
+        make("div", { class: "dllm-axis", "aria-hidden": "true" }, [this.high, make("span", { text: "0" })]),
+        this.svg,
+        make("div"),
+        make("div", { class: "dllm-axis across", "aria-hidden": "true" }, [make("span", { text: "0" }), this.last]),
+      ]),
+    ]);
+    this.draw();
+  }
+
+  draw() {
+    const { sides, unit, total } = this.player;
+    const values = sides.map(({ record }) => record.steps.map((_, i) => this.value(record, i + 1)));
+    if (!this.first) sides.forEach(({ record }, i) => values[i].unshift(this.value(record, 0)));
+    this.top = values.flat().reduce((top, value) => Math.max(top, value), this.least);
+    const paths = sides.map(({ record }, index) => {
+      const points = values[index].map((value, i) => [this.x(record[unit][i + this.first]), this.y(value)]);
+      const d = points.map(([x, y], i) => (i ? `H${plain(x)}V${plain(y)}` : `M${plain(x)} ${plain(y)}`)).join("");
+      return drawing("path", { d, stroke: `var(--t${index})`, "stroke-dasharray": DASHES[index] });
+    });
+    this.svg.replaceChildren(this.cursor, ...paths, ...this.dots);
+    this.high.textContent = plain(this.top, this.top < 10 ? this.digits : 0);
+    this.last.textContent = unit === "forwards" ? `${total} forwards` : duration(total);
+  }
+
+  x(time) {
+    return (300 * time) / (this.player.total || 1);
+  }
+
+  y(value) {
+    return 96 - (92 * value) / this.top;
+  }
+
+  show(time) {
+    const x = plain(this.x(time));
+    this.cursor.setAttribute("x1", x);
+    this.cursor.setAttribute("x2", x);
+    this.player.sides.forEach(({ record, k }, index) => {
+      const value = k < this.first ? null : this.value(record, k);
+      this.values[index].textContent = value === null ? "–" : plain(value, this.digits);
+      const at = this.x(Math.min(time, record[this.player.unit][k]));
+      // a line of no length with round ends: a dot that the stretched drawing does not flatten
+      this.dots[index].setAttribute("d", value === null ? "" : `M${plain(at)} ${plain(this.y(value))}h0.01`);
+    });
+  }
+
+  scrub(event) {
+    const { left, width } = this.svg.getBoundingClientRect();
+    this.player.seek(((event.clientX - left) / width) * this.player.total);
+  }
+}

@@ -1,0 +1,69 @@
+"""Hand-made decodings in the three styles, editing and hostile texts included, that the drawing tests share."""
+
+import random
+
+from dllm_core.trace import Commit, DecodeStep, Trace
+
+MASK, EOS = 9, 2
+HOSTILE = '<img src=x onerror="window.hit=1">'
+WORDS = {0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>", 3: "你", 4: "好", 5: "</script><script>window.hit=1//",
+         6: HOSTILE, 7: "\u202eabc", 8: "😀", 9: "<|mask|>"}  # fmt: skip
+
+
+def step(index, commits, masked, block, draft=(), reason="threshold", forwards=1, seconds=None, held=0):
+    made = tuple(Commit(p, t, c, reason, ((3, 0.25), (6, 0.125))) for p, t, c in commits)
+    return DecodeStep(index, 0, forwards, 0.25 * (index + 1) if seconds is None else seconds, block, made, masked,
+                      0.5, 0.75, tuple(draft), held)  # fmt: skip
+
+
+def ar():
+    steps = [step(i, [(2 + i, token, 0.9)], 3 - i, (2 + i, 3 + i), reason="ar") for i, token in enumerate((4, 3, EOS))]
+    return Trace("ar", [1, 3], [1, 3] + [MASK] * 4, MASK, EOS, steps, {"temperature": 0.0}, WORDS, "好你")
+
+
+def llada1():
+    steps = [
+        step(0, [(5, EOS, 0.99), (3, 6, 0.8)], 2, (2, 6), [(2, 3, 0.4), (4, 3, 0.1)], "schedule", forwards=2),
+        step(1, [(2, 5, 0.7), (4, 7, 0.6)], 0, (2, 6), (), "schedule", forwards=2),
+    ]
+    settings = {"steps": 2, "remasking": "low_confidence", "threshold": 0.9}
+    return Trace("llada1", [1, 3], [1, 3] + [MASK] * 4, MASK, EOS, steps, settings, WORDS, "hostile")
+
+
+def llada2():
+    steps = [
+        step(0, [(2, 4, 0.95), (3, 8, 0.91)], 4, (0, 4), reason="threshold"),
+        step(1, [(4, 3, 0.5)], 3, (4, 8), [(5, 3, 0.3), (6, 4, 0.2), (7, 4, 0.1)], "fallback"),
+        step(2, [(5, 6, 0.97)], 2, (4, 8), [(6, 4, 0.2), (7, EOS, 0.95)], "budget", held=1),
+        step(3, [(6, EOS, 0.99), (4, 5, 0.8)], 1, (4, 8), [(7, EOS, 0.8)], "edit"),
+    ]
+    return Trace("llada2", [1, 3], [1, 3] + [MASK] * 6, MASK, EOS, steps, {"threshold": 0.9}, WORDS, "")
+
+
+ALL = (ar, llada1, llada2)
+
+
+def long(length: int = 1024, steps: int = 512, words: int = 6400) -> Trace:
+    """A LLaDA 1 decoding whose every masked position has a guess at every step, of a confidence that wanders."""
+    draw = random.Random(0)
+    mask, eos = words, 2
+    trace = Trace("llada1", [], [mask] * length, mask, eos, settings={"steps": steps},
+                  vocabulary={i: chr(0x4E00 + i) for i in range(words)})  # fmt: skip
+    guess = [draw.randrange(3, words) for _ in range(length)]
+    sure = [0.02 + 0.3 * draw.random() for _ in range(length)]
+    left = set(range(length))
+    for k in range(steps):
+        for p in left:
+            sure[p] = min(0.999, max(0.001, sure[p] + draw.gauss(0.0015, 0.03)))
+            guess[p] = draw.randrange(3, words) if draw.random() < 0.06 else guess[p]
+        now = sorted(sorted(left, key=lambda p: -sure[p])[: length // steps])
+        left -= set(now)
+        commits = tuple(
+            Commit(p, guess[p], sure[p], "schedule", tuple((draw.randrange(words), 0.1 / n) for n in (1, 2, 3)))
+            for p in now
+        )
+        drafts = tuple((p, guess[p], sure[p]) for p in sorted(left))
+        trace.steps.append(
+            DecodeStep(k, 0, 1, 0.0123 * (k + 1), (0, length), commits, len(left), sum(sure) / length, 1.5, drafts)
+        )
+    return trace
