@@ -100,7 +100,8 @@ def attention(
     record["first"]["q"] = hidden[0] if hidden else len(shown) // 2
     name = f"dllm-attention-{next(_number)}"
     picture = attention_picture(tokens[: min(lengths)], 4 if 4 in block_sizes else block_sizes[0], t=t)
-    still = f'<img alt="{html.escape(picture.alt)}" src="data:image/png;base64,{base64.b64encode(picture.png()).decode()}" style="max-width:100%">'
+    png = base64.b64encode(picture.png()).decode("ascii")
+    still = f'<img alt="{html.escape(picture.alt)}" src="data:image/png;base64,{png}" style="max-width:100%">'
     asset = lambda file: files("dllm_core").joinpath(file).read_text(encoding="utf-8")
     packed = base64.b64encode(zlib.compress(json.dumps(record, ensure_ascii=False).encode("utf-8"), 9)).decode("ascii")
     return Html(
@@ -129,7 +130,7 @@ def _scenes(tokens, lengths, block_sizes, documents, t) -> dict[str, dict]:
 def attention_picture(
     text: Sequence[str] = POEM[:8], block_size: int = 4, documents: int = 1, t: float = 0.5
 ) -> Picture:
-    """The four patterns side by side as one picture: dot = own block, bar = earlier clean, cross = would show the answer.
+    """The four patterns side by side as one picture: dot own block, bar earlier clean, cross would show the answer.
 
     text: the row's tokens; block_size: tokens a block. Raises ValueError when more documents than tokens are asked for.
     """

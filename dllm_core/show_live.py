@@ -123,7 +123,8 @@ def training_curve(steps: list, title: str = "training", merged: Iterable[int] =
         if lost:
             raise ValueError(f"merged={merged}: step {lost[0]} has no validation; give steps that were validated")
         upper.plot(merged, [bounds[step] for step in merged], "o", markersize=15, markeredgewidth=2, fillstyle="none",
-                   linestyle="none", color=COLOURS["purple"], label=f"averaged: the merge of {len(merged)}")  # fmt: skip
+                   linestyle="none", color=COLOURS["purple"],
+                   label=f"averaged: the merge of {len(merged)}")  # fmt: skip
     shade(upper, _phases(steps))
     named = _named_phases(steps)
     for start, end, name in named:

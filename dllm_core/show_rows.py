@@ -33,8 +33,9 @@ def _chips(ax, y: float, cells: Iterable[tuple[str, str, float, float]], limit: 
         if state != "given":
             line = {"masked": "--", "made": "-", "end": ":"}[state]
             fill = {"masked": "#ececec", "end": "white"}.get(state) or (0.0, 0.447, 0.698, 0.06 + 0.4 * shade)
-            ax.add_patch(Rectangle((x, y), across - 0.25, 1.0, facecolor=fill, edgecolor="#555555" if state != "made" else
-                                   COLOURS["blue"], linestyle=line, linewidth=1))  # fmt: skip
+            edge = COLOURS["blue"] if state == "made" else "#555555"
+            look = {"facecolor": fill, "edgecolor": edge, "linestyle": line, "linewidth": 1}
+            ax.add_patch(Rectangle((x, y), across - 0.25, 1.0, **look))
         ax.text(x + (across - 0.25) / 2, y + 0.53, text, ha="center", va="center", fontsize=11,
                 color="#6a6a6a" if state in ("given", "masked") else "#1a1a1a")  # fmt: skip
         x += across

@@ -55,9 +55,8 @@ def _markup(item) -> str:
     if isinstance(item, show.Html):
         return item.html
     packed = base64.b64encode(item.png()).decode("ascii")
-    return (
-        f'<img src="data:image/png;base64,{packed}" alt="{html.escape(item.alt)}" style="max-width:100%;height:auto;border-radius:6px">'
-    )
+    look = "max-width:100%;height:auto;border-radius:6px"
+    return f'<img src="data:image/png;base64,{packed}" alt="{html.escape(item.alt)}" style="{look}">'
 
 
 class _Stack:
@@ -157,8 +156,8 @@ def _sizes(name: str, text: str) -> tuple[int, ...]:
 def noise_explorer(texts: Sequence[str] = POEM, maskable: Sequence[bool] | None = None, watched: bool | None = None):
     """A row of tokens hidden at a chosen t, beside its complementary twin, with the weight of each hidden token.
 
-    texts: [L] tokens; maskable: [L] bool, False on a prompt, which is never hidden. The draw is fixed, so raising t only
-    ever hides more.
+    texts: [L] tokens; maskable: [L] bool, False on a prompt, which is never hidden. The draw is fixed, so raising t
+    only ever hides more.
     """
     ids = torch.arange(len(texts))[None]
     free = torch.ones_like(ids, dtype=torch.bool) if maskable is None else torch.tensor([[*map(bool, maskable)]])

@@ -330,7 +330,10 @@ def opened(page, tmp_path, **options):
     page.on("request", lambda request: page.asked.append(request.url))
     made = show.attention(**options).html
     path = tmp_path / "x.html"
-    path.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>x</title>{made}</html>', "utf-8")
+    path.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>x</title><main><h1>x</h1>{made}</main></html>',
+        "utf-8",
+    )
     page.goto(path.as_uri())
     page.wait_for_selector(".dllm-attention .why b")
     return page
@@ -379,6 +382,20 @@ def test_decoding_steps_forward_by_forward(page, tmp_path):
     page.get_by_label("pattern").select_option("causal")
     assert page.get_by_label("block size (tokens)").is_hidden() and page.get_by_text("forward ▶").is_hidden()
     assert page.problems == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_violation(page, tmp_path, theme):
+    package = pytest.importorskip(
+        "axe_playwright_python", reason="no axe-core here (pip install axe-playwright-python)"
+    )
+    page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+    opened(page, tmp_path, lengths=(8,), block_sizes=(4,))
+    page.evaluate((Path(package.__file__).parent / "axe.min.js").read_text("utf-8"))
+    for pattern in (PATTERNS[3], DECODERS[2]):
+        page.get_by_label("pattern").select_option(pattern)
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(one["id"], one["impact"], one["nodes"][0]["html"]) for one in found] == []
 
 
 def test_hostile_tokens_stay_letters(page, tmp_path):
