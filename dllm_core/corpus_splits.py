@@ -62,7 +62,7 @@ class Pool:
         if group == "reversal":
             return rng.choice(self.reversal_train)
         while True:
-            drawn = tasks.DRAWN[group](rng)
+            drawn = tasks.TRAINED[group](rng)
             if self.allows(drawn):
                 return drawn.item
 

@@ -9,6 +9,7 @@ import base64
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ def explorer(draw: Callable, controls: dict, watched: bool | None = None):
     if not (show.interactive() if watched is None else watched):
         return _Stack(_listed(draw(**{name: value for name, (value, _) in controls.items()})))
     import ipywidgets
+    from IPython.display import HTML, display
 
     made = {name: build(ipywidgets, value) for name, (value, build) in controls.items()}
     complaint, stage = ipywidgets.HTML(), ipywidgets.VBox()
@@ -44,6 +46,8 @@ def explorer(draw: Callable, controls: dict, watched: bool | None = None):
     for control in made.values():
         control.observe(refresh, "value")
     refresh()
+    keys = files("dllm_core").joinpath("widgets_keys.js").read_text(encoding="utf-8")
+    display(HTML(f"<script>{keys}</script>"))  # arrow keys to the controls, not to JupyterLab
     return ipywidgets.VBox([ipywidgets.VBox(list(made.values())), complaint, stage])
 
 
