@@ -1,6 +1,9 @@
 """What all tests share: small jobs on few threads, no network, and the real text where there is some."""
 
 import os
+import shutil
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,3 +39,32 @@ def workspace(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium: the one that DLLM_CHROMIUM names, else `chromium` on the path.
+
+    Of one module only: while it is open, nothing else in this process can run an event loop.
+    """
+    chromium = os.environ.get("DLLM_CHROMIUM") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no chromium here (apt-get install chromium, or name one in DLLM_CHROMIUM)")
+    sync = pytest.importorskip("playwright.sync_api")
+    with sync.sync_playwright() as playwright:
+        engine = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield engine
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core: the file that DLLM_AXE names, else the copy in axe-playwright-python."""
+    named = os.environ.get("DLLM_AXE")
+    if named:
+        return Path(named).read_text("utf-8")
+    if not find_spec("axe_playwright_python"):
+        pytest.skip("no axe-core here (pip install axe-playwright-python, or name an axe.min.js in DLLM_AXE)")
+    return files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")

@@ -3,9 +3,7 @@
 import base64
 import itertools
 import json
-import os
 import re
-import shutil
 import zlib
 from pathlib import Path
 
@@ -310,17 +308,8 @@ def test_race_runs_on_a_common_clock(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def page():
-    chromium = os.environ.get("DLLM_CHROMIUM") or shutil.which("chromium")
-    if not chromium:
-        pytest.skip("no chromium here (apt-get install chromium, or name one in DLLM_CHROMIUM)")
-    sync = pytest.importorskip("playwright.sync_api")
-    with sync.sync_playwright() as playwright:
-        engine = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield engine.new_page(viewport={"width": 1200, "height": 900})
-        engine.close()
+def page(browser):
+    return browser.new_page(viewport={"width": 1200, "height": 900})
 
 
 def opened(page, tmp_path, **options):
@@ -385,13 +374,10 @@ def test_decoding_steps_forward_by_forward(page, tmp_path):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_no_violation(page, tmp_path, theme):
-    package = pytest.importorskip(
-        "axe_playwright_python", reason="no axe-core here (pip install axe-playwright-python)"
-    )
+def test_axe_finds_no_violation(page, axe, tmp_path, theme):
     page.emulate_media(color_scheme=theme, reduced_motion="reduce")
     opened(page, tmp_path, lengths=(8,), block_sizes=(4,))
-    page.evaluate((Path(package.__file__).parent / "axe.min.js").read_text("utf-8"))
+    page.evaluate(axe)
     for pattern in (PATTERNS[3], DECODERS[2]):
         page.get_by_label("pattern").select_option(pattern)
         found = page.evaluate("axe.run()")["violations"]

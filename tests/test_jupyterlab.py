@@ -27,21 +27,6 @@ QUIET = {"prompts": "你是谁？", "max_new_tokens": LENGTH, "base_max_new_toke
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium: the one that DLLM_CHROMIUM names, else `chromium` on the path."""
-    found = os.environ.get("DLLM_CHROMIUM") or shutil.which("chromium")
-    if not found:
-        pytest.skip("no chromium here (apt-get install chromium, or name one in DLLM_CHROMIUM)")
-    sync = pytest.importorskip("playwright.sync_api")
-    with sync.sync_playwright() as playwright:
-        engine = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield engine
-        engine.close()
-
-
-@pytest.fixture(scope="module")
 def folder(project, tmp_path_factory):
     """A project with two untrained runs, and the notebook with small parameters put in by papermill."""
     from papermill import execute_notebook

@@ -242,7 +242,8 @@ def test_reading_chosen_states_gives_those_of_the_whole_pass():
         model.zero_grad()
         states = model(tokens, position, mask, read=read)
         states = states if read else states[rows, elements]
-        (states * torch.linspace(-1, 2, states.numel()).view(states.shape)).sum().backward()  # uneven: the norm keeps squares
+        uneven = torch.linspace(-1, 2, states.numel()).view(states.shape)  # the final norm keeps the sum of squares
+        (states * uneven).sum().backward()
         gradients.append([states.detach(), *(p.grad.clone() for p in model.parameters())])
     for whole, short in zip(*gradients, strict=True):
         torch.testing.assert_close(whole, short, rtol=1e-4, atol=1e-5)

@@ -5,12 +5,9 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -199,21 +196,6 @@ def test_terminal_says_what_is_wrong(tmp_path):
 
 
 # in a browser ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium: the one that DLLM_CHROMIUM names, else `chromium` on the path."""
-    chromium = os.environ.get("DLLM_CHROMIUM") or shutil.which("chromium")
-    if not chromium:
-        pytest.skip("no chromium here (apt-get install chromium, or name one in DLLM_CHROMIUM)")
-    sync = pytest.importorskip("playwright.sync_api")
-    with sync.sync_playwright() as playwright:
-        engine = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield engine
-        engine.close()
 
 
 def open_page(browser, path, ready=".dllm-bar", script="", **options):
@@ -457,22 +439,11 @@ def test_readable_in_both_themes(browser, tmp_path, theme):
     page.close()
 
 
-def axe() -> str:
-    """The source of axe-core: the file that DLLM_AXE names, else the copy in axe-playwright-python."""
-    named = os.environ.get("DLLM_AXE")
-    if named:
-        return Path(named).read_text("utf-8")
-    if not find_spec("axe_playwright_python"):
-        pytest.skip("no axe-core here (pip install axe-playwright-python, or name an axe.min.js in DLLM_AXE)")
-    return files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_no_violation(browser, tmp_path, theme):
-    source = axe()
+def test_axe_finds_no_violation(browser, axe, tmp_path, theme):
     path = show.save_html(tmp_path / "x.html", ar(), llada1(), llada2())
     page = open_page(browser, path, color_scheme=theme, bypass_csp=True)
-    page.evaluate(source)
+    page.evaluate(axe)
     for keys in ("ArrowRight", "g", "c"):
         page.locator(".dllm-player").press(keys)
         page.locator("summary").last.click()
