@@ -53,15 +53,21 @@ def main(arguments: list[str] | None = None) -> list[Path]:
     for run, copy in SHIPPED.items():
         folders.append(resolve("weights") / copy)
         sizes.append(copy_run(f"weights/{run}_best.pt", folders[-1]))
+    questions = sum(group["count"] for group in scores[0]["exact_match"]["AR"])
     lines = [
-        "# Small trained weights", "",
-        "Made by `dllm run all --jobs 2` and `python -m dllm_core.ship`, which also writes this page. 06 and 07 show them "
-        "until you have trained your own.", "",
-        *(f"- `{folder.name}`: {size / 1e6:.1f} MB, float16" for folder, size in zip(folders, sizes)), "",
-        f"What notebook 07 measured of the full-precision runs on {sum(g['count'] for g in scores[0]['exact_match']['AR'])} "
-        f"test questions (seed {scores[0]['settings']['seed']}):", "",
-        *report.settings_table(scores), "", *report.groups_table(scores),
-    ]  # fmt: skip
+        "# Small trained weights",
+        "",
+        "Made by `dllm run all --jobs 2` and then `python -m dllm_core.ship`, which also writes this page.",
+        "06 and 07 show them until you have trained your own.",
+        "",
+        *(f"- `{folder.name}`: {size / 1e6:.1f} MB, float16" for folder, size in zip(folders, sizes)),
+        "",
+        f"What 07 measured of these runs (in float32; {questions} test questions, seed {scores[0]['settings']['seed']}):",
+        "",
+        *report.settings_table(scores),
+        "",
+        *report.groups_table(scores),
+    ]
     write_text(resolve("weights/README.md"), "\n".join(lines) + "\n")
     return folders
 
