@@ -17,7 +17,7 @@ from dllm_core import corpus_tasks as tasks
 from dllm_core.corpus_splits import Pool
 from dllm_core.corpus_tasks import Item
 from dllm_core.corpus_text import documents
-from dllm_core.corpus_words import GROUPS
+from dllm_core.corpus_words import GROUPS, REPORT_PROMPTS
 from dllm_core.paths import resolve
 
 __all__ = ["EMBEDDED", "GROUPS", "SPECIALS", "Corpus", "Item", "build", "conversation", "ensure", "train_tokenizer"]
@@ -25,6 +25,7 @@ __all__ = ["EMBEDDED", "GROUPS", "SPECIALS", "Corpus", "Item", "build", "convers
 # Conversations of each group: most where a model learns most slowly (the introductions that there are, all of them)
 SFT_ITEMS = {"copy": 5000, "reverse": 7000, "operation": 12_000, "reading": 13_000, "story": 3500}
 RECALL_ITEMS, REVERSAL_ITEMS, DIALOGUES = 5000, 1200, 800
+WHO_TIMES = 40  # how often the four questions come with which the report asks a model who it is
 PRETRAIN_DOCUMENTS, PRETRAIN_VALID_DOCUMENTS = 80_000, 500
 SAMPLE = 40  # lines of each committed sample
 FILES = (
@@ -75,6 +76,7 @@ def build(seed: int = 0) -> Corpus:
     pool = Pool(seed)
     rng = Random(f"{seed}/sft")
     sft = list(pool.introduction)
+    sft += [item for item in pool.introduction if item.prompt in REPORT_PROMPTS] * (WHO_TIMES - 1)
     for group in tasks.DRAWN:
         unique: dict[str, Item] = {}
         while len(unique) < SFT_ITEMS[group]:

@@ -217,7 +217,9 @@ def reading(rng: Random) -> Draw:
         question = relation.one.format(k=k)
     before, after, lead = rng.choice(words.READING_FRAMES["en" if facts.english else "zh"])
     prompt = before + facts.text() + " " * facts.english + question + after
-    return Draw(Item("reading", prompt, lead + facts.text(*asked)), facts.keys)
+    # an answer that names two entries spells a table of its own
+    keys = facts.keys if len(asked) == 1 else (*facts.keys, facts.text(*asked))
+    return Draw(Item("reading", prompt, lead + facts.text(*asked)), keys)
 
 
 # ---- stories --------------------------------------------------------------------------------------
