@@ -23,6 +23,7 @@ from dllm_core.runs import Loaded, RunError, load
 from dllm_core.ship import stand_in
 from dllm_core.tokenizer import character_tokenizer, load_tokenizer
 from dllm_core.trace import Trace
+from dllm_core.weights import run_name
 
 MADE_BY = {  # run → the stage of `dllm run` that makes it, which begins with its notebook's number
     "minimind_pretrain": "01",
@@ -88,8 +89,7 @@ def open_checkpoint(
 
 
 def _maker(name: str | Path) -> str:
-    run = Path(name).name.removesuffix(".pt").removesuffix("_state_dict").removesuffix("_best").removesuffix("_merged")
-    stage = MADE_BY.get(run)
+    stage = MADE_BY.get(run_name(name))
     return f". Notebook {stage[:2]} makes it, or the command: dllm run {stage}" if stage else ""
 
 

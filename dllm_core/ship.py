@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dllm_core import report
 from dllm_core.paths import resolve
-from dllm_core.weights import RunError, load, save_tensors, write_text
+from dllm_core.weights import RunError, load, run_name, save_tensors, write_text
 
 SHIPPED = {  # the chain's run → the copy of it that comes with the project
     "minimind_sft": "tiny-ar",
@@ -21,8 +21,7 @@ SHIPPED = {  # the chain's run → the copy of it that comes with the project
 
 def stand_in(name: str | Path) -> str | None:
     """The shipped copy of the run that `name` (any of its names) means, where there is one."""
-    run = Path(name).name.removesuffix(".pt").removesuffix("_state_dict").removesuffix("_best").removesuffix("_merged")
-    copy = SHIPPED.get(run)
+    copy = SHIPPED.get(run_name(name))
     return f"weights/{copy}" if copy and resolve(f"weights/{copy}/model.safetensors").is_file() else None
 
 

@@ -11,10 +11,9 @@ import json
 import zlib
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 
 from dllm_core.show_figures import COLOURS, Picture, in_our_look
-from dllm_core.show_html import MASK, Html
+from dllm_core.show_html import MASK, Html, asset
 
 POEM = "床前明月光疑是地上霜举头望明月低头思故乡"
 PATTERNS = (
@@ -102,10 +101,9 @@ def attention(
     picture = attention_picture(tokens[: min(lengths)], 4 if 4 in block_sizes else block_sizes[0], t=t)
     png = base64.b64encode(picture.png()).decode("ascii")
     still = f'<img alt="{html.escape(picture.alt)}" src="data:image/png;base64,{png}" style="max-width:100%">'
-    asset = lambda file: files("dllm_core").joinpath(file).read_text(encoding="utf-8")
     packed = base64.b64encode(zlib.compress(json.dumps(record, ensure_ascii=False).encode("utf-8"), 9)).decode("ascii")
     return Html(
-        _PAGE.format(id=name, css=asset("attention.css"), still=still, script=asset("attention.js"),
+        _PAGE.format(id=name, css=asset("palette.css") + asset("attention.css"), still=still, script=asset("attention.js"),
                      data=json.dumps({"deflate": packed})),
         picture.alt,
     )  # fmt: skip

@@ -11,6 +11,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 MASK = "░"
@@ -192,3 +193,8 @@ def masked_row(
         for label, mask in views
     )
     return Html("".join(_cells(texts, mask, label) for label, mask in views), text)
+
+
+def asset(name: str) -> str:
+    """The text of a page's part (html, css, js) that lies beside this module."""
+    return files("dllm_core").joinpath(name).read_text(encoding="utf-8")

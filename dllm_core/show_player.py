@@ -11,12 +11,11 @@ import json
 import secrets
 import zlib
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from dllm_core.show_figures import write_whole
-from dllm_core.show_html import visible
+from dllm_core.show_html import asset, visible
 from dllm_core.show_results import times, trace_labels
 from dllm_core.show_static import plain_form, static_form
 from dllm_core.trace import DecodeStep, Trace
@@ -54,10 +53,10 @@ class Player:
             "clock": self.clock,
             "traces": [record(trace, label) for trace, label in zip(self.traces, self.labels, strict=True)],
         }
-        return Template(_asset("player.html")).substitute(
+        return Template(asset("player.html")).substitute(
             id=f"dllm-player-{secrets.token_hex(5)}",
-            css=_asset("player.css"),
-            script="".join(map(_asset, SCRIPTS)),
+            css=asset("palette.css") + asset("player.css"),
+            script="".join(map(asset, SCRIPTS)),
             data=_script_data(data),
             static=static_form(self.traces, self.labels, picture),
         )
@@ -199,7 +198,3 @@ def _script_data(data: dict) -> str:
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
-
-
-def _asset(name: str) -> str:
-    return files("dllm_core").joinpath(name).read_text(encoding="utf-8")

@@ -55,6 +55,12 @@ def locate(name: str | Path) -> tuple[Path, str]:
     )
 
 
+def run_name(name: str | Path) -> str:
+    """The run that any of its names means: `weights/NAME_best.pt` → NAME."""
+    stem = Path(name).name.removesuffix(".pt")
+    return stem.removesuffix("_state_dict").removesuffix("_best").removesuffix("_merged")
+
+
 def load(
     name: str | Path, *, num_attention_heads: int | None = None, vocab_size: int | None = None, device="cpu"
 ) -> Loaded:

@@ -9,7 +9,6 @@ import base64
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.resources import files
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from dllm_core.batches import Batches
 from dllm_core.objectives import corrupt
 from dllm_core.schedules import ALPHAS, BlockSchedule, NoiseSchedule, learning_rate
 from dllm_core.show_attention import POEM
+from dllm_core.show_html import asset
 
 
 def explorer(draw: Callable, controls: dict, watched: bool | None = None):
@@ -46,8 +46,7 @@ def explorer(draw: Callable, controls: dict, watched: bool | None = None):
     for control in made.values():
         control.observe(refresh, "value")
     refresh()
-    keys = files("dllm_core").joinpath("widgets_keys.js").read_text(encoding="utf-8")
-    display(HTML(f"<script>{keys}</script>"))  # arrow keys to the controls, not to JupyterLab
+    display(HTML(f"<script>{asset('widgets_keys.js')}</script>"))  # arrow keys to the controls, not to JupyterLab
     return ipywidgets.VBox([ipywidgets.VBox(list(made.values())), complaint, stage])
 
 

@@ -8,13 +8,13 @@ import asyncio
 import html
 import time
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 
 from dllm_core import show
 from dllm_core.config import Checkpoint, DecodeConfig
 from dllm_core.decode import with_text
 from dllm_core.notebook import open_checkpoint
 from dllm_core.runs import Loaded
+from dllm_core.show_html import asset
 from dllm_core.show_results import NAMES
 from dllm_core.trace import Trace
 from dllm_core.widgets_request import (
@@ -127,7 +127,7 @@ class Explorer:
         buttons = ipywidgets.HBox([self.go, self.halt, self.sides, self.more, self.bar], layout=row)
         stage = ipywidgets.Output()
         stage.append_display_data(show.Html(_stage(), "decoding explorer: needs a browser"))
-        look = ipywidgets.HTML(f"<style>{_asset('widgets_decode.css')}</style>")
+        look = ipywidgets.HTML(f"<style>{asset('widgets_decode.css')}</style>")
         wide = [self.cells[name] for name in WIDE]
         shown = [look, *wide, often, rare, buttons, self.notes[""], self.status, self.feed, stage, self.past]
         box = ipywidgets.VBox(shown)
@@ -284,13 +284,10 @@ def _described(name: str, kind: Checkpoint) -> str:
     return f"{name} ({NAMES[kind.objective]}{blocks}, {'chat' if kind.chat else 'base'})"
 
 
-def _asset(name: str) -> str:
-    return files("dllm_core").joinpath(name).read_text(encoding="utf-8")
-
 
 def _stage() -> str:
     return (
-        f'<div class="dllm-stage"></div><script>{_asset("widgets_keys.js")}'
+        f'<div class="dllm-stage"></div><script>{asset("widgets_keys.js")}'
         "(() => { const stage = document.currentScript.previousElementSibling;\n"
-        f"{_asset('widgets_decode.js')}}})();</script>"
+        f"{asset('widgets_decode.js')}}})();</script>"
     )

@@ -95,7 +95,8 @@ def test_a_checkpoint_brings_its_tokenizer_and_refuses_another(saved, tokenizer)
         notebook.open_checkpoint(saved, tokenizer=character_tokenizer(["另一个"]))
 
 
-def test_absent_weights_name_their_command(tmp_path):
+def test_absent_weights_name_their_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("DLLM_WEIGHTS", str(tmp_path / "none"))  # the project's own runs may be there
     for name, command in (("diffusion_llada1_sft_best.pt", "05-llada1"), ("minimind_pretrain_state_dict.pt", "01")):
         with pytest.raises(RunError, match=f"{name}.*Notebook {command[:2]} makes it, .*dllm run {command}"):
             notebook.open_checkpoint(tmp_path / name)
