@@ -6,36 +6,16 @@ cell's error. Each stage is a process of its own, so `--jobs` can run independen
 
 import argparse
 import ast
-import contextlib
-import dataclasses
-import json
-import os
 import signal
 import sys
 import time
 from pathlib import Path
 
 from dllm_core import parameters as known
+from dllm_core.jobs import Job, Stage, read, run, shown, write
 from dllm_core.parameters import Problem
-from dllm_core.paths import resolve, root
-from dllm_core.running import Running, Screen, stop
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One step of the chain: a notebook under one preset.
-
-    `preset` names the YAML file in notebooks/presets/<scale>/ and the executed notebook. At scale `cpu` the file may be
-    absent (the notebook's own parameters), unless `variant`: a second use of a notebook. `cost`: relative duration.
-    """
-
-    name: str
-    notebook: str
-    preset: str
-    needs: tuple[str, ...] = ()
-    cost: int = 1
-    variant: bool = False
-
+from dllm_core.paths import resolve
+from dllm_core.running import Screen
 
 STAGES = (
     Stage("01", "01_ar_pretrain", "01_ar_pretrain", cost=13),
@@ -48,62 +28,6 @@ STAGES = (
     Stage("07-pretrain", "07_compare_styles", "07_compare_pretrain", ("01", "02", "03"), cost=2, variant=True),
     Stage("07-sft", "07_compare_styles", "07_compare_sft", ("04", "05-llada1", "05-llada2"), cost=3),
 )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Job:
-    """A stage made ready: what papermill is `given`, and all `parameters` that are then in force."""
-
-    stage: Stage
-    notebook: Path
-    given: dict
-    parameters: dict
-    code: str
-    executed: Path
-    upstream: tuple[Path, ...]
-
-    @property
-    def record(self) -> Path:
-        """Beside the executed notebook; there only once the stage has finished."""
-        return self.executed.with_suffix(".json")
-
-    @property
-    def products(self) -> list[Path]:
-        """The files by which the stage's result is recognised: its run folder's config, its output."""
-        run_name, output = self.parameters.get("run_name"), self.parameters.get("output")
-        return [resolve(f"weights/{run_name}/config.json")] * bool(run_name) + [resolve(output or ".")] * bool(output)
-
-    def pending(self) -> str:
-        """Why the stage has to run; empty when its result is there and nothing it rests on has changed since."""
-        record = read(self.record)
-        if not record:
-            return "no result yet"
-        old, new = record["parameters"], json.loads(json.dumps(self.parameters))
-        changed = [f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in {**old, **new}
-                   if old.get(name) != new.get(name)]
-        if changed:
-            return f"parameters changed ({', '.join(changed[:3])}{', ...' * (len(changed) > 3)})"
-        if record["code"] != self.code:
-            return "the notebook's code changed"
-        for path in (self.executed, *self.products):
-            if not path.exists():
-                return f"{shown(path)} is missing"
-            if path != self.executed and path.stat().st_mtime > record["finished"] + 1:
-                return f"{shown(path)} was written since by another run"
-        later = [found["stage"] for found in map(read, self.upstream) if found.get("finished", 0) > record["started"]]
-        return f"{', '.join(later)} ran again since" if later else ""
-
-
-def read(record: Path) -> dict:
-    """What is known of a stage's last finished run; empty when there was none."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(record.read_text("utf-8"))
-    return {}
-
-
-def shown(path: Path) -> str:
-    """The path as a person at the project's root would type it."""
-    return os.path.relpath(path, root()) if path.is_relative_to(root()) else str(path)
 
 
 def choose(names: list[str], stages: tuple[Stage, ...]) -> list[Stage]:
@@ -121,7 +45,10 @@ def choose(names: list[str], stages: tuple[Stage, ...]) -> list[Stage]:
     return [stage for stage in stages if stage in chosen]
 
 
-def plan(chosen: list[Stage], stages: tuple[Stage, ...], preset: str, pairs: list[list[str]], out: Path) -> list[Job]:
+def plan(
+    chosen: list[Stage], stages: tuple[Stage, ...], preset: str, pairs: list[list[str]], out: Path,
+    weights: Path | None = None,
+) -> list[Job]:  # fmt: skip
     """Every chosen stage with its parameters checked. Raises Problem before anything has run."""
     scales = sorted({"cpu", *(folder.name for folder in resolve("notebooks/presets").glob("*/"))})
     if preset not in scales:
@@ -140,7 +67,7 @@ def plan(chosen: list[Stage], stages: tuple[Stage, ...], preset: str, pairs: lis
         defaults = {name: parameter.default for name, parameter in parameters.items()}
         upstream = tuple(out / f"{other.preset}.json" for other in stages if other.name in stage.needs)
         jobs.append(Job(stage, notebooks[stage], given, defaults | given, known.code_of(notebooks[stage]),
-                        out / f"{stage.preset}.ipynb", upstream))
+                        out / f"{stage.preset}.ipynb", upstream, weights))
     owners: dict[Path, Job] = {}
     for job in jobs:
         for path in job.products:
@@ -148,75 +75,6 @@ def plan(chosen: list[Stage], stages: tuple[Stage, ...], preset: str, pairs: lis
                 raise Problem(f"stages {other.stage.name} and {job.stage.name} would both write {shown(path)}: "
                               "give run_name or output to one of them at a time")
     return jobs
-
-
-def write(path: Path, value: dict) -> None:
-    """JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, ensure_ascii=False, indent=1), "utf-8")
-    part.replace(path)
-
-
-def run(jobs: list[Job], at_once: int, force: bool, screen: Screen) -> tuple[dict[str, str], int]:
-    """Runs what has to run, at most `at_once` stages side by side, the one with the longest chain behind it first.
-
-    Returns each stage's state and the most bytes they held together. On Ctrl-C stops them and raises that.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    waiting, running, state, peak = list(jobs), {}, {}, 0
-    by_name = {job.stage.name: job for job in jobs}
-
-    def chain(job: Job) -> int:
-        return job.stage.cost + max((chain(j) for j in jobs if job.stage.name in j.stage.needs), default=0)
-
-    def rests_on(job: Job, name: str) -> bool:
-        return any(name == need or rests_on(by_name[need], name) for need in job.stage.needs if need in by_name)
-
-    if at_once > 1:
-        waiting.sort(key=chain, reverse=True)
-
-    def settle(job: Job, word: str, text: str) -> None:
-        state[job.stage.name] = word
-        screen.say(f"{job.stage.name:12}{text}")
-
-    try:
-        while waiting or running:
-            for job in list(waiting):
-                before = [need for need in job.stage.needs if need in by_name]
-                if lost := [need for need in before if state.get(need) in ("failed", "not run")]:
-                    settle(job, "not run", f"not run: it needs {', '.join(lost)}")
-                elif len(running) >= at_once or any(need not in state for need in before):
-                    continue
-                elif not (why := "--force" if force else job.pending()):
-                    settle(job, "skipped", f"skipped, its result is there: {shown(job.executed)} (--force runs it again)")
-                else:
-                    job.record.unlink(missing_ok=True)  # from here on the old result is none
-                    screen.say(f"{job.stage.name:12}runs {shown(job.notebook)}: {why}")
-                    alone = not running and all(rests_on(other, job.stage.name) for other in waiting if other is not job)
-                    threads = cores if alone else max(1, cores // at_once)
-                    running[job] = Running(job.notebook, job.executed, job.given, root(), threads)
-                waiting.remove(job)
-            peak = max(peak, sum(one.memory() for one in running.values()))
-            screen.progress({job.stage.name: one for job, one in running.items()})
-            time.sleep(0.2)
-            for job, one in list(running.items()):
-                if not one.ended:
-                    continue
-                del running[job]
-                seconds, gib = time.time() - one.started, one.peak / 2**30
-                if one.process.returncode:
-                    settle(job, "failed", f"FAILED after {seconds:.0f} s: {one.failure()}\n  see {shown(job.executed)}")
-                    continue
-                write(job.record, {
-                    "stage": job.stage.name, "notebook": job.stage.notebook, "parameters": job.parameters,
-                    "code": job.code, "started": one.started, "finished": time.time(), "seconds": round(seconds, 1),
-                    "memory_gib": round(gib, 2)})
-                settle(job, "done", f"done in {seconds:.0f} s, {gib:.2f} GiB -> {shown(job.executed)}")
-    except KeyboardInterrupt:
-        stop(list(running.values()), screen)
-        raise
-    return state, peak
 
 
 def describe(jobs: list[Job]) -> None:
@@ -242,6 +100,11 @@ def main(argv: list[str] | None = None, stages: tuple[Stage, ...] = STAGES) -> i
     """The console script `dllm`. Exit code 0: all there; 1: a cell failed; 2: bad arguments; 130: interrupted."""
     parser = argparse.ArgumentParser(prog="dllm", description="Run the notebooks in order, as papermill would.")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("sweep", help="run, resume and draw the ablations of notebooks/sweeps", add_help=False)
+    if (argv if argv is not None else sys.argv[1:])[:1] == ["sweep"]:
+        from dllm_core import sweeps
+
+        return sweeps.main((argv if argv is not None else sys.argv[1:])[1:])
     line = commands.add_parser("run", help="run one, several or all notebooks")
     line.add_argument("stages", nargs="*", metavar="NN", help=f"all, or any of {' '.join(s.name for s in stages)}")
     line.add_argument("--preset", default="cpu", help="folder of notebooks/presets; cpu: the notebooks' own (default)")

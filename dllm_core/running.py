@@ -26,7 +26,7 @@ class Running:
     Starting it writes the values to `executed` with suffix .yaml, as `papermill -f` takes them.
     """
 
-    def __init__(self, notebook: Path, executed: Path, given: dict, cwd: Path, threads: int):
+    def __init__(self, notebook: Path, executed: Path, given: dict, cwd: Path, threads: int, weights: Path | None = None):
         import psutil
         import yaml
 
@@ -35,10 +35,11 @@ class Running:
         executed.parent.mkdir(parents=True, exist_ok=True)
         values = executed.with_suffix(".yaml")
         values.write_text(yaml.safe_dump(given, allow_unicode=True, sort_keys=False), "utf-8")
+        elsewhere = {"DLLM_WEIGHTS": str(weights)} if weights else {}
         # A session of its own: the terminal's Ctrl-C reaches the command alone, which passes it on, see `interrupt`.
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD, *map(str, (notebook, executed, values))], cwd=cwd, start_new_session=True,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            env={"OMP_NUM_THREADS": str(threads), **os.environ, **elsewhere}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
         self._child = psutil.Process(self.process.pid)
         self._listener = threading.Thread(target=self._listen, daemon=True)

@@ -30,7 +30,8 @@ class NoiseSchedule:
     """alpha(t), its derivative, the loss weight and the drawing of t, all in one object so that they cannot disagree.
 
     alpha(t) is the probability that a token is still clean at time t; t is uniform on [t_min, t_max].
-    `weighting`: "elbo" is −alpha'/(1 − alpha) (linear: 1/t), the bound's; "uniform" is 1, a re-weighted loss.
+    `weighting`: "elbo" is −alpha'/(1 − alpha) (linear: 1/t), the bound's; "uniform" is 1, a re-weighted loss; "squared"
+    divides by 1 − alpha twice (linear: 1/t²), a mistake found in public code, here to be recognised by what it does.
     `draw_method`: "iid", or "stratified" (one draw in each of n equal strata, shuffled: same mean, less variance).
     """
 
@@ -45,8 +46,8 @@ class NoiseSchedule:
             raise ValueError(f"kind={self.kind!r}: must be one of {', '.join(ALPHAS)}")
         if not 0 <= self.t_min < self.t_max <= 1:
             raise ValueError(f"t_min={self.t_min}, t_max={self.t_max}: must satisfy 0 <= t_min < t_max <= 1")
-        if self.weighting not in ("elbo", "uniform"):
-            raise ValueError(f"weighting={self.weighting!r}: must be 'elbo' or 'uniform'")
+        if self.weighting not in ("elbo", "uniform", "squared"):
+            raise ValueError(f"weighting={self.weighting!r}: must be 'elbo', 'uniform' or 'squared'")
         if self.draw_method not in ("iid", "stratified"):
             raise ValueError(f"draw_method={self.draw_method!r}: must be 'iid' or 'stratified'")
 
@@ -60,7 +61,8 @@ class NoiseSchedule:
 
     @property
     def name(self) -> str:
-        return f"{self.kind}, {'1/t-type' if self.weighting == 'elbo' else 'uniform'} weight"
+        words = {"elbo": "1/t-type", "uniform": "uniform", "squared": "1/t²-type (a mistake)"}
+        return f"{self.kind}, {words[self.weighting]} weight"
 
     def alpha(self, t: Tensor) -> Tensor:
         """[...] → [...]: probability of being clean."""
@@ -74,13 +76,15 @@ class NoiseSchedule:
         """[...] → [...]: w(t) = −alpha'/(1 − alpha) > 0 for tokens masked at t (the papers print it without the sign)."""
         if self.weighting == "uniform":
             return torch.ones_like(t)
-        return -self.alpha_prime(t) / (1 - self.alpha(t))
+        masked = 1 - self.alpha(t)
+        return -self.alpha_prime(t) / (masked**2 if self.weighting == "squared" else masked)
 
     def complement_weight(self, t: Tensor) -> Tensor:
         """[...] → [...]: weight of the complementary view, whose tokens are those left clean at t: −alpha'/alpha."""
         if self.weighting == "uniform":
             return torch.ones_like(t)
-        return -self.alpha_prime(t) / self.alpha(t)
+        clean = self.alpha(t)
+        return -self.alpha_prime(t) / (clean**2 if self.weighting == "squared" else clean)
 
     @property
     def constant(self) -> float:

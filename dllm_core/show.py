@@ -7,6 +7,7 @@ attention, attention_picture    who may see whom, and why         (show_attentio
 noise_schedules, loss_shares, block_schedule                      (show_schedules)
 noised_rows, packing, Film      rows of tokens as pictures        (show_rows)
 Live, progress, training_curve  training while it runs            (show_live)
+sweep                           what a sweep found                (show_sweeps)
 source, table, masked_row       text: code, numbers, noised rows  (show_html)
 """
 
@@ -19,11 +20,12 @@ from dllm_core.show_results import compare, quality_speed, scores
 from dllm_core.show_rows import Film, noised_rows, packing
 from dllm_core.show_schedules import block_schedule, loss_shares, noise_schedules
 from dllm_core.show_strip import gif, png
+from dllm_core.show_sweeps import sweep
 from dllm_core.show_terminal import terminal
 
 __all__ = [
     "Film", "Html", "Live", "Picture", "Player", "attention", "attention_picture", "block_schedule", "compare",
     "gif", "interactive", "loss_shares", "mask_picture", "masked_row", "noise_schedules", "noised_rows",
     "packing", "player", "png", "progress", "quality_speed", "save_figure", "save_html", "scores", "source",
-    "table", "terminal", "training_curve", "visible",
+    "sweep", "table", "terminal", "training_curve", "visible",
 ]  # fmt: skip

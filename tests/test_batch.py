@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from dllm_core import batch
+from dllm_core import batch, jobs
 from dllm_core import parameters as known
 from dllm_core.batch import Stage
 
@@ -57,7 +57,7 @@ def stub(toy, monkeypatch):
     book = SimpleNamespace(started=[], fail=set(), together=0, threads=[], alive=[])
 
     class Fake:
-        def __init__(self, notebook, executed, given, cwd, threads):
+        def __init__(self, notebook, executed, given, cwd, threads, weights=None):
             book.started.append(executed.stem)
             book.threads.append(threads)
             book.alive.append(self)
@@ -85,7 +85,7 @@ def stub(toy, monkeypatch):
                 book.alive.remove(self)
             return self.polls >= 2
 
-    monkeypatch.setattr(batch, "Running", Fake)
+    monkeypatch.setattr(jobs, "Running", Fake)
     monkeypatch.setattr(batch.time, "sleep", lambda _: None)
     return book
 

@@ -1,0 +1,120 @@
+"""Pictures of the sweeps, from their records: lines, dots or heat maps, as the sweep's file asks. Nothing is measured here."""
+
+from pathlib import Path
+
+from dllm_core import results, sweeps
+from dllm_core.paths import resolve
+from dllm_core.results import HEADINGS, Spread, gather
+from dllm_core.show_figures import COLOURS, LINES, Picture, in_our_look, new_figure, save_figure
+from dllm_core.show_html import Html, table
+
+
+def sweep(name: str) -> tuple:
+    """What a notebook displays of a sweep, `display(*show.sweep("cap"))`: the question with its figure and tables, or the
+    command that makes them where there are no records. Raises Problem when there is no such sweep."""
+    (found,) = sweeps.find([name])
+    records = found.records()
+    command = f"dllm sweep {name}"
+    if not records:
+        return (Html(f"<p>Not measured here yet: <code>{command}</code></p>", f"Not measured here yet: {command}"),)
+    shown = [table(rows, caption=caption or command) for caption, rows in results.tables(found, records)]
+    return (*([picture(found, records)] if found.text.get("figure") else []), *shown)
+
+
+def draw(found: sweeps.Sweep) -> Path:
+    """The sweep's figure as figures/sweep_NAME.png; where its file asks for none, the sweep's file."""
+    if not found.text.get("figure"):
+        return resolve(sweeps.FOLDER) / f"{found.name}.yaml"
+    return save_figure(picture(found, found.records()), f"sweep_{found.name}")
+
+
+@in_our_look
+def picture(found: sweeps.Sweep, records: list[dict]) -> Picture:
+    """figure: {rows, kind: lines | dots | heat, x, y, note or value, by}. Means over seeds; bars from least to greatest."""
+    asked = found.text["figure"]
+    kind, x, y = asked["kind"], asked["x"], asked["y"]
+    if kind == "heat":
+        figure, alt = _heat(records, asked)
+    elif kind == "dots":
+        figure, alt = _dots(records, asked)
+    else:
+        figure, alt = _lines(records, asked)
+    figure.suptitle(f"{found.text['title']}  ·  {len(found.seeds)} seeds", fontsize=12, x=0.02, ha="left")
+    return Picture(figure, f"{found.text['title']}: {HEADINGS.get(y, y)} against {HEADINGS.get(x, x)}. {alt}")
+
+
+def _lines(records, asked):
+    """One line a cell, a point for each value of `note`; x may be measured as well."""
+    x, y, note = asked["x"], asked["y"], asked.get("note")
+    settings = [name for name in (note, x) if name and name in _settings(records, asked["rows"])]
+    rows = gather(records, asked["rows"], list(dict.fromkeys(settings)), [c for c in (x, y) if c not in settings])
+    figure, axes = new_figure(7, 4)
+    for i, name in enumerate(dict.fromkeys(row["label"] for row in rows)):
+        own = [row for row in rows if row["label"] == name]
+        colour, line, marker = LINES[i % len(LINES)]
+        at = [row[x].mean if isinstance(row[x], Spread) else row[x] for row in own]
+        axes.errorbar(at, [row[y].mean for row in own], yerr=_bars([row[y] for row in own]), capsize=3, elinewidth=1,
+                      color=COLOURS[colour], linestyle=line, marker=marker, label=str(name))  # fmt: skip
+        for place, row in zip(at, own, strict=True):
+            if note:
+                axes.annotate(f"{row[note]:g}", (place, row[y].mean), xytext=(5, 5), textcoords="offset points", fontsize=9)
+    if asked.get("log"):
+        axes.set_xscale("log", base=2)
+    _labels(axes, x, y, f" (at the points: {HEADINGS.get(note, note)})" if note else "")
+    axes.legend(loc="best")
+    return figure, "; ".join(f"{row['label']} {row[y]}" for row in rows)
+
+
+def _dots(records, asked):
+    """A line of dots for each cell, one dot a seed, a bar at their mean."""
+    y, by = asked["y"], asked.get("by", [])
+    rows = gather(records, asked["rows"], by, [y])
+    names = [", ".join([row["label"], *(f"{HEADINGS.get(b, b)} {row[b]:g}" for b in by)]) for row in rows]
+    figure, axes = new_figure(7, 0.9 + 0.45 * len(rows))
+    for place, row in enumerate(rows):
+        axes.plot(row[y].values, [place] * len(row[y].values), "o", color=COLOURS["blue"], alpha=0.6, markersize=7)
+        axes.plot([row[y].mean] * 2, [place - 0.3, place + 0.3], color=COLOURS["vermilion"], linewidth=2)
+        axes.annotate(f"{row[y].mean:.3g}", (row[y].mean, place), xytext=(0, 9), textcoords="offset points", fontsize=9,
+                      ha="center")  # fmt: skip
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.set_xlabel(f"{HEADINGS.get(y, y)} (dots: seeds; bar: mean)")
+    return figure, "; ".join(f"{name} {row[y]}" for name, row in zip(names, rows, strict=True))
+
+
+def _heat(records, asked):
+    """A map for each cell: x and y are settings, `value` its shade and its number."""
+    x, y, value = asked["x"], asked["y"], asked["value"]
+    rows = gather(records, asked["rows"], [y, x], [value])
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    figure, axes = new_figure(4.6 * len(labels) + 0.6, 3.9, columns=len(labels))
+    for axis, label in zip(axes if len(labels) > 1 else [axes], labels, strict=True):
+        own = {(row[y], row[x]): row[value].mean for row in rows if row["label"] == label}
+        ups, acrosses = sorted({key[0] for key in own}), sorted({key[1] for key in own})
+        grid = [[own.get((up, across), float("nan")) for across in acrosses] for up in ups]
+        low, high = min(own.values()), max(own.values())
+        axis.imshow(grid, cmap="cividis", aspect="auto", origin="lower", vmin=low, vmax=high)
+        for (up, across), number in own.items():
+            dark = number < (low + high) / 2
+            axis.text(acrosses.index(across), ups.index(up), f"{number:.2f}", ha="center", va="center", fontsize=10,
+                      color="white" if dark else "black")  # fmt: skip
+        axis.set_xticks(range(len(acrosses)), [f"{v:g}" for v in acrosses])
+        axis.set_yticks(range(len(ups)), [f"{v:g}" for v in ups])
+        axis.grid(False)
+        axis.set_xlabel(HEADINGS.get(x, x))
+        axis.set_ylabel(HEADINGS.get(y, y))
+        axis.set_title(f"{label}: {HEADINGS.get(value, value)}")
+    return figure, "; ".join(f"{row['label']} at {row[y]:g}, {row[x]:g}: {row[value]}" for row in rows)
+
+
+def _settings(records, kind: str) -> set[str]:
+    return {name for record in records for row in record["rows"] if row["kind"] == kind for name in row.get("settings", ())}
+
+
+def _bars(spreads: list[Spread]):
+    return [[s.mean - min(s.values) for s in spreads], [max(s.values) - s.mean for s in spreads]]
+
+
+def _labels(axes, x: str, y: str, more: str) -> None:
+    axes.set_xlabel(HEADINGS.get(x, x) + more)
+    axes.set_ylabel(HEADINGS.get(y, y))
