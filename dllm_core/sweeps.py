@@ -29,8 +29,9 @@ from dllm_core.running import Screen
 FOLDER = "notebooks/sweeps"
 MEASURE = "sweeps/measure"
 KEYS = {"title", "question", "answer", "order", "seeds", "chain", "train", "measure", "cells", "tables", "figure",
-        "alone", "environment"}  # fmt: skip
-STEP_KEYS = {"notebook", "preset", "given", "cpu", "h100", "smoke"}
+        "paired", "alone", "environment"}  # fmt: skip
+SCALES = ("cpu", "h100", "smoke")
+STEP_KEYS = {"notebook", "preset", "cells", "given", *SCALES}
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,11 @@ def read(path: Path, scale: str = "cpu") -> Sweep:
             raise Problem(f"{path}: cell {name!r}: a name is made of small letters, digits, '.', '+' and '-'")
         own = dict(own or {})
         label, used = own.pop("label", str(name)), set()
-        steps = tuple((step["notebook"], _given(path, step, own, scale, used)) for step in train)
-        measure = _given(path, {"notebook": MEASURE, "given": text["measure"]}, own, scale, used)
+        steps = tuple((step["notebook"], _given(path, step, own, scale, used))
+                      for step in train if name in step.get("cells", text["cells"]))  # fmt: skip
+        asked = {key: value for key, value in text["measure"].items() if key not in SCALES}
+        at_scale = {key: value for key, value in text["measure"].items() if key in SCALES}
+        measure = _given(path, {"notebook": MEASURE, "given": asked, **at_scale}, own, scale, used)
         if unused := set(own) - used:
             unused = min(unused)
             raise Problem(f"{path}: cell {name}: {unused}: none of the notebooks it runs has such a parameter")
@@ -286,8 +290,10 @@ def main(argv: list[str] | None = None) -> int:
         if options.force:
             for cell in cells:
                 cell.path.unlink(missing_ok=True)
-        sound = execute(sweeps, cells, runs(everything), options, screen)
-        _log(options, cells, time.time() - began)
+        try:
+            sound = execute(sweeps, cells, runs(everything), options, screen)
+        finally:  # also of a run that was stopped: the page sums them up
+            _log(options, cells, time.time() - began)
         for sweep in sweeps:
             if sweep.cells and all(cell.done for cell in sweep.cells):
                 from dllm_core.show_sweeps import draw
