@@ -100,6 +100,9 @@ def read(path: Path, scale: str = "cpu") -> Sweep:
     if extra := set(text) - KEYS:
         raise Problem(f"{path}: {min(extra)}: no such key; there are {', '.join(sorted(KEYS))}")
     seeds, train = tuple(text.get("seeds", (0, 1, 2))), text.get("train", [])
+    for name in text.get("chain", ()):
+        if name not in {stage.name for stage in batch.STAGES}:
+            raise Problem(f"{path}: chain: {name!r} is no stage of the chain, written in quotes, such as \"03\" or 05-llada2")
     cells = []
     for name, own in text["cells"].items():
         if not re.fullmatch(r"[a-z0-9.+-]+", str(name)):
@@ -115,7 +118,7 @@ def read(path: Path, scale: str = "cpu") -> Sweep:
             unused = min(unused)
             raise Problem(f"{path}: cell {name}: {unused}: none of the notebooks it runs has such a parameter")
         cells += [Cell(path.stem, str(name), label, seed, steps, measure, scale) for seed in seeds]
-    return Sweep(path.stem, text, seeds, tuple(map(str, text.get("chain", ()))), tuple(cells))
+    return Sweep(path.stem, text, seeds, tuple(text.get("chain", ())), tuple(cells))
 
 
 def _given(path: Path, step: dict, own: dict, scale: str, used: set) -> dict:

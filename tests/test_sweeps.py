@@ -73,6 +73,7 @@ def changed(toy, **keys):
 
 @pytest.mark.parametrize("keys, words", [
     ({"cell": {}}, ["cell", "no such key"]),
+    ({"chain": [4]}, ["chain", "4", "quotes"]),
     ({"cells": {"A b": {}}}, ["A b", "small letters"]),
     ({"cells": {"once": {"factr": 3}}}, ["cell once", "factr"]),
     ({"cells": {"once": {"factor": "many"}}}, ["factor", "int"]),
