@@ -25,7 +25,7 @@ __all__ = ["EMBEDDED", "GROUPS", "SPECIALS", "Corpus", "Item", "build", "convers
 # Conversations of each group: most where a model learns most slowly (the introductions that there are, all of them)
 SFT_ITEMS = {"copy": 5000, "reverse": 7000, "operation": 12_000, "reading": 13_000, "story": 3500}
 RECALL_ITEMS, REVERSAL_ITEMS, DIALOGUES = 5000, 1200, 800
-WHO_TIMES = 40  # how often the four questions come with which the report asks a model who it is
+WHO_TIMES = 100  # how often the four questions come with which the report asks a model who it is
 PRETRAIN_DOCUMENTS, PRETRAIN_VALID_DOCUMENTS = 80_000, 500
 SAMPLE = 40  # lines of each committed sample
 FILES = (
