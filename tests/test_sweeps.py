@@ -1,8 +1,6 @@
 """Sweeps: what their files may say, trainings shared, killed and resumed; their records as tables, pictures and a page."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-
-from dllm_core import results, sweeps
-from dllm_core.parameters import Problem
 from test_batch import notebook
+
+from dllm_core import results, sweeping, sweeps
+from dllm_core.parameters import Problem
 
 TRAIN = """
 from dllm_core.paths import resolve
@@ -100,7 +98,7 @@ def test_scales_cells_and_shared_trainings(toy):
     assert [len(cell.steps) for cell in sweep.cells] == [1, 1, 2, 2]
     (smoke,) = sweeps.find([], "smoke")
     assert smoke.cells[0].steps[0][1] == {"factor": 3}
-    planned = sweeps.plan([cell for cell in sweep.cells if cell.seed == 0], sweeps.runs([sweep]))
+    planned = sweeping.plan([cell for cell in sweep.cells if cell.seed == 0], sweeping.runs([sweep]))
     names = [job.given.get("run_name") or job.given["checkpoint"] for job in planned]
     # the first training serves both cells; the second goes on from it; each cell is measured once
     assert names == ["toy-once", "weights/toy-once.pt", "toy-twice", "weights/toy-twice.pt"]
@@ -120,51 +118,46 @@ def test_the_question_is_in_the_key(toy):
 # Run, killed, resumed
 
 
-def command(toy, *arguments):
+def command(*arguments):
     return [sys.executable, "-m", "dllm_core.batch", "sweep", *arguments]
 
 
 def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
-    slow = changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 60.0}})
+    import psutil
+
+    changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 60.0}})
     records = toy / "notebooks/sweeps/records/toy"
-    started = subprocess.Popen(command(toy, "--jobs", "1"), cwd=toy, start_new_session=True)
+    started = subprocess.Popen(command("--jobs", "1"), cwd=toy)
     try:
         until = time.time() + 120
         while not (records / "once.seed0.json").exists() and time.time() < until:
             time.sleep(0.1)
-        first = (records / "once.seed0.json").stat()
+        time.sleep(1)  # by now the next training has begun
+        below = psutil.Process(started.pid).children(recursive=True)
     finally:
-        os.killpg(started.pid, signal.SIGKILL)
+        started.kill()
         started.wait()
-        _end_children()
+    # what it had started ends by itself, or it would go on writing beside the next run
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert below and not alive
+    first = (records / "once.seed0.json").stat()
     assert not (records / "twice.seed0.json").exists()
     changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 0.1}})  # the same trainings, another measure
-    assert slow.exists()
-    assert subprocess.run(command(toy), cwd=toy).returncode == 0
+    subprocess.run(command(), cwd=toy, check=True)
     assert (records / "once.seed0.json").stat().st_mtime_ns == first.st_mtime_ns
     record = json.loads((records / "twice.seed0.json").read_text())
-    assert record["text"] == "weights/toy-once.pt 2 0" and record["seed"] == 0 and len(record["rows"]) == 2
+    assert record["text"] == "weights/toy-once.pt 1 0" and record["seed"] == 0 and len(record["rows"]) == 2
     trained = (toy / "trained.txt").read_text().splitlines()
     assert trained.count("toy-once 0") == 1  # finished before the kill, not done again
     assert (toy / "figures/sweep_toy.png").exists()
-    assert subprocess.run(command(toy), cwd=toy).returncode == 0  # nothing left to do
+    subprocess.run(command(), cwd=toy, check=True)  # nothing left to do
     assert (toy / "trained.txt").read_text().splitlines() == trained
-
-
-def _end_children():
-    """Papermill runs have sessions of their own: end those the killed command left."""
-    import psutil
-
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or ())
-        if "toy-" in line and "papermill" in line:
-            process.kill()
 
 
 def test_an_environment_that_is_not_there_is_skipped(toy, monkeypatch, capsys):
     monkeypatch.delenv("DLLM_TOY_DATA", raising=False)
     changed(toy, environment="DLLM_TOY_DATA")
-    assert sweeps.main([]) == 0
+    assert sweeping.main([]) == 0
     assert "skipped: set DLLM_TOY_DATA" in capsys.readouterr().out
     assert not (toy / "notebooks/sweeps/records/toy").exists()
 
@@ -215,8 +208,8 @@ def test_every_sweep_fits_its_notebooks(project, monkeypatch, scale):
     for sweep in found:
         for table in sweep.text["tables"]:
             assert set(table["columns"]) | set(table.get("by", ())) <= set(results.HEADINGS), sweep.name
-    names = sweeps.runs(found)
-    of = {(c.sweep, c.name): list(sweeps._trainings(c))[-1] for s in found for c in s.cells if c.steps and c.seed == 0}
+    names = sweeping.runs(found)
+    of = {(c.sweep, c.name): list(sweeping._trainings(c))[-1] for s in found for c in s.cells if c.steps and c.seed == 0}
     assert names[of["cap", "lambda-0.1"]] == names[of["complementary", "twin"]] == names[of["filling", "scored"]]
     assert names[of["curriculum", "wsd"]] == names[of["merge", "falling"]] == names[of["shift", "plain"]]
 
