@@ -1,5 +1,6 @@
 """Pictures of the sweeps, from their records: lines, dots or heat maps, as the sweep's file asks. Nothing is measured here."""
 
+from html import escape
 from pathlib import Path
 
 from dllm_core import results, sweeps
@@ -10,15 +11,19 @@ from dllm_core.show_html import Html, table
 
 
 def sweep(name: str) -> tuple:
-    """What a notebook displays of a sweep, `display(*show.sweep("cap"))`: the question with its figure and tables, or the
-    command that makes them where there are no records. Raises Problem when there is no such sweep."""
+    """What a notebook displays of a sweep, `display(*show.sweep("cap"))`: its question with the answer in words, its figure
+    and tables; or the command that makes them where there are no records. Raises Problem when there is no such sweep."""
     (found,) = sweeps.find([name])
-    records = found.records()
-    command = f"dllm sweep {name}"
+    records, command = found.records(), f"dllm sweep {name}"
+    question, answer = (" ".join(found.text.get(key, "").split()) for key in ("question", "answer"))
     if not records:
-        return (Html(f"<p>Not measured here yet: <code>{command}</code></p>", f"Not measured here yet: {command}"),)
+        return (_words(question, f"Not measured here yet: {command}"),)
     shown = [table(rows, caption=caption or command) for caption, rows in results.tables(found, records)]
-    return (*([picture(found, records)] if found.text.get("figure") else []), *shown)
+    return (_words(question, answer), *([picture(found, records)] if found.text.get("figure") else []), *shown)
+
+
+def _words(question: str, answer: str) -> Html:
+    return Html(f"<p><strong>{escape(question)}</strong> {escape(answer)}</p>", f"{question} {answer}")
 
 
 def draw(found: sweeps.Sweep) -> Path:
