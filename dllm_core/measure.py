@@ -47,8 +47,9 @@ def likelihood(
 
 
 def answers(
-    loaded: Loaded, items: list[Item], way: DecodeConfig, grid: dict[str, Sequence], keep_items: bool = False
-) -> Iterator[Row]:
+    loaded: Loaded, items: list[Item], way: DecodeConfig, grid: dict[str, Sequence], keep_items: bool = False,
+    kind: str = "answers",
+) -> Iterator[Row]:  # fmt: skip
     """Exact match, pace and the look of the answers to `items` for each combination of the decoding settings in `grid`
     (names of `DecodeConfig`). keep_items: also which items were right, one character each, for paired intervals."""
     for values in itertools.product(*grid.values()):
@@ -62,12 +63,31 @@ def answers(
         wanted = [len(loaded.tokenizer.encode(item.answer, add_special_tokens=False)) for item in items]
         kept = {"right": "".join("01"[hit] for hit in right)} if keep_items else {}
         yield _row(
-            "answers", {name: -1 if value is None else value for name, value in settings.items()},
+            kind, {name: -1 if value is None else value for name, value in settings.items()},
             exact_match=sum(right) / len(items), items=len(items),
             tokens_per_forward=sum(t.tokens for t in traces) / sum(t.forwards for t in traces),
             tokens_per_second=sum(t.tokens for t in traces) / sum(t.seconds / len(traces) for t in traces),
             too_long=sum(len(t.answer) > n for t, n in zip(traces, wanted, strict=True)) / len(items),
             groups={s.group: [s.right, s.count] for s in scores}, **evaluate.text_statistics(traces), **kept,
+        )  # fmt: skip
+
+
+def speeds(contestants: Sequence[tuple[Loaded, DecodeConfig]], items: list[Item], rounds: int = 3) -> Iterator[Row]:
+    """Answer tokens through eos per forward and per second, batch 1, all contestants in one process: in each of `rounds`
+    every one answers the same questions in turn; medians, and the least and the greatest ratio to the first one."""
+    found: dict[str, list[dict]] = {way.style: [] for _, way in contestants}
+    for turn in range(rounds + 1):  # the first is a warm-up
+        for loaded, way in contestants:
+            prompts = [prompt_ids(loaded.tokenizer, item.prompt, loaded.checkpoint.chat) for item in items]
+            pace = evaluate.speed(loaded.model, prompts, way, loaded.tokenizer, loaded.checkpoint.label_shift)
+            found[way.style] += [pace] * bool(turn)
+    first = found[contestants[0][1].style]
+    for style, paces in found.items():
+        ratios = sorted(a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(paces, first, strict=True))
+        per_second = sorted(pace["tokens_per_second"] for pace in paces)
+        yield _row(
+            "speed", {"style": style}, tokens_per_forward=paces[0]["tokens_per_forward"],
+            tokens_per_second=per_second[rounds // 2], times=ratios[rounds // 2], least=ratios[0], most=ratios[-1],
         )  # fmt: skip
 
 

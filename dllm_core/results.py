@@ -24,6 +24,7 @@ HEADINGS = {
     "step_10": "mean of steps 1–10", "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10",
     "prompt_length": "prompt", "cache": "cache", "milliseconds": "ms per forward", "forwards": "forwards",
     "milliseconds_per_token": "ms per token", "k": "checkpoints averaged", "direction": "told", "way": "how asked", "right": "right",
+    "style": "style", "times": "times AR", "least": "least", "most": "most",
 }  # fmt: skip
 
 
@@ -128,10 +129,11 @@ def section(sweep: Sweep) -> str:
         parts.append(f"![{sweep.text['title']}](figures/{picture.name})")
     for caption, rows in tables(sweep, records):
         parts += [caption] * bool(caption) + [markdown(rows)]
-    return "\n\n".join([*parts, _origin(sweep, records)])
+    return "\n\n".join([*parts, origin(sweep, records)])
 
 
-def _origin(sweep: Sweep, records: list[dict]) -> str:
+def origin(sweep: Sweep, records: list[dict]) -> str:
+    """What a sweep was measured with: command, seeds, machine, dates."""
     done, count = len(records), len(sweep.cells)
     machines = sorted({f"{r['versions']['device']}, torch {r['versions']['torch']}" for r in records})
     dates = sorted({record["date"] for record in records})
