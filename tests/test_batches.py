@@ -262,6 +262,12 @@ def test_validation_stops_at_so_many_rows(layout):
     assert [len(batch.tokens) for batch in made] == [4, 2]
 
 
+@pytest.mark.parametrize("rows", [0, -1])
+def test_validation_without_rows_is_refused(rows):
+    with pytest.raises(DataError, match=f"rows={rows}: must be at least 1"):
+        fixed_batches(examples(), batch_size=4, seq_len=24, rows=rows, **IDS)
+
+
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +282,7 @@ def test_validation_stops_at_so_many_rows(layout):
         ({"pack": "whole", "fill": "eos"}, "fill='eos'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"rank": 1}, "rank=1"),
+        ({"pack": "whole", "fill": "random", "max_fill": -1}, "max_fill=-1"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
