@@ -171,7 +171,9 @@ class Diffusion:
     def _forward(self, model, batch, noised, pattern: Pattern, sigma: float, generator) -> Tensor:
         """[n, D], the states that predict the masked tokens, view after view. Without a clean half two views become
         twice the batch."""
-        places = [read_places(pattern, view * bool(pattern.view.any()), noise.masked) for view, noise in enumerate(noised)]
+        places = [
+            read_places(pattern, view * bool(pattern.view.any()), noise.masked) for view, noise in enumerate(noised)
+        ]
         if pattern.view.any():
             copies = torch.stack([batch.tokens, *(noise.x_t for noise in noised)], dim=1)  # [B, 1 + views, L]
             tokens = copies[torch.arange(len(copies), device=copies.device)[:, None], pattern.view, pattern.source]
