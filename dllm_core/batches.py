@@ -86,6 +86,12 @@ class Batches:
             probe._packed()
         return max(1, round(self._size * PROBE / (probe._next - len(probe._aside) * self.world_size)))
 
+    def steps(self, epochs: float) -> int:
+        """Batches of so many passes over the data (a fraction may be asked for), at least 1. Raises DataError for none."""
+        if not epochs > 0:
+            raise DataError(f"epochs={epochs}: must be more than 0, as 0.5 for half a pass over the data")
+        return max(1, round(epochs * self.batches_per_epoch))
+
     def state(self) -> dict:
         """Where the iteration stands, for JSON."""
         return {"next": self._next, "aside": list(self._aside), "size": self._size}

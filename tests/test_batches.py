@@ -239,6 +239,15 @@ def test_the_estimate_of_an_epoch(layout):
     assert batches.batches_per_epoch == pytest.approx(count, rel=0.12)
 
 
+def test_steps_of_so_many_epochs():
+    batches = Batches(examples(600), batch_size=4, seq_len=32, **IDS)
+    per_epoch = batches.batches_per_epoch
+    assert [batches.steps(e) for e in (2, 0.5, 1e-9)] == [2 * per_epoch, round(per_epoch / 2), 1]
+    for epochs in (0, -1.0):
+        with pytest.raises(DataError, match=f"epochs={epochs}: must be more than 0"):
+            batches.steps(epochs)
+
+
 # --- validation ---------------------------------------------------------------------------------------------------
 
 
