@@ -67,6 +67,8 @@ def test_every_flag_of_the_report_is_a_parameter(project, name):
     declared = parameters.declared(project / f"notebooks/{name}.ipynb")
     assert set(FLAGS[name].split()) | BESIDE <= set(declared)
     assert all(parameter.default is not None for parameter in declared.values())  # papermill can show each one's type
+    bare = [parameter.name for parameter in declared.values() if not parameter.help]
+    assert not bare or name == "07_compare_styles", f"parameters without a comment that says what they do: {bare}"
 
 
 def test_papermill_sees_every_parameter(project):
