@@ -173,8 +173,10 @@ class DecodeConfig:
         answer, block = self.max_new_tokens, self.block_length or self.max_new_tokens
         _require(answer % block == 0, "block_length", block, f"a divisor of max_new_tokens={answer} for LLaDA 1")
         steps, blocks = self.steps or answer, answer // block
-        _require(steps <= answer, "steps", steps, f"at most max_new_tokens={answer} for LLaDA 1 (one token per step)")
-        _require(steps % blocks == 0, "steps", steps, f"a multiple of the {blocks} blocks of LLaDA 1")
+        most = f"at most max_new_tokens={answer} for LLaDA 1, which writes a token or more a step (gen_steps of the notebooks)"
+        _require(steps <= answer, "steps", steps, most)
+        parts = f"a multiple of the {blocks} blocks of {block} tokens that LLaDA 1 writes (gen_steps of the notebooks)"
+        _require(steps % blocks == 0, "steps", steps, parts)
 
     def to_dict(self) -> dict:
         return asdict(self)
