@@ -91,6 +91,12 @@ def speeds(contestants: Sequence[tuple[Loaded, DecodeConfig]], items: list[Item]
         )  # fmt: skip
 
 
+def training(run: Run) -> Iterator[Row]:
+    """What the training took: steps, tokens read, seconds (validation and drawing left out). No row without metrics."""
+    for line in run.metrics()[-1:]:
+        yield _row("training", {}, trained_steps=line["step"], tokens=line["tokens"], seconds=round(line["seconds"], 1))
+
+
 def first_steps(run: Run) -> Iterator[Row]:
     """How a training began: loss (nats per scored token) and gradient norm of its first fifty steps."""
     lines = run.metrics()

@@ -24,7 +24,7 @@ HEADINGS = {
     "step_10": "mean of steps 1–10", "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10",
     "prompt_length": "prompt", "cache": "cache", "milliseconds": "ms per forward", "forwards": "forwards",
     "milliseconds_per_token": "ms per token", "k": "checkpoints averaged", "direction": "told", "way": "how asked", "right": "right",
-    "style": "style", "times": "times AR", "least": "least", "most": "most",
+    "trained_steps": "steps", "tokens": "tokens", "seconds": "seconds", "style": "style", "times": "times AR", "least": "least", "most": "most",
 }  # fmt: skip
 
 

@@ -100,6 +100,8 @@ def read(path: Path, scale: str = "cpu") -> Sweep:
         if not re.fullmatch(r"[a-z0-9.+-]+", str(name)):
             raise Problem(f"{path}: cell {name!r}: a name is made of small letters, digits, '.', '+' and '-'")
         own = dict(own or {})
+        at_scales = {key: own.pop(key) for key in SCALES if key in own}
+        own |= at_scales.get(scale, {})
         label, used = own.pop("label", str(name)), set()
         steps = tuple((step["notebook"], _given(path, step, own, scale, used))
                       for step in train if name in step.get("cells", text["cells"]))  # fmt: skip

@@ -61,6 +61,9 @@ def test_first_steps(tmp_path):
     (row,) = measure.first_steps(run)
     assert row["step_1"] == 9.9 and math.isclose(row["step_10"], 9.45) and row["norm_10"] == 10.0
     assert math.isclose(row["step_50"], 10 - 45.5 / 10)
+    (row,) = measure.training(run)
+    assert (row["trained_steps"], row["tokens"], row["seconds"]) == (60, 60, 1.0)
+    assert list(measure.training(Run(tmp_path / "absent"))) == []
 
 
 def test_merges_measure_the_last_the_best_and_their_mean(loaded, tmp_path):

@@ -106,6 +106,12 @@ def test_scales_cells_and_shared_trainings(toy):
     assert second.given["before"] == "weights/toy-once.pt" and second.stage.needs == ("toy-once.0",)
 
 
+def test_a_cell_may_say_other_values_at_another_scale(toy):
+    changed(toy, cells={"once": {"factor": 5, "smoke": {"factor": 6}, "h100": {"factor": 7}}, "twice": {}})
+    given = lambda scale: [sweeps.find([], scale)[0].cells[i].steps[0][1]["factor"] for i in (0, 2)]
+    assert [given(scale) for scale in sweeps.SCALES] == [[5, 2], [7, 2], [6, 3]]
+
+
 def test_the_question_is_in_the_key(toy):
     key = lambda: [cell.key for cell in sweeps.find([])[0].cells]
     before = key()
