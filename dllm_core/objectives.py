@@ -93,7 +93,8 @@ class Diffusion:
     complementary: also score the logical inverse of the mask; half the sum of both. cap_lambda: λ of CAP (Eq. 6).
     one_t_per: "row", "document" or "block". random_length: share of batches cut to a random length (LLaDA: 1 %).
     per_answer: divide by each document's scored tokens, then by documents (LLaDA's SFT), else by all scored tokens.
-    CAP's mean is over the right tokens of one call; every other term is a sum, which accumulation leaves as it is.
+    One call sees one micro-batch: CAP's mean is over its right tokens, and stratified times and random lengths are drawn
+    for it alone. Every other term is a sum, which accumulation leaves as it is.
     Raises ValueError for a setting out of range, and where complementary views would leave the band: t < 1 and a band
     symmetric about 1/2 are needed.
     """

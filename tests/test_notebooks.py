@@ -103,6 +103,15 @@ def test_an_unknown_style_is_named(project):
         settings_of_06(project, style="mdlm")
 
 
+def test_every_decoding_setting_can_be_given_to_06(project):
+    way = settings_of_06(project, style="llada1", gen_block_length=16, gen_steps=32)["way"]
+    assert (way.block_length, way.steps) == (16, 32)
+    assert settings_of_06(project, style="llada1")["way"].block_length is None
+    assert settings_of_06(project)["way"].block_length == 16  # the training's
+    way = settings_of_06(project, gen_block_length=8, gen_minimal_topk=3)["way"]
+    assert (way.block_length, way.minimal_topk) == (8, 3)
+
+
 def test_a_choice_that_greedy_decoding_leaves_out_is_told(project, capsys):
     settings_of_06(project)
     settings_of_06(project, gen_top_k=8, gen_temperature=0.5)
