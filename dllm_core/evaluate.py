@@ -1,4 +1,7 @@
-"""How good and how fast: exact and bounded likelihood, exact match per group, tokens per forward and per second."""
+"""How probable: exact and bounded negative log-likelihood, in nats, each with its standard error.
+
+`answers` holds the other half of an evaluation: what was answered, how well and how fast.
+"""
 
 import math
 from collections.abc import Iterable
@@ -6,13 +9,11 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from dllm_core import patterns
-from dllm_core.config import DecodeConfig
-from dllm_core.decode import generate
-from dllm_core.objectives import Diffusion, ar_loss
+from dllm_core.objectives import Diffusion, ar_loss, corrupt, corrupt_exactly, numbered
 from dllm_core.schedules import NoiseSchedule
-from dllm_core.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -46,31 +47,68 @@ def ar_nll(model, batches: Iterable) -> Estimate:
 @torch.inference_mode()
 def bound(
     model, batches: Iterable, mask_token_id: int, *, block_size: int | None = None, draws: int = 8, seed: int = 0,
-    label_shift: bool = False, kind: str = "linear", first_given: bool = False,
+    label_shift: bool = False, kind: str = "linear", first_given: bool = False, estimator: str = "iid_t",
 ) -> Estimate:  # fmt: skip
     """Upper bound on the negative log-likelihood (LLaDA Eq. 4; LLaDA 2.0 Eq. 1 at `block_size`), nats per token.
 
-    t is drawn per document over the full range (a bandwidth's loss is not the bound), stratified within a batch; each
-    draw's masks come from (seed, draw, batch) alone, so that checkpoints are compared on shared masks. The error is
-    the standard error over draws. first_given: leave each document's first token unmasked and unscored, as an AR model
-    must, so that the bound and `ar_nll` are of the same tokens.
+    estimator, for each block of a document (block_size None: for each document) and its n scored tokens:
+      "iid_t"        a time t, each token masked with probability 1 − alpha(t), Σ CE · w(t); `kind` is the schedule
+      "exact_masks"  exactly l of the n masked, Σ CE · n / l (LLaDA Eq. 6): the same mean with less variance
+    t covers the full range (a bandwidth's loss is not the bound). t and l come from one number u of each block, evenly
+    spread over the blocks of a batch and over the draws (see `spread_over_draws`); the masks are drawn anew. Both come
+    from (seed, draw, batch) alone, so that checkpoints are compared on shared masks.
+    The error is the standard error over draws; as they share the range of u out among them it errs on the large side.
+    first_given: leave each document's first token unmasked and unscored, as an AR model must, so that the bound and
+    `ar_nll` are of the same tokens. Raises ValueError for another estimator.
     """
-    objective = Diffusion(
-        NoiseSchedule(kind, t_min=1e-3, draw_method="stratified"), mask_token_id, label_shift, one_t_per="document"
-    )
-    batches = [batch.to(model.device) for batch in batches]
-    if first_given:
-        batches = [replace(batch, scored=batch.scored & (batch.position > 0)) for batch in batches]
-    means, tokens = [], 0.0
-    for draw in range(draws):
-        total, tokens = 0.0, 0.0
-        for index, batch in enumerate(batches):
-            generator = torch.Generator().manual_seed((seed * 1_000_003 + draw) * 1_000_003 + index)
-            loss = objective(model, batch, block_size=block_size, generator=generator)
-            total, tokens = total + float(loss.total), tokens + loss.count
-        means.append(total / tokens / objective.schedule.constant)
-    mean, error = _mean(means)
+    if estimator not in ("iid_t", "exact_masks"):
+        raise ValueError(f"estimator={estimator!r}: must be 'iid_t' or 'exact_masks'")
+    schedule = NoiseSchedule(kind, t_min=1e-3)
+    objective = Diffusion(schedule, mask_token_id, label_shift, one_t_per="block")
+    sums, tokens = [0.0] * draws, 0.0
+    for index, batch in enumerate(batches):
+        batch = batch.to(model.device)
+        if first_given:
+            batch = replace(batch, scored=batch.scored & (batch.position > 0))
+        pattern, groups = objective.pattern(batch, block_size), objective.groups(batch, block_size)
+        maskable = batch.scored & pattern.scorable
+        tokens += float(maskable.sum())
+        if not maskable.any():
+            continue
+        # 1. u of every block and draw
+        numbers = spread_over_draws(groups, maskable, draws, _generator(seed, draws, index))
+        for draw, u in enumerate(numbers):
+            # 2. one noisy view
+            generator = _generator(seed, draw, index)
+            if estimator == "iid_t":
+                view = corrupt(batch.tokens, maskable, schedule, mask_token_id, generator, groups, u)[0]
+            else:
+                view = corrupt_exactly(batch.tokens, maskable, mask_token_id, groups, u, generator)
+            # 3. its weighted cross entropy
+            sums[draw] += float(objective.score(model, batch, (view,), pattern).total)
+    constant = schedule.constant if estimator == "iid_t" else 1.0
+    mean, error = _mean([total / tokens / constant for total in sums])
     return Estimate(mean, error, int(tokens), draws)
+
+
+def spread_over_draws(groups: Tensor, maskable: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """[draws, count of groups]: numbers u in [0, 1), each uniform, of low discrepancy in both directions.
+
+    In one draw, the G groups that have something to mask take one number in each of G equal strata, in random order;
+    from draw to draw every number moves on by 1 / draws, round the circle, so that a group meets the whole range.
+    groups: [B, L] int64 as in `objectives.numbered`; maskable: [B, L] bool.
+    """
+    number, count = numbered(groups)
+    used = torch.zeros(count, dtype=torch.bool)
+    used[number[maskable].cpu()] = True
+    amount = int(used.sum())
+    start = torch.zeros(count)
+    start[used] = (torch.randperm(amount, generator=generator) + torch.rand(amount, generator=generator)) / amount
+    return (start + torch.arange(draws)[:, None] / draws) % 1
+
+
+def _generator(seed: int, draw: int, batch: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 1_000_003 + draw) * 1_000_003 + batch)
 
 
 @torch.inference_mode()
@@ -104,63 +142,3 @@ def conditional_nll(
         values += ((losses * chosen).sum(dim=1) * length / chunk.to(model.device)).tolist()
     mean, error = _mean(values)
     return Estimate(mean, error, length, draws, "nats")
-
-
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % Wilson interval of a share."""
-    if count == 0:
-        return 0.0, 1.0
-    share, spread = right / count, z * z / count
-    middle, half = share + spread / 2, z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
-
-
-@dataclass(frozen=True)
-class Score:
-    """Exact match of a group: right of count, with its Wilson interval."""
-
-    group: str
-    right: int
-    count: int
-
-    @property
-    def share(self) -> float:
-        return self.right / max(self.count, 1)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return wilson(self.right, self.count)
-
-
-def exact_match(groups: list[str], answers: list[str], texts: list[str]) -> list[Score]:
-    """Score per group, in order of first appearance: a text counts when it equals its answer, outer blanks aside."""
-    right: dict[str, list[bool]] = {}
-    for group, answer, text in zip(groups, answers, texts, strict=True):
-        right.setdefault(group, []).append(answer.strip() == text.strip())
-    return [Score(group, sum(hits), len(hits)) for group, hits in right.items()]
-
-
-def answer_all(
-    model, prompts: list[list[int]], config: DecodeConfig, tokenizer, batch_size: int = 32, label_shift=False
-) -> list[Trace]:
-    """Decode many prompts in batches of like lengths; traces come back in the order of `prompts`."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    traces: dict[int, Trace] = {}
-    for start in range(0, len(order), batch_size):
-        chunk = order[start : start + batch_size]
-        for index, trace in zip(
-            chunk, generate(model, [prompts[i] for i in chunk], config, tokenizer, label_shift), strict=True
-        ):
-            traces[index] = trace
-    return [traces[i] for i in range(len(prompts))]
-
-
-def speed(model, prompts: list[list[int]], config: DecodeConfig, tokenizer, label_shift=False) -> dict[str, float]:
-    """Batch 1: answer tokens through eos over all prompts per forward and per second, and the totals they come from."""
-    config = replace(config, alternatives=0, draft=False)
-    traces = [generate(model, [prompt], config, tokenizer, label_shift)[0] for prompt in prompts]
-    tokens, forwards, seconds = (sum(getattr(t, name) for t in traces) for name in ("tokens", "forwards", "seconds"))
-    return {
-        "tokens": tokens, "forwards": forwards, "seconds": seconds,
-        "tokens_per_forward": tokens / max(forwards, 1), "tokens_per_second": tokens / max(seconds, 1e-9),
-    }  # fmt: skip

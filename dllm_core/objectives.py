@@ -44,10 +44,12 @@ def corrupt(
     mask_token_id: int,
     generator: torch.Generator | None = None,
     groups: Tensor | None = None,
+    u: Tensor | None = None,
 ) -> tuple[Noised, Noised]:
     """The forward process: each maskable token of x_0 [B, L] is masked with probability 1 − alpha(t).
 
     One t per row, or per value of `groups` [B, L] int64 (numbered from 0 within a row: documents, or blocks).
+    u: the numbers in [0, 1) behind the t's, one per group in the order of `numbered`; None: the schedule draws them.
     Returns the view and its complement (the same draw, masked where the first is clean). The weight belongs to the t
     that drew the mask.
     """
@@ -56,17 +58,53 @@ def corrupt(
     if groups is None:
         t = schedule.draw((batch, 1), generator).to(x_0.device).expand(batch, length)
     else:
-        counts = groups.max(dim=1).values.clamp(min=0) + 1
-        numbered = groups.clamp(min=0) + (counts.cumsum(0) - counts)[:, None]
-        t = schedule.draw((int(counts.sum()),), generator).to(x_0.device)[numbered]
+        number, count = numbered(groups)
+        t = (schedule.draw((count,), generator) if u is None else schedule.time(u)).to(x_0.device)[number]
     # 2. mask independently with probability 1 − alpha(t)
-    u = torch.rand(batch, length, generator=generator).to(x_0.device)
-    drawn = u < 1 - schedule.alpha(t)
+    chance = torch.rand(batch, length, generator=generator).to(x_0.device)
+    drawn = chance < 1 - schedule.alpha(t)
     masked, complement = drawn & maskable, ~drawn & maskable
     # 3. both views, each with its own weight: −alpha'/(1 − alpha) and −alpha'/alpha
     first = Noised(x_0.masked_fill(masked, mask_token_id), masked, schedule.weight(t))
     second = Noised(x_0.masked_fill(complement, mask_token_id), complement, schedule.complement_weight(t))
     return first, second
+
+
+def corrupt_exactly(
+    x_0: Tensor,
+    maskable: Tensor,
+    mask_token_id: int,
+    groups: Tensor,
+    u: Tensor,
+    generator: torch.Generator | None = None,
+) -> Noised:
+    """Exactly l of each group's n maskable tokens masked, any l of them alike, with weight n / l (LLaDA Eq. 6).
+
+    x_0, maskable, groups: [B, L] as in `corrupt`; u: one number in [0, 1) per group, and l = 1 + ⌊u·n⌋. In the mean
+    over a uniform u this is the loss of an iid t: a share t of n masked and 1 / t its weight, without t's own scatter.
+    """
+    number, count = numbered(groups)
+    flat = number.flatten()
+    # 1. l of n
+    n = torch.zeros(count, device=x_0.device).index_add_(0, flat, maskable.flatten().float())
+    amount = (1 + (u.to(n) * n).floor()).clamp(max=n.clamp(min=1))
+    # 2. the group's tokens in random order, those that may not be masked behind the others
+    chance = torch.rand(x_0.shape, generator=generator).to(x_0.device)
+    order = torch.where(maskable, chance, 2).flatten().argsort()
+    order = order[flat[order].argsort(stable=True)]
+    size = flat.bincount(minlength=count)
+    rank = torch.empty_like(flat).scatter_(0, order, torch.arange(len(flat), device=flat.device))
+    rank = rank - (size.cumsum(0) - size)[flat]
+    # 3. the first l of them
+    masked = maskable & (rank.view_as(x_0) < amount[number])
+    return Noised(x_0.masked_fill(masked, mask_token_id), masked, (n / amount)[number])
+
+
+def numbered(groups: Tensor) -> tuple[Tensor, int]:
+    """groups [B, L] int64, numbered from 0 within a row (−1, padding, counts as 0) → ([B, L] numbered from 0 through
+    the batch, how many there are)."""
+    counts = groups.max(dim=1).values.clamp(min=0) + 1
+    return groups.clamp(min=0) + (counts.cumsum(0) - counts)[:, None], int(counts.sum())
 
 
 def read_places(pattern: Pattern, view: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,11 +170,14 @@ class Diffusion:
         views = 2 if self.complementary else 1
         # 1. pattern: full attention without a clean half, or [x_t ; (x̄_t ;) x_0]
         pattern = self.pattern(batch, block_size, views)
-        maskable = batch.scored & pattern.scorable
         # 2. noise
-        noised = corrupt(
-            batch.tokens, maskable, self.schedule, self.mask_token_id, generator, self._groups(batch, block_size)
-        )[:views]
+        maskable, groups = batch.scored & pattern.scorable, self.groups(batch, block_size)
+        noised = corrupt(batch.tokens, maskable, self.schedule, self.mask_token_id, generator, groups)[:views]
+        return self.score(model, batch, noised, pattern, embedding_noise, generator)
+
+    def score(self, model, batch, noised, pattern: Pattern, embedding_noise=0.0, generator=None) -> Loss:
+        """The loss of the noisy views `noised` (one, or a view and its complement) of `batch` under `pattern`."""
+        maskable, views = batch.scored & pattern.scorable, len(noised)
         # 3. one forward; states only where a masked token is predicted
         hidden = self._forward(model, batch, noised, pattern, embedding_noise, generator)
         # 4. weighted cross entropy where masked
@@ -161,7 +202,8 @@ class Diffusion:
             batch.document, batch.position, block_size, views, self.label_shift, batch.scored
         )
 
-    def _groups(self, batch, block_size: int | None) -> Tensor | None:
+    def groups(self, batch, block_size: int | None) -> Tensor | None:
+        """[B, L] int64, numbered from 0 in each row: which tokens share one t; None: all of a row."""
         if self.one_t_per == "row":
             return None
         if self.one_t_per == "document" or block_size is None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from dllm_core.evaluate import wilson
+from dllm_core.answers import wilson
 
 ROWS = (("AR", None), ("LLaDA 1", None), ("LLaDA 2", 0.99), ("LLaDA 2", 0.9), ("LLaDA 2", 0.7), ("LLaDA 2", 0.5))
 

@@ -100,7 +100,11 @@ class NoiseSchedule:
         if self.draw_method == "stratified":
             order = torch.randperm(n, generator=generator, device=device)
             u = (order + u) / n
-        return (self.t_min + (self.t_max - self.t_min) * u).reshape(shape)
+        return self.time(u).reshape(shape)
+
+    def time(self, u: Tensor) -> Tensor:
+        """[...] in [0, 1) → [...] in [t_min, t_max): the time that a uniform number stands for."""
+        return self.t_min + (self.t_max - self.t_min) * u
 
 
 @dataclass(frozen=True)

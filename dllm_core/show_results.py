@@ -55,10 +55,10 @@ def _fields(score) -> tuple[str, int, int]:
 def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match per group") -> Picture:
     """Share right per group as bars, with 95 % Wilson intervals and the counts.
 
-    table: scores with `group`, `right`, `count` (`evaluate.Score`, or dicts of the same keys); or name → such a list,
+    table: scores with `group`, `right`, `count` (`answers.Score`, or dicts of the same keys); or name → such a list,
     drawn side by side. Raises ValueError when it is empty.
     """
-    from dllm_core.evaluate import wilson
+    from dllm_core.answers import wilson
 
     named = dict(table) if isinstance(table, Mapping) else {"": list(table)}
     named = {

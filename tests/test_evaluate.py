@@ -8,10 +8,11 @@ import pytest
 import torch
 from small import BOS, EOS, MASK, VOCAB, batch_of, block_logits, documents_of, logits_of, tiny
 
-from dllm_core import evaluate
+from dllm_core import answers
+from dllm_core.answers import answer_all, exact_match, speed, wilson
 from dllm_core.batches import Batch
 from dllm_core.config import DecodeConfig
-from dllm_core.evaluate import Estimate, answer_all, ar_nll, bound, conditional_nll, exact_match, speed, wilson
+from dllm_core.evaluate import Estimate, ar_nll, bound, conditional_nll
 from dllm_core.objectives import ar_loss
 from dllm_core.trace import Trace
 
@@ -228,7 +229,7 @@ def test_speed_sums_what_its_traces_say(monkeypatch):
         assert len(prompts) == 1 and not config.draft and not config.alternatives
         return [Counted("ar", prompts[0], [], MASK, EOS)]
 
-    monkeypatch.setattr(evaluate, "generate", fake)
+    monkeypatch.setattr(answers, "generate", fake)
     found = speed(None, [[6, 3, 0.5], [4, 7, 1.5]], DecodeConfig("llada2", alternatives=2, draft=True), None)
     assert found == {"tokens": 10, "forwards": 10, "seconds": 2.0, "tokens_per_forward": 1.0, "tokens_per_second": 5.0}
 

@@ -62,7 +62,7 @@ def test_groups_share_a_time_and_others_do_not():
     batch = batch_of([6, 6], [12])
     for name, block_size, groups in (("row", 3, 2), ("document", 3, 3), ("block", 3, 8), ("block", None, 3)):
         objective = Diffusion(BAND, MASK, one_t_per=name)
-        numbered = objective._groups(batch, block_size)
+        numbered = objective.groups(batch, block_size)
         noise, _ = corrupt(batch.tokens, batch.scored, BAND, MASK, seeded(), numbered)
         assert noise.weight.unique().numel() == groups
         if name == "document":
