@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from dllm_core import evaluate
+from dllm_core.answers import answer_all, speed, summary
 from dllm_core.batches import Batch, fixed_batches
 from dllm_core.config import DecodeConfig
 from dllm_core.corpus import Item
@@ -58,18 +59,14 @@ def answers(
             config = replace(way, **settings)
         except ValueError:  # a combination that this style does not have, such as more steps than tokens
             continue
-        scores, traces = examine(loaded, items, config)
-        right = [t.text.strip() == i.answer.strip() for t, i in zip(traces, items, strict=True)]
+        _, traces = examine(loaded, items, config)
+        found = summary(items, traces)
         wanted = [len(loaded.tokenizer.encode(item.answer, add_special_tokens=False)) for item in items]
-        kept = {"right": "".join("01"[hit] for hit in right)} if keep_items else {}
-        yield _row(
-            kind, {name: -1 if value is None else value for name, value in settings.items()},
-            exact_match=sum(right) / len(items), items=len(items),
-            tokens_per_forward=sum(t.tokens for t in traces) / sum(t.forwards for t in traces),
-            tokens_per_second=sum(t.tokens for t in traces) / sum(t.seconds / len(traces) for t in traces),
-            too_long=sum(len(t.answer) > n for t, n in zip(traces, wanted, strict=True)) / len(items),
-            groups={s.group: [s.right, s.count] for s in scores}, **evaluate.text_statistics(traces), **kept,
-        )  # fmt: skip
+        found["too_long"] = sum(len(t.answer) > n for t, n in zip(traces, wanted, strict=True)) / len(items)
+        found["groups"] = {score["group"]: [score["right"], score["count"]] for score in found["groups"]}
+        right = found.pop("right")
+        found |= {"right": "".join("01"[hit] for hit in right)} if keep_items else {}
+        yield _row(kind, {name: -1 if value is None else value for name, value in settings.items()}, **found)
 
 
 def speeds(contestants: Sequence[tuple[Loaded, DecodeConfig]], items: list[Item], rounds: int = 3) -> Iterator[Row]:
@@ -79,7 +76,7 @@ def speeds(contestants: Sequence[tuple[Loaded, DecodeConfig]], items: list[Item]
     for turn in range(rounds + 1):  # the first is a warm-up
         for loaded, way in contestants:
             prompts = [prompt_ids(loaded.tokenizer, item.prompt, loaded.checkpoint.chat) for item in items]
-            pace = evaluate.speed(loaded.model, prompts, way, loaded.tokenizer, loaded.checkpoint.label_shift)
+            pace = speed(loaded.model, prompts, way, loaded.tokenizer, loaded.checkpoint.label_shift)
             found[way.style] += [pace] * bool(turn)
     first = found[contestants[0][1].style]
     for style, paces in found.items():
@@ -137,7 +134,7 @@ def reversal(
     """
     head = asked[: asked.index("{k}")]
     prompts = [prompt_ids(loaded.tokenizer, head.format(v=v), chat=False) for _, v in facts]
-    traces = evaluate.answer_all(
+    traces = answer_all(
         loaded.model, prompts, way, loaded.tokenizer, label_shift=loaded.checkpoint.label_shift
     )
     told = sum(trace.text.startswith(k) for trace, (k, _) in zip(traces, facts, strict=True))

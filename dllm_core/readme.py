@@ -7,7 +7,7 @@ import re
 import sys
 
 from dllm_core import jobs, results, sweeps
-from dllm_core.evaluate import wilson
+from dllm_core.answers import wilson
 from dllm_core.parameters import Problem
 from dllm_core.paths import resolve
 from dllm_core.results import Spread

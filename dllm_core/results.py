@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dllm_core import jobs, sweeps
+from dllm_core.answers import paired
 from dllm_core.parameters import Problem
 from dllm_core.paths import resolve
 from dllm_core.sweeps import Sweep
@@ -76,8 +77,6 @@ def tables(sweep: Sweep, records: list[dict]) -> Iterator[tuple[str, list[dict]]
 def paired_rows(sweep: Sweep, records: list[dict]) -> list[dict]:
     """`paired: {against: CELL}`: every other cell's answers against that cell's, question by question, at each setting: the
     difference of exact match with its 95 % interval, and on how many answers only one of the two was right."""
-    from dllm_core.evaluate import paired
-
     against = sweep.text["paired"]["against"]
     reference = {r["seed"]: _right(row) for r in records if r["cell"] == against for row in r["rows"] if "right" in row}
     found: dict[tuple, dict[int, dict]] = {}

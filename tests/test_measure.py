@@ -74,7 +74,7 @@ def test_merges_measure_the_last_the_best_and_their_mean(loaded, tmp_path):
         torch.nn.init.constant_(weight, value)
         run.record(TrainStep(step, 1.0, 0.1, 1, 1.0, 1.0, validation=value), one.model)
     torch.nn.init.constant_(weight, 7.0)
-    value = lambda model: Estimate(float(model.model.norm.weight[0]), 0.0, 1, 1)
+    value = lambda model: Estimate(float(model.model.norm.weight.detach()[0]), 0.0, 1, 1)
     rows = list(measure.merges(one, (1, 2), value))
     assert [(row["k"], row["mean"]) for row in rows] == [(0, 7.0), (1, 3.0), (2, 4.0)]
     assert float(weight[0]) == 7.0  # left as it was
