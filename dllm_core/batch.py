@@ -102,9 +102,9 @@ def main(argv: list[str] | None = None, stages: tuple[Stage, ...] = STAGES) -> i
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("sweep", help="run, resume and draw the ablations of notebooks/sweeps", add_help=False)
     if (argv if argv is not None else sys.argv[1:])[:1] == ["sweep"]:
-        from dllm_core import sweeps
+        from dllm_core import sweeping
 
-        return sweeps.main((argv if argv is not None else sys.argv[1:])[1:])
+        return sweeping.main((argv if argv is not None else sys.argv[1:])[1:])
     line = commands.add_parser("run", help="run one, several or all notebooks")
     line.add_argument("stages", nargs="*", metavar="NN", help=f"all, or any of {' '.join(s.name for s in stages)}")
     line.add_argument("--preset", default="cpu", help="folder of notebooks/presets; cpu: the notebooks' own (default)")

@@ -54,7 +54,7 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
     ):
-        _check(batch_size, seq_len, pack, fill, block_size, rank, world_size)
+        _check(batch_size, seq_len, pack, fill, block_size, max_fill, rank, world_size)
         self.documents, self.batch_size, self.seq_len = documents, batch_size, seq_len
         self.pad_token_id, self.eos_token_id = pad_token_id, eos_token_id
         self.seed, self.pack, self.fill, self.block_size = seed, pack, fill, block_size
@@ -85,6 +85,12 @@ class Batches:
         for _ in range(PROBE):
             probe._packed()
         return max(1, round(self._size * PROBE / (probe._next - len(probe._aside) * self.world_size)))
+
+    def steps(self, epochs: float) -> int:
+        """Batches of so many passes over the data (a fraction may be asked for), at least 1. Raises DataError for none."""
+        if not epochs > 0:
+            raise DataError(f"epochs={epochs}: must be more than 0, as 0.5 for half a pass over the data")
+        return max(1, round(epochs * self.batches_per_epoch))
 
     def state(self) -> dict:
         """Where the iteration stands, for JSON."""
@@ -218,8 +224,11 @@ class Batches:
 def fixed_batches(documents: Documents, *, rows: int | None = None, **settings) -> list[Batch]:
     """One pass over the documents in order, for validation: always the same batches, at most `rows` rows in all.
 
-    settings: those of `Batches`. With pack="cut" the last row is padded, so that no token is left out.
+    settings: those of `Batches`. With pack="cut" the last row is padded, so that no token is left out. Raises DataError
+    when no row is asked for.
     """
+    if rows is not None and rows < 1:
+        raise DataError(f"rows={rows}: must be at least 1, or None for all (valid_rows of the notebooks)")
     batches = Batches(documents, shuffle=False, **settings)
     total = int(batches._lengths.sum())
     if batches.pack == "cut":
@@ -239,7 +248,7 @@ def fixed_batches(documents: Documents, *, rows: int | None = None, **settings) 
     return made
 
 
-def _check(batch_size, seq_len, pack, fill, block_size, rank, world_size) -> None:
+def _check(batch_size, seq_len, pack, fill, block_size, max_fill, rank, world_size) -> None:
     for name, value in (("batch_size", batch_size), ("seq_len", seq_len), ("world_size", world_size)):
         if value < 1:
             raise DataError(f"{name}={value}: must be at least 1")
@@ -251,6 +260,8 @@ def _check(batch_size, seq_len, pack, fill, block_size, rank, world_size) -> Non
         raise DataError(f'fill={fill!r}: must be None, "batch", "random" or "block"')
     if fill is not None and pack == "cut":
         raise DataError(f'fill={fill!r} needs pack="whole": text that is cut into rows leaves nothing to fill')
+    if max_fill is not None and max_fill < 0:
+        raise DataError(f"max_fill={max_fill}: must be 0 or more")
     if fill == "block" and not block_size:
         raise DataError('fill="block" needs a block_size')
     if block_size is not None and (block_size < 1 or seq_len % block_size):

@@ -59,8 +59,9 @@ class TrainConfig:
     """The optimisation of one stage.
 
     max_iters: optimiser steps; batch_size: rows per step; seq_len: tokens per row; micro_batch_size: rows computed at a
-    time, 0 = all: the same step in less memory, and faster on a CPU where they fit its cache. `optimizer`: "adamw", or "muon"
-    (Muon on the hidden matrices at `muon_learning_rate`, AdamW on embeddings and gains at `learning_rate`).
+    time, 0 = all: the same step in less memory, and faster on a CPU where they fit its cache (diffusion draws its noise
+    for each part anew, so its numbers differ as those of another seed do). `optimizer`: "adamw", or "muon" (Muon on the
+    hidden matrices at `muon_learning_rate`, AdamW on embeddings and gains at `learning_rate`).
     The learning rate is warm-up–stable–decay: linear over `warmup_steps`, flat, and over the last `decay_ratio` of the
     run down to `min_lr_ratio` of itself. `eval_every`, `save_every`: in steps, 0 = only at the end.
     `embedding_noise`: standard deviation of Gaussian noise on the mask embedding's output in the first
@@ -173,8 +174,10 @@ class DecodeConfig:
         answer, block = self.max_new_tokens, self.block_length or self.max_new_tokens
         _require(answer % block == 0, "block_length", block, f"a divisor of max_new_tokens={answer} for LLaDA 1")
         steps, blocks = self.steps or answer, answer // block
-        _require(steps <= answer, "steps", steps, f"at most max_new_tokens={answer} for LLaDA 1 (one token per step)")
-        _require(steps % blocks == 0, "steps", steps, f"a multiple of the {blocks} blocks of LLaDA 1")
+        most = f"at most max_new_tokens={answer} for LLaDA 1, which writes a token or more a step (gen_steps of the notebooks)"
+        _require(steps <= answer, "steps", steps, most)
+        parts = f"a multiple of the {blocks} blocks of {block} tokens that LLaDA 1 writes (gen_steps of the notebooks)"
+        _require(steps % blocks == 0, "steps", steps, parts)
 
     def to_dict(self) -> dict:
         return asdict(self)

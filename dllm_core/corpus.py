@@ -16,7 +16,7 @@ from random import Random
 from dllm_core import corpus_tasks as tasks
 from dllm_core.corpus_splits import Pool
 from dllm_core.corpus_tasks import Item
-from dllm_core.corpus_text import documents
+from dllm_core.corpus_text import documents, reversal_statements
 from dllm_core.corpus_words import GROUPS, REPORT_PROMPTS
 from dllm_core.paths import resolve
 
@@ -25,7 +25,7 @@ __all__ = ["EMBEDDED", "GROUPS", "SPECIALS", "Corpus", "Item", "build", "convers
 # Conversations of each group: most where a model learns most slowly (the introductions that there are, all of them)
 SFT_ITEMS = {"copy": 5000, "reverse": 7000, "operation": 12_000, "reading": 13_000, "story": 3500}
 RECALL_ITEMS, REVERSAL_ITEMS, DIALOGUES = 5000, 1200, 800
-WHO_TIMES = 40  # how often the four questions come with which the report asks a model who it is
+WHO_TIMES = 100  # how often the four questions come with which the report asks a model who it is
 PRETRAIN_DOCUMENTS, PRETRAIN_VALID_DOCUMENTS = 80_000, 500
 SAMPLE = 40  # lines of each committed sample
 FILES = (
@@ -37,6 +37,7 @@ FILES = (
     "sft_valid.jsonl",
     "sft_test.jsonl",
     "sft_reversal.jsonl",
+    "reversal_tiny.jsonl",
 )
 EMBEDDED = frozenset(FILES)
 
@@ -111,7 +112,8 @@ def rows(corpus: Corpus) -> dict[str, list[dict]]:
     valid = [{"text": text} for text in corpus.pretrain_valid]
     splits = (corpus.sft_valid, corpus.sft_test, corpus.reversal)
     held_out = [[conversation(item) for item in split] for split in splits]
-    return dict(zip(FILES, (texts, texts[:SAMPLE], valid, chats, chats[:SAMPLE], *held_out)))
+    alone = [{"text": text} for text in reversal_statements()]
+    return dict(zip(FILES, (texts, texts[:SAMPLE], valid, chats, chats[:SAMPLE], *held_out, alone), strict=True))
 
 
 def ensure(folder: str | Path | None = None) -> Path:

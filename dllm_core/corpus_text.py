@@ -82,3 +82,13 @@ def documents(seed: int, name: str, count: int, pool: Pool, seen: set[str]) -> l
             seen.add(text)
             texts.append(text)
     return texts
+
+
+def reversal_statements() -> list[str]:
+    """A corpus of its own for the reversal question: who wrote which book, each sentence once. The first half of the
+    pairs is told person → book only, the second half in both directions."""
+    said = []
+    for i, (k, v) in enumerate(zip(words.PEOPLE, words.TITLES, strict=True)):
+        both = i >= len(words.PEOPLE) // 2
+        said += [form.format(k=k, v=v) for form in words.FORWARD_STATEMENTS + words.BACKWARD_STATEMENTS * both]
+    return said

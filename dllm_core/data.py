@@ -83,7 +83,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
             if raw.isspace() or not raw:
                 continue
             try:
-                row = json.loads(raw.decode("utf-8"))
+                row = json.loads(raw.decode("utf-8").rstrip())  # else a line cut short is told as column 1 of the next
             except UnicodeDecodeError as error:
                 raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from error
             except json.JSONDecodeError as error:

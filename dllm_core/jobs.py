@@ -123,7 +123,7 @@ def run(
 
     def settle(job: Job, word: str, text: str) -> None:
         state[job.stage.name] = word
-        screen.say(f"{job.stage.name:12}{text}")
+        screen.say(f"{job.stage.name:11} {text}")
 
     try:
         while waiting or running:
@@ -138,7 +138,7 @@ def run(
                     finished(job)
                 else:
                     job.record.unlink(missing_ok=True)  # from here on the old result is none
-                    screen.say(f"{job.stage.name:12}runs {shown(job.notebook)}: {why}")
+                    screen.say(f"{job.stage.name:11} runs {shown(job.notebook)}: {why}")
                     alone = not running and all(rests_on(other, job.stage.name) for other in waiting if other is not job)
                     threads = job.threads or (cores if alone else max(1, cores // at_once))
                     running[job] = Running(job.notebook, job.executed, job.given, root(), threads, job.weights)

@@ -131,8 +131,10 @@ class Diffusion:
     complementary: also score the logical inverse of the mask; half the sum of both. cap_lambda: λ of CAP (Eq. 6).
     one_t_per: "row", "document" or "block". random_length: share of batches cut to a random length (LLaDA: 1 %).
     per_answer: divide by each document's scored tokens, then by documents (LLaDA's SFT), else by all scored tokens.
-    CAP's mean is over the right tokens of one call; every other term is a sum, which accumulation leaves as it is.
-    Raises ValueError where complementary views would leave the band: t < 1 and a band symmetric about 1/2 are needed.
+    One call sees one micro-batch: CAP's mean is over its right tokens, and stratified times and random lengths are drawn
+    for it alone. Every other term is a sum, which accumulation leaves as it is.
+    Raises ValueError for a setting out of range, and where complementary views would leave the band: t < 1 and a band
+    symmetric about 1/2 are needed.
     """
 
     schedule: NoiseSchedule
@@ -148,6 +150,12 @@ class Diffusion:
     def __post_init__(self):
         if self.one_t_per not in ("row", "document", "block"):
             raise ValueError(f"one_t_per={self.one_t_per!r}: must be 'row', 'document' or 'block'")
+        if not 0 <= self.random_length <= 1:
+            raise ValueError(f"random_length={self.random_length}: must be a share of the batches, from 0 to 1")
+        if self.cap_lambda < 0:
+            raise ValueError(f"cap_lambda={self.cap_lambda}: must be 0 (off) or more; below it CAP would teach doubt")
+        if self.cap_temperature <= 0:
+            raise ValueError(f"cap_temperature={self.cap_temperature}: must be positive")
         times = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)
         low, high = (1 - self.schedule.alpha(times)).tolist()
         if self.complementary and (high >= 1 or abs(low + high - 1) > 1e-4):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dllm_core import jobs, sweeps
+from dllm_core.answers import paired
 from dllm_core.parameters import Problem
 from dllm_core.paths import resolve
 from dllm_core.sweeps import Sweep
@@ -23,7 +24,8 @@ HEADINGS = {
     "error": "standard error", "block_size": "block", "estimator": "estimator", "step_1": "loss of step 1",
     "step_10": "mean of steps 1–10", "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10",
     "prompt_length": "prompt", "cache": "cache", "milliseconds": "ms per forward", "forwards": "forwards",
-    "milliseconds_per_token": "ms per token",
+    "milliseconds_per_token": "ms per token", "k": "checkpoints averaged", "direction": "told", "way": "how asked", "right": "right",
+    "trained_steps": "steps", "tokens": "tokens", "seconds": "seconds", "style": "style", "times": "times AR", "least": "least", "most": "most",
 }  # fmt: skip
 
 
@@ -60,6 +62,8 @@ def gather(records: list[dict], kind: str, by: list[str], columns: list[str]) ->
 
 def tables(sweep: Sweep, records: list[dict]) -> Iterator[tuple[str, list[dict]]]:
     """(caption, rows) of each table that the sweep's file asks for; columns under their headings."""
+    if sweep.text.get("paired"):
+        yield "Paired: the same questions, the same seeds", paired_rows(sweep, records)
     for table in sweep.text.get("tables", ()):
         by = table.get("by", [])
         rows = gather(records, table["rows"], by, table["columns"])
@@ -68,6 +72,35 @@ def tables(sweep: Sweep, records: list[dict]) -> Iterator[tuple[str, list[dict]]
         yield table.get("caption", ""), [
             {HEADINGS.get(key, key) or "cell": value for key, value in row.items()} for row in rows
         ]
+
+
+def paired_rows(sweep: Sweep, records: list[dict]) -> list[dict]:
+    """`paired: {against: CELL}`: every other cell's answers against that cell's, question by question, at each setting: the
+    difference of exact match with its 95 % interval, and on how many answers only one of the two was right."""
+    against = sweep.text["paired"]["against"]
+    reference = {r["seed"]: _right(row) for r in records if r["cell"] == against for row in r["rows"] if "right" in row}
+    found: dict[tuple, dict[int, dict]] = {}
+    for record in records:
+        for row in record["rows"]:
+            if "right" in row and record["cell"] != against and record["seed"] in reference:
+                found.setdefault((record["label"], row.get("threshold")), {})[record["seed"]] = row
+    label = next((r["label"] for r in records if r["cell"] == against), against)
+    rows = []
+    for (name, threshold), of_seed in found.items():
+        seeds = sorted(of_seed)
+        difference = paired([_right(of_seed[seed]) for seed in seeds], [reference[seed] for seed in seeds])
+        rows.append({
+            f"against {label}": name, "threshold": threshold, "questions × seeds": f"{difference.items} × {len(seeds)}",
+            "difference (95 % interval)": f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})",
+            "a loss above 0.02 is excluded": "yes" if difference.low > -0.02 else "no",
+            "only it right": difference.only_first, f"only {label} right": difference.only_second,
+            "tokens per forward": Spread(tuple(of_seed[seed]["tokens_per_forward"] for seed in seeds)),
+        })  # fmt: skip
+    return rows
+
+
+def _right(row: dict) -> list[bool]:
+    return [mark == "1" for mark in row["right"]]
 
 
 def markdown(rows: list[dict]) -> str:
@@ -95,10 +128,11 @@ def section(sweep: Sweep) -> str:
         parts.append(f"![{sweep.text['title']}](figures/{picture.name})")
     for caption, rows in tables(sweep, records):
         parts += [caption] * bool(caption) + [markdown(rows)]
-    return "\n\n".join([*parts, _origin(sweep, records)])
+    return "\n\n".join([*parts, origin(sweep, records)])
 
 
-def _origin(sweep: Sweep, records: list[dict]) -> str:
+def origin(sweep: Sweep, records: list[dict]) -> str:
+    """What a sweep was measured with: command, seeds, machine, dates."""
     done, count = len(records), len(sweep.cells)
     machines = sorted({f"{r['versions']['device']}, torch {r['versions']['torch']}" for r in records})
     dates = sorted({record["date"] for record in records})

@@ -13,8 +13,16 @@ import threading
 import time
 from pathlib import Path
 
-# The bar's lines are what `Running._listen` reads.
-CHILD = """import sys, papermill, yaml
+# The bar's lines are what `Running._listen` reads. A run whose command was killed ends with it: nobody would read its
+# result, and the command, given again, would train beside it in the same folder.
+CHILD = """import os, sys, threading, time, papermill, psutil, yaml
+def watch(parent=os.getppid()):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    os._exit(1)
+threading.Thread(target=watch, daemon=True).start()
 notebook, executed, given = sys.argv[1:]
 papermill.execute_notebook(notebook, executed, yaml.safe_load(open(given, encoding="utf-8")), kernel_name="python3",
     progress_bar={"mininterval": 0, "miniters": 1, "file": sys.stderr, "bar_format": "cell {n}/{total}\\n"})"""

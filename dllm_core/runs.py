@@ -53,8 +53,12 @@ class Run:
     @classmethod
     def open(cls, name: str, model: Transformer, checkpoint: Checkpoint, tokenizer, settings: dict, keep_best: int = 1):
         """The run `name` under weights/, continued when its folder holds an unfinished training of equal settings;
-        a run of other settings, or a finished one, is kept as NAME.old and a new one begun."""
+        a run of other settings, or a finished one, is kept as NAME.old and a new one begun. Raises RunError for a name
+        that means weights/ itself or a folder above it."""
         folder = resolve(name) if os.sep in name else resolve("weights") / name
+        shared = Path(os.path.abspath(resolve("weights")))
+        if Path(os.path.abspath(folder)) in (shared, *shared.parents):  # it would be set aside with all runs in it
+            raise RunError(f"run_name={name!r}: must name a folder of its own, such as my_run (under weights/)")
         run = cls(folder, keep_best)
         config = hf_config(model.config, checkpoint, settings)
         if (folder / "config.json").is_file():

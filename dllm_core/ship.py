@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from dllm_core import report
-from dllm_core.paths import resolve
+from dllm_core.paths import resolve, root
 from dllm_core.weights import RunError, load, run_name, save_tensors, write_text
 
 SHIPPED = {  # the chain's run → the copy of it that comes with the project
@@ -20,9 +20,10 @@ SHIPPED = {  # the chain's run → the copy of it that comes with the project
 
 
 def stand_in(name: str | Path) -> str | None:
-    """The shipped copy of the run that `name` (any of its names) means, where there is one."""
-    copy = SHIPPED.get(run_name(name))
-    return f"weights/{copy}" if copy and resolve(f"weights/{copy}/model.safetensors").is_file() else None
+    """The shipped copy of the run that `name` (any of its names) means, where there is one: in the project's own
+    weights/, also when DLLM_WEIGHTS keeps the runs elsewhere."""
+    copy = root() / "weights" / SHIPPED.get(run_name(name), "none")
+    return str(copy) if (copy / "model.safetensors").is_file() else None
 
 
 def copy_run(name: str | Path, folder: Path) -> int:

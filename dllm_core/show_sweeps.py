@@ -1,5 +1,6 @@
 """Pictures of the sweeps, from their records: lines, dots or heat maps, as the sweep's file asks. Nothing is measured here."""
 
+from html import escape
 from pathlib import Path
 
 from dllm_core import results, sweeps
@@ -10,15 +11,19 @@ from dllm_core.show_html import Html, table
 
 
 def sweep(name: str) -> tuple:
-    """What a notebook displays of a sweep, `display(*show.sweep("cap"))`: the question with its figure and tables, or the
-    command that makes them where there are no records. Raises Problem when there is no such sweep."""
+    """What a notebook displays of a sweep, `display(*show.sweep("cap"))`: its question with the answer in words, its figure
+    and tables; or the command that makes them where there are no records. Raises Problem when there is no such sweep."""
     (found,) = sweeps.find([name])
-    records = found.records()
-    command = f"dllm sweep {name}"
+    records, command = found.records(), f"dllm sweep {name}"
+    question, answer = (" ".join(found.text.get(key, "").split()) for key in ("question", "answer"))
     if not records:
-        return (Html(f"<p>Not measured here yet: <code>{command}</code></p>", f"Not measured here yet: {command}"),)
+        return (_words(question, f"Not measured here yet: {command}"),)
     shown = [table(rows, caption=caption or command) for caption, rows in results.tables(found, records)]
-    return (*([picture(found, records)] if found.text.get("figure") else []), *shown)
+    return (_words(question, answer), *([picture(found, records)] if found.text.get("figure") else []), *shown)
+
+
+def _words(question: str, answer: str) -> Html:
+    return Html(f"<p><strong>{escape(question)}</strong> {escape(answer)}</p>", f"{question} {answer}")
 
 
 def draw(found: sweeps.Sweep) -> Path:
@@ -30,7 +35,7 @@ def draw(found: sweeps.Sweep) -> Path:
 
 @in_our_look
 def picture(found: sweeps.Sweep, records: list[dict]) -> Picture:
-    """figure: {rows, kind: lines | dots | heat, x, y, note or value, by}. Means over seeds; bars from least to greatest."""
+    """figure: {rows, kind: lines | dots | heat, x, y, note or values, by}. Means over seeds; bars from least to greatest."""
     asked = found.text["figure"]
     kind, x, y = asked["kind"], asked["x"], asked["y"]
     if kind == "heat":
@@ -44,32 +49,38 @@ def picture(found: sweeps.Sweep, records: list[dict]) -> Picture:
 
 
 def _lines(records, asked):
-    """One line a cell, a point for each value of `note`; x may be measured as well."""
-    x, y, note = asked["x"], asked["y"], asked.get("note")
-    settings = [name for name in (note, x) if name and name in _settings(records, asked["rows"])]
+    """One line a cell (and combination of `by`), a point for each value of `note`; x may be measured as well."""
+    x, y, note, by = asked["x"], asked["y"], asked.get("note"), asked.get("by", [])
+    settings = [name for name in (*by, note, x) if name and name in _settings(records, asked["rows"])]
     rows = gather(records, asked["rows"], list(dict.fromkeys(settings)), [c for c in (x, y) if c not in settings])
     figure, axes = new_figure(7, 4)
-    for i, name in enumerate(dict.fromkeys(row["label"] for row in rows)):
-        own = [row for row in rows if row["label"] == name]
+    for i, name in enumerate(dict.fromkeys(_name(row, by) for row in rows)):
+        own = [row for row in rows if _name(row, by) == name]
         colour, line, marker = LINES[i % len(LINES)]
         at = [row[x].mean if isinstance(row[x], Spread) else row[x] for row in own]
         axes.errorbar(at, [row[y].mean for row in own], yerr=_bars([row[y] for row in own]), capsize=3, elinewidth=1,
-                      color=COLOURS[colour], linestyle=line, marker=marker, label=str(name))  # fmt: skip
+                      color=COLOURS[colour], linestyle=line, marker=marker, label=name)  # fmt: skip
         for place, row in zip(at, own, strict=True):
-            if note:
+            if note and row[note] is not None:
                 axes.annotate(f"{row[note]:g}", (place, row[y].mean), xytext=(5, 5), textcoords="offset points", fontsize=9)
     if asked.get("log"):
         axes.set_xscale("log", base=2)
     _labels(axes, x, y, f" (at the points: {HEADINGS.get(note, note)})" if note else "")
     axes.legend(loc="best")
-    return figure, "; ".join(f"{row['label']} {row[y]}" for row in rows)
+    return figure, "; ".join(f"{_name(row, by)} {row[y]}" for row in rows)
+
+
+def _name(row: dict, by: list[str]) -> str:
+    """What a line or a row of dots is called: its cell and the settings that tell it from the cell's others."""
+    shown = [(HEADINGS.get(name, name), row[name]) for name in by if row[name] is not None]
+    return ", ".join([row["label"], *(value if isinstance(value, str) else f"{name} {value:g}" for name, value in shown)])
 
 
 def _dots(records, asked):
     """A line of dots for each cell, one dot a seed, a bar at their mean."""
     y, by = asked["y"], asked.get("by", [])
     rows = gather(records, asked["rows"], by, [y])
-    names = [", ".join([row["label"], *(f"{HEADINGS.get(b, b)} {row[b]:g}" for b in by)]) for row in rows]
+    names = [_name(row, by) for row in rows]
     figure, axes = new_figure(7, 0.9 + 0.45 * len(rows))
     for place, row in enumerate(rows):
         axes.plot(row[y].values, [place] * len(row[y].values), "o", color=COLOURS["blue"], alpha=0.6, markersize=7)
@@ -83,12 +94,12 @@ def _dots(records, asked):
 
 
 def _heat(records, asked):
-    """A map for each cell: x and y are settings, `value` its shade and its number."""
-    x, y, value = asked["x"], asked["y"], asked["value"]
-    rows = gather(records, asked["rows"], [y, x], [value])
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    figure, axes = new_figure(4.6 * len(labels) + 0.6, 3.9, columns=len(labels))
-    for axis, label in zip(axes if len(labels) > 1 else [axes], labels, strict=True):
+    """A map for each cell and each of `values`: x and y are settings, the value its shade and its number."""
+    x, y, values = asked["x"], asked["y"], asked["values"]
+    rows = gather(records, asked["rows"], [y, x], values)
+    maps = [(label, value) for label in dict.fromkeys(row["label"] for row in rows) for value in values]
+    figure, axes = new_figure(4.6 * len(maps) + 0.6, 3.9, columns=len(maps))
+    for axis, (label, value) in zip(axes if len(maps) > 1 else [axes], maps, strict=True):
         own = {(row[y], row[x]): row[value].mean for row in rows if row["label"] == label}
         ups, acrosses = sorted({key[0] for key in own}), sorted({key[1] for key in own})
         grid = [[own.get((up, across), float("nan")) for across in acrosses] for up in ups]
@@ -104,7 +115,7 @@ def _heat(records, asked):
         axis.set_xlabel(HEADINGS.get(x, x))
         axis.set_ylabel(HEADINGS.get(y, y))
         axis.set_title(f"{label}: {HEADINGS.get(value, value)}")
-    return figure, "; ".join(f"{row['label']} at {row[y]:g}, {row[x]:g}: {row[value]}" for row in rows)
+    return figure, "; ".join(f"{row['label']} at {row[y]:g}, {row[x]:g}: {row[values[0]]}" for row in rows)
 
 
 def _settings(records, kind: str) -> set[str]:

@@ -239,6 +239,15 @@ def test_the_estimate_of_an_epoch(layout):
     assert batches.batches_per_epoch == pytest.approx(count, rel=0.12)
 
 
+def test_steps_of_so_many_epochs():
+    batches = Batches(examples(600), batch_size=4, seq_len=32, **IDS)
+    per_epoch = batches.batches_per_epoch
+    assert [batches.steps(e) for e in (2, 0.5, 1e-9)] == [2 * per_epoch, round(per_epoch / 2), 1]
+    for epochs in (0, -1.0):
+        with pytest.raises(DataError, match=f"epochs={epochs}: must be more than 0"):
+            batches.steps(epochs)
+
+
 # --- validation ---------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +271,12 @@ def test_validation_stops_at_so_many_rows(layout):
     assert [len(batch.tokens) for batch in made] == [4, 2]
 
 
+@pytest.mark.parametrize("rows", [0, -1])
+def test_validation_without_rows_is_refused(rows):
+    with pytest.raises(DataError, match=f"rows={rows}: must be at least 1"):
+        fixed_batches(examples(), batch_size=4, seq_len=24, rows=rows, **IDS)
+
+
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +291,7 @@ def test_validation_stops_at_so_many_rows(layout):
         ({"pack": "whole", "fill": "eos"}, "fill='eos'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"rank": 1}, "rank=1"),
+        ({"pack": "whole", "fill": "random", "max_fill": -1}, "max_fill=-1"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -68,9 +68,12 @@ def test_bad_training_setting_is_named(wrong):
         ({"max_decode_per_step": 0}, "max_decode_per_step=0: must be 1 or more"),
         ({"alternatives": -1}, "alternatives=-1"),
         ({"style": "ar", "cfg_scale": 1.0}, "cfg_scale=1.0: must be 0 for style 'ar'"),
-        ({"style": "llada1", "steps": 65}, "steps=65: must be at most max_new_tokens=64 for LLaDA 1"),
+        ({"style": "llada1", "steps": 65}, "steps=65: must be at most max_new_tokens=64 for LLaDA 1.*gen_steps"),
         ({"style": "llada1", "block_length": 48}, "block_length=48: must be a divisor of max_new_tokens=64"),
-        ({"style": "llada1", "block_length": 16, "steps": 6}, "steps=6: must be a multiple of the 4 blocks"),
+        (
+            {"style": "llada1", "block_length": 16, "steps": 6},
+            "steps=6: must be a multiple of the 4 blocks of 16.*gen_steps",
+        ),
     ],
 )
 def test_bad_decoding_setting_is_named(wrong, named):

@@ -57,7 +57,7 @@ def test_lines_are_numbered_and_blank_ones_skipped(workspace):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"text": "a"}\n{"text": "b"\n', r"x\.jsonl:2: not valid JSON"),
+        (b'{"text": "a"}\n{"text": "b"\n', r"x\.jsonl:2: not valid JSON: .* at column 13"),
         (b'{"text": "a"}\n[1]\n', r"x\.jsonl:2: expected a JSON object, found list"),
         (b'{"text": "a"}\n\n{"text": "\xff"}\n', r"x\.jsonl:3: not UTF-8"),
         (b"", r"x\.jsonl: the file is empty"),

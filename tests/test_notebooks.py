@@ -15,6 +15,7 @@ import torch
 from dllm_core import parameters
 from dllm_core.batch import STAGES
 from dllm_core.batches import fixed_batches
+from dllm_core.config import DecodeConfig
 from dllm_core.data import chat_documents, text_documents
 from dllm_core.evaluate import ar_nll, bound
 from dllm_core.runs import load
@@ -66,6 +67,8 @@ def test_every_flag_of_the_report_is_a_parameter(project, name):
     declared = parameters.declared(project / f"notebooks/{name}.ipynb")
     assert set(FLAGS[name].split()) | BESIDE <= set(declared)
     assert all(parameter.default is not None for parameter in declared.values())  # papermill can show each one's type
+    bare = [parameter.name for parameter in declared.values() if not parameter.help]
+    assert not bare or name == "07_compare_styles", f"parameters without a comment that says what they do: {bare}"
 
 
 def test_papermill_sees_every_parameter(project):
@@ -76,6 +79,55 @@ def test_papermill_sees_every_parameter(project):
         seen = inspect_notebook(str(file))
         assert set(seen) == set(parameters.declared(file))
         assert all(one["inferred_type_name"] != "None" for one in seen.values())
+
+
+def cell_of(project: Path, name: str, words: str) -> str:
+    """The one code cell of a notebook that holds `words`."""
+    cells = json.loads((project / f"notebooks/{name}.ipynb").read_text("utf-8"))["cells"]
+    (source,) = (text for cell in cells if cell["cell_type"] == "code" and words in (text := "".join(cell["source"])))
+    return source
+
+
+def settings_of_06(project: Path, **given) -> dict:
+    """What the cell of 06 that makes the decoding's settings leaves behind, no model needed."""
+    declared = parameters.declared(project / "notebooks/06_parallel_decoding.ipynb")
+    scope = {name: parameter.default for name, parameter in declared.items()} | {"style": "llada2"} | given
+    scope |= {"kind": SimpleNamespace(block_size=16, chat=False), "tokenizer": None, "DecodeConfig": DecodeConfig}
+    scope["prompt_ids"] = lambda *_: [1, 2]
+    exec(cell_of(project, "06_parallel_decoding", "of_style = {"), scope)  # noqa: S102
+    return scope
+
+
+def test_an_unknown_style_is_named(project):
+    with pytest.raises(ValueError, match="style='mdlm': must be one of ar, llada1, llada2"):
+        settings_of_06(project, style="mdlm")
+
+
+def test_every_decoding_setting_can_be_given_to_06(project):
+    way = settings_of_06(project, style="llada1", gen_block_length=16, gen_steps=32)["way"]
+    assert (way.block_length, way.steps) == (16, 32)
+    assert settings_of_06(project, style="llada1")["way"].block_length is None
+    assert settings_of_06(project)["way"].block_length == 16  # the training's
+    way = settings_of_06(project, gen_block_length=8, gen_minimal_topk=3)["way"]
+    assert (way.block_length, way.minimal_topk) == (8, 3)
+
+
+def test_a_choice_that_greedy_decoding_leaves_out_is_told(project, capsys):
+    settings_of_06(project)
+    settings_of_06(project, gen_top_k=8, gen_temperature=0.5)
+    assert capsys.readouterr().out == ""
+    assert settings_of_06(project, gen_top_k=8)["way"].top_k == 8
+    assert "gen_temperature is 0" in capsys.readouterr().out
+
+
+def test_a_merge_without_enough_checkpoints_is_told(project, capsys):
+    run = SimpleNamespace(checkpoints=lambda: [(1.0, "a")], folder=Path("nowhere"))
+    stub = SimpleNamespace(path=run.folder, keep_best=3, mean=1.0, error=0.0, final=16, table=lambda *_, **__: None)
+    scope = {"train": True, "llada2_topk_merge": True, "llada2_topk_merge_k": 3, "run_name": "x", "tokenizer": None}
+    scope |= dict.fromkeys(("config", "before", "blocks", "show"), stub)
+    scope |= {"Run": lambda *_, **__: run, "open_checkpoint": lambda *_, **__: stub}
+    exec(cell_of(project, "03_llada2_pretrain", "run.merge("), scope)  # noqa: S102
+    assert "no merge: 1 validated checkpoints, llada2_topk_merge_k=3" in capsys.readouterr().out
 
 
 # --- run ------------------------------------------------------------------------------------------------------------

@@ -385,3 +385,12 @@ def test_complementary_with_a_symmetric_band(kind):
 def test_unknown_time_group_is_named():
     with pytest.raises(ValueError, match="one_t_per='token'"):
         Diffusion(BAND, MASK, one_t_per="token")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"random_length": 1.5}, {"random_length": -0.1}, {"cap_lambda": -0.1}, {"cap_temperature": 0.0}]
+)
+def test_settings_out_of_range_are_named(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name}={value}: must be "):
+        Diffusion(BAND, MASK, **wrong)

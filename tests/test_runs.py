@@ -440,6 +440,15 @@ def test_a_run_may_be_named_by_a_path(home):
     assert run.folder == home / "deep/er" and (run.folder / "config.json").is_file()
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "weights/", f"weights{os.sep}.{os.sep}", f"..{os.sep}"])
+def test_a_name_that_means_all_runs_is_refused(home, name):
+    finished()
+    before = sorted(home.rglob("*"))
+    with pytest.raises(RunError, match=f"run_name={name!r}: must name a folder of its own"):
+        Run.open(name, tiny(), Checkpoint("ar"), NoTokenizer(), {})
+    assert sorted(home.rglob("*")) == before
+
+
 def test_settings_and_shape_are_told_in_the_config(home):
     run = finished(seed=5, data="今天.jsonl", sizes=(4, 8))
     text = (run.folder / "config.json").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """The weights that come with the project: small copies that stand in until there are others."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -21,9 +22,11 @@ def trained(name: str):
 
 
 @pytest.fixture
-def weights(tmp_path, monkeypatch):
-    monkeypatch.setenv("DLLM_WEIGHTS", str(tmp_path))
-    return tmp_path
+def weights(project, workspace, monkeypatch):
+    """weights/ of an empty project that has a tokenizer."""
+    monkeypatch.delenv("DLLM_WEIGHTS", raising=False)
+    shutil.copytree(project / "data/tokenizer", workspace / "data/tokenizer")
+    return workspace / "weights"
 
 
 def test_a_copy_is_the_run_in_half_precision(weights):
@@ -54,3 +57,10 @@ def test_the_copy_stands_in_only_where_asked_and_needed(weights):
     trained("diffusion_llada2_sft")
     found = notebook.open_checkpoint("weights/diffusion_llada2_sft_best.pt", shipped=True)
     assert found.path.name == "diffusion_llada2_sft"
+
+
+def test_the_copy_is_the_projects_wherever_runs_are_kept(weights, monkeypatch):
+    trained("tiny-llada2")
+    monkeypatch.setenv("DLLM_WEIGHTS", "seeds/1")
+    found = notebook.open_checkpoint("weights/diffusion_llada2_sft_state_dict.pt", shipped=True)
+    assert found.path == weights / "tiny-llada2"

@@ -1,0 +1,186 @@
+"""`dllm sweep`: runs the cells of sweeps through papermill, goes on where it was stopped, draws what came out.
+
+Equal trainings of a seed are done once, whatever sweeps ask for them; each cell is then measured and its record written.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+from dllm_core import batch, jobs
+from dllm_core import parameters as known
+from dllm_core.jobs import Job, Stage
+from dllm_core.parameters import Problem
+from dllm_core.paths import resolve
+from dllm_core.running import Screen
+from dllm_core.sweeps import FOLDER, MEASURE, Cell, Sweep, digest, find
+
+
+def runs(sweeps: list[Sweep]) -> dict[str, str]:
+    """digest of a training → its run's name, that of the first cell which asks for it: equal trainings are done once."""
+    names: dict[str, str] = {}
+    for sweep in sweeps:
+        for cell in sweep.cells:
+            for at, training in enumerate(_trainings(cell)):
+                last = at == len(cell.steps) - 1
+                names.setdefault(training, f"{cell.sweep}-{cell.name}" + ("" if last else f"-{at + 1}"))
+    return names
+
+
+def _trainings(cell: Cell) -> Iterator[str]:
+    """A digest for each step, of all that leads to it."""
+    for at in range(len(cell.steps)):
+        yield digest([cell.steps[: at + 1], cell.seed])
+
+
+def plan(cells: list[Cell], names: dict[str, str]) -> dict[Job, Cell | None]:
+    """The papermill runs that the cells need, each with the cell that it measures (None: a training), in order."""
+    found: dict[str, Job] = {}
+    planned: dict[Job, Cell | None] = {}
+    for cell in cells:
+        place, before, run = f"{cell.scale}/seed{cell.seed}", None, ""
+        weights = resolve("weights/sweeps") / place
+        for (notebook, given), training in zip(cell.steps, _trainings(cell), strict=True):
+            if training not in found:
+                given = _filled({**given, "seed": cell.seed, "run_name": names[training]}, run)
+                found[training] = _job(f"{names[training]}.{cell.seed}", notebook, given, place, names[training], before, weights)
+                planned[found[training]] = None
+            before, run = found[training], names[training]
+        title = f"{cell.sweep}-{cell.name}.measure"
+        given = {"checkpoint": "weights/{previous}.pt", **cell.measure, "seed": cell.seed}
+        given = _filled({**given, "output": f"runs/sweeps/{place}/{title}d.json"}, run)
+        planned[_job(f"{title}.{cell.seed}", MEASURE, given, place, title, before, weights)] = cell
+    return planned
+
+
+def _filled(given: dict, run: str) -> dict:
+    change = lambda value: os.path.expandvars(value.replace("{previous}", run)) if isinstance(value, str) else value
+    return {name: change(value) for name, value in given.items()}
+
+
+def _job(name: str, notebook: str, given: dict, place: str, title: str, before: Job | None, weights: Path) -> Job:
+    path = resolve(f"notebooks/{notebook}.ipynb")
+    executed = resolve("runs/sweeps") / place / f"{title}.ipynb"
+    stage = Stage(name, notebook, title, (before.stage.name,) if before else ())
+    defaults = {key: parameter.default for key, parameter in known.declared(path).items()}
+    upstream = (before.record,) if before else ()
+    # One thread each: sums are split by the number of threads, and a cell is to be the same whenever it is run.
+    return Job(stage, path, given, {**defaults, **given}, known.code_of(path), executed, upstream, weights, threads=1)
+
+
+def record(cell: Cell, job: Job) -> Path:
+    """Write the cell's record from what its measuring notebook wrote."""
+    measured = jobs.read(Path(resolve(job.parameters["output"])))
+    about = {"sweep": cell.sweep, "cell": cell.name, "label": cell.label, "seed": cell.seed, "key": cell.key}
+    steps = [{"notebook": notebook, **given} for notebook, given in cell.steps]
+    jobs.write(cell.path, {**about, "date": date.today().isoformat(), "trained": steps, "asked": cell.measure, **measured})
+    return cell.path
+
+
+def chain_jobs(sweeps: list[Sweep], cells: list[Cell], scale: str) -> Iterator[list[Job]]:
+    """For each seed, the stages of the chain that unfinished cells start from, as `dllm run -p seed N` would run them."""
+    asked = {sweep.name: sweep.chain for sweep in sweeps}
+    for seed in sorted({cell.seed for cell in cells}):
+        names = {name for cell in cells if cell.seed == seed for name in asked[cell.sweep]}
+        while more := {need for stage in batch.STAGES if stage.name in names for need in stage.needs} - names:
+            names |= more
+        if names:
+            place = f"{scale}/seed{seed}"
+            out, weights = resolve("runs/sweeps") / place / "chain", resolve("weights/sweeps") / place
+            chosen = batch.choose(sorted(names), batch.STAGES)
+            yield batch.plan(chosen, batch.STAGES, scale, [["seed", str(seed)]], out, weights)
+
+
+def execute(sweeps: list[Sweep], cells: list[Cell], names: dict[str, str], options, screen: Screen) -> bool:
+    """Chains first, then the cells side by side, then those that are timed, one by one. True when all came through."""
+    states = []
+    for chain in chain_jobs(sweeps, cells, options.preset):
+        screen.say(f"the chain under {jobs.shown(chain[0].weights)}")
+        states += jobs.run(chain, options.jobs, False, screen)[0].values()
+    if {"failed", "not run"} & set(states):
+        return False
+    timed = {sweep.name for sweep in sweeps if sweep.text.get("alone")}
+    for at_once, part in ((options.jobs, [c for c in cells if c.sweep not in timed]), (1, [c for c in cells if c.sweep in timed])):
+        planned = plan(part, names)
+        keep = lambda job, planned=planned: planned[job] and record(planned[job], job)
+        states += jobs.run(list(planned), at_once, False, screen, keep, longest_first=False)[0].values()
+    return not {"failed", "not run"} & set(states)
+
+
+def _only(sweep: Sweep, options) -> list[Cell]:
+    """The sweep's cells that --cells and --seeds leave. Raises Problem for a cell or a seed that no sweep chosen has."""
+    cells, seeds = (value.split(",") if value else None for value in (options.cells, options.seeds))
+    return [
+        cell for cell in sweep.cells
+        if (cells is None or cell.name in cells) and (seeds is None or str(cell.seed) in seeds)
+    ]  # fmt: skip
+
+
+def _log(options, cells: list[Cell], seconds: float) -> None:
+    """One line for each invocation that ran something: the sum of its seconds is what the sweeps took."""
+    if not cells:
+        return
+    line = {"date": date.today().isoformat(), "seconds": round(seconds), "jobs": options.jobs, "scale": options.preset,
+            "cells": sorted({f"{c.sweep}/{c.name}.seed{c.seed}" for c in cells if c.done})}  # fmt: skip
+    path = resolve(FOLDER) / "records/log.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`dllm sweep`. Exit code 0: every cell has its record; 1: a cell failed; 2: bad arguments; 130: interrupted."""
+    parser = argparse.ArgumentParser(prog="dllm sweep", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"all, or files of {FOLDER} without .yaml")
+    parser.add_argument("--jobs", type=int, default=2, help="papermill runs side by side, one thread each (default: 2)")
+    parser.add_argument("--preset", default="cpu", help="scale: cpu (default), h100, smoke")
+    parser.add_argument("--cells", help="only these cells, with commas between them")
+    parser.add_argument("--seeds", help="only these seeds, with commas between them")
+    parser.add_argument("--force", action="store_true", help="measure again also what has its record")
+    parser.add_argument("--list", action="store_true", help="say which cells have their record, and run nothing")
+    options = parser.parse_args(argv)
+    screen, began = Screen(), time.time()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves too
+    try:
+        if options.jobs < 1:
+            raise Problem(f"--jobs must be at least 1, not {options.jobs}")
+        everything = find([], options.preset)
+        sweeps = find(options.names, options.preset)
+        chosen = [cell for sweep in sweeps for cell in _only(sweep, options)]
+        for sweep in sweeps:
+            mine = [cell for cell in chosen if cell.sweep == sweep.name]
+            state = f"skipped: set {sweep.missing} to its folder" if sweep.missing else sweep.text["title"]
+            screen.say(f"{sweep.name:14}{sum(cell.done for cell in mine):3} of {len(mine):3} cells done   {state}")
+        lacking = {sweep.name for sweep in sweeps if sweep.missing}
+        cells = [c for c in chosen if c.sweep not in lacking and (options.force or not c.done)]
+        if options.list:
+            for cell in cells:
+                screen.say(f"  would run {cell.sweep} {cell.name}, seed {cell.seed}")
+            return 0
+        if options.force:
+            for cell in cells:
+                cell.path.unlink(missing_ok=True)
+        try:
+            sound = execute(sweeps, cells, runs(everything), options, screen)
+        finally:  # also of a run that was stopped: the page sums them up
+            _log(options, cells, time.time() - began)
+        for sweep in sweeps:
+            if sweep.cells and all(cell.done for cell in sweep.cells):
+                from dllm_core.show_sweeps import draw
+
+                screen.say(f"{sweep.name:14}{jobs.shown(draw(sweep))}")
+        return int(not sound)
+    except Problem as problem:
+        print(f"dllm sweep: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        screen.say("interrupted; the same command goes on from here")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)

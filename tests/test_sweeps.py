@@ -1,0 +1,225 @@
+"""Sweeps: what their files may say, trainings shared, killed and resumed; their records as tables, pictures and a page."""
+
+import json
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from test_batch import notebook
+
+from dllm_core import results, sweeping, sweeps
+from dllm_core.parameters import Problem
+
+TRAIN = """
+from dllm_core.paths import resolve
+folder = resolve("weights") / run_name
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "config.json").write_text(f"{before} {factor} {seed}")
+with open("trained.txt", "a") as file:
+    file.write(run_name + " " + str(seed) + chr(10))
+"""
+MEASURE = """
+import json, time
+from pathlib import Path
+from dllm_core.paths import resolve
+time.sleep(wait)
+text = (resolve("weights") / Path(checkpoint).stem / "config.json").read_text()
+rows = [{"kind": "answers", "settings": ["threshold"], "threshold": t, "exact_match": (seed + t) / 10} for t in (1, 2)]
+Path(output).parent.mkdir(parents=True, exist_ok=True)
+Path(output).write_text(json.dumps({"versions": {"device": "cpu", "torch": "2"}, "text": text, "rows": rows}))
+"""
+TOY = """
+title: A toy
+question: Does it work?
+seeds: [0, 1]
+train:
+  - {notebook: 01_first, given: {factor: 2}, smoke: {factor: 3}}
+  - {notebook: 01_first, cells: [twice], given: {before: "weights/{previous}.pt"}}
+measure: {wait: 0.0}
+cells:
+  once: {label: trained once}
+  twice: {label: trained twice}
+tables:
+  - {rows: answers, by: [threshold], columns: [exact_match]}
+figure: {rows: answers, kind: lines, x: threshold, y: exact_match}
+"""
+
+
+@pytest.fixture
+def toy(workspace):
+    folder = workspace / "notebooks/sweeps"
+    folder.mkdir()
+    first = 'run_name: str = "r"\\nfactor: int = 1\\nbefore: str = ""\\nseed: int = 0\\n'.replace("\\n", "\n")
+    (workspace / "notebooks/01_first.ipynb").write_text(notebook(TRAIN, parameters=first), "utf-8")
+    asked = 'checkpoint: str = ""\noutput: str = ""\nwait: float = 0.0\nseed: int = 0\n'
+    (folder / "measure.ipynb").write_text(notebook(MEASURE, parameters=asked), "utf-8")
+    (folder / "toy.yaml").write_text(TOY, "utf-8")
+    return workspace
+
+
+def changed(toy, **keys):
+    text = yaml.safe_load(TOY) | keys
+    (toy / "notebooks/sweeps/toy.yaml").write_text(yaml.safe_dump(text, allow_unicode=True), "utf-8")
+    return toy / "notebooks/sweeps/toy.yaml"
+
+
+# What a sweep's file may say
+
+
+@pytest.mark.parametrize("keys, words", [
+    ({"cell": {}}, ["cell", "no such key"]),
+    ({"chain": [4]}, ["chain", "4", "quotes"]),
+    ({"cells": {"A b": {}}}, ["A b", "small letters"]),
+    ({"cells": {"once": {"factr": 3}}}, ["cell once", "factr"]),
+    ({"cells": {"once": {"factor": "many"}}}, ["factor", "int"]),
+    ({"measure": {"wiat": 1}}, ["wiat", "did you mean wait"]),
+    ({"train": [{"notebook": "01_first", "gven": {}}]}, ["gven", "no such key"]),
+])  # fmt: skip
+def test_a_wrong_file_is_told_with_its_name_and_key(toy, keys, words):
+    with pytest.raises(Problem) as error:
+        sweeps.read(changed(toy, **keys))
+    assert all(word in str(error.value) for word in ["toy.yaml", *words]), error.value
+
+
+def test_a_file_without_a_question(toy):
+    (toy / "notebooks/sweeps/toy.yaml").write_text("title: x\n")
+    with pytest.raises(Problem, match="needs cells, measure, question"):
+        sweeps.find([])
+    with pytest.raises(Problem, match="no sweep 'tyo'.*there are toy"):
+        sweeps.find(["tyo"])
+
+
+def test_scales_cells_and_shared_trainings(toy):
+    (sweep,) = sweeps.find([])
+    assert [cell.steps[0][1] for cell in sweep.cells] == [{"factor": 2}] * 4
+    assert [len(cell.steps) for cell in sweep.cells] == [1, 1, 2, 2]
+    (smoke,) = sweeps.find([], "smoke")
+    assert smoke.cells[0].steps[0][1] == {"factor": 3}
+    planned = sweeping.plan([cell for cell in sweep.cells if cell.seed == 0], sweeping.runs([sweep]))
+    names = [job.given.get("run_name") or job.given["checkpoint"] for job in planned]
+    # the first training serves both cells; the second goes on from it; each cell is measured once
+    assert names == ["toy-once", "weights/toy-once.pt", "toy-twice", "weights/toy-twice.pt"]
+    second = list(planned)[2]
+    assert second.given["before"] == "weights/toy-once.pt" and second.stage.needs == ("toy-once.0",)
+
+
+def test_a_cell_may_say_other_values_at_another_scale(toy):
+    changed(toy, cells={"once": {"factor": 5, "smoke": {"factor": 6}, "h100": {"factor": 7}}, "twice": {}})
+    given = lambda scale: [sweeps.find([], scale)[0].cells[i].steps[0][1]["factor"] for i in (0, 2)]
+    assert [given(scale) for scale in sweeps.SCALES] == [[5, 2], [7, 2], [6, 3]]
+
+
+def test_the_question_is_in_the_key(toy):
+    key = lambda: [cell.key for cell in sweeps.find([])[0].cells]
+    before = key()
+    changed(toy, title="Another title")
+    assert key() == before
+    changed(toy, measure={"wait": 0.1})
+    assert not set(key()) & set(before)
+
+
+# Run, killed, resumed
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "dllm_core.batch", "sweep", *arguments]
+
+
+def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
+    import psutil
+
+    changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 60.0}})
+    records = toy / "notebooks/sweeps/records/toy"
+    started = subprocess.Popen(command("--jobs", "1"), cwd=toy)
+    try:
+        until = time.time() + 120
+        while not (records / "once.seed0.json").exists() and time.time() < until:
+            time.sleep(0.1)
+        time.sleep(1)  # by now the next training has begun
+        below = psutil.Process(started.pid).children(recursive=True)
+    finally:
+        started.kill()
+        started.wait()
+    # what it had started ends by itself, or it would go on writing beside the next run
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert below and not alive
+    first = (records / "once.seed0.json").stat()
+    assert not (records / "twice.seed0.json").exists()
+    changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 0.1}})  # the same trainings, another measure
+    subprocess.run(command(), cwd=toy, check=True)
+    assert (records / "once.seed0.json").stat().st_mtime_ns == first.st_mtime_ns
+    record = json.loads((records / "twice.seed0.json").read_text())
+    assert record["text"] == "weights/toy-once.pt 1 0" and record["seed"] == 0 and len(record["rows"]) == 2
+    trained = (toy / "trained.txt").read_text().splitlines()
+    assert trained.count("toy-once 0") == 1  # finished before the kill, not done again
+    assert (toy / "figures/sweep_toy.png").exists()
+    subprocess.run(command(), cwd=toy, check=True)  # nothing left to do
+    assert (toy / "trained.txt").read_text().splitlines() == trained
+
+
+def test_an_environment_that_is_not_there_is_skipped(toy, monkeypatch, capsys):
+    monkeypatch.delenv("DLLM_TOY_DATA", raising=False)
+    changed(toy, environment="DLLM_TOY_DATA")
+    assert sweeping.main([]) == 0
+    assert "skipped: set DLLM_TOY_DATA" in capsys.readouterr().out
+    assert not (toy / "notebooks/sweeps/records/toy").exists()
+
+
+# Records as tables and as a page
+
+
+def records(values):
+    """A record a cell and seed; values: label → per seed, per threshold, which of the answers were right."""
+    for label, seeds in values.items():
+        for seed, thresholds in enumerate(seeds):
+            rows = [{"kind": "answers", "settings": ["threshold"], "threshold": t, "right": right, "tokens_per_forward": 2.0,
+                     "exact_match": right.count("1") / len(right)} for t, right in thresholds.items()]  # fmt: skip
+            yield {"cell": label.lower(), "label": label, "seed": seed, "rows": rows, "date": "2026-01-01",
+                   "versions": {"device": "cpu (x)", "torch": "2"}}  # fmt: skip
+
+
+def test_rows_are_pooled_over_seeds_and_never_over_settings():
+    found = list(records({"A": [{0.5: "1100", 0.9: "1111"}, {0.5: "1000", 0.9: "1111"}]}))
+    rows = results.gather(found, "answers", ["threshold"], ["exact_match"])
+    assert [(row["threshold"], row["exact_match"].values) for row in rows] == [(0.5, (0.5, 0.25)), (0.9, (1.0, 1.0))]
+    assert [str(row["exact_match"]) for row in rows] == ["0.375 (0.250–0.500)", "1.000"]
+    assert results.gather(found, "answers", [], ["lacking"]) == []
+
+
+def test_paired_against_a_cell():
+    found = list(records({"AR": [{None: "1110"}] * 2, "D": [{0.9: "0111"}, {0.9: "0111"}]}))
+    sweep = SimpleNamespace(text={"paired": {"against": "ar"}})
+    (row,) = results.paired_rows(sweep, found)
+    assert row["difference (95 % interval)"].startswith("+0.000 (-")
+    assert (row["only it right"], row["only AR right"]) == (2, 2)
+    assert row["a loss above 0.02 is excluded"] == "no"
+
+
+def test_a_markdown_table():
+    assert results.markdown([]) == "*nothing measured*"
+    assert results.markdown([{"a|b": 1, "c": None}, {"a|b": "x|y", "c": 0.5}]).splitlines()[2:] == ["| 1 | – |", "| x\\|y | 0.5 |"]
+
+
+# The sweeps that come with the project
+
+
+@pytest.mark.parametrize("scale", sweeps.SCALES)
+def test_every_sweep_fits_its_notebooks(project, monkeypatch, scale):
+    monkeypatch.chdir(project)
+    found = sweeps.find([], scale)
+    assert len(found) >= 10 and all(len(sweep.seeds) >= 3 for sweep in found)
+    for sweep in found:
+        for table in sweep.text["tables"]:
+            assert set(table["columns"]) | set(table.get("by", ())) <= set(results.HEADINGS), sweep.name
+    names = sweeping.runs(found)
+    of = {(c.sweep, c.name): list(sweeping._trainings(c))[-1] for s in found for c in s.cells if c.steps and c.seed == 0}
+    assert names[of["cap", "lambda-0.1"]] == names[of["complementary", "twin"]] == names[of["filling", "scored"]]
+    assert names[of["curriculum", "wsd"]] == names[of["merge", "falling"]] == names[of["shift", "plain"]]
+
+
+def test_the_results_page_is_what_its_command_makes(project, monkeypatch):
+    monkeypatch.chdir(project)
+    assert (project / "RESULTS.md").read_text("utf-8") == results.page(sweeps.find([]))
