@@ -89,17 +89,17 @@ def sentences(seeds: list[dict]) -> list[str]:
     parts = [
         f"{_name(*run)} {share[run]:.3f}" + (f" ({pace[run]:.1f} tokens per forward)" if run[1] else "") for run in rows
     ]
-    lines = [f"On {count:,} test questions, {len(seeds)} seed(s): exact match {', '.join(parts)}."]
+    lines = [f"On {count:,} test questions, {_seeds(len(seeds))}: exact match {', '.join(parts)}."]
     # 2. paired differences
     for run in rows:
         found = difference(seeds, *run) if run[0] != "AR" else None
         if found:
-            verdict = "excludes" if found.low > -0.02 else "does not exclude"
+            verdict = "excludes" if found.low > -0.02 else "leaves open" if found.high > -0.02 else "shows"
+            alone = f" (single seeds {found.least:+.3f} to {found.most:+.3f})" if found.seeds > 1 else ""
             lines.append(
                 f"{_name(*run)} minus AR: {found.mean:+.3f}, 95 % paired interval {found.low:+.3f} to {found.high:+.3f} "
-                f"over {found.items:,} questions × {found.seeds} seed(s) (single seeds {found.least:+.3f} to "
-                f"{found.most:+.3f}), which {verdict} a loss above 0.02; {found.only_first} right in it alone, "
-                f"{found.only_second} in AR alone."
+                f"over {found.items:,} questions × {_seeds(found.seeds)}{alone}: it {verdict} a loss above 0.02; "
+                f"{found.only_first} right in it alone, {found.only_second} in AR alone."
             )
     # 3. speed
     for style in ("LLaDA 1", "LLaDA 2"):
@@ -107,8 +107,9 @@ def sentences(seeds: list[dict]) -> list[str]:
         if len(speeds) == 2 * len(seeds):
             per_second = [row["tokens_per_second"] for row in speeds]
             ratios = [one / ar for one, ar in zip(per_second[::2], per_second[1::2], strict=True)]
+            times = f"{median(ratios):.1f}" if median(ratios) >= 1 else f"{median(ratios):.2f}"
             lines.append(
-                f"{_name(style, _own_threshold(seeds) if style == 'LLaDA 2' else None)} writes {median(ratios):.1f} times "
+                f"{_name(style, _own_threshold(seeds) if style == 'LLaDA 2' else None)} writes {times} times "
                 f"as many tokens per second as cached AR ({median(per_second[::2]):,.0f} against "
                 f"{median(per_second[1::2]):,.0f}, medians over the seeds; batch 1)."
             )
@@ -117,6 +118,10 @@ def sentences(seeds: list[dict]) -> list[str]:
 
 def _name(style: str, threshold: float | None) -> str:
     return f"{style} at threshold {threshold}" if threshold else style
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _own_threshold(seeds: list[dict]) -> float:

@@ -101,16 +101,20 @@ def test_differences_are_paired_over_the_seeds_at_the_contestants_own_block():
 def test_sentences_say_what_the_tables_hold():
     quality, apart, fast = report.sentences([answered(0, "1100", "1010"), answered(1, "1100", "1110")])
     assert quality == (
-        "On 20 test questions, 2 seed(s): exact match AR 1.000, LLaDA 2 at threshold 0.9 0.800 (6.0 tokens per forward), "
+        "On 20 test questions, 2 seeds: exact match AR 1.000, LLaDA 2 at threshold 0.9 0.800 (6.0 tokens per forward), "
         "LLaDA 2 at threshold 0.5 0.700 (4.0 tokens per forward)."
     )
     assert apart.startswith("LLaDA 2 at threshold 0.9 minus AR: +0.125, 95 % paired interval -0.")
-    assert "over 4 questions × 2 seed(s) (single seeds +0.000 to +0.250), which does not exclude a loss" in apart
+    assert "over 4 questions × 2 seeds (single seeds +0.000 to +0.250): it leaves open a loss" in apart
     assert fast.startswith(
         "LLaDA 2 at threshold 0.9 writes 3.3 times as many tokens per second as cached AR (330 against 100"
     )
     alike = [answered(0, "1100", "1100")]
-    assert "which excludes a loss above 0.02; 0 right in it alone, 0 in AR alone." in report.sentences(alike)[1]
+    assert "× 1 seed: it excludes a loss above 0.02; 0 right in it alone, 0 in AR alone." in report.sentences(alike)[1]
+    worse = [answered(0, "1" * 40, "10" * 20)]
+    assert (
+        "to -0.3" in report.sentences(worse)[1] and "it shows a loss above 0.02; 0 right" in report.sentences(worse)[1]
+    )
 
 
 def test_files_without_single_answers_still_make_sentences():
