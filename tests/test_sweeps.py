@@ -10,7 +10,7 @@ import pytest
 import yaml
 from test_batch import notebook
 
-from dllm_core import readme, results, sweeping, sweeps
+from dllm_core import batch, readme, results, sweeping, sweeps
 from dllm_core.parameters import Problem
 
 TRAIN = """
@@ -160,10 +160,18 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
     assert (toy / "trained.txt").read_text().splitlines() == trained
 
 
+def test_cells_and_seeds_are_chosen_by_name(toy, capsys):
+    assert batch.main(["sweep", "toy", "--cells", "twice", "--seeds", "1", "--list"]) == 0
+    assert "would run" in (out := capsys.readouterr().out) and out.count("would run") == 1 and "twice, seed 1" in out
+    assert batch.main(["sweep", "toy", "--cells", "thrice"]) == 2
+    assert "--cells: 'thrice'" in (error := capsys.readouterr().err) and "once, twice" in error
+    assert batch.main(["sweep", "toy", "--seeds", "7"]) == 2
+
+
 def test_an_environment_that_is_not_there_is_skipped(toy, monkeypatch, capsys):
     monkeypatch.delenv("DLLM_TOY_DATA", raising=False)
     changed(toy, environment="DLLM_TOY_DATA")
-    assert sweeping.main([]) == 0
+    assert batch.main(["sweep"]) == 0
     assert "skipped: set DLLM_TOY_DATA" in capsys.readouterr().out
     assert not (toy / "notebooks/sweeps/records/toy").exists()
 
