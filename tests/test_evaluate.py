@@ -138,6 +138,15 @@ def test_a_blank_models_bound_is_log_v():
     assert found.mean == pytest.approx(math.log(VOCAB), abs=4 * found.error)
 
 
+def test_the_bound_is_measured_on_the_full_range_of_times(monkeypatch):
+    made = []
+    make = evaluate.NoiseSchedule
+    monkeypatch.setattr(evaluate, "NoiseSchedule", lambda *a, **k: made.append(make(*a, **k)) or made[-1])
+    for size in (None, 4):
+        bound(tiny(), [batch_of([8])], MASK, block_size=size, draws=1)
+    assert all(s.t_min <= 1e-3 and s.t_max == 1.0 and s.weighting == "elbo" for s in made) and len(made) == 2
+
+
 def test_the_first_token_may_be_given_as_ar_must():
     batches = [batch_of([9, 4], [6])]
     assert bound(tiny(), batches, MASK, draws=1).tokens == 19
