@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
-
 from dllm_core.config import OBJECTIVES, Checkpoint, DecodeConfig
 from dllm_core.decode import decode, decode_gaps, gap_config, new_trace, start_of
 from dllm_core.notebook import prompt_ids

@@ -458,7 +458,7 @@ def test_infilling_fills_the_gaps_alone():
 
 def test_gaps_can_be_watched_step_by_step():
     model, tokens, config = tiny(), [BOS, 5, MASK, MASK, 8], DecodeConfig("llada1")
-    steps = decode_gaps(model, tokens, config, Vocabulary.of(Words()))
+    steps = decode_gaps(model, tokens, config, IDS)
     first = next(steps)
     assert (len(first.commits), first.masked) == (1, 1) and first.commits[0].position in (2, 3)
     moves = lambda some: [(c.position, c.token) for step in some for c in step.commits]
