@@ -57,7 +57,7 @@ def bound(
     t covers the full range (a bandwidth's loss is not the bound). t and l come from one number u of each block, evenly
     spread over the blocks of a batch and over the draws (see `spread_over_draws`); the masks are drawn anew. Both come
     from (seed, draw, batch) alone, so that checkpoints are compared on shared masks.
-    The error is the standard error over draws; as they share the range of u out among them it errs on the large side.
+    The error is the standard error over draws. With iid t it is itself uncertain: a small t is rare and weighs 1 / t.
     first_given: leave each document's first token unmasked and unscored, as an AR model must, so that the bound and
     `ar_nll` are of the same tokens. Raises ValueError for another estimator.
     """

@@ -1,4 +1,4 @@
-"""Likelihoods on a toy small enough to enumerate; scores and speeds by hand."""
+"""Likelihoods: on a toy small enough to enumerate, and two estimators against each other."""
 
 import itertools
 import math
@@ -6,27 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import BOS, EOS, MASK, VOCAB, batch_of, block_logits, documents_of, logits_of, tiny
+from small import MASK, VOCAB, batch_of, block_logits, documents_of, logits_of, tiny
 
-from dllm_core import answers
-from dllm_core.answers import answer_all, exact_match, speed, wilson
 from dllm_core.batches import Batch
-from dllm_core.config import DecodeConfig
-from dllm_core.evaluate import Estimate, ar_nll, bound, conditional_nll
-from dllm_core.objectives import ar_loss
-from dllm_core.trace import Trace
+from dllm_core.evaluate import Estimate, ar_nll, bound, conditional_nll, spread_over_draws
+from dllm_core.objectives import ar_loss, corrupt_exactly
 
 PROMPT, ANSWER = [1, 7], [4, 11, 4, 8]
 L = len(ANSWER)
-
-
-class Words:
-    """A tokenizer of which only ids and decoding are asked."""
-
-    mask_token_id, eos_token_id, pad_token_id = MASK, EOS, 0
-
-    def decode(self, tokens, skip_special_tokens=False):
-        return " ".join(str(t) for t in tokens if not (skip_special_tokens and t <= EOS))
 
 
 def subset_losses(predict, length: int) -> dict[frozenset, dict[int, float]]:
@@ -78,16 +65,22 @@ def test_the_bound_lies_above_the_exact_likelihood(seed):
     assert gap > 0.01  # Jensen's gap, of a model whose orders disagree
 
 
-def test_exactly_l_and_iid_t_agree_with_the_enumeration():
-    model = tiny(1)
-    exact = exact_bound(full_losses(model), L)
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_every_estimate_agrees_with_the_enumeration_and_lies_above_the_exact_value(seed):
+    model = tiny(seed)
+    losses = full_losses(model)
+    mean, least = exact_bound(losses, L), exact_nll(losses, L)
     by_count = conditional_nll(model, PROMPT, ANSWER, MASK, draws=4000, batch_size=500)
-    by_time = bound(model, [toy_batch(2000)], MASK, draws=20)
-    assert by_count.error < 0.1 and by_time.error * L < 0.1
-    assert by_count.mean == pytest.approx(exact, abs=4 * by_count.error)
-    assert by_time.mean * L == pytest.approx(exact, abs=4 * by_time.error * L + 0.002 * exact)  # t from 0.001 on
-    assert (by_count.tokens, by_count.draws, by_time.tokens) == (L, 4000, 2000 * L)
-    assert str(by_count).endswith(" nats") and str(by_time).endswith(" nats/token")
+    by_time, by_masks = (
+        bound(model, [toy_batch(1000)], MASK, draws=16, estimator=name) for name in ("iid_t", "exact_masks")
+    )
+    for found, tokens, most, sure in ((by_count, 1, 0.1, 4), (by_masks, L, 0.03, 4), (by_time, L, 0.25, 0)):
+        value, error = found.mean * tokens, found.error * tokens
+        assert error < most and value == pytest.approx(mean, abs=4 * error + 0.002 * mean)  # iid t from 0.001 on
+        assert value - sure * error > least, "the bound must lie above the exact value"
+    assert (by_count.tokens, by_count.draws, by_time.tokens, by_masks.draws) == (L, 4000, 1000 * L, 16)
+    assert str(by_count).endswith(" nats") and str(by_masks).endswith(" nats/token")
+    assert by_masks.error < by_time.error  # what exactly l is for
 
 
 @pytest.mark.parametrize("kind", ["cosine", "cosine_squared"])
@@ -97,7 +90,8 @@ def test_the_bound_does_not_depend_on_the_schedule(kind):
     assert found.mean * L == pytest.approx(exact_bound(full_losses(model), L), abs=4 * found.error * L + 0.01)
 
 
-def test_block_by_block_bound():
+@pytest.mark.parametrize("estimator", ["iid_t", "exact_masks"])
+def test_block_by_block_bound(estimator):
     """Blocks of 2 on the grid of the document: the sum of the blocks' bounds, each given the clean blocks before it."""
     model, row = tiny(2), PROMPT + ANSWER
     exact = 0.0
@@ -109,16 +103,75 @@ def test_block_by_block_bound():
             return [-log_p[start + i, row[start + i]] for i in range(2)]
 
         exact += exact_bound(subset_losses(predict, 2), 2)
-    found = bound(model, [toy_batch(1000)], MASK, block_size=2, draws=10)
+    found = bound(model, [toy_batch(1000)], MASK, block_size=2, draws=10, estimator=estimator)
     assert found.mean * L == pytest.approx(exact, abs=4 * found.error * L + 0.002 * exact)
 
 
-def test_blocks_of_one_with_label_shift_bound_ar_exactly():
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("block_size", [None, 2, 4, 8])
+def test_the_two_estimators_agree(block_size, shift):
+    """Packed documents of many lengths, prompts given, padding, and more than one batch."""
+    batches = [batch_of([9, 4], [6, 3, 5], [14], prompt=2, seed=s) for s in range(2)]
+    batches = [Batch(*(part.repeat(10, 1) for part in (b.tokens, b.document, b.position, b.scored))) for b in batches]
+    options = {"block_size": block_size, "label_shift": shift, "draws": 32}
+    by_time, by_masks = (bound(tiny(3), batches, MASK, estimator=name, **options) for name in ("iid_t", "exact_masks"))
+    assert by_time.tokens == by_masks.tokens == 2 * 10 * (9 + 8 + 12)
+    assert 0 < by_masks.error < by_time.error < 0.15
+    assert by_masks.mean == pytest.approx(by_time.mean, abs=4 * math.hypot(by_time.error, by_masks.error) + 0.005)
+
+
+def test_another_estimator_is_refused():
+    with pytest.raises(ValueError, match="estimator='iid': must be 'iid_t' or 'exact_masks'"):
+        bound(tiny(), [batch_of([4])], MASK, estimator="iid")
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_blocks_of_one_with_label_shift_are_ar_exactly(draws):
+    """One token a block: l is always 1, so that every draw is AR's own sum, prompts and packing or not."""
+    for prompt in (0, 3):
+        batches = [batch_of([9, 4], [13], prompt=prompt), batch_of([5, 5, 2], prompt=prompt, seed=1)]
+        exact = ar_nll(tiny(), batches)
+        found = bound(tiny(), batches, MASK, block_size=1, draws=draws, label_shift=True, estimator="exact_masks")
+        assert found.tokens == exact.tokens
+        assert found.mean == pytest.approx(exact.mean, rel=1e-6) and found.error < 1e-6
+
+
+def test_blocks_of_one_with_label_shift_come_to_ar_by_iid_t():
     model, batches = tiny(), [batch_of(*[[9, 4], [13]] * 60)]
     exact = ar_nll(model, batches)
     found = bound(model, batches, MASK, block_size=1, draws=20, label_shift=True)
     assert found.tokens == exact.tokens
     assert found.mean == pytest.approx(exact.mean, abs=4 * found.error) and found.error < 0.05
+
+
+def test_exactly_l_of_each_group_are_masked_and_any_of_them():
+    """Groups of 3, 1 and (in the next row) 2 maskable tokens; l = 2, 1, 1."""
+    groups = torch.tensor([[0, 0, 0, 0, 1, 1], [0, 0, 0, -1, -1, -1]])
+    maskable = torch.tensor([[1, 0, 1, 1, 0, 1], [1, 1, 0, 0, 0, 0]], dtype=torch.bool)
+    x_0, generator = torch.arange(3, 15).view(2, 6), torch.Generator().manual_seed(0)
+    counts = torch.zeros(2, 6)
+    for _ in range(600):
+        view = corrupt_exactly(x_0, maskable, MASK, groups, torch.tensor([0.34, 0.99, 0.49]), generator)
+        assert view.masked[0, :4].sum() == 2 and view.masked[0, 5] and view.masked[1].sum() == 1
+        assert not view.masked[~maskable].any() and torch.equal(view.x_t == MASK, view.masked)
+        assert torch.equal(view.x_t[~view.masked], x_0[~view.masked])
+        counts += view.masked
+    assert view.weight[view.masked].tolist() == [1.5, 1.5, 1.0, 2.0]
+    # each of the three with chance 2/3, each of the two with 1/2: within four standard deviations of 600 throws
+    assert counts[0, [0, 2, 3]].tolist() == pytest.approx([400] * 3, abs=47)
+    assert counts[1, :2].tolist() == pytest.approx([300] * 2, abs=49)
+
+
+def test_numbers_are_spread_over_groups_and_over_draws():
+    groups = torch.tensor([[0, 0, 1, 2], [0, 1, 1, -1]])
+    maskable = torch.tensor([[1, 1, 0, 1], [1, 1, 1, 0]], dtype=torch.bool)  # group 1 of the first row: nothing to mask
+    u = spread_over_draws(groups, maskable, 5, torch.Generator().manual_seed(0))
+    assert u.shape == (5, 5) and (0 <= u).all() and (u < 1).all()
+    assert all(sorted((first * 4).int().tolist()) == [0, 1, 2, 3] for first in u[:1, [0, 2, 3, 4]])
+    for number in u.T[[0, 2, 3, 4]]:  # each of five equal strata once
+        assert sorted((number * 5).int().tolist()) == [0, 1, 2, 3, 4]
+    # so a group of five meets every l as often
+    assert sorted((1 + (u[:, 0] * 5).floor()).tolist()) == [1, 2, 3, 4, 5]
 
 
 def test_bounds_of_two_models_share_their_masks():
@@ -191,61 +244,6 @@ def test_conditional_likelihood_with_label_shift_reads_a_row_earlier():
     out = logits_of(model, [*PROMPT, MASK], lambda q, k: True).log_softmax(dim=-1)
     shifted, plain = (conditional_nll(model, PROMPT, [9], MASK, draws=2, label_shift=s).mean for s in (True, False))
     assert shifted == pytest.approx(-out[1, 9].item(), rel=1e-5) and plain == pytest.approx(-out[2, 9].item(), rel=1e-5)
-
-
-# --- scores -------------------------------------------------------------------------------------------------------
-
-
-def test_wilson_interval():
-    assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
-
-
-def test_exact_match_per_group():
-    scores = exact_match(["copy", "sort", "copy", "copy"], ["ab", "12", "c d", "e"], [" ab\n", "21", "c  d", "e"])
-    assert [(s.group, s.right, s.count) for s in scores] == [("copy", 2, 3), ("sort", 0, 1)]
-    assert scores[0].share == pytest.approx(2 / 3) and scores[0].interval == wilson(2, 3)
-    with pytest.raises(ValueError):
-        exact_match(["copy"], ["a", "b"], ["a"])
-
-
-def test_answers_come_back_in_the_order_asked():
-    prompts = [[1, 5, 6, 7, 8, 9], [1], [1, 5, 6], [1, 5], [1, 9, 9, 9]]
-    config = DecodeConfig("ar", max_new_tokens=3)
-    traces = answer_all(tiny(), prompts, config, Words(), batch_size=2)
-    assert [trace.prompt for trace in traces] == prompts
-    alone = [answer_all(tiny(), [prompt], config, Words())[0].final for prompt in prompts]
-    assert [trace.final for trace in traces] == alone
-
-
-def test_speed_sums_what_its_traces_say(monkeypatch):
-    class Counted(Trace):
-        @property
-        def tokens(self):
-            return self.prompt[0]
-
-        @property
-        def forwards(self):
-            return self.prompt[1]
-
-        @property
-        def seconds(self):
-            return self.prompt[2]
-
-    def fake(model, prompts, config, tokenizer, label_shift):
-        assert len(prompts) == 1 and not config.draft and not config.alternatives
-        return [Counted("ar", prompts[0], [], MASK, EOS)]
-
-    monkeypatch.setattr(answers, "generate", fake)
-    found = speed(None, [[6, 3, 0.5], [4, 7, 1.5]], DecodeConfig("llada2", alternatives=2, draft=True), None)
-    assert found == {"tokens": 10, "forwards": 10, "seconds": 2.0, "tokens_per_forward": 1.0, "tokens_per_second": 5.0}
-
-
-def test_a_measured_speed():
-    found = speed(tiny(), [[BOS, 5, 6]], DecodeConfig("ar", max_new_tokens=4, eos_early_stop=False), Words())
-    assert found["forwards"] == 4 and 1 <= found["tokens"] <= 4 and found["seconds"] > 0
 
 
 def test_an_estimate_prints_its_unit():
