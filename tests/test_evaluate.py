@@ -8,6 +8,7 @@ import pytest
 import torch
 from small import MASK, VOCAB, batch_of, block_logits, documents_of, logits_of, tiny
 
+from dllm_core import evaluate
 from dllm_core.batches import Batch
 from dllm_core.evaluate import Estimate, ar_nll, bound, conditional_nll, spread_over_draws
 from dllm_core.objectives import ar_loss, corrupt_exactly
