@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from dllm_core.answers import wilson
+from dllm_core.answers import Difference, paired, wilson
+from dllm_core.compare import schema_table
 
 ROWS = (("AR", None), ("LLaDA 1", None), ("LLaDA 2", 0.99), ("LLaDA 2", 0.9), ("LLaDA 2", 0.7), ("LLaDA 2", 0.5))
 
@@ -32,12 +33,12 @@ def settings_table(seeds: list[dict]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for style, threshold in ROWS:
-        found = [_find(scores["quality_speed"], style, threshold) for scores in seeds]
+        found = [_find(scores, "quality_speed", "style", style, threshold) for scores in seeds]
         if None in found:
             continue
         share = sum(row["quality"] for row in found) / len(found)
         low, high = wilson(round(share * count * len(seeds)), count * len(seeds))
-        own = threshold in (None, seeds[0]["settings"]["gen_confidence_threshold"])  # timed and bounded in 07
+        own = threshold in (None, _own_threshold(seeds))  # timed and bounded in 07
         speed = f"{median(s['speed'][style]['tokens_per_second'] for s in seeds):,.0f}" if own else "–"
         lines.append(
             f"| {style}{f', threshold {threshold}' if threshold else ''} | {share:.3f} ({low:.3f}–{high:.3f}) "
@@ -61,35 +62,110 @@ def groups_table(seeds: list[dict]) -> list[str]:
     return lines
 
 
-def _find(rows: list[dict], style: str, threshold: float | None) -> dict | None:
-    return next((row for row in rows if row["style"] == style and row["threshold"] == threshold), None)
+def difference(seeds: list[dict], style: str, threshold: float | None = None, other: str = "AR") -> Difference | None:
+    """Exact match of one run minus that of `other`, paired question by question over the seeds; None where a file holds
+    no answers of one of them. Raises ValueError where the seeds were asked different questions."""
+    sides = [
+        [_find(scores, "answers", "name", *run) for scores in seeds] for run in ((style, threshold), (other, None))
+    ]
+    if None in sides[0] or None in sides[1]:
+        return None
+    asked = {json.dumps([s["settings"].get(key) for key in ("test_data", "test_items")]) for s in seeds}
+    if len(asked) > 1:
+        raise ValueError(
+            f"the seeds were asked different questions (test_data, test_items): {', '.join(sorted(asked))}"
+        )
+    return paired(*([row["right"] for row in side] for side in sides))
+
+
+def sentences(seeds: list[dict]) -> list[str]:
+    """What a reader takes away, one sentence a line: quality, differences that are paired, and ratios of speed."""
+    count = sum(group["count"] for group in seeds[0]["exact_match"]["AR"])
+    rows = {run: [_find(s, "quality_speed", "style", *run) for s in seeds] for run in ROWS}
+    rows = {run: found for run, found in rows.items() if None not in found}
+    share = {run: sum(row["quality"] for row in found) / len(found) for run, found in rows.items()}
+    pace = {run: median(row["tokens_per_forward"] for row in found) for run, found in rows.items()}
+    # 1. exact match
+    parts = [
+        f"{_name(*run)} {share[run]:.3f}" + (f" ({pace[run]:.1f} tokens per forward)" if run[1] else "") for run in rows
+    ]
+    lines = [f"On {count:,} test questions, {len(seeds)} seed(s): exact match {', '.join(parts)}."]
+    # 2. paired differences
+    for run in rows:
+        found = difference(seeds, *run) if run[0] != "AR" else None
+        if found:
+            verdict = "excludes" if found.low > -0.02 else "does not exclude"
+            lines.append(
+                f"{_name(*run)} minus AR: {found.mean:+.3f}, 95 % paired interval {found.low:+.3f} to {found.high:+.3f} "
+                f"over {found.items:,} questions × {found.seeds} seed(s) (single seeds {found.least:+.3f} to "
+                f"{found.most:+.3f}), which {verdict} a loss above 0.02; {found.only_first} right in it alone, "
+                f"{found.only_second} in AR alone."
+            )
+    # 3. speed
+    for style in ("LLaDA 1", "LLaDA 2"):
+        speeds = [s["speed"][name] for s in seeds for name in (style, "AR") if name in s["speed"]]
+        if len(speeds) == 2 * len(seeds):
+            per_second = [row["tokens_per_second"] for row in speeds]
+            ratios = [one / ar for one, ar in zip(per_second[::2], per_second[1::2], strict=True)]
+            lines.append(
+                f"{_name(style, _own_threshold(seeds) if style == 'LLaDA 2' else None)} writes {median(ratios):.1f} times "
+                f"as many tokens per second as cached AR ({median(per_second[::2]):,.0f} against "
+                f"{median(per_second[1::2]):,.0f}, medians over the seeds; batch 1)."
+            )
+    return lines
+
+
+def _name(style: str, threshold: float | None) -> str:
+    return f"{style} at threshold {threshold}" if threshold else style
+
+
+def _own_threshold(seeds: list[dict]) -> float:
+    return seeds[0]["settings"]["gen_confidence_threshold"]
+
+
+def _find(scores: dict, key: str, by: str, style: str, threshold: float | None) -> dict | None:
+    """The row of a contestant at a threshold, at the block length and steps that are its own."""
+    own = scores.get("ways", {}).get(style, {})
+    fits = lambda row: all(row.get(name) == own.get(name) for name in ("block_length", "steps") if own)
+    rows = (row for row in scores.get(key, ()) if row[by] == style and row["threshold"] == threshold)
+    return next(filter(fits, rows), None)
 
 
 def _nats(seeds: list[dict], style: str) -> str:
-    rows = [scores["likelihood"][style] for scores in seeds]
+    rows = [(scores.get("likelihood_exact_masks") or scores["likelihood"])[style] for scores in seeds]
     mean, error = (sum(row[key] for row in rows) / len(rows) for key in ("mean", "error"))
     return f"{'' if style == 'AR' else '≤ '}{mean:.3f} ± {error:.3f}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print both tables, the machine and the times; 2 and a message where a file does not fit."""
+    """Print both tables, what they say in sentences, the machine and the times; 2 and a message where a file does not
+    fit."""
     parser = argparse.ArgumentParser(prog="python -m dllm_core.report", description=__doc__.splitlines()[0])
-    parser.add_argument("scores", nargs="+", help="*.scores.json of notebook 07, one for each seed")
+    parser.add_argument("scores", nargs="*", help="*.scores.json of notebook 07, one for each seed")
     parser.add_argument("--summary", help="summary.json of a `dllm run`, for seconds and memory")
+    parser.add_argument("--schema", action="store_true", help="print the keys of 07's comparison lines instead")
     given = parser.parse_args(arguments)
+    if given.schema:
+        print("\n".join(schema_table()))
+        return 0
+    if not given.scores:
+        parser.error("name a *.scores.json of notebook 07, or --schema")
     try:
         seeds = [load(path) for path in given.scores]
         summary = json.loads(Path(given.summary).read_text("utf-8")) if given.summary else None
+        lines = [*settings_table(seeds), "", *groups_table(seeds), "", *sentences(seeds)]
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    print("\n".join([*settings_table(seeds), "", *groups_table(seeds)]))
+    print("\n".join(lines))
     about = seeds[0]["versions"]
     print(f"\nseeds {', '.join(str(s['settings']['seed']) for s in seeds)}; torch {about['torch']}, {about['device']}, "
           f"{about['threads']} thread(s)")  # fmt: skip
     if summary:
+        minutes, seconds = divmod(round(summary["seconds"]), 60)
         stages = ", ".join(f"{name} {stage['seconds']:.0f}" for name, stage in summary["stages"].items())
-        print(f"{summary['seconds']:.0f} seconds, --jobs {summary['jobs']}, {summary['memory_gib']:.2f} GiB: {stages}")
+        print(f"The notebooks took {minutes} minutes {seconds} seconds ({summary['seconds']:.0f} seconds) with --jobs "
+              f"{summary['jobs']} and {summary['memory_gib']:.2f} GiB of memory at most; seconds of each: {stages}.")  # fmt: skip
     return 0
 
 

@@ -12,13 +12,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dllm_core import parameters
+from dllm_core import parameters, report
 from dllm_core.batch import STAGES
 from dllm_core.batches import fixed_batches
+from dllm_core.compare import SCHEMA
 from dllm_core.config import DecodeConfig
 from dllm_core.data import chat_documents, text_documents
 from dllm_core.evaluate import ar_nll, bound
 from dllm_core.runs import load
+from dllm_core.trace import Trace
 
 PRETRAIN = (
     "data jsonl_field tokenizer_dir seq_len batch_size max_iters learning_rate init_from_minimind run_name prompt"
@@ -247,8 +249,14 @@ def test_decoding_keeps_its_promises(chain):
 @pytest.mark.parametrize("task", ["pretrain", "sft"])
 def test_the_comparison_is_written(chain, task):
     lines = [json.loads(line) for line in (chain.folder / f"outputs/compare_{task}.jsonl").read_text().splitlines()]
-    assert len(lines) == 8 and {line["style"] for line in lines} == {"ar", "llada1", "llada2"}
+    # two prompts: AR, LLaDA 1, LLaDA 2 at two thresholds, and LLaDA 2 as 1
+    assert len(lines) == 10 and {line["style"] for line in lines} == {"ar", "llada1", "llada2"}
+    asked = {(line["prompt"], line["name"], line["settings"]["threshold"]) for line in lines}
+    assert len(asked) == 10 and {threshold for _, name, threshold in asked if name == "LLaDA 2"} == {0.5, 0.9}
     for line in lines:
+        assert list(line) == list(SCHEMA)
+        trace = Trace.load(chain.folder / line["trace"])
+        assert (trace.text, trace.forwards, trace.settings) == (line["text"], line["forwards"], line["settings"])
         assert line["task"] == task and line["settings"]["style"] == line["style"]
         assert line["versions"]["torch"] == torch.__version__ and 0 < line["confidence"]["mean"] <= 1
         assert line["tokens_per_forward"] == pytest.approx(line["tokens"] / line["forwards"])
@@ -257,9 +265,18 @@ def test_the_comparison_is_written(chain, task):
     counted = {name: estimate["tokens"] for name, estimate in result["likelihood"].items()}
     assert len(counted) == 4 and len(set(counted.values())) == 1  # all measured on the same tokens
     assert result["likelihood"]["AR"]["draws"] == 0 and result["likelihood"]["LLaDA 2"]["draws"] == 4
+    assert result["likelihood_exact_masks"]["AR"] == result["likelihood"]["AR"]
+    for name, found in result["likelihood_exact_masks"].items():
+        other = result["likelihood"][name]
+        assert found["mean"] == pytest.approx(other["mean"], abs=6 * (found["error"] + other["error"]) + 1e-6), name
     if task == "sft":
         assert set(result["exact_match_overall"]) == set(result["speed"])
         assert [score["count"] for score in result["exact_match"]["AR"]] == [1] * 7
+        assert [row["name"] for row in result["answers"]] == ["AR", "LLaDA 1", "LLaDA 2", "LLaDA 2", "LLaDA 2 as 1"]
+        for row in result["answers"]:
+            assert len(row["right"]) == 7 and sum(row["right"]) == sum(group["right"] for group in row["groups"])
+            assert 0 <= row["repetition"] <= 1 and 0 <= row["ended"] <= 1
+        assert report.sentences([report.load(chain.folder / "outputs/compare_sft.scores.json")])
         assert {score["group"] for score in result["reversal"]["AR"]} == {"reversal_unseen", "reversal_seen"}
 
 

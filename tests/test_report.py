@@ -5,6 +5,8 @@ import json
 import pytest
 
 from dllm_core import report
+from dllm_core.answers import paired
+from dllm_core.compare import SCHEMA
 
 
 def scores(seed: int, right: int, speed: float) -> dict:
@@ -60,4 +62,69 @@ def test_the_times_of_a_run_are_told(tmp_path, capsys, jobs):
     run = {"seconds": 61.2, "jobs": jobs, "memory_gib": 1.5, "stages": {"01": {"seconds": 60.7}}}
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert report.main([str(tmp_path / "s.json"), "--summary", str(tmp_path / "run.json")]) == 0
-    assert f"61 seconds, --jobs {jobs}, 1.50 GiB: 01 61" in capsys.readouterr().out
+    assert (
+        f"took 1 minutes 1 seconds (61 seconds) with --jobs {jobs} and 1.50 GiB of memory at most; seconds of each: 01 61."
+        in capsys.readouterr().out
+    )
+
+
+# --- what is said in sentences ----------------------------------------------------------------------------------------
+
+
+def answered(seed: int, ar: str, fast: str, block: int = 16) -> dict:
+    """`scores` with answers question by question ("1": right); LLaDA 2 also at another block length, all wrong."""
+    row = lambda name, threshold, size, right: {
+        "name": name, "threshold": threshold, "block_length": size, "steps": None, "right": [c == "1" for c in right]
+    }  # fmt: skip
+    made = scores(seed, 6, 330.0 + seed)
+    made["settings"] |= {"test_data": "test.jsonl", "test_items": 2}
+    made["ways"] = {"AR": {"block_length": None, "steps": None}, "LLaDA 2": {"block_length": block, "steps": None}}
+    for found in made["quality_speed"]:
+        found |= {"block_length": block if found["style"] == "LLaDA 2" else None, "steps": None}
+    made["answers"] = [
+        row("AR", None, None, ar), row("LLaDA 2", 0.9, 8, "0" * len(fast)), row("LLaDA 2", 0.9, block, fast)
+    ]  # fmt: skip
+    return made
+
+
+def test_differences_are_paired_over_the_seeds_at_the_contestants_own_block():
+    seeds = [answered(0, "1100", "1010"), answered(1, "1100", "1110")]
+    found = report.difference(seeds, "LLaDA 2", 0.9)
+    assert found == paired([[True, False, True, False], [True, True, True, False]], [[True, True, False, False]] * 2)
+    assert (found.mean, found.only_first, found.only_second, found.least, found.most) == (0.125, 2, 1, 0, 0.25)
+    assert report.difference(seeds, "LLaDA 2", 0.5) is None  # graded, but not kept question by question
+    seeds[1]["settings"]["test_items"] = 3
+    with pytest.raises(ValueError, match="asked different questions"):
+        report.difference(seeds, "LLaDA 2", 0.9)
+
+
+def test_sentences_say_what_the_tables_hold():
+    quality, apart, fast = report.sentences([answered(0, "1100", "1010"), answered(1, "1100", "1110")])
+    assert quality == (
+        "On 20 test questions, 2 seed(s): exact match AR 1.000, LLaDA 2 at threshold 0.9 0.800 (6.0 tokens per forward), "
+        "LLaDA 2 at threshold 0.5 0.700 (4.0 tokens per forward)."
+    )
+    assert apart.startswith("LLaDA 2 at threshold 0.9 minus AR: +0.125, 95 % paired interval -0.")
+    assert "over 4 questions × 2 seed(s) (single seeds +0.000 to +0.250), which does not exclude a loss" in apart
+    assert fast.startswith(
+        "LLaDA 2 at threshold 0.9 writes 3.3 times as many tokens per second as cached AR (330 against 100"
+    )
+    alike = [answered(0, "1100", "1100")]
+    assert "which excludes a loss above 0.02; 0 right in it alone, 0 in AR alone." in report.sentences(alike)[1]
+
+
+def test_files_without_single_answers_still_make_sentences():
+    assert len(report.sentences([scores(0, 4, 200.0)])) == 2
+
+
+def test_the_better_estimate_of_a_bound_is_shown():
+    exact = {"AR": {"mean": 0.1, "error": 0.01}, "LLaDA 2": {"mean": 0.55, "error": 0.003}}
+    assert "≤ 0.550 ± 0.003" in report.settings_table([{**scores(0, 6, 1.0), "likelihood_exact_masks": exact}])[3]
+
+
+def test_the_schema_is_printed(capsys):
+    assert report.main(["--schema"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(SCHEMA) and lines[2].startswith("| `name` |")
+    with pytest.raises(SystemExit):
+        report.main([])
