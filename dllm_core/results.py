@@ -134,7 +134,7 @@ def section(sweep: Sweep) -> str:
 def origin(sweep: Sweep, records: list[dict]) -> str:
     """What a sweep was measured with: command, seeds, machine, dates."""
     done, count = len(records), len(sweep.cells)
-    machines = sorted({f"{r['machine']}, torch {r['versions']['torch']}" for r in records})
+    machines = sorted({f"{r['versions']['device']}, torch {r['versions']['torch']}" for r in records})
     dates = sorted({record["date"] for record in records})
     partly = "" if done == count else f" **{done} of {count} cells are done.**"
     seeds = ", ".join(str(seed) for seed in sorted({record["seed"] for record in records}))

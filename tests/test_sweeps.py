@@ -29,7 +29,7 @@ time.sleep(wait)
 text = (resolve("weights") / Path(checkpoint).stem / "config.json").read_text()
 rows = [{"kind": "answers", "settings": ["threshold"], "threshold": t, "exact_match": (seed + t) / 10} for t in (1, 2)]
 Path(output).parent.mkdir(parents=True, exist_ok=True)
-Path(output).write_text(json.dumps({"machine": "m", "versions": {"torch": "2"}, "text": text, "rows": rows}))
+Path(output).write_text(json.dumps({"versions": {"device": "cpu: m", "torch": "2"}, "text": text, "rows": rows}))
 """
 TOY = """
 title: A toy
@@ -186,7 +186,7 @@ def records(values):
             rows = [{"kind": "answers", "settings": ["threshold"], "threshold": t, "right": right, "tokens_per_forward": 2.0,
                      "exact_match": right.count("1") / len(right)} for t, right in thresholds.items()]  # fmt: skip
             yield {"cell": label.lower(), "label": label, "seed": seed, "rows": rows, "date": "2026-01-01",
-                   "machine": "m", "versions": {"torch": "2"}}  # fmt: skip
+                   "versions": {"device": "cpu: m", "torch": "2"}}  # fmt: skip
 
 
 def test_rows_are_pooled_over_seeds_and_never_over_settings():
