@@ -98,13 +98,10 @@ def outlook(jobs: list[Job]) -> None:
 
 def main(argv: list[str] | None = None, stages: tuple[Stage, ...] = STAGES) -> int:
     """The console script `dllm`. Exit code 0: all there; 1: a cell failed; 2: bad arguments; 130: interrupted."""
+    from dllm_core import sweeping  # which stands on this module
+
     parser = argparse.ArgumentParser(prog="dllm", description="Run the notebooks in order, as papermill would.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("sweep", help="run, resume and draw the ablations of notebooks/sweeps", add_help=False)
-    if (argv if argv is not None else sys.argv[1:])[:1] == ["sweep"]:
-        from dllm_core import sweeping
-
-        return sweeping.main((argv if argv is not None else sys.argv[1:])[1:])
     line = commands.add_parser("run", help="run one, several or all notebooks")
     line.add_argument("stages", nargs="*", metavar="NN", help=f"all, or any of {' '.join(s.name for s in stages)}")
     line.add_argument("--preset", default="cpu", help="folder of notebooks/presets; cpu: the notebooks' own (default)")
@@ -114,22 +111,15 @@ def main(argv: list[str] | None = None, stages: tuple[Stage, ...] = STAGES) -> i
     line.add_argument("--force", action="store_true", help="run also what has its result")
     line.add_argument("--list", action="store_true", help="say what would run and why, and run nothing")
     line.add_argument("--parameters", action="store_true", help="show the parameters, and run nothing")
-    options = parser.parse_args(argv)
-    screen, began = Screen(), time.time()
+    sweeping.arguments(commands.add_parser("sweep", help="run, resume and draw the ablations of notebooks/sweeps"))
+    options, screen = parser.parse_args(argv), Screen()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves too
     try:
         if options.jobs < 1:
             raise Problem(f"--jobs must be at least 1, not {options.jobs}")
-        if not (options.stages or options.list or options.parameters):
-            raise Problem(f"which stages? all, or any of {' '.join(stage.name for stage in stages)}")
-        out = resolve(options.out or f"runs/{options.preset}")
-        jobs = plan(choose(options.stages or ["all"], stages), stages, options.preset, options.p, out)
-        for name, _ in options.p:
-            screen.say(f"-p {name} goes to {', '.join(job.stage.name for job in jobs if name in job.given)}")
-        if options.parameters or options.list:
-            (describe if options.parameters else outlook)(jobs)
-            return 0
-        state, peak = run(jobs, options.jobs, options.force, screen)
+        if options.command == "sweep":
+            return sweeping.sweep(options, screen)
+        return chain(options, stages, screen)
     except Problem as problem:
         print(f"dllm: {problem}", file=sys.stderr)
         return 2
@@ -138,6 +128,20 @@ def main(argv: list[str] | None = None, stages: tuple[Stage, ...] = STAGES) -> i
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def chain(options: argparse.Namespace, stages: tuple[Stage, ...], screen: Screen) -> int:
+    """`dllm run`. Exit code 0 or 1; raises Problem."""
+    if not (options.stages or options.list or options.parameters):
+        raise Problem(f"which stages? all, or any of {' '.join(stage.name for stage in stages)}")
+    began, out = time.time(), resolve(options.out or f"runs/{options.preset}")
+    jobs = plan(choose(options.stages or ["all"], stages), stages, options.preset, options.p, out)
+    for name, _ in options.p:
+        screen.say(f"-p {name} goes to {', '.join(job.stage.name for job in jobs if name in job.given)}")
+    if options.parameters or options.list:
+        (describe if options.parameters else outlook)(jobs)
+        return 0
+    state, peak = run(jobs, options.jobs, options.force, screen)
     table = {}
     for name, record in ((job.stage.name, read(job.record)) for job in jobs):
         table[name] = {"state": state[name], **{k: record[k] for k in ("seconds", "memory_gib") if k in record}}

@@ -12,6 +12,7 @@ import torch
 
 import dllm_core
 from dllm_core.config import DecodeConfig
+from dllm_core.devices import machine
 from dllm_core.paths import resolve
 from dllm_core.trace import Trace
 
@@ -76,10 +77,9 @@ def keep(trace: Trace, output: str | Path, number: int) -> str:
 
 def versions(device: torch.device) -> dict[str, str]:
     """What a result depends on beside its settings."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "dllm_core": dllm_core.__version__, "torch": torch.__version__, "python": platform.python_version(),
-        "device": f"{device.type} ({name})", "threads": str(torch.get_num_threads()),
+        "device": machine(device), "threads": str(torch.get_num_threads()),
     }  # fmt: skip
 
 

@@ -60,21 +60,30 @@ def generate(model, prompts, config: DecodeConfig, tokenizer, label_shift: bool 
 
 
 def infill(model, tokens: list[int], config: DecodeConfig, tokenizer, label_shift: bool = False) -> Trace:
-    """Fill the masks in `tokens`, wherever they stand, with full attention (LLaDA 1's sampler; bidirectional
-    checkpoints). `config.steps` None: one step per gap token. Raises ValueError when there is no mask."""
+    """Run `decode_gaps` to the end: the `Trace` with its text."""
     ids = Vocabulary.of(tokenizer)
+    trace = new_trace([], list(tokens), gap_config(tokens, config, ids), ids)
+    trace.steps.extend(decode_gaps(model, tokens, config, ids, label_shift))
+    return with_text(trace, tokenizer)
+
+
+@torch.inference_mode()
+def decode_gaps(model, tokens, config: DecodeConfig, ids: Vocabulary, label_shift: bool = False) -> Iterator[DecodeStep]:
+    """Fill the masks in `tokens` [L], wherever they stand, with full attention: LLaDA 1's sampler, for bidirectional
+    checkpoints. Yields a step per model call; raises `gap_config`'s ValueError."""
+    yield from _decode_llada1(model, [list(tokens)], [0], gap_config(tokens, config, ids), ids, label_shift)
+
+
+def gap_config(tokens: list[int], config: DecodeConfig, ids: Vocabulary) -> DecodeConfig:
+    """`config` as it fills gaps: all of them one block, one step per gap token unless `steps` says fewer, no end.
+    Raises ValueError when `tokens` hold no mask, or there are more steps than masks."""
     gaps = tokens.count(ids.mask)
     if not gaps:
         raise ValueError(f"tokens: hold no mask ({ids.mask}); mark each gap token with the mask id")
     if config.steps is not None and config.steps > gaps:
         raise ValueError(f"steps={config.steps}: must be at most the {gaps} masked tokens")
-    config = replace(
-        config, style="llada1", max_new_tokens=gaps, block_length=None, steps=config.steps or gaps, eos_early_stop=False
-    )
-    trace = new_trace([], list(tokens), config, ids)
-    with torch.inference_mode():
-        trace.steps.extend(_decode_llada1(model, [list(tokens)], [0], config, ids, label_shift))
-    return with_text(trace, tokenizer)
+    steps = config.steps or gaps
+    return replace(config, style="llada1", max_new_tokens=gaps, block_length=None, steps=steps, eos_early_stop=False)
 
 
 def new_trace(prompt, start, config: DecodeConfig, ids: Vocabulary) -> Trace:
@@ -117,7 +126,9 @@ class _State:
     @classmethod
     def begin(cls, model, starts, prompt_lengths, config, ids, label_shift) -> "_State":
         device, batch, longest = model.device, len(starts), max(map(len, starts))
-        _check_length(model, longest)
+        most = model.config.max_position_embeddings
+        if longest > most:
+            raise ValueError(f"prompt and answer take {longest} positions: more than max_position_embeddings={most}")
         tokens = torch.full((batch, longest), ids.pad, device=device)
         for i, start in enumerate(starts):
             tokens[i, : len(start)] = torch.tensor(start, device=device)
@@ -158,8 +169,7 @@ class _State:
         """[B] bool: eos stands in the answer with no mask before it."""
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         stop = (self.tokens == self.ids.eos) & (columns >= self.prompt[:, None])
-        before = self.answer_masks().int().cumsum(dim=1)
-        return (stop & (before == 0)).any(dim=1)
+        return (stop & (self.answer_masks().int().cumsum(dim=1) == 0)).any(dim=1)
 
     def keep(self, rows: Tensor) -> None:
         """Drop finished rows (bool [B]) so that the others run in a smaller batch."""
@@ -167,12 +177,6 @@ class _State:
             setattr(self, name, getattr(self, name)[rows])
         both = rows.repeat(2) if self.config.cfg_scale else rows
         self.cache = KVCache([key[both] for key in self.cache.keys], [value[both] for value in self.cache.values])
-
-
-def _check_length(model, longest: int) -> None:
-    most = model.config.max_position_embeddings
-    if longest > most:
-        raise ValueError(f"prompt and answer take {longest} positions: more than max_position_embeddings={most}")
 
 
 def _decode_ar(state: _State) -> Iterator[DecodeStep]:
@@ -224,9 +228,8 @@ def _decode_llada2(state: _State) -> Iterator[DecodeStep]:
         least = quota[refined.clamp(max=len(quota) - 1)].clamp(min=config.minimal_topk)
         least = torch.minimum(least, masked.sum(dim=1))
         open_answer = state.answer_masks().sum(dim=1)
-        most = policies.budget(
-            open_answer, total, config.cap_start_ratio, config.cap_end_ratio, config.max_decode_per_step
-        )
+        ratios = config.cap_start_ratio, config.cap_end_ratio
+        most = policies.budget(open_answer, total, *ratios, config.max_decode_per_step)
         choice = policies.thresholded(made.confidence, masked, config.threshold, least, most)
         state.tokens.scatter_(1, position, torch.where(choice.commit, made.token, tokens))
         left = open_answer - choice.commit.sum(dim=1)
@@ -259,16 +262,14 @@ def _decode_llada1(model, starts, prompts, config: DecodeConfig, ids: Vocabulary
         tokens = state.tokens.gather(1, position)
         masked = tokens == state.ids.mask
         if refined == 0:
-            quota = torch.tensor(
-                [policies.spread(n, per_block) for n in masked.sum(dim=1).tolist()], device=position.device
-            )
+            shares = [policies.spread(n, per_block) for n in masked.sum(dim=1).tolist()]
+            quota = torch.tensor(shares, device=position.device)
         order = made.confidence
         if config.remasking == "random":
             order = torch.rand(order.shape, generator=state.generator).to(order)
         # 3. keep the step's share, remask the rest
         choice = policies.scheduled(order, masked, quota[:, refined])
-        answers = torch.where(choice.commit, made.token, tokens)
-        state.tokens.scatter_(1, position, answers)
+        state.tokens.scatter_(1, position, torch.where(choice.commit, made.token, tokens))
         left = state.answer_masks().sum(dim=1)
         blocks = [(s, min(s + size, n)) for s, n in zip(start.tolist(), state.length.tolist(), strict=True)]
         yield from state.record.steps(state.row.tolist(), start, made, masked, choice, left, blocks)

@@ -1,5 +1,11 @@
 """Where a model runs and in which precision: the words of the notebooks' `device` and `dtype` parameters."""
 
+import contextlib
+import os
+import platform
+import re
+from pathlib import Path
+
 import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -39,3 +45,15 @@ def pick_dtype(name: str, device: torch.device) -> str:
     if name == "bfloat16" and device.type == "cuda" and not able:
         raise ValueError(f"dtype='bfloat16': {torch.cuda.get_device_name(device)} cannot; use dtype='float32'")
     return name
+
+
+def machine(device: torch.device) -> str:
+    """What a time was measured on: the card's name, or the processor's and how many cores this process may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Linux tells the model here alone
+        if found := re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()):
+            name = found[1]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{device.type}: {name}, {cores} cores"

@@ -11,6 +11,7 @@ beside the clean half. Block indices count from each document's start, so packin
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,17 +39,42 @@ class Pattern:
     def views(self) -> int:
         return self.read.shape[1]
 
+    def terms(self) -> "Terms":
+        """What the rule asks of every pair of elements, each answer under its name."""
+        ask = lambda labels, compare: compare(labels[:, :, None], labels[:, None, :])
+        return Terms(
+            same_document=ask(self.document, torch.eq),
+            same_view=ask(self.view, torch.eq),
+            same_block=ask(self.block, torch.eq),
+            earlier_block=ask(self.block, torch.gt),
+            clean=(self.view == 0)[:, None, :],
+        )
+
     def mask(self) -> Tensor:
         """[B, S, S] bool, True where row may attend to column."""
-        same_document = _pairs(self.document, torch.eq)
-        same_view = _pairs(self.view, torch.eq)
-        own_block = same_view & _pairs(self.block, torch.eq)
-        earlier_clean = (self.view == 0)[:, None, :] & _pairs(self.block, torch.gt)
-        return same_document & (own_block | earlier_clean)
+        of = self.terms()
+        return of.same_document & (of.own_block | of.earlier_clean)
 
 
-def _pairs(labels: Tensor, compare) -> Tensor:
-    return compare(labels[:, :, None], labels[:, None, :])
+class Terms(NamedTuple):
+    """The terms of the rule for every query q (row) and key k (column), [B, S, S] bool each; clean: [B, 1, S].
+
+    earlier_block: k's block comes before q's; clean: k is of the clean half.
+    """
+
+    same_document: Tensor
+    same_view: Tensor
+    same_block: Tensor
+    earlier_block: Tensor
+    clean: Tensor
+
+    @property
+    def own_block(self) -> Tensor:
+        return self.same_view & self.same_block
+
+    @property
+    def earlier_clean(self) -> Tensor:
+        return self.clean & self.earlier_block
 
 
 def block_causal(document: Tensor, position: Tensor, block_size: int, label_shift: bool = False) -> Pattern:

@@ -68,9 +68,8 @@ def _groups(answers: list[dict]):
 
 def filled(text: str, made: dict[str, str]) -> str:
     """The text with each stretch between `<!-- made: NAME -->` and `<!-- end -->` replaced."""
-    return re.sub(
-        r"(<!-- made: (\w+) -->\n).*?(\n<!-- end -->)", lambda m: m[1] + made[m[2]] + m[3], text, flags=re.DOTALL
-    )
+    stretch = r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)"
+    return re.sub(stretch, lambda match: f"{match[1]}{made[match[2]]}\n{match[3]}", text, flags=re.DOTALL)
 
 
 def main() -> int:

@@ -81,21 +81,26 @@ def in_our_look(function):
 
 
 class Picture:
-    """A drawn figure: shown as PNG by a notebook, `alt` elsewhere. `figure` is matplotlib's, open to changes."""
+    """A drawn figure: shown as PNG by a notebook, `alt` elsewhere. `figure` is matplotlib's, open to changes.
+
+    On white paper, which paper.css turns dark in a dark notebook; where no style comes through it stays white.
+    """
 
     def __init__(self, figure, alt: str):
         self.figure, self.alt = figure, alt
 
     def png(self, dpi: int = 110) -> bytes:
+        """With 128 colours: a third of the size, and nothing that the eye misses."""
         import matplotlib
+        from PIL import Image
 
-        out = io.BytesIO()
+        drawn = io.BytesIO()
         with matplotlib.rc_context(look()):
-            self.figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None, "Description": self.alt})
-        return out.getvalue()
+            self.figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 0})
+        return packed(Image.open(drawn), self.alt)
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        return {"image/png": self.png(), "text/plain": self.alt}
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        return {"image/png": self.png(), "text/plain": self.alt}, {"needs_background": "light"}
 
     def __repr__(self) -> str:
         return self.alt
@@ -110,6 +115,17 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, rat
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, height_ratios=ratios, width_ratios=widths)
     return figure, axes[0, 0] if rows * columns == 1 else list(axes.flat)
+
+
+def packed(image, alt: str, colours: int = 128) -> bytes:
+    """PNG of a Pillow image with a palette of its own; white stays white. alt: kept in the file as its description."""
+    from PIL import Image, PngImagePlugin
+
+    out, told = io.BytesIO(), PngImagePlugin.PngInfo()
+    told.add_itxt("Description", alt)
+    flat = image.convert("RGB").quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    flat.save(out, "PNG", optimize=True, pnginfo=told)
+    return out.getvalue()
 
 
 def save_figure(picture, name: str) -> Path:

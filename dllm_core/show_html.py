@@ -93,11 +93,13 @@ def source(what: object) -> Html:
         from pygments.lexers import PythonLexer
 
         style = "background:#f7f7f7;color:#1a1a1a;padding:.6em .8em;border-left:3px solid #0072B2;overflow-x:auto"
-        formatter = HtmlFormatter(noclasses=True, style="xcode", cssstyles=style, prestyles="margin:0;line-height:1.35;background:transparent;color:inherit")
+        pre = "margin:0;line-height:1.35;background:transparent;color:inherit"
+        formatter = HtmlFormatter(noclasses=True, style="xcode", cssclass="dllm-paper", cssstyles=style, prestyles=pre)
         body = highlight(code, PythonLexer(), formatter)
     except ImportError:
         body = f"<pre>{html.escape(code)}</pre>"
     return Html(
+        f'<style>{asset("paper.css")}</style>'
         f'<figure style="margin:.3em 0"><figcaption style="font-size:90%;opacity:.8">{html.escape(place)}</figcaption>'
         f"{body}</figure>",
         f"# {place}\n{code}",

@@ -184,7 +184,7 @@ class Film:
             return list(self.frames)
         return [self.frames[round(i * (count - 1) / (most - 1))] for i in range(most)]
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict | tuple[dict, dict]:
         return self.picture()._repr_mimebundle_() if self.frames else {"text/plain": f"{self.title}: none were kept"}
 
     @in_our_look

@@ -1,7 +1,7 @@
 """Who sees whom, as records to draw: every cell of a training `Pattern`, and every forward that a decoder asked for.
 
-The open cells are those of `Pattern.mask()`, or of the masks that `decode` hands the model; nothing is worked out again
-here. What is added are words: which term of the rule opens or closes a cell.
+A cell's rule is a term of `Pattern.terms()`, the open ones those that `Pattern.mask()` combines; in decoding it is the
+mask that `decode` hands the model. Nothing is worked out again here.
 """
 
 import itertools
@@ -16,22 +16,21 @@ from dllm_core.decode import decode
 from dllm_core.objectives import corrupt
 from dllm_core.sampling import Vocabulary
 from dllm_core.schedules import NoiseSchedule
-from dllm_core.show_attention import DECODERS, PATTERNS, RULES
+from dllm_core.show_attention import DECODERS, PATTERNS
 from dllm_core.show_html import MASK, visible
 
 
-def rule(q: tuple[int, int, int], k: tuple[int, int, int]) -> str:
-    """The code (of `RULES`) of the term that opens or closes a cell, from the (document, view, block) of q and of k."""
-    (doc_q, view_q, block_q), (doc_k, view_k, block_k) = q, k
-    if doc_q != doc_k:
-        return "d"
-    if view_q == view_k and block_q == block_k:
-        return "o"
-    if view_k:
-        return "v" if view_q and view_q != view_k else "n"
-    if block_k < block_q:
-        return "e"
-    return "a" if block_k == block_q else "l"
+def rules(pattern: patterns.Pattern) -> list[str]:
+    """[S] strings of S codes (of `RULES`): for query (string) and key (place in it) of the first row of the batch, the
+    first of the pattern's own terms, in this order, that holds."""
+    of, noisy = pattern.terms(), pattern.view > 0
+    both_noisy = noisy[:, :, None] & noisy[:, None, :]
+    ordered = {
+        "d": ~of.same_document, "o": of.own_block, "e": of.earlier_clean,
+        "v": both_noisy & ~of.same_view, "n": ~of.clean, "a": of.same_block, "l": torch.ones_like(of.same_block),
+    }  # fmt: skip
+    first = torch.stack([term.expand_as(of.same_block)[0] for term in ordered.values()]).int().argmax(dim=0)
+    return ["".join(list(ordered)[code] for code in row) for row in first.tolist()]
 
 
 def training_pattern(name: str, length: int, block_size: int, documents: int = 1) -> patterns.Pattern:
@@ -59,7 +58,7 @@ def training_scene(name: str, tokens: Sequence[str], block_size: int, documents:
     """
     length = len(tokens)
     pattern = training_pattern(name, length, block_size, documents)
-    open_, size = pattern.mask()[0].tolist(), pattern.view.shape[1]
+    size = pattern.view.shape[1]
     level = NoiseSchedule(t_min=t, t_max=min(1.0, t + 1e-6))
     ids, everything = torch.arange(length)[None], torch.ones(1, length, dtype=torch.bool)
     views = corrupt(ids, everything, level, -1, torch.Generator().manual_seed(1))
@@ -81,16 +80,12 @@ def training_scene(name: str, tokens: Sequence[str], block_size: int, documents:
             if pattern.scorable[0, token] and (noise is None or noise[token]):
                 elements[element]["says"].append(visible(tokens[token]))
     labels = [*zip(*(part[0].tolist() for part in (pattern.document, pattern.view, pattern.block)), strict=True)]
-    cells = ["".join(rule(q, k) for k in labels) for q in labels]
-    wrong = [(q, k) for q in range(size) for k in range(size) if RULES[cells[q][k]][0] != open_[q][k]]
-    if wrong:
-        raise AssertionError(f"{name}: the words at {wrong[:3]} disagree with Pattern.mask(); mend show_scenes.rule")
     borders = [
         [e, 3 if a[1] != b[1] else 2 if a[0] != b[0] else 1]
         for e, (a, b) in enumerate(itertools.pairwise(labels), 1)
         if a != b and (name != "causal" or a[:2] != b[:2])
     ]
-    return {"elements": elements, "borders": borders, "frames": [{"cells": cells}]}
+    return {"elements": elements, "borders": borders, "frames": [{"cells": rules(pattern)}]}
 
 
 class _Listener:

@@ -6,8 +6,6 @@ Equal trainings of a seed are done once, whatever sweeps ask for them; each cell
 import argparse
 import json
 import os
-import signal
-import sys
 import time
 from collections.abc import Iterator
 from datetime import date
@@ -113,13 +111,16 @@ def execute(sweeps: list[Sweep], cells: list[Cell], names: dict[str, str], optio
     return not {"failed", "not run"} & set(states)
 
 
-def _only(sweep: Sweep, options) -> list[Cell]:
-    """The sweep's cells that --cells and --seeds leave. Raises Problem for a cell or a seed that no sweep chosen has."""
-    cells, seeds = (value.split(",") if value else None for value in (options.cells, options.seeds))
-    return [
-        cell for cell in sweep.cells
-        if (cells is None or cell.name in cells) and (seeds is None or str(cell.seed) in seeds)
-    ]  # fmt: skip
+def _only(sweeps: list[Sweep], options: argparse.Namespace) -> list[Cell]:
+    """The cells that --cells and --seeds leave. Raises Problem for a cell or a seed that none of the sweeps has."""
+    cells = [cell for sweep in sweeps for cell in sweep.cells]
+    for flag, asked, name in (("--cells", options.cells, "name"), ("--seeds", options.seeds, "seed")):
+        there = {str(getattr(cell, name)) for cell in cells}
+        wanted = set(asked.split(",")) if asked else there
+        if lost := wanted - there:
+            raise Problem(f"{flag}: {min(lost)!r} is in none of these sweeps; there are {', '.join(sorted(there))}")
+        cells = [cell for cell in cells if str(getattr(cell, name)) in wanted]
+    return cells
 
 
 def _log(options, cells: list[Cell], seconds: float) -> None:
@@ -134,9 +135,8 @@ def _log(options, cells: list[Cell], seconds: float) -> None:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`dllm sweep`. Exit code 0: every cell has its record; 1: a cell failed; 2: bad arguments; 130: interrupted."""
-    parser = argparse.ArgumentParser(prog="dllm sweep", description=__doc__.splitlines()[0])
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be said after `dllm sweep`."""
     parser.add_argument("names", nargs="*", help=f"all, or files of {FOLDER} without .yaml")
     parser.add_argument("--jobs", type=int, default=2, help="papermill runs side by side, one thread each (default: 2)")
     parser.add_argument("--preset", default="cpu", help="scale: cpu (default), h100, smoke")
@@ -144,43 +144,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", help="only these seeds, with commas between them")
     parser.add_argument("--force", action="store_true", help="measure again also what has its record")
     parser.add_argument("--list", action="store_true", help="say which cells have their record, and run nothing")
-    options = parser.parse_args(argv)
-    screen, began = Screen(), time.time()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves too
-    try:
-        if options.jobs < 1:
-            raise Problem(f"--jobs must be at least 1, not {options.jobs}")
-        everything = find([], options.preset)
-        sweeps = find(options.names, options.preset)
-        chosen = [cell for sweep in sweeps for cell in _only(sweep, options)]
-        for sweep in sweeps:
-            mine = [cell for cell in chosen if cell.sweep == sweep.name]
-            state = f"skipped: set {sweep.missing} to its folder" if sweep.missing else sweep.text["title"]
-            screen.say(f"{sweep.name:14}{sum(cell.done for cell in mine):3} of {len(mine):3} cells done   {state}")
-        lacking = {sweep.name for sweep in sweeps if sweep.missing}
-        cells = [c for c in chosen if c.sweep not in lacking and (options.force or not c.done)]
-        if options.list:
-            for cell in cells:
-                screen.say(f"  would run {cell.sweep} {cell.name}, seed {cell.seed}")
-            return 0
-        if options.force:
-            for cell in cells:
-                cell.path.unlink(missing_ok=True)
-        try:
-            sound = execute(sweeps, cells, runs(everything), options, screen)
-        finally:  # also of a run that was stopped: the page sums them up
-            _log(options, cells, time.time() - began)
-        for sweep in sweeps:
-            if sweep.cells and all(cell.done for cell in sweep.cells):
-                from dllm_core.show_sweeps import draw
 
-                screen.say(f"{sweep.name:14}{jobs.shown(draw(sweep))}")
-        return int(not sound)
-    except Problem as problem:
-        print(f"dllm sweep: {problem}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        screen.say("interrupted; the same command goes on from here")
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+def sweep(options: argparse.Namespace, screen: Screen) -> int:
+    """`dllm sweep`. Exit code 0: every cell has its record; 1: a cell failed. Raises Problem."""
+    began, everything = time.time(), find([], options.preset)
+    sweeps = find(options.names, options.preset)
+    chosen = _only(sweeps, options)
+    for sweep in sweeps:
+        mine = [cell for cell in chosen if cell.sweep == sweep.name]
+        state = f"skipped: set {sweep.missing} to its folder" if sweep.missing else sweep.text["title"]
+        screen.say(f"{sweep.name:14}{sum(cell.done for cell in mine):3} of {len(mine):3} cells done   {state}")
+    lacking = {sweep.name for sweep in sweeps if sweep.missing}
+    cells = [c for c in chosen if c.sweep not in lacking and (options.force or not c.done)]
+    if options.list:
+        for cell in cells:
+            screen.say(f"  would run {cell.sweep} {cell.name}, seed {cell.seed}")
+        return 0
+    if options.force:
+        for cell in cells:
+            cell.path.unlink(missing_ok=True)
+    try:
+        sound = execute(sweeps, cells, runs(everything), options, screen)
+    finally:  # also of a run that was stopped: the page sums them up
+        _log(options, cells, time.time() - began)
+    for sweep in sweeps:
+        if sweep.cells and all(cell.done for cell in sweep.cells):
+            from dllm_core.show_sweeps import draw
+
+            screen.say(f"{sweep.name:14}{jobs.shown(draw(sweep))}")
+    return int(not sound)

@@ -46,7 +46,8 @@ def explorer(draw: Callable, controls: dict, watched: bool | None = None):
     for control in made.values():
         control.observe(refresh, "value")
     refresh()
-    display(HTML(f"<script>{asset('widgets_keys.js')}</script>"))  # arrow keys to the controls, not to JupyterLab
+    # arrow keys to the controls, not to JupyterLab; its theme to the pictures
+    display(HTML(f"<style>{asset('paper.css')}</style><script>{asset('widgets_keys.js')}</script>"))
     return ipywidgets.VBox([ipywidgets.VBox(list(made.values())), complaint, stage])
 
 
@@ -58,8 +59,8 @@ def _markup(item) -> str:
     if isinstance(item, show.Html):
         return item.html
     packed = base64.b64encode(item.png()).decode("ascii")
-    look = "max-width:100%;height:auto;border-radius:6px"
-    return f'<img src="data:image/png;base64,{packed}" alt="{html.escape(item.alt)}" style="{look}">'
+    look = "max-width:100%;height:auto"
+    return f'<img class="dllm-paper" src="data:image/png;base64,{packed}" alt="{html.escape(item.alt)}" style="{look}">'
 
 
 class _Stack:
@@ -68,7 +69,7 @@ class _Stack:
     def __init__(self, items: list):
         self.items = items
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict | tuple[dict, dict]:
         if len(self.items) == 1:
             return self.items[0]._repr_mimebundle_()
         return {"text/html": "".join(map(_markup, self.items)), "text/plain": repr(self)}

@@ -8,10 +8,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
-import torch
-
 from dllm_core.config import OBJECTIVES, Checkpoint, DecodeConfig
-from dllm_core.decode import _decode_llada1, decode, new_trace, start_of
+from dllm_core.decode import decode, decode_gaps, gap_config, new_trace, start_of
 from dllm_core.notebook import prompt_ids
 from dllm_core.paths import resolve
 from dllm_core.runs import Loaded, RunError
@@ -136,16 +134,8 @@ def begin(loaded: Loaded, values: Mapping) -> Job:
         return Job(trace, timed(decode(loaded.model, [prompt], config, ids, kind.label_shift)), len(prompt))
     before = prompt_ids(tokenizer, values["prompt"], True) if kind.chat else [tokenizer.bos_token_id]
     tokens = before + masked_text(tokenizer, values["gaps"])
-    hidden = tokens.count(ids.mask)
-    # the settings of `decode.infill`, whose loop this is
-    config = replace(config, max_new_tokens=hidden, steps=config.steps or hidden, eos_early_stop=False)
-    steps = _fill(loaded.model, tokens, config, ids, kind.label_shift)
-    return Job(new_trace([], tokens, config, ids), timed(steps), len(before))
-
-
-@torch.inference_mode()
-def _fill(model, tokens: list[int], config: DecodeConfig, ids: Vocabulary, label_shift: bool) -> Iterator[DecodeStep]:
-    yield from _decode_llada1(model, [tokens], [0], config, ids, label_shift)
+    steps = decode_gaps(loaded.model, tokens, config, ids, kind.label_shift)
+    return Job(new_trace([], tokens, gap_config(tokens, config, ids), ids), timed(steps), len(before))
 
 
 def timed(steps: Iterable[DecodeStep]) -> Iterator[DecodeStep]:

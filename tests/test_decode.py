@@ -9,7 +9,7 @@ from small import BOS, EOS, IDS, MASK, VOCAB, logits_of, tiny
 
 from dllm_core import decode as decoding
 from dllm_core.config import DecodeConfig, ModelConfig
-from dllm_core.decode import decode, generate, infill, start_of
+from dllm_core.decode import decode, decode_gaps, generate, infill, start_of
 from dllm_core.policies import spread
 from dllm_core.sampling import filtered, guess, guided
 from dllm_core.trace import Trace
@@ -454,6 +454,15 @@ def test_infilling_fills_the_gaps_alone():
         sure = max((i for i in range(8) if expected[i] == MASK), key=lambda i: p[i].max().item())
         expected[sure] = int(p[sure].argmax())
     assert trace.final == expected
+
+
+def test_gaps_can_be_watched_step_by_step():
+    model, tokens, config = tiny(), [BOS, 5, MASK, MASK, 8], DecodeConfig("llada1")
+    steps = decode_gaps(model, tokens, config, IDS)
+    first = next(steps)
+    assert (len(first.commits), first.masked) == (1, 1) and first.commits[0].position in (2, 3)
+    moves = lambda some: [(c.position, c.token) for step in some for c in step.commits]
+    assert moves([first, *steps]) == moves(infill(model, tokens, config, Words()).steps)
 
 
 def test_infilling_in_fewer_steps():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from small import MASK, VOCAB, batch_of, block_logits, documents_of, logits_of, tiny
 
+from dllm_core import evaluate
 from dllm_core.batches import Batch
 from dllm_core.evaluate import Estimate, ar_nll, bound, conditional_nll, spread_over_draws
 from dllm_core.objectives import ar_loss, corrupt_exactly
@@ -189,6 +190,15 @@ def test_bounds_of_two_models_share_their_masks():
 def test_a_blank_models_bound_is_log_v():
     found = bound(tiny(initializer_range=0.0), [batch_of(*[[16]] * 200)], MASK, draws=8)
     assert found.mean == pytest.approx(math.log(VOCAB), abs=4 * found.error)
+
+
+def test_the_bound_is_measured_on_the_full_range_of_times(monkeypatch):
+    made = []
+    make = evaluate.NoiseSchedule
+    monkeypatch.setattr(evaluate, "NoiseSchedule", lambda *a, **k: made.append(make(*a, **k)) or made[-1])
+    for size in (None, 4):
+        bound(tiny(), [batch_of([8])], MASK, block_size=size, draws=1)
+    assert all(s.t_min <= 1e-3 and s.t_max == 1.0 and s.weighting == "elbo" for s in made) and len(made) == 2
 
 
 def test_the_first_token_may_be_given_as_ar_must():

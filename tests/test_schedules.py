@@ -121,6 +121,11 @@ def test_the_reports_curriculum():
     assert schedule.final == 32
 
 
+def test_the_stable_phase_is_full_diffusion_whatever_the_steps_before_and_after():
+    schedule = BlockSchedule(128, 10, (0.3, 0.4, 0.3), (4, 16, 64), (64, 32, 16))  # a laptop's: no 128 among the sizes
+    assert stretches(schedule)[3] == ("stable", 128, 4)
+
+
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 10, 23, 100, 301])
 def test_any_number_of_steps_rises_stays_and_falls(total):
     schedule = BlockSchedule(64, total, (0.3, 0.4, 0.3), (1, 4, 16), (16, 4))

@@ -60,7 +60,8 @@ def test_source_shows_the_installed_code():
 
 
 def is_png(picture):
-    return picture._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
+    made, about = picture._repr_mimebundle_()
+    return made["image/png"].startswith(b"\x89PNG") and made["text/plain"] and about == {"needs_background": "light"}
 
 
 def test_figures_draw():

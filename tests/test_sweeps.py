@@ -10,7 +10,7 @@ import pytest
 import yaml
 from test_batch import notebook
 
-from dllm_core import results, sweeping, sweeps
+from dllm_core import batch, readme, results, sweeping, sweeps
 from dllm_core.parameters import Problem
 
 TRAIN = """
@@ -29,7 +29,7 @@ time.sleep(wait)
 text = (resolve("weights") / Path(checkpoint).stem / "config.json").read_text()
 rows = [{"kind": "answers", "settings": ["threshold"], "threshold": t, "exact_match": (seed + t) / 10} for t in (1, 2)]
 Path(output).parent.mkdir(parents=True, exist_ok=True)
-Path(output).write_text(json.dumps({"versions": {"device": "cpu", "torch": "2"}, "text": text, "rows": rows}))
+Path(output).write_text(json.dumps({"versions": {"device": "cpu: m", "torch": "2"}, "text": text, "rows": rows}))
 """
 TOY = """
 title: A toy
@@ -160,10 +160,18 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
     assert (toy / "trained.txt").read_text().splitlines() == trained
 
 
+def test_cells_and_seeds_are_chosen_by_name(toy, capsys):
+    assert batch.main(["sweep", "toy", "--cells", "twice", "--seeds", "1", "--list"]) == 0
+    assert "would run" in (out := capsys.readouterr().out) and out.count("would run") == 1 and "twice, seed 1" in out
+    assert batch.main(["sweep", "toy", "--cells", "thrice"]) == 2
+    assert "--cells: 'thrice'" in (error := capsys.readouterr().err) and "once, twice" in error
+    assert batch.main(["sweep", "toy", "--seeds", "7"]) == 2
+
+
 def test_an_environment_that_is_not_there_is_skipped(toy, monkeypatch, capsys):
     monkeypatch.delenv("DLLM_TOY_DATA", raising=False)
     changed(toy, environment="DLLM_TOY_DATA")
-    assert sweeping.main([]) == 0
+    assert batch.main(["sweep"]) == 0
     assert "skipped: set DLLM_TOY_DATA" in capsys.readouterr().out
     assert not (toy / "notebooks/sweeps/records/toy").exists()
 
@@ -178,7 +186,7 @@ def records(values):
             rows = [{"kind": "answers", "settings": ["threshold"], "threshold": t, "right": right, "tokens_per_forward": 2.0,
                      "exact_match": right.count("1") / len(right)} for t, right in thresholds.items()]  # fmt: skip
             yield {"cell": label.lower(), "label": label, "seed": seed, "rows": rows, "date": "2026-01-01",
-                   "versions": {"device": "cpu (x)", "torch": "2"}}  # fmt: skip
+                   "versions": {"device": "cpu: m", "torch": "2"}}  # fmt: skip
 
 
 def test_rows_are_pooled_over_seeds_and_never_over_settings():
@@ -223,3 +231,32 @@ def test_every_sweep_fits_its_notebooks(project, monkeypatch, scale):
 def test_the_results_page_is_what_its_command_makes(project, monkeypatch):
     monkeypatch.chdir(project)
     assert (project / "RESULTS.md").read_text("utf-8") == results.page(sweeps.find([]))
+
+
+def test_the_readme_shows_what_its_command_makes(project, monkeypatch):
+    monkeypatch.chdir(project)
+    made = readme.parts()
+    for name in readme.FILES:
+        text = (project / name).read_text("utf-8")
+        assert all(f"<!-- made: {part} -->" in text for part in made), name
+        assert readme.filled(text, made) == text, f"{name}: python -m dllm_core.readme writes it anew"
+
+
+def test_stretches_between_marks_are_replaced_and_nothing_else():
+    text = "a\n<!-- made: x -->\n<!-- end -->\nb\n<!-- made: y -->\nold\nlines\n<!-- end -->\nc\n"
+    new = readme.filled(text, {"x": "1", "y": "2"})
+    assert new == "a\n<!-- made: x -->\n1\n<!-- end -->\nb\n<!-- made: y -->\n2\n<!-- end -->\nc\n"
+    assert readme.filled(new, {"x": "1", "y": "2"}) == new
+
+
+def test_readme_tables_pool_questions_over_seeds():
+    row = {"kind": "answers", "label": "AR", "threshold": None, "groups": {"a": [1, 2]}, "right": "10", "exact_match": 0.5,
+           "tokens_per_forward": 1.0}  # fmt: skip
+    others = [row | {"label": "LLaDA 1"}, *(row | {"label": "LLaDA 2", "threshold": t} for t in (0.99, 0.9, 0.8))]
+    answers = [r | {"seed": seed} for r in (row, *others) for seed in (0, 1)]
+    likelihoods = [{"label": label, "rows": [{"estimator": "exact", "block_size": 1, "mean": 0.25}]} for label in readme.STYLES]
+    pace = {"tokens_per_second": results.Spread((1000.0,)), "times": results.Spread((1.0,))}
+    settings = list(readme._settings(answers, likelihoods, dict.fromkeys(readme.STYLES.values(), pace)))
+    assert settings[0]["exact match (95 % interval)"].startswith("0.500 (0.150") and settings[0]["each seed"] == "0.500 0.500"
+    (group,) = readme._groups(answers)
+    assert group["questions × seeds"] == "2 × 2" and group["LLaDA 2"] == "50 %"
