@@ -128,6 +128,14 @@ def test_another_estimator_is_refused():
         bound(tiny(), [batch_of([4])], MASK, estimator="iid")
 
 
+@pytest.mark.parametrize("draws", [0, -2])
+def test_no_draw_is_refused(draws):
+    with pytest.raises(ValueError, match=f"draws={draws}: must be at least 1 .bound_draws of the notebooks"):
+        bound(tiny(), [batch_of([4])], MASK, draws=draws)
+    with pytest.raises(ValueError, match=f"draws={draws}: must be at least 1 .likelihood_draws of the notebooks"):
+        conditional_nll(tiny(), PROMPT, ANSWER, MASK, draws=draws)
+
+
 @pytest.mark.parametrize("draws", [1, 3])
 def test_blocks_of_one_with_label_shift_are_ar_exactly(draws):
     """One token a block: l is always 1, so that every draw is AR's own sum, prompts and packing or not."""
