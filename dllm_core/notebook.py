@@ -4,11 +4,12 @@ Nothing of an algorithm is here; each notebook shows its own from the other modu
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dllm_core import parameters
+from dllm_core import corpus, parameters
 from dllm_core.answers import Score, answer_all, exact_match, summary
 from dllm_core.batches import fixed_batches
 from dllm_core.chat import chat_prompt
@@ -19,7 +20,7 @@ from dllm_core.decode import generate
 from dllm_core.documents import Documents
 from dllm_core.download import DataError
 from dllm_core.evaluate import ar_nll
-from dllm_core.paths import resolve
+from dllm_core.paths import resolve, root
 from dllm_core.runs import Loaded, RunError, load
 from dllm_core.ship import stand_in
 from dllm_core.tokenizer import character_tokenizer, load_tokenizer
@@ -97,10 +98,24 @@ def _maker(name: str | Path) -> str:
 def read_splits(
     read: Callable[[str], Documents], data: str, valid_data: str = ""
 ) -> tuple[Documents | None, Documents]:
-    """(train, valid): the file `valid_data` where one is named, else a share of `data` that is then not trained on."""
+    """(train, valid): the file `valid_data` where one is named, else a share of `data` that is then not trained on.
+
+    Warns when the two are of different kinds: a file of the user's own, validated on the embedded corpus.
+    """
+    if data and _embedded(valid_data) and not _embedded(data):
+        warnings.warn(
+            f"data={data!r} is your own and valid_data={valid_data!r} is the embedded corpus': validation, and with it "
+            'the choice of the best weights, would be on texts of another kind. Set valid_data = "" to hold out a share '
+            "of data, or name a file of your own",
+            stacklevel=2,
+        )
     if not valid_data:
         return read(data).split()
     return (read(data) if data else None), read(valid_data)
+
+
+def _embedded(path: str) -> bool:
+    return Path(path).name in corpus.EMBEDDED and resolve(path).parent == root() / "data"
 
 
 def prompt_ids(tokenizer, text: str, chat: bool) -> list[int]:

@@ -204,6 +204,20 @@ def test_validation_is_a_file_or_a_share_that_is_not_trained_on():
     Batches(valid, batch_size=1, seq_len=2, pad_token_id=0, eos_token_id=2)
 
 
+OWN, EMBEDDED = "data/my_text.jsonl", "data/pretrain_valid.jsonl"
+
+
+@pytest.mark.parametrize("data, valid_data, told", [
+    (OWN, EMBEDDED, True), ("modelscope:a/b/c.jsonl", EMBEDDED, True), ("elsewhere/pretrain_tiny.jsonl", EMBEDDED, True),
+    ("data/pretrain_tiny.jsonl", EMBEDDED, False), (OWN, OWN, False), (OWN, "", False), ("", EMBEDDED, False),
+])  # fmt: skip
+def test_own_text_validated_on_the_embedded_corpus_is_told(recwarn, data, valid_data, told):
+    notebook.read_splits(lambda path: Documents.of([[i] for i in range(40)]), data, valid_data)
+    messages = [str(warning.message) for warning in recwarn]
+    assert len(messages) == told
+    assert not told or (f"data={data!r}" in messages[0] and 'Set valid_data = ""' in messages[0])
+
+
 def test_records_are_whole_lines(tokenizer, tmp_path):
     writer = Loaded(small(tokenizer), Checkpoint("llada2", 8), tokenizer, None)
     trace = notebook.speak(writer, ["你好"], DecodeConfig("llada2", max_new_tokens=6, block_length=8))[0]
