@@ -265,4 +265,6 @@ def _check(batch_size, seq_len, pack, fill, block_size, max_fill, rank, world_si
     if fill == "block" and not block_size:
         raise DataError('fill="block" needs a block_size')
     if block_size is not None and (block_size < 1 or seq_len % block_size):
-        raise DataError(f"block_size={block_size} does not divide seq_len={seq_len}")
+        raise DataError(
+            f"block_size={block_size} does not divide seq_len={seq_len} (llada2_block_size, max_seq_len of the notebooks)"
+        )

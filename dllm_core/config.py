@@ -5,9 +5,20 @@ from dataclasses import asdict, dataclass, field
 OBJECTIVES = ("ar", "llada1", "llada2")
 
 
+IN_NOTEBOOKS = {  # a setting of these records → the notebooks' parameter for it, where it has another name there
+    "seq_len": "max_seq_len", "keep_best": "llada2_topk_merge_k", "compile": "torch_compile",
+    "temperature": "gen_temperature", "top_k": "gen_top_k", "top_p": "gen_top_p", "cfg_scale": "gen_cfg_scale",
+    "steps": "gen_steps", "block_length": "gen_block_length or llada1_block_length",
+    "threshold": "gen_confidence_threshold", "minimal_topk": "gen_minimal_topk",
+    "cap_start_ratio, cap_end_ratio": "gen_cap_start_ratio and gen_cap_end_ratio",
+    "max_decode_per_step": "gen_max_decode_per_step",
+}  # fmt: skip
+
+
 def _require(ok: bool, name: str, value, wanted: str) -> None:
     if not ok:
-        raise ValueError(f"{name}={value!r}: must be {wanted}")
+        there = f" ({IN_NOTEBOOKS[name]} of the notebooks)" if name in IN_NOTEBOOKS else ""
+        raise ValueError(f"{name}={value!r}: must be {wanted}{there}")
 
 
 @dataclass(frozen=True)
@@ -160,8 +171,9 @@ class DecodeConfig:
         _require(self.threshold is None or 0 <= self.threshold <= 1, "threshold", self.threshold, "in [0, 1]")
         _require(self.minimal_topk >= 1, "minimal_topk", self.minimal_topk, "1 or more")
         caps = (self.cap_start_ratio, self.cap_end_ratio)
-        _require((caps[0] is None) == (caps[1] is None), "cap_start_ratio, cap_end_ratio", caps, "set both or neither")
-        _require(caps[0] is None or all(0 < c <= 1 for c in caps), "cap ratios", caps, "in (0, 1]")
+        names = "cap_start_ratio, cap_end_ratio"
+        _require((caps[0] is None) == (caps[1] is None), names, caps, "set both or neither")
+        _require(caps[0] is None or all(0 < c <= 1 for c in caps), names, caps, "in (0, 1]")
         cap = self.max_decode_per_step
         _require(cap is None or cap >= 1, "max_decode_per_step", cap, "1 or more, or None (off)")
         _require(self.alternatives >= 0, "alternatives", self.alternatives, "0 or more")
@@ -174,9 +186,9 @@ class DecodeConfig:
         answer, block = self.max_new_tokens, self.block_length or self.max_new_tokens
         _require(answer % block == 0, "block_length", block, f"a divisor of max_new_tokens={answer} for LLaDA 1")
         steps, blocks = self.steps or answer, answer // block
-        most = f"at most max_new_tokens={answer} for LLaDA 1, which writes a token or more a step (gen_steps of the notebooks)"
+        most = f"at most max_new_tokens={answer} for LLaDA 1, which writes a token or more a step"
         _require(steps <= answer, "steps", steps, most)
-        parts = f"a multiple of the {blocks} blocks of {block} tokens that LLaDA 1 writes (gen_steps of the notebooks)"
+        parts = f"a multiple of the {blocks} blocks of {block} tokens that LLaDA 1 writes"
         _require(steps % blocks == 0, "steps", steps, parts)
 
     def to_dict(self) -> dict:

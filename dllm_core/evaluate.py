@@ -59,8 +59,9 @@ def bound(
     from (seed, draw, batch) alone, so that checkpoints are compared on shared masks.
     The error is the standard error over draws. With iid t it is itself uncertain: a small t is rare and weighs 1 / t.
     first_given: leave each document's first token unmasked and unscored, as an AR model must, so that the bound and
-    `ar_nll` are of the same tokens. Raises ValueError for another estimator.
+    `ar_nll` are of the same tokens. Raises ValueError for another estimator, or no draw.
     """
+    _at_least_one(draws, "bound_draws")
     if estimator not in ("iid_t", "exact_masks"):
         raise ValueError(f"estimator={estimator!r}: must be 'iid_t' or 'exact_masks'")
     schedule = NoiseSchedule(kind, t_min=1e-3)
@@ -107,6 +108,11 @@ def spread_over_draws(groups: Tensor, maskable: Tensor, draws: int, generator: t
     return (start + torch.arange(draws)[:, None] / draws) % 1
 
 
+def _at_least_one(draws: int, parameter: str) -> None:
+    if draws < 1:
+        raise ValueError(f"draws={draws}: must be at least 1 ({parameter} of the notebooks)")
+
+
 def _generator(seed: int, draw: int, batch: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + draw) * 1_000_003 + batch)
 
@@ -119,8 +125,9 @@ def conditional_nll(
     """Monte-Carlo bound on −log p(answer | prompt), nats in all, for full diffusion (LLaDA Eq. 6, `get_log_likelihood`).
 
     Each draw masks exactly l of the L' answer tokens, l stratified over 1..L', and scores Σ CE · L'/l: less variance
-    than an iid t. `tokens` is L'; `mean` is the sum over the answer, not per token.
+    than an iid t. `tokens` is L'; `mean` is the sum over the answer, not per token. Raises ValueError for no draw.
     """
+    _at_least_one(draws, "likelihood_draws")
     generator = torch.Generator().manual_seed(seed)
     length, start = len(answer), len(prompt)
     row = torch.tensor(prompt + answer, device=model.device)

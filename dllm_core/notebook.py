@@ -4,27 +4,29 @@ Nothing of an algorithm is here; each notebook shows its own from the other modu
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dllm_core import parameters
+from dllm_core import corpus, parameters
 from dllm_core.answers import Score, answer_all, exact_match, summary
 from dllm_core.batches import fixed_batches
 from dllm_core.chat import chat_prompt
 from dllm_core.config import DecodeConfig
 from dllm_core.corpus import Item
 from dllm_core.data import read_jsonl, read_texts
-from dllm_core.decode import generate
+from dllm_core.decode import generate, start_of
 from dllm_core.documents import Documents
 from dllm_core.download import DataError
 from dllm_core.evaluate import ar_nll
-from dllm_core.paths import resolve
+from dllm_core.paths import resolve, root
 from dllm_core.runs import Loaded, RunError, load
+from dllm_core.sampling import Vocabulary
 from dllm_core.ship import stand_in
 from dllm_core.tokenizer import character_tokenizer, load_tokenizer
 from dllm_core.trace import Trace
-from dllm_core.weights import run_name
+from dllm_core.weights import locate, run_name
 
 MADE_BY = {  # run → the stage of `dllm run` that makes it, which begins with its notebook's number
     "minimind_pretrain": "01",
@@ -97,10 +99,24 @@ def _maker(name: str | Path) -> str:
 def read_splits(
     read: Callable[[str], Documents], data: str, valid_data: str = ""
 ) -> tuple[Documents | None, Documents]:
-    """(train, valid): the file `valid_data` where one is named, else a share of `data` that is then not trained on."""
+    """(train, valid): the file `valid_data` where one is named, else a share of `data` that is then not trained on.
+
+    Warns when the two are of different kinds: a file of the user's own, validated on the embedded corpus.
+    """
+    if data and _embedded(valid_data) and not _embedded(data):
+        warnings.warn(
+            f"data={data!r} is your own and valid_data={valid_data!r} is the embedded corpus': validation, and with it "
+            'the choice of the best weights, would be on texts of another kind. Set valid_data = "" to hold out a share '
+            "of data, or name a file of your own",
+            stacklevel=2,
+        )
     if not valid_data:
         return read(data).split()
     return (read(data) if data else None), read(valid_data)
+
+
+def _embedded(path: str) -> bool:
+    return Path(path).name in corpus.EMBEDDED and resolve(path).parent == root() / "data"
 
 
 def prompt_ids(tokenizer, text: str, chat: bool) -> list[int]:
@@ -136,6 +152,28 @@ def speak(loaded: Loaded, prompts: list[str], config: DecodeConfig) -> list[Trac
     tokenizer, chat = loaded.tokenizer, loaded.checkpoint.chat
     tokens = [prompt_ids(tokenizer, prompt, chat) for prompt in prompts]
     return generate(loaded.model, tokens, config, tokenizer, loaded.checkpoint.label_shift)
+
+
+def check_ahead(loaded: Loaded, prompt: str, config: DecodeConfig, checkpoint: str = "", trained: str = "") -> None:
+    """Tell before a training what would else stop the notebook in its midst or after it.
+
+    Raises ValueError when `prompt` and the answer take more positions than the model has (LLaDA 1 reads all of them in
+    one window, LLaDA 2 fills the last block); RunError when the `checkpoint` to be evaluated at the end is not there
+    (empty, or the run that is now `trained`: it will be).
+    """
+    tokens = prompt_ids(loaded.tokenizer, prompt, loaded.checkpoint.chat)
+    needed = len(start_of(tokens, config, Vocabulary.of(loaded.tokenizer)))
+    most = loaded.model.config.max_position_embeddings
+    if needed > most:
+        raise ValueError(
+            f"prompt: its {len(tokens)} tokens and max_new_tokens={config.max_new_tokens} take {needed} positions, the "
+            f"model has max_position_embeddings={most}: shorten prompt or lower max_new_tokens"
+        )
+    if checkpoint and run_name(checkpoint) != run_name(trained):
+        try:
+            locate(checkpoint)
+        except RunError as error:
+            raise RunError(f"{error}{_maker(checkpoint)}") from error
 
 
 def graded(path: str, per_group: int = 0) -> list[Item]:

@@ -39,8 +39,14 @@ from dllm_core.weights import (
     write_text,
 )
 
+# Parameters of the notebooks that only look at a training, and change nothing of it; so does every gen_… one.
+LOOKING = frozenset({
+    "prompt", "checkpoint", "max_new_tokens", "sample_every", "save_every", "valid_items", "llada1_block_length",
+    "llada2_enable_parallel_decoding", "device",
+})  # fmt: skip
+
 __all__ = [
-    "VARIANTS", "Loaded", "Run", "RunError", "fit", "load", "locate", "mean_weights", "read_state", "save_weights",
+    "LOOKING", "VARIANTS", "Loaded", "Run", "RunError", "fit", "load", "locate", "mean_weights", "read_state", "save_weights",
 ]  # fmt: skip
 
 
@@ -52,25 +58,30 @@ class Run:
 
     @classmethod
     def open(cls, name: str, model: Transformer, checkpoint: Checkpoint, tokenizer, settings: dict, keep_best: int = 1):
-        """The run `name` under weights/, continued when its folder holds an unfinished training of equal settings;
-        a run of other settings, or a finished one, is kept as NAME.old and a new one begun. Raises RunError for a name
-        that means weights/ itself or a folder above it."""
+        """The run `name` under weights/, continued when its folder holds an unfinished training of equal settings (those
+        in `LOOKING` and gen_… left out); a run of other settings, or a finished one, is kept as NAME.old and a new one
+        begun. Raises RunError for a name that means weights/ itself or a folder above it."""
         folder = resolve(name) if os.sep in name else resolve("weights") / name
         shared = Path(os.path.abspath(resolve("weights")))
         if Path(os.path.abspath(folder)) in (shared, *shared.parents):  # it would be set aside with all runs in it
             raise RunError(f"run_name={name!r}: must name a folder of its own, such as my_run (under weights/)")
         run = cls(folder, keep_best)
         config = hf_config(model.config, checkpoint, settings)
+        config = json.loads(json.dumps(config))  # as it is read back: tuples have become lists
         if (folder / "config.json").is_file():
             found = read_json(folder / "config.json")
-            same = found == json.loads(json.dumps(config))
+            same = _training_of(found) == _training_of(config)
             if same and (folder / "state.pt").is_file() and not (folder / VARIANTS["last"]).is_file():
+                run._write_config(config)
                 return run
             run._set_aside("dllm" in found)
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(folder)
-        write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        run._write_config(config)
         return run
+
+    def _write_config(self, config: dict) -> None:
+        write_text(self.folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def _set_aside(self, own: bool) -> None:
         """Rename the folder to NAME.old; a run of this project's `own` that was stopped before it saved anything is
@@ -160,3 +171,11 @@ class Run:
         partial = self.folder / f"{name}.partial"
         shutil.copyfile(source, partial)
         os.replace(partial, self.folder / name)
+
+
+def _training_of(config: dict) -> dict:
+    """A run's config.json without the settings that only look at it."""
+    own = config.get("dllm", {})
+    settings = own.get("settings", {})
+    kept = {name: settings[name] for name in settings if name not in LOOKING and not name.startswith("gen_")}
+    return {**config, "dllm": {**own, "settings": kept}}

@@ -43,7 +43,8 @@ class NoiseSchedule:
 
     def __post_init__(self):
         if self.kind not in ALPHAS:
-            raise ValueError(f"kind={self.kind!r}: must be one of {', '.join(ALPHAS)}")
+            names = ", ".join(ALPHAS)
+            raise ValueError(f"kind={self.kind!r}: must be one of {names} (noise_schedule of the notebooks)")
         if not 0 <= self.t_min < self.t_max <= 1:
             raise ValueError(f"t_min={self.t_min}, t_max={self.t_max}: must satisfy 0 <= t_min < t_max <= 1")
         if self.weighting not in ("elbo", "uniform", "squared"):
@@ -55,7 +56,10 @@ class NoiseSchedule:
     def band(cls, low: float, high: float, kind: str = "linear", **options) -> "NoiseSchedule":
         """Mask-ratio bandwidth (LLaDA 2.0 §5): t limited so that the mask probability 1 − alpha(t) is in [low, high]."""
         if not 0 <= low < high <= 1:
-            raise ValueError(f"alpha_min={low}, alpha_max={high}: must satisfy 0 <= alpha_min < alpha_max <= 1")
+            raise ValueError(
+                f"alpha_min={low}, alpha_max={high}: must satisfy 0 <= alpha_min < alpha_max <= 1 "
+                "(llada2_alpha_min and llada2_alpha_max of the notebooks)"
+            )
         inverse = ALPHAS[kind][2]
         return cls(kind, float(inverse(1 - low)), float(inverse(1 - high)), **options)
 

@@ -1,4 +1,4 @@
-"""Small models and batches that the tests of the core share, and the slow, obvious versions they are held against."""
+"""Small models and batches that the tests of the core share; the slow, obvious losses are in `dllm_core.plain`."""
 
 import torch
 
@@ -67,17 +67,3 @@ def logits_of(model: Transformer, tokens: list[int], allowed, positions=None) ->
     mask = torch.tensor([[bool(allowed(q, k)) for k in range(count)] for q in range(count)])
     position = torch.arange(count) if positions is None else torch.tensor(positions)
     return model.logits(model(torch.tensor([tokens]), position[None], mask[None]))[0]
-
-
-def block_logits(model, x_0: list[int], x_t: list[int], size: int, label_shift: bool = False) -> torch.Tensor:
-    """[L, V], the prediction of every token of one document under block diffusion, by one pass per block over the clean
-    blocks before it and the noisy block itself. Row 0 is of no use under the label shift."""
-    rows = []
-    for start in range(0, len(x_0), size):
-        tokens = x_0[:start] + x_t[start : start + size]
-        out = logits_of(model, tokens, lambda q, k: k // size <= q // size)
-        first = start - 1 if label_shift else start
-        rows.append(out[max(first, 0) : len(tokens) - 1 if label_shift else len(tokens)])
-        if label_shift and start == 0:
-            rows[-1] = torch.cat([out[:1], rows[-1]])
-    return torch.cat(rows)

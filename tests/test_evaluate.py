@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import MASK, VOCAB, batch_of, block_logits, documents_of, logits_of, tiny
+from small import MASK, VOCAB, batch_of, documents_of, logits_of, tiny
 
 from dllm_core import evaluate
 from dllm_core.batches import Batch
 from dllm_core.evaluate import Estimate, ar_nll, bound, conditional_nll, spread_over_draws
 from dllm_core.objectives import ar_loss, corrupt_exactly
+from dllm_core.plain import block_logits
 
 PROMPT, ANSWER = [1, 7], [4, 11, 4, 8]
 L = len(ANSWER)
@@ -99,8 +100,9 @@ def test_block_by_block_bound(estimator):
     for start in (2, 4):
 
         def predict(masked, start=start):
-            x_t = [MASK if i - start in masked else token for i, token in enumerate(row)]
-            log_p = block_logits(model, row, x_t, 2).log_softmax(dim=-1)
+            x_t = torch.tensor([MASK if i - start in masked else token for i, token in enumerate(row)])
+            with torch.no_grad():
+                log_p = block_logits(model, torch.tensor(row), x_t, 2).log_softmax(dim=-1)
             return [-log_p[start + i, row[start + i]] for i in range(2)]
 
         exact += exact_bound(subset_losses(predict, 2), 2)
@@ -124,6 +126,14 @@ def test_the_two_estimators_agree(block_size, shift):
 def test_another_estimator_is_refused():
     with pytest.raises(ValueError, match="estimator='iid': must be 'iid_t' or 'exact_masks'"):
         bound(tiny(), [batch_of([4])], MASK, estimator="iid")
+
+
+@pytest.mark.parametrize("draws", [0, -2])
+def test_no_draw_is_refused(draws):
+    with pytest.raises(ValueError, match=f"draws={draws}: must be at least 1 .bound_draws of the notebooks"):
+        bound(tiny(), [batch_of([4])], MASK, draws=draws)
+    with pytest.raises(ValueError, match=f"draws={draws}: must be at least 1 .likelihood_draws of the notebooks"):
+        conditional_nll(tiny(), PROMPT, ANSWER, MASK, draws=draws)
 
 
 @pytest.mark.parametrize("draws", [1, 3])

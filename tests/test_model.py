@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import MASK, VOCAB, batch_of, block_logits, documents_of, logits_of, tiny
+from small import MASK, VOCAB, batch_of, documents_of, logits_of, tiny
 
 from dllm_core import patterns
 from dllm_core.config import ModelConfig
 from dllm_core.model import KVCache, RMSNorm, Transformer, rotate
+from dllm_core.plain import block_logits
 
 
 def run(model, tokens, pattern) -> torch.Tensor:
@@ -152,9 +153,8 @@ def test_one_pass_over_noisy_and_clean_equals_one_pass_per_block(size, label_shi
     wanted = batch.scored & pattern.scorable
     for row, columns in documents_of(batch):
         for number, view in enumerate(views):
-            alone = block_logits(
-                model, batch.tokens[row, columns].tolist(), view[row, columns].tolist(), size, label_shift
-            )
+            with torch.no_grad():
+                alone = block_logits(model, batch.tokens[row, columns], view[row, columns], size, label_shift)
             read = together[row, pattern.read[row, number, columns]]
             chosen = wanted[row, columns]
             torch.testing.assert_close(read[chosen], alone[chosen], atol=1e-4, rtol=1e-4)

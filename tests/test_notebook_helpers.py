@@ -145,6 +145,44 @@ def test_gaps_hide_whole_tokens_of_the_text_as_it_is_tokenised(tokenizer):
             notebook.with_gaps(tokenizer, bad)
 
 
+# --- before a training ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style, chat", [("ar", False), ("llada1", True), ("llada2", False)])
+def test_a_prompt_too_long_is_told_before_the_training(tokenizer, style, chat):
+    model = Transformer(ModelConfig(len(tokenizer), 32, 1, 2, max_position_embeddings=32))
+    loaded = Loaded(model, Checkpoint(style, label_shift=style == "ar", chat=chat), tokenizer, None)
+    prompt = "你好"
+    room = 32 - len(notebook.prompt_ids(tokenizer, prompt, chat))
+    block = 1 if style == "llada2" else None
+    notebook.check_ahead(loaded, prompt, DecodeConfig(style, room, block_length=block))
+    notebook.speak(loaded, [prompt], DecodeConfig(style, room, block_length=block))  # it does fit
+    with pytest.raises(
+        ValueError, match=f"prompt: .*max_new_tokens={room + 1} take 33 positions.*embeddings=32: shorten"
+    ):
+        notebook.check_ahead(loaded, prompt, DecodeConfig(style, room + 1, block_length=block))
+    if style == "llada2":  # the last block is filled: 24 would do, 3 times 12 would not
+        with pytest.raises(ValueError, match="take 36 positions"):
+            notebook.check_ahead(loaded, prompt, DecodeConfig(style, 24, block_length=12))
+
+
+def test_an_absent_checkpoint_is_told_before_the_training(saved, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("DLLM_WEIGHTS", str(tmp_path / "weights"))
+    loaded, way = notebook.open_checkpoint(saved), DecodeConfig(max_new_tokens=4)
+    for there in ("", "tried", "weights/tried_best.pt"):
+        notebook.check_ahead(loaded, "你好", way, there, "new")
+    for name, trained in (
+        ("weights/new_best.pt", "new"),
+        ("new", "somewhere/new"),
+        ("weights/new_state_dict.pt", "new"),
+    ):
+        notebook.check_ahead(loaded, "你好", way, name, trained)  # the training makes it
+    with pytest.raises(RunError, match="other.pt: no such file or finished run; runs here: tried"):
+        notebook.check_ahead(loaded, "你好", way, "weights/other.pt", "new")
+    with pytest.raises(RunError, match="minimind_sft.*dllm run 04"):
+        notebook.check_ahead(loaded, "你好", way, "weights/minimind_sft_best.pt", "new")
+
+
 # --- graded questions -----------------------------------------------------------------------------------------------
 
 
@@ -202,6 +240,20 @@ def test_validation_is_a_file_or_a_share_that_is_not_trained_on():
     assert tokens[0] | tokens[1] == set(range(40)) and not tokens[0] & tokens[1] and len(tokens[1]) == 2
     assert notebook.read_splits(made.get, "", "b")[0] is None
     Batches(valid, batch_size=1, seq_len=2, pad_token_id=0, eos_token_id=2)
+
+
+OWN, EMBEDDED = "data/my_text.jsonl", "data/pretrain_valid.jsonl"
+
+
+@pytest.mark.parametrize("data, valid_data, told", [
+    (OWN, EMBEDDED, True), ("modelscope:a/b/c.jsonl", EMBEDDED, True), ("elsewhere/pretrain_tiny.jsonl", EMBEDDED, True),
+    ("data/pretrain_tiny.jsonl", EMBEDDED, False), (OWN, OWN, False), (OWN, "", False), ("", EMBEDDED, False),
+])  # fmt: skip
+def test_own_text_validated_on_the_embedded_corpus_is_told(recwarn, data, valid_data, told):
+    notebook.read_splits(lambda path: Documents.of([[i] for i in range(40)]), data, valid_data)
+    messages = [str(warning.message) for warning in recwarn]
+    assert len(messages) == told
+    assert not told or (f"data={data!r}" in messages[0] and 'Set valid_data = ""' in messages[0])
 
 
 def test_records_are_whole_lines(tokenizer, tmp_path):

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from small import MASK, VOCAB, Blank, batch_of, block_logits, documents_of, logits_of, tiny
+from small import MASK, VOCAB, Blank, batch_of, documents_of, logits_of, tiny
 
-from dllm_core import objectives
+from dllm_core import objectives, plain
 from dllm_core.batches import Batch
 from dllm_core.objectives import Diffusion, Loss, Noised, ar_loss, corrupt, right_entropy
 from dllm_core.schedules import ALPHAS, NoiseSchedule
@@ -151,27 +151,55 @@ def test_packing_leaves_the_ar_loss():
     assert whole.count == sum(loss.count for loss in losses)
 
 
-# --- the diffusion loss against its slow version ------------------------------------------------------------------
+# --- the diffusion loss against the plain ones --------------------------------------------------------------------
 
 
+def gradient(model, loss: torch.Tensor) -> torch.Tensor:
+    """All gradients of a loss, one after another."""
+    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def test_full_diffusion_is_the_plain_equation_3():
+    """One document, t and mask drawn by the library: the same loss, and the same gradient."""
+    model, batch = tiny(), batch_of([11])
+    for seed in range(3):
+        fast = Diffusion(NoiseSchedule(), MASK)(model, batch, generator=seeded(seed)).mean
+        view, _ = corrupt(batch.tokens, batch.scored, NoiseSchedule(), MASK, seeded(seed), batch.document)
+        t = 1 / view.weight[0, 0].item()
+        slow = plain.llada1_loss(model, batch.tokens[0], MASK, t, view.masked[0])
+        assert fast.item() == pytest.approx(slow.item(), rel=1e-5) and fast > 0
+        torch.testing.assert_close(gradient(model, fast), gradient(model, slow), atol=1e-5, rtol=1e-4)
+
+
+def test_the_plain_equation_3_draws_its_own_noise():
+    """A blank model costs log V in the mean; t and mask come from the generator alone."""
+    blank, x_0, draws = tiny(initializer_range=0.0), batch_of([32]).tokens[0], seeded()
+    losses = torch.stack([plain.llada1_loss(blank, x_0, MASK, generator=draws) for _ in range(400)]).detach()
+    error = (losses.std() / 20).item()
+    assert losses.mean().item() == pytest.approx(LOG_V, abs=4 * error) and error < 0.25
+    again = plain.llada1_loss(blank, x_0, MASK, generator=seeded())
+    assert again.item() == losses[0].item()
+
+
+@pytest.mark.parametrize("one_t_per", ["document", "block"])
 @pytest.mark.parametrize("label_shift", [False, True])
 @pytest.mark.parametrize("complementary", [False, True])
 @pytest.mark.parametrize("block_size", [None, 1, 3, 4])
-def test_the_loss_is_the_weighted_sum_of_slow_per_block_passes(block_size, complementary, label_shift):
+def test_block_diffusion_is_the_plain_equation_1(block_size, complementary, label_shift, one_t_per):
+    """Packed documents with prompts against one document after another, block after block: sum and gradient."""
     model, batch = tiny(), batch_of([7, 5], [4, 8], prompt=2)
-    objective = Diffusion(BAND, MASK, label_shift, complementary)
+    objective = Diffusion(BAND, MASK, label_shift, complementary, one_t_per=one_t_per)
     loss = objective(model, batch, block_size=block_size, generator=seeded(5))
     maskable = batch.scored & (batch.position > 0) if label_shift else batch.scored
-    views = corrupt(batch.tokens, maskable, BAND, MASK, seeded(5), batch.document)
+    views = corrupt(batch.tokens, maskable, BAND, MASK, seeded(5), objective.groups(batch, block_size))
+    views = views if complementary else views[:1]
     total = 0.0
     for row, columns in documents_of(batch):
-        x_0 = batch.tokens[row, columns]
-        for view in views if complementary else views[:1]:
-            x_t, masked = view.x_t[row, columns], view.masked[row, columns]
-            out = block_logits(model, x_0.tolist(), x_t.tolist(), block_size or 99, label_shift)
-            losses = F.cross_entropy(out, x_0, reduction="none") * view.weight[row, columns]
-            total += losses[masked].sum().item() / (2 if complementary else 1)
-    assert loss.total.item() == pytest.approx(total, rel=1e-4)
+        for view in views:
+            x_0, masked, weight = (part[row, columns] for part in (batch.tokens, view.masked, view.weight))
+            total += plain.llada2_loss(model, x_0, masked, weight, block_size or 99, MASK, label_shift) / len(views)
+    assert loss.total.item() == pytest.approx(total.item(), rel=1e-4)
+    torch.testing.assert_close(gradient(model, loss.total), gradient(model, total), atol=1e-4, rtol=1e-3)
     assert loss.count == maskable.sum()
 
 
@@ -341,15 +369,15 @@ def test_cap_adds_lambda_times_the_mean_entropy_of_the_right(complementary):
     model, batch = tiny(), batch_of([12], [7, 5])
     with torch.no_grad():  # copy the token's own embedding into its neighbourhood: a model that is sometimes right
         model.lm_head.weight[5:9] *= 3
-    plain = Diffusion(BAND, MASK, complementary=complementary)
-    both = replace(plain, cap_lambda=0.1)
-    without, loss = (one(model, batch, block_size=4, generator=seeded(2)) for one in (plain, both))
+    simple = Diffusion(BAND, MASK, complementary=complementary)
+    both = replace(simple, cap_lambda=0.1)
+    without, loss = (one(model, batch, block_size=4, generator=seeded(2)) for one in (simple, both))
     views = corrupt(batch.tokens, batch.scored, BAND, MASK, seeded(2), batch.document)
     entropies = []
     for row, columns in documents_of(batch):
         for view in views if complementary else views[:1]:
             x_0, x_t = batch.tokens[row, columns], view.x_t[row, columns]
-            log_p = block_logits(model, x_0.tolist(), x_t.tolist(), 4).log_softmax(dim=-1)
+            log_p = plain.block_logits(model, x_0, x_t, 4).detach().log_softmax(dim=-1)
             right = view.masked[row, columns] & (log_p.argmax(dim=-1) == x_0)
             entropies += (-(log_p.exp() * log_p).sum(dim=-1))[right].tolist()
     assert entropies, "the toy must be right somewhere"

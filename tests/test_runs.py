@@ -408,6 +408,33 @@ def test_an_unfinished_run_of_equal_settings_goes_on(home):
     assert not (home / "weights/story.old").exists()
 
 
+LOOKS = {
+    "prompt": "你好", "checkpoint": "story", "max_new_tokens": 8, "sample_every": 5, "save_every": 7, "valid_items": 2,
+    "llada1_block_length": 0, "llada2_enable_parallel_decoding": False, "device": "cuda", "gen_top_k": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*LOOKS, "gen_that_is_new"])
+def test_what_only_looks_at_a_run_does_not_begin_it_anew(home, name):
+    settings = LOOKS | {"seed": 0, "learning_rate": 0.1}
+    open_run = lambda given: Run.open("story", tiny(), Checkpoint("ar"), NoTokenizer(), given)
+    open_run(settings).save_state({"step": 2})
+    changed_settings = settings | {name: "something else"}
+    assert open_run(changed_settings).load_state() == {"step": 2}
+    written = json.loads((home / "weights/story/config.json").read_text("utf-8"))
+    assert written["dllm"]["settings"] == changed_settings  # the folder says how it was looked at last
+    assert open_run(changed_settings | {"learning_rate": 0.2}).load_state() is None
+    assert (home / "weights/story.old/state.pt").is_file()
+
+
+def test_another_shape_or_kind_of_run_is_set_aside(home):
+    Run.open("story", tiny(), Checkpoint("ar"), NoTokenizer(), {"prompt": "a"}).save_state({"step": 2})
+    shaped = Run.open("story", tiny(rope_theta=50.0), Checkpoint("ar"), NoTokenizer(), {"prompt": "a"})
+    assert shaped.load_state() is None
+    shaped.save_state({"step": 2})
+    assert Run.open("story", tiny(rope_theta=50.0), Checkpoint("llada1"), NoTokenizer(), {}).load_state() is None
+
+
 def test_other_settings_or_a_finished_run_are_set_aside(home):
     run = begin()
     run.save_state({"step": 2})
