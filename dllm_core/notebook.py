@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dllm_core import corpus, parameters
-from dllm_core.answers import Score, answer_all, exact_match, summary
+from dllm_core.answers import Score, answer_all, exact_match
 from dllm_core.batches import fixed_batches
 from dllm_core.chat import chat_prompt
 from dllm_core.config import DecodeConfig
@@ -201,13 +201,6 @@ def examine(loaded: Loaded, items: list[Item], config: DecodeConfig, batch_size:
     traces = answer_all(loaded.model, prompts, config, loaded.tokenizer, batch_size, loaded.checkpoint.label_shift)
     groups, answers = [item.group for item in items], [item.answer for item in items]
     return exact_match(groups, answers, [trace.text for trace in traces]), traces
-
-
-def answers_row(loaded: Loaded, items: list[Item], config: DecodeConfig, batch_size: int = 32) -> dict:
-    """A checkpoint's answers to graded `items` as one row for JSON: the keys of `answers.summary` (exact_match, right,
-    groups, items, tokens, forwards, tokens_per_forward) and of `answers.text_statistics` (distinct_1, distinct_2,
-    repetition, ended, length). Whatever the batch size, the same row."""
-    return summary(items, examine(loaded, items, config, batch_size)[1])
 
 
 def probability_under(judge: Loaded, traces: Sequence[Trace]) -> float:
