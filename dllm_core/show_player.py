@@ -164,6 +164,7 @@ def record(trace: Trace, label: str) -> dict:
         "forwards": times(trace, "forwards"),
         "seconds": [round(value, 6) for value in times(trace, "seconds")],
         "tokens": trace.tokens,
+        "written": trace.written(),
         "finished": bool(trace.steps) and (trace.ended or not trace.steps[-1].masked),
         "rate": f"{trace.tokens_per_forward:.2f}",
         "settings": {key: _short(value) for key, value in trace.settings.items() if value is not None},
