@@ -34,7 +34,7 @@ class Player {
     this.setClock(data.clock);
     this.curves = [
       new Curve(this, "still masked (positions)", (record, k) => record.masked(k), 0, 0),
-      new Curve(this, "tokens per forward so far", (record, k) => record.filled[k] / record.forwards[k], 1),
+      new Curve(this, "tokens per forward so far", (record, k) => record.written[k] / record.forwards[k], 1),
       new Curve(this, "mean confidence (0 to 1)", (record, k) => record.steps[k - 1].confidence, 1, 2, 1),
       new Curve(this, "mean entropy (nats)", (record, k) => record.steps[k - 1].entropy, 1),
     ];

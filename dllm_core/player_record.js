@@ -45,12 +45,9 @@ class Record {
     const length = trace.initial.length;
     this.commitsAt = Array.from({ length }, () => []);
     this.draftsAt = Array.from({ length }, () => []);
-    let filled = 0;
-    this.filled = [0];
     trace.steps.forEach((step, index) => {
       for (const [position, token, confidence, reason, others] of step.commits) {
         this.commitsAt[position].push({ step: index, token, confidence, reason, others });
-        filled += reason !== "edit";
       }
       const [gaps, tokens, thousandths] = step.drafts;
       gaps.reduce((before, gap, i) => {
@@ -59,7 +56,6 @@ class Record {
         events.push({ step: index, token: tokens[i], confidence: thousandths[i] / 1000, changed });
         return before + gap;
       }, 0);
-      this.filled.push(filled);
     });
     this.drafted = this.draftsAt.some((events) => events.length);
     this.edited = this.commitsAt.some((events) => events.length > 1);

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from functools import cache
 
-from dllm_core.show_figures import COLOURS, Picture, in_our_look
+from dllm_core.show_figures import COLOURS, Picture, cell_lines, in_our_look
 from dllm_core.show_html import MASK, Html, asset
 
 POEM = "床前明月光疑是地上霜举头望明月低头思故乡"
@@ -189,10 +189,8 @@ def draw_cells(ax, scene: dict) -> None:
     ax.imshow(own + 2 * clean, cmap=ListedColormap(["#f2f2f2", COLOURS["blue"], COLOURS["green"]]), vmin=0, vmax=2,
               interpolation="nearest")  # fmt: skip
     ax.grid(False)
-    ax.set_xticks(np.arange(-0.5, n), minor=True)
-    ax.set_yticks(np.arange(-0.5, n), minor=True)
-    ax.grid(which="minor", color="#c8c8c8", linewidth=0.4, alpha=1)
-    ax.tick_params(which="both", length=0, pad=2)
+    cell_lines(ax, n, n, color="#c8c8c8", linewidth=0.4)
+    ax.tick_params(length=0, pad=2)
     ax.xaxis.tick_top()
     mark = max(2.5, 6.5 - n / 8)
     for chosen, sign, colour in ((own, "o", "white"), (clean, "_", "white"), (bad, "x", COLOURS["vermilion"])):

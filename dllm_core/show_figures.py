@@ -159,6 +159,15 @@ def shade(axes, stretches: Sequence[tuple[float, float, str]]) -> None:
                           va="bottom", fontsize=9, color="#444444")  # fmt: skip
 
 
+def cell_lines(axes, rows: int, columns: int, **look) -> None:
+    """Lines between the cells of an image: two collections, for a tick at every line takes a second to draw."""
+    across, down = [i - 0.5 for i in range(columns + 1)], [i - 0.5 for i in range(rows + 1)]
+    axes.vlines(across, down[0], down[-1], **look)
+    axes.hlines(down, across[0], across[-1], **look)
+    axes.set_xlim(across[0], across[-1])
+    axes.set_ylim(down[-1], down[0])
+
+
 @in_our_look
 def mask_picture(
     mask,
@@ -184,10 +193,8 @@ def mask_picture(
     axes.grid(False)
     axes.imshow(np.where(mask, 1.0, 0.0), cmap=_two_tone(), vmin=0, vmax=1, aspect="equal", interpolation="nearest")
     if columns <= 64:  # thin lines between cells, and a dot in each open one: readable without colour
-        axes.set_xticks(np.arange(-0.5, columns), minor=True)
-        axes.set_yticks(np.arange(-0.5, rows), minor=True)
-        axes.grid(which="minor", color="#bbbbbb", linewidth=0.5, alpha=1)
-        axes.tick_params(which="both", length=0)
+        cell_lines(axes, rows, columns, color="#bbbbbb", linewidth=0.5)
+        axes.tick_params(length=0)
         q, k = np.nonzero(mask)
         axes.plot(k, q, ".", color="white", markersize=max(2, 40 / columns))
     if labels is not None and columns <= 40:

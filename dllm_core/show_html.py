@@ -156,18 +156,19 @@ def _value(value, digits: int) -> str:
     return str(value)
 
 
-def _cells(texts: Sequence[str], masked: Sequence[bool], name: str) -> str:
+def _cells(texts: Sequence[str], masked: Sequence[bool], given: Sequence[bool], name: str) -> str:
     cell = (
         "display:inline-block;min-width:1.3em;padding:.15em .3em;margin:1px;text-align:center;"
         "border:1px {line} rgba(127,127,127,.8);border-radius:3px;{fill}"
     )
     hidden = cell.format(line="dashed", fill="background:rgba(127,127,127,.28)")
     clean = cell.format(line="solid", fill="background:rgba(86,180,233,.30)")
+    plain = cell.format(line="solid", fill="border-color:transparent;opacity:.8")
     marks = "".join(
-        f'<span style="{hidden if hide else clean}">{MASK if hide else html.escape(visible(text))}</span>'
-        for text, hide in zip(texts, masked, strict=True)
+        f'<span style="{hidden if hide else plain if free else clean}">{MASK if hide else html.escape(visible(text))}</span>'
+        for text, hide, free in zip(texts, masked, given, strict=True)
     )
-    share = f"{sum(map(bool, masked))} of {len(texts)} masked"
+    share = f"{sum(masked)} of {len(texts) - sum(given)} hidden" + (", without a frame: given" if any(given) else "")
     return (
         f'<div style="margin:.3em 0;font-size:15px;line-height:1.9"><span style="font-size:13px;opacity:.85">'
         f"{html.escape(name)} ({share})</span><br>{marks}</div>"
@@ -175,26 +176,28 @@ def _cells(texts: Sequence[str], masked: Sequence[bool], name: str) -> str:
 
 
 def masked_row(
-    texts: Sequence[str], masked: Sequence[bool], twin: Sequence[bool] | bool | None = None, *, name: str = "x_t"
-) -> Html:
+    texts: Sequence[str], masked: Sequence[bool], twin: Sequence[bool] | bool | None = None, *, name: str = "x_t",
+    given: Sequence[bool] | None = None,
+) -> Html:  # fmt: skip
     """A row of tokens noised at some t: `texts` [L] of the clean tokens, `masked` [L] bool.
 
     twin: the complementary view's mask [L], or True for the logical inverse of `masked` (no token is left out then).
-    Raises ValueError when the lengths differ.
+    given: [L] bool, tokens that are never hidden (a prompt). Raises ValueError when the lengths differ.
     """
     masked = [bool(value) for value in masked]
+    given = [False] * len(texts) if given is None else [bool(value) for value in given]
     views = [(name, masked)]
     if twin is not None and twin is not False:
         inverse = [not value for value in masked] if twin is True else [bool(value) for value in twin]
         views.append((f"{name}, complementary twin", inverse))
-    for label, mask in views:
+    for label, mask in [*views, ("given", given)]:
         if len(mask) != len(texts):
             raise ValueError(f"masked_row: {label} has {len(mask)} entries for {len(texts)} tokens; give one per token")
     text = "\n".join(
         f"{label}: " + " ".join(MASK if hide else visible(token) for token, hide in zip(texts, mask, strict=True))
         for label, mask in views
     )
-    return Html("".join(_cells(texts, mask, label) for label, mask in views), text)
+    return Html("".join(_cells(texts, mask, given, label) for label, mask in views), text)
 
 
 def asset(name: str) -> str:

@@ -17,7 +17,7 @@ from string import Template
 from dllm_core.show_figures import write_whole
 from dllm_core.show_html import asset, visible
 from dllm_core.show_results import times, trace_labels
-from dllm_core.show_static import plain_form, static_form
+from dllm_core.show_static import plain_form, static_form, still_picture
 from dllm_core.trace import DecodeStep, Trace
 
 MOST_TRACES = 3
@@ -46,9 +46,9 @@ class Player:
     @property
     def html(self) -> str:
         """The piece to put into a page; its static form holds no picture."""
-        return self._piece(picture=False)
+        return self._piece(picture=None)
 
-    def _piece(self, picture: bool) -> str:
+    def _piece(self, picture: bytes | None) -> str:
         data = {
             "clock": self.clock,
             "traces": [record(trace, label) for trace, label in zip(self.traces, self.labels, strict=True)],
@@ -78,8 +78,12 @@ class Player:
             f"<body><main><h1>{html.escape(title)}</h1>{self.html}</main></body></html>\n"
         )
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
-        return {"text/html": self._piece(picture=True), "text/plain": self.text}
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str | bytes]:
+        """HTML that plays, or stands still with a picture where no script runs; that picture by itself for what shows no
+        HTML (slides, PDF)."""
+        picture = still_picture(self.traces[0], self.labels[0])
+        shown = {"text/html": self._piece(picture), "text/plain": self.text}
+        return shown | ({"image/png": picture} if picture else {})
 
     def __repr__(self) -> str:
         return self.text
@@ -164,6 +168,7 @@ def record(trace: Trace, label: str) -> dict:
         "forwards": times(trace, "forwards"),
         "seconds": [round(value, 6) for value in times(trace, "seconds")],
         "tokens": trace.tokens,
+        "written": trace.written(),
         "finished": bool(trace.steps) and (trace.ended or not trace.steps[-1].masked),
         "rate": f"{trace.tokens_per_forward:.2f}",
         "settings": {key: _short(value) for key, value in trace.settings.items() if value is not None},

@@ -208,7 +208,7 @@ class Film:
             _chips(ax, y, cells, columns, x=left)
             y += 1.25 * count + 0.6
             ax.plot([0, columns], [y - 0.2, y - 0.2], color="#cccccc", linewidth=0.6)
-        ax.text(0, y + 0.15, "darker: surer when it was written", fontsize=9, va="center", color="#555555")
+        ax.text(0, y + 0.15, "stronger shade: surer when it was written", fontsize=9, va="center", color="#555555")
         told = "\n".join(f"step {f['step']}: {''.join(t for t, _ in f['tokens'])}" for f in frames)
         return Picture(figure, f"{self.title}\n{told}")
 

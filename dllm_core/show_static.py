@@ -26,21 +26,27 @@ _LOOKS = {
 }
 
 
-def static_form(traces: Sequence[Trace], labels: Sequence[str], picture: bool) -> str:
-    """At most `STATIC_STEPS` steps of all traces, fewer for long ones, under a picture of the first trace if wanted."""
+def static_form(traces: Sequence[Trace], labels: Sequence[str], picture: bytes | None) -> str:
+    """At most `STATIC_STEPS` steps of all traces, fewer for long ones, under `still_picture` where there is one."""
     parts = ['<div style="font-size:12px;opacity:.8">Static form: trust this notebook, or export it, to play it.</div>']
-    if picture and len(traces[0].initial) <= PICTURE_TOKENS:
-        parts.append(_picture(traces[0], labels[0]))
+    if picture:
+        png, words = base64.b64encode(picture).decode("ascii"), html.escape(_words(labels[0]))
+        parts.append(f'<img src="data:image/png;base64,{png}" alt="{words}" style="max-width:100%">')
     for trace, label in zip(traces, labels, strict=True):
         room = STATIC_CELLS // (len(traces) * max(len(trace.initial), 1))
         parts.append(_steps(trace, label, min(STATIC_STEPS // len(traces), max(4, room))))
     return "".join(parts)
 
 
-def _picture(trace: Trace, label: str) -> str:
-    packed = base64.b64encode(strip(trace, chosen_steps(len(trace.steps), 4), 800, 16, label)).decode("ascii")
-    words = f"{label}: four moments of the decoding, from all masked to the answer"
-    return f'<img src="data:image/png;base64,{packed}" alt="{html.escape(words)}" style="max-width:100%">'
+def still_picture(trace: Trace, label: str) -> bytes | None:
+    """PNG of four moments of a decoding; None for a text too long to read in it."""
+    if len(trace.initial) > PICTURE_TOKENS:
+        return None
+    return strip(trace, chosen_steps(len(trace.steps), 4), 800, 16, label)
+
+
+def _words(label: str) -> str:
+    return f"{label}: four moments of the decoding, from all masked to the answer"
 
 
 def _steps(trace: Trace, label: str, most: int) -> str:

@@ -18,7 +18,7 @@ from dllm_core.trace import Trace
 INK, PAPER, QUIET, GUESS = (26, 26, 26), (255, 255, 255), (100, 100, 100), (125, 125, 125)
 BLUE, ORANGE, PURPLE = (0, 114, 178), (213, 94, 0), (160, 44, 142)
 LEGEND = (
-    "dashed: masked (grey: the guess) · thick: filled in this step · thin: filled before, darker = surer · "
+    "dashed: masked (grey: the guess) · thick: filled in this step · thin: filled before, stronger shade = surer · "
     "line below: current block"
 )
 

@@ -100,6 +100,19 @@ class Trace:
         """Answer tokens through eos: what counts as work done. Filling after eos does not."""
         return len(self.answer) + self.ended
 
+    def written(self) -> list[int]:
+        """Tokens of the answer written after 0, 1, 2, … steps, [steps + 1]; filling behind its eos does not count, so
+        the last is `tokens`."""
+        open_ = [i for i, start in enumerate(self.initial) if start == self.mask_token_id]
+        final = self.final
+        end = next((i for i in open_ if final[i] == self.eos_token_id), len(final))
+        seen: set[int] = set()
+        counts = [0]
+        for step in self.steps:
+            seen.update(commit.position for commit in step.commits if commit.position <= end)
+            counts.append(len(seen))
+        return counts
+
     @property
     def forwards(self) -> int:
         return sum(step.forwards for step in self.steps)

@@ -165,6 +165,7 @@ def noise_explorer(texts: Sequence[str] = POEM, maskable: Sequence[bool] | None 
     """
     ids = torch.arange(len(texts))[None]
     free = torch.ones_like(ids, dtype=torch.bool) if maskable is None else torch.tensor([[*map(bool, maskable)]])
+    given = (~free[0]).tolist()
 
     def draw(t: float, kind: str, twin: bool):
         level = NoiseSchedule(kind, t_min=min(t, 1 - 1e-6), t_max=min(1.0, t + 1e-6))
@@ -176,7 +177,7 @@ def noise_explorer(texts: Sequence[str] = POEM, maskable: Sequence[bool] | None 
             f"complementary twin: what x_t shows, weight {float(level.complement_weight(at)):.2f} each",
         )
         shown = list(zip(names, views, strict=True))[: 2 if twin else 1]
-        return [show.masked_row(list(texts), view.masked[0].tolist(), name=name) for name, view in shown]
+        return [show.masked_row(list(texts), view.masked[0].tolist(), name=name, given=given) for name, view in shown]
 
     controls = {
         "t": (0.5, _slider("noise level t", 0.01, 0.99, 0.01, "0 clean, 1 all hidden")),

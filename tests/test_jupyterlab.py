@@ -3,6 +3,7 @@
 The models are random and tiny, made here; the server listens on 127.0.0.1 only; every other address is refused and noted.
 """
 
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from dllm_core.config import Checkpoint, ModelConfig
 from dllm_core.model import Transformer
@@ -22,6 +24,17 @@ from dllm_core.runs import Run
 from dllm_core.tokenizer import load_tokenizer
 
 NOTEBOOK = "06_parallel_decoding"
+VIEWS = {  # cell → its source: what notebooks 01 to 05 show, on data made here
+    "imports": "import sys; sys.path.insert(0, {tests!r})\n"
+               "from test_explorers import packing_explorer\nfrom traces import llada2\nfrom dllm_core import show, widgets",
+    "noise": "widgets.noise_explorer()",
+    "schedule": "widgets.schedule_explorer()",
+    "block": "widgets.block_explorer()",
+    "packing": "packing_explorer()",
+    "attention": "show.attention(lengths=(8,), block_sizes=(2, 4), documents=(1,))",
+    "player": "show.player(llada2())",
+    "picture": "show.mask_picture([[1, 0], [1, 1]])",
+}  # fmt: skip
 LENGTH = 16
 QUIET = {"prompts": "你是谁？", "max_new_tokens": LENGTH, "base_max_new_tokens": 4, "likelihood_draws": 2}
 
@@ -112,7 +125,30 @@ def watched_page(browser, **options):
 def notebook(browser, lab):
     """The notebook, opened in JupyterLab and run from top to bottom."""
     page = watched_page(browser)
-    page.goto(f"{lab}/lab/tree/notebooks/{NOTEBOOK}.ipynb?reset")
+    run_all(page, f"{lab}/lab/tree/notebooks/{NOTEBOOK}.ipynb?reset")
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def views(browser, lab, folder):
+    """A notebook with every other view, run likewise."""
+    import nbformat
+
+    made = nbformat.v4
+    sources = {name: source.format(tests=str(Path(__file__).parent)) for name, source in VIEWS.items()}
+    cells = [made.new_code_cell(source, id=name) for name, source in sources.items()]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(made.new_notebook(cells=cells, metadata=kernel), folder / "notebooks/views.ipynb")
+    page = watched_page(browser)
+    run_all(page, f"{lab}/lab/tree/notebooks/views.ipynb?reset")
+    yield page
+    page.close()
+
+
+def run_all(page, address: str) -> None:
+    """Open a notebook in JupyterLab and run its cells, as with the double arrow."""
+    page.goto(address)
     panel = "jupyterapp.shell.currentWidget"
     page.wait_for_function(f"window.jupyterapp && {panel}?.sessionContext?.session?.kernel?.status === 'idle'")
     page.evaluate("() => void jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -120,8 +156,6 @@ def notebook(browser, lab):
         f"{panel}.content.widgets.every(cell => cell.model.type !== 'code' || cell.model.executionCount)"
         f" && {panel}.sessionContext.session.kernel.status === 'idle'", timeout=180_000,
     )  # fmt: skip
-    yield page
-    page.close()
 
 
 def scroll_to(page, cell_id: str):
@@ -218,9 +252,132 @@ def test_the_panel_works_by_keyboard_and_says_what_is_wrong(notebook):
     assert panel.get_by_text("must be a multiple").count() == 0 and rows(panel)[0][5] == "4"
 
 
-def test_no_error_and_no_word_to_other_machines(notebook):
-    assert notebook.outside == []
-    assert notebook.problems == []
+# keyboard alone: from a cell in command mode, where JupyterLab's own keys move, copy and delete cells
+
+
+def tab_to(page, cell_id: str, *names: str):
+    """From the cell, Tab until the control of each of `names` in turn (label or text) has the focus."""
+    cell = scroll_to(page, cell_id)
+    page.evaluate(
+        """async () => { await jupyterapp.commands.execute('notebook:enter-command-mode');
+        jupyterapp.shell.currentWidget.content.activeCell.node.focus(); }"""
+    )
+    for name in names:
+        tab_on(page, name)
+    return cell
+
+
+def tab_on(page, name: str) -> None:
+    told = []
+    for _ in range(24):
+        page.keyboard.press("Tab")
+        told.append(page.evaluate(
+            """() => { const now = document.activeElement, text = now.getAttribute('aria-label') || now.labels?.[0]?.textContent
+            || (now.closest('.jp-OutputArea-output') ? now.textContent : ''); return text.trim(); }"""
+        ))  # fmt: skip
+        if told[-1].startswith(name):
+            return
+    raise AssertionError(f"Tab does not come to {name!r}: {told}")
+
+
+def cells_of(page) -> list[str]:
+    """The notebook's cells in order, and which one is active: nothing typed into a control may touch them."""
+    return page.evaluate(
+        """() => { const { widgets, activeCell } = jupyterapp.shell.currentWidget.content;
+        return [...widgets.map((cell) => cell.model.id + cell.model.sharedModel.source.length), activeCell.model.id]; }"""
+    )
+
+
+def changes(page, locator, keys: list[str], untouched: bool = True) -> None:
+    """These keys change what `locator` shows, and with `untouched` no cell of the notebook."""
+    before, cells = locator.inner_html(), cells_of(page)
+    for key in keys:
+        page.keyboard.press(key)
+    page.wait_for_function("([node, was]) => node.innerHTML !== was", arg=[locator.element_handle(), before])
+    assert not untouched or cells_of(page) == cells
+
+
+@pytest.mark.parametrize(
+    "cell_id, control, keys",
+    [
+        ("noise", "noise level t", ["ArrowRight", "ArrowRight"]),
+        ("noise", "alpha(t)", ["ArrowDown"]),
+        ("noise", "complementary twin", [" "]),
+        ("schedule", "mask ratio", ["ArrowRight"]),
+        ("schedule", "weight", ["ArrowDown"]),
+        ("block", "training steps", ["ArrowRight"]),
+        ("block", "share of warm-up", ["ArrowLeft"]),
+        ("packing", "layout", ["ArrowDown"]),
+        ("packing", "rows", ["ArrowRight"]),
+    ],
+)
+def test_every_explorer_works_by_keyboard(views, cell_id, control, keys):
+    stage = tab_to(views, cell_id, control).locator(".jp-OutputArea-output .widget-vbox .widget-vbox").last
+    changes(views, stage, keys)
+
+
+def test_text_is_typed_and_its_mistake_told_by_keyboard(views):
+    cell = tab_to(views, "block", "sizes going up")
+    cells = cells_of(views)
+    views.keyboard.press("ControlOrMeta+a")
+    views.keyboard.type("a, d, d, x")  # the letters of JupyterLab's commands: add, delete, cut
+    views.keyboard.press("Enter")
+    cell.get_by_role("alert").get_by_text("whole numbers").wait_for()
+    assert cells_of(views) == cells
+    views.keyboard.press("ControlOrMeta+a")
+    views.keyboard.type("32, 64")
+    views.keyboard.press("Enter")
+    cell.get_by_role("alert").wait_for(state="detached")
+
+
+def test_attention_explorer_by_keyboard(views):
+    cell = tab_to(views, "attention", "block size (tokens)")
+    changes(views, cell.locator("[role=application]"), ["ArrowUp"])
+    tab_on(views, "token")
+    changes(views, cell.locator(".sees"), ["Enter"])
+    tab_on(views, "attention picture")
+    for key in ("ArrowDown", "ArrowRight", "Home"):
+        changes(views, cell.locator(".why"), [key])
+    tab_to(views, "attention", "pattern")
+    changes(views, cell.locator("[role=application]"), ["End"])  # the last: LLaDA 2, cached blocks
+    tab_on(views, "attention picture")
+    changes(views, cell.locator(".bar").last, ["."])
+    assert "forward 2 of" in cell.locator(".bar").last.inner_text()
+
+
+def test_player_alone_by_keyboard(views):
+    cell = tab_to(views, "player", "decoding player")
+    cells, clock, why = cells_of(views), cell.locator(".dllm-clock"), cell.locator(".dllm-why")
+    for key, at in (("End", 4), ("ArrowLeft", 3), (",", 2), ("c", 2), ("z", 2), ("g", 2), ("Home", 0), (".", 1)):
+        views.keyboard.press(key)
+        assert clock.inner_text() == f"{at} of 4 forwards", key
+    tab_on(views, "one step on")
+    views.keyboard.press("Enter")
+    assert clock.inner_text() == "2 of 4 forwards"
+    tab_on(views, "position 2")
+    for key, place in (("ArrowRight", 3), ("ArrowDown", None), ("Enter", None)):
+        views.keyboard.press(key)
+        assert place is None or f"position {place}" in why.inner_text()
+    assert cell.locator(".picked").count() == 1
+    views.keyboard.press("Escape")  # lets the token go; JupyterLab's cell keeps its mode
+    assert cell.locator(".picked").count() == 0 and cells_of(views) == cells
+
+
+def test_pictures_follow_the_theme(views):
+    """A picture on white paper is dark in the dark theme; axe says nothing of pictures, so the pixels are read."""
+    picture = scroll_to(views, "picture").locator(".jp-RenderedImage img")
+    papers = []
+    for theme in ("Dark", "Light"):
+        views.evaluate("(name) => jupyterapp.commands.execute('apputils:change-theme', { theme: name })", f"JupyterLab {theme}")
+        views.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'")
+        papers.append(Image.open(io.BytesIO(picture.screenshot())).convert("L").getpixel((3, 3)))
+    assert papers[0] < 40 and papers[1] > 240
+
+
+def test_no_error_and_no_word_to_other_machines(notebook, views):
+    for page in (notebook, views):
+        assert page.outside == []
+        assert page.problems == []
 
 
 def test_the_executed_notebook_as_a_page(browser, project, folder, tmp_path):

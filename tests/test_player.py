@@ -1,5 +1,6 @@
 """The decoding player against hand-made traces: what it shows equals the record, in every form that it takes."""
 
+import base64
 import html
 import json
 import math
@@ -85,7 +86,9 @@ def test_html_holds_hostile_text_as_data_and_no_address():
 
 
 def test_static_form_survives_without_script_and_style():
-    page = show.player(llada2())._repr_mimebundle_()["text/html"]
+    made = show.player(llada2())._repr_mimebundle_()
+    page = made["text/html"]
+    assert base64.b64encode(made["image/png"]).decode("ascii") in page  # for what shows no HTML: slides, PDF
     bare = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
     assert bare.count("<details") == 5 and "style=" in bare
     assert "4 filled" not in bare and "step 2: 1 filled, 3 masked" in bare
@@ -488,7 +491,7 @@ def notebook_page(tmp_path, *shown) -> Path:
     from nbconvert import HTMLExporter
 
     made = nbformat.v4
-    outputs = [made.new_output("display_data", item._repr_mimebundle_()) for item in shown]
+    outputs = [made.new_output("display_data", {"text/html": item._repr_mimebundle_()["text/html"]}) for item in shown]
     notebook = made.new_notebook(cells=[made.new_code_cell("show", outputs=outputs)])
     body, _ = HTMLExporter().from_notebook_node(notebook)
     path = tmp_path / "made.html"

@@ -61,6 +61,13 @@ def test_an_edit_replaces_a_token():
     assert record.tokens_at(1)[2] == 7 and record.tokens_at(2)[2] == 4
 
 
+def test_tokens_written_so_far_end_at_the_eos():
+    record = trace(step(0, (2, 7), (4, EOS)), step(1, (3, EOS)), step(2, (2, 8)))
+    assert record.written() == [0, 1, 2, 2] and record.written()[-1] == record.tokens  # the second eos is filling
+    stopped = trace(step(0, (3, 8)))
+    assert stopped.written() == [0, 1] and not stopped.ended
+
+
 def test_nothing_decoded():
     record = trace()
     assert record.tokens == record.forwards == record.seconds == record.tokens_per_forward == 0
