@@ -15,7 +15,7 @@ from dllm_core import policies
 from dllm_core.config import DecodeConfig
 from dllm_core.model import KVCache
 from dllm_core.sampling import Recorder, Vocabulary, guess, guided
-from dllm_core.trace import DecodeStep, Trace
+from dllm_core.trace import DecodeStep, Trace, with_text
 
 
 @torch.inference_mode()
@@ -27,11 +27,8 @@ def decode(model, prompts, config: DecodeConfig, ids: Vocabulary, label_shift: b
     starts = [start_of(prompt, config, ids) for prompt in prompts]
     if not starts:
         return
-    if config.style == "llada1":
-        yield from _decode_llada1(model, starts, [len(prompt) for prompt in prompts], config, ids, label_shift)
-    else:
-        state = _State.begin(model, starts, [len(prompt) for prompt in prompts], config, ids, label_shift)
-        yield from _decode_ar(state) if config.style == "ar" else _decode_llada2(state)
+    decoder = {"ar": decode_ar, "llada1": decode_llada1, "llada2": decode_llada2}[config.style]
+    yield from decoder(State.begin(model, starts, [len(prompt) for prompt in prompts], config, ids, label_shift))
 
 
 def start_of(prompt: list[int], config: DecodeConfig, ids: Vocabulary) -> list[int]:
@@ -68,10 +65,12 @@ def infill(model, tokens: list[int], config: DecodeConfig, tokenizer, label_shif
 
 
 @torch.inference_mode()
-def decode_gaps(model, tokens, config: DecodeConfig, ids: Vocabulary, label_shift: bool = False) -> Iterator[DecodeStep]:
+def decode_gaps(
+    model, tokens, config: DecodeConfig, ids: Vocabulary, label_shift: bool = False
+) -> Iterator[DecodeStep]:
     """Fill the masks in `tokens` [L], wherever they stand, with full attention: LLaDA 1's sampler, for bidirectional
     checkpoints. Yields a step per model call; raises `gap_config`'s ValueError."""
-    yield from _decode_llada1(model, [list(tokens)], [0], gap_config(tokens, config, ids), ids, label_shift)
+    yield from decode_llada1(State.begin(model, [list(tokens)], [0], gap_config(tokens, config, ids), ids, label_shift))
 
 
 def gap_config(tokens: list[int], config: DecodeConfig, ids: Vocabulary) -> DecodeConfig:
@@ -90,20 +89,8 @@ def new_trace(prompt, start, config: DecodeConfig, ids: Vocabulary) -> Trace:
     return Trace(config.style, list(prompt), start, ids.mask, ids.eos, settings=config.to_dict())
 
 
-def with_text(trace: Trace, tokenizer) -> Trace:
-    """Fill in the answer's text and the text of every token id the trace holds."""
-    used = set(trace.initial)
-    for step in trace.steps:
-        for commit in step.commits:
-            used.update((commit.token, *(token for token, _ in commit.alternatives)))
-        used.update(token for _, token, _ in step.draft)
-    trace.vocabulary = {token: tokenizer.decode([token]) for token in sorted(used)}
-    trace.text = tokenizer.decode(trace.answer if trace.prompt else trace.final, skip_special_tokens=True)
-    return trace
-
-
 @dataclass
-class _State:
+class State:
     """A batch in work with its cache. tokens: [B, T]; prompt, length, cached, row: [B] int64.
 
     Positions below `cached` are final and their keys and values stored. Under guidance a second copy of the batch, its
@@ -124,7 +111,7 @@ class _State:
     record: Recorder
 
     @classmethod
-    def begin(cls, model, starts, prompt_lengths, config, ids, label_shift) -> "_State":
+    def begin(cls, model, starts, prompt_lengths, config, ids, label_shift) -> "State":
         device, batch, longest = model.device, len(starts), max(map(len, starts))
         most = model.config.max_position_embeddings
         if longest > most:
@@ -179,8 +166,11 @@ class _State:
         self.cache = KVCache([key[both] for key in self.cache.keys], [value[both] for value in self.cache.values])
 
 
-def _decode_ar(state: _State) -> Iterator[DecodeStep]:
-    """Left to right, one token a forward; a block diffusion of block size 1 whose labels are shifted."""
+def decode_ar(state: State) -> Iterator[DecodeStep]:
+    """Left to right, one token a forward; a block diffusion of block size 1 whose labels are shifted.
+
+    Yields a step per row and forward. Logits [B, 1, V], read at the last known token; all before it is cached.
+    """
     position = state.prompt.clone()
     while len(state.row):
         # 1. everything not cached, up to the last known token
@@ -205,8 +195,12 @@ def _decode_ar(state: _State) -> Iterator[DecodeStep]:
             state.keep(going)
 
 
-def _decode_llada2(state: _State) -> Iterator[DecodeStep]:
-    """Block after block; within a block, refine until no mask is left. Finished blocks are final and cached."""
+def decode_llada2(state: State) -> Iterator[DecodeStep]:
+    """Block after block; within a block, refine until no mask is left (LLaDA 2.0, inference).
+
+    Yields a step per row and forward. Logits [B, L_B, V] of each row's own block (rows need not be in the same one);
+    what is above the threshold is committed, else the most confident. Finished blocks are final and cached.
+    """
     config, size = state.config, block_length(state.config)
     quota = torch.tensor(policies.spread(size, config.steps or size) + [0], device=state.tokens.device)
     start = state.prompt // size * size
@@ -246,9 +240,14 @@ def _decode_llada2(state: _State) -> Iterator[DecodeStep]:
             state.keep(going)
 
 
-def _decode_llada1(model, starts, prompts, config: DecodeConfig, ids: Vocabulary, label_shift) -> Iterator[DecodeStep]:
-    """All positions at once with full attention; `steps` steps spread over the semi-autoregressive blocks."""
-    state = _State.begin(model, starts, prompts, config, ids, label_shift)
+def decode_llada1(state: State) -> Iterator[DecodeStep]:
+    """All positions at once with full attention; `steps` steps spread over the semi-autoregressive blocks (LLaDA,
+    Algorithm 5 and `generate.py`).
+
+    Yields a step per row and forward. Logits [B, L_B, V] of the block, from the whole window; each step keeps its share
+    of the most confident (or of random ones) and hides the rest again. Nothing can be cached.
+    """
+    config = state.config
     size = config.block_length or int((state.length - state.prompt).max())
     per_block = (config.steps or config.max_new_tokens) // (config.max_new_tokens // min(size, config.max_new_tokens))
     columns = torch.arange(size, device=state.tokens.device)
@@ -285,7 +284,7 @@ def _decode_llada1(model, starts, prompts, config: DecodeConfig, ids: Vocabulary
             state.keep(going)
 
 
-def _full_logits(state: _State, read: Tensor) -> Tensor:
+def _full_logits(state: State, read: Tensor) -> Tensor:
     """Logits [B, N, V] of the tokens at `read` [B, N] from one uncached pass with full attention over real positions."""
     config, length = state.config, state.tokens.shape[1]
     position = torch.arange(length, device=read.device).expand(len(state.row), length)

@@ -40,15 +40,14 @@ class Pattern:
         return self.read.shape[1]
 
     def terms(self) -> "Terms":
-        """What the rule asks of every pair of elements, each answer under its name."""
-        ask = lambda labels, compare: compare(labels[:, :, None], labels[:, None, :])
-        return Terms(
-            same_document=ask(self.document, torch.eq),
-            same_view=ask(self.view, torch.eq),
-            same_block=ask(self.block, torch.eq),
-            earlier_block=ask(self.block, torch.gt),
-            clean=(self.view == 0)[:, None, :],
-        )
+        """Eq. 3, term by term, for every query q (row) and key k (column)."""
+        q, k = (lambda label: label[:, :, None]), (lambda label: label[:, None, :])
+        same_document = q(self.document) == k(self.document)
+        same_view, same_block = q(self.view) == k(self.view), q(self.block) == k(self.block)
+        clean, earlier_block = k(self.view) == 0, k(self.block) < q(self.block)
+        # noisy → noisy and clean → clean, within the block; then noisy → clean and clean → clean, before it
+        own_block, earlier_clean = same_view & same_block, clean & earlier_block
+        return Terms(same_document, same_view, same_block, clean, own_block, earlier_clean)
 
     def mask(self) -> Tensor:
         """[B, S, S] bool, True where row may attend to column."""
@@ -57,24 +56,18 @@ class Pattern:
 
 
 class Terms(NamedTuple):
-    """The terms of the rule for every query q (row) and key k (column), [B, S, S] bool each; clean: [B, 1, S].
+    """What the rule asks of every query q (row) and key k (column): [B, S, S] bool each; clean: [B, 1, S].
 
-    earlier_block: k's block comes before q's; clean: k is of the clean half.
+    The rule is made of same_document, own_block (same view and same block) and earlier_clean (k is clean and its block
+    comes before q's); the others are what these are made of.
     """
 
     same_document: Tensor
     same_view: Tensor
     same_block: Tensor
-    earlier_block: Tensor
     clean: Tensor
-
-    @property
-    def own_block(self) -> Tensor:
-        return self.same_view & self.same_block
-
-    @property
-    def earlier_clean(self) -> Tensor:
-        return self.clean & self.earlier_block
+    own_block: Tensor
+    earlier_clean: Tensor
 
 
 def block_causal(document: Tensor, position: Tensor, block_size: int, label_shift: bool = False) -> Pattern:
@@ -113,38 +106,44 @@ def block_diffusion(
     Noisy views never see each other, so complementary views share one clean half: (views + 1)·L elements.
     With `label_shift` token i is read at row i − 1: of its own noisy view inside a block, of the clean half for a
     block's first token; at block size 1 that is AR exactly.
-    scored: [B, L] bool; given it, noisy views hold only the blocks in which a token is scored, and the clean half only
-    the blocks before a document's last such block. Nothing that is scored ever looks at the others, so no logit
-    changes; a prompt's noisy copy and an answer's clean end cost nothing.
+    scored: [B, L] bool; given it, the blocks that nobody needs are dropped (`needed`).
     """
     batch, length = position.shape
-    block = position // block_size
-    # 1. the tokens that the noisy views and the clean half hold, [B, N] and [B, C], and where each token went, [B, L]
+    # 1. the elements: every view is the whole row; noisy views 1, 2, … first, the clean half (view 0) last
     own = torch.arange(length, device=position.device).expand(batch, length)
-    noisy, noisy_place, clean, clean_place = own, own, own, own
-    if scored is not None:
-        noisy_wanted, clean_wanted = _wanted(document, block, scored)
-        (noisy, noisy_place), (clean, clean_place) = _gathered(noisy_wanted), _gathered(clean_wanted)
-    count = noisy.shape[1]
-    # 2. where each token's prediction is read
-    read = [noisy_place + view * count for view in range(views)]
+    row = lambda values: values.repeat(1, views + 1)
+    view = torch.arange(1, views + 2, device=position.device) % (views + 1)
+    view = view.repeat_interleave(length).expand(batch, -1)
+    # 2. where each token's prediction is read: at its own row, or at the row before it (clean, where a block begins)
+    read = torch.stack([own + length * number for number in range(views)], dim=1)
+    scorable = document >= 0
     if label_shift:
-        before = [torch.roll(place, 1, dims=1) for place in (*read, clean_place + views * count)]
-        first_of_block = position % block_size == 0
-        read = [torch.where(first_of_block, before[-1], place) for place in before[:-1]]
-    scorable = (position > 0) if label_shift else torch.ones_like(position, dtype=torch.bool)
-    # 3. labels: noisy views 1, 2, …, then the clean half (view 0)
-    label = lambda values: torch.cat([values.gather(1, noisy)] * views + [values.gather(1, clean)], dim=1)
-    view = [torch.full_like(noisy, number + 1) for number in range(views)] + [torch.zeros_like(clean)]
-    return Pattern(
-        document=label(document),
-        block=label(block),
-        view=torch.cat(view, dim=1),
-        position=label(position),
-        source=label(own),
-        read=torch.stack(read, dim=1),
-        scorable=scorable & (document >= 0),
-    )
+        before = (own - 1) % length
+        noisy = torch.stack([before + length * number for number in range(views)], dim=1)
+        clean = (before + length * views)[:, None]
+        read = torch.where((position % block_size == 0)[:, None], clean, noisy)
+        scorable = scorable & (position > 0)
+    pattern = Pattern(row(document), row(position // block_size), view, row(position), row(own), read, scorable)
+    return pattern if scored is None else needed(pattern, scored)
+
+
+def needed(pattern: Pattern, scored: Tensor) -> Pattern:
+    """A block diffusion without the elements that nothing scored ever looks at: no logit of a scored token changes.
+
+    pattern: of whole rows; scored: [B, L] bool. Noisy views keep the blocks in which a token is scored, the clean half
+    those before a document's last such block: a prompt's noisy copy and an answer's clean end cost nothing.
+    """
+    length = scored.shape[1]
+    document, block = pattern.document[:, :length], pattern.block[:, :length]
+    noisy_wanted, clean_wanted = _wanted(document, block, scored)
+    (noisy, noisy_place), (clean, clean_place) = _gathered(noisy_wanted), _gathered(clean_wanted)
+    # the elements kept [B, S'], and where each element of before went [B, S]
+    count, starts = noisy.shape[1], range(pattern.views)
+    kept = torch.cat([*(noisy + length * view for view in starts), clean + length * pattern.views], dim=1)
+    place = torch.cat([*(noisy_place + count * view for view in starts), clean_place + count * pattern.views], dim=1)
+    labels = (pattern.document, pattern.block, pattern.view, pattern.position, pattern.source)
+    read = place.gather(1, pattern.read.flatten(1)).view_as(pattern.read)
+    return Pattern(*(label.gather(1, kept) for label in labels), read, pattern.scorable)
 
 
 def _wanted(document: Tensor, block: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:

@@ -97,12 +97,12 @@ class NoiseSchedule:
         ends = self.alpha(torch.tensor([self.t_min, self.t_max], dtype=torch.float64))
         return float(ends[0] - ends[1]) / (self.t_max - self.t_min)
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None = None, device=None) -> Tensor:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """float32 `shape`: times t in [t_min, t_max)."""
         n = math.prod(shape)
-        u = torch.rand(n, generator=generator, device=device)
+        u = torch.rand(n, generator=generator)
         if self.draw_method == "stratified":
-            order = torch.randperm(n, generator=generator, device=device)
+            order = torch.randperm(n, generator=generator)
             u = (order + u) / n
         return self.time(u).reshape(shape)
 

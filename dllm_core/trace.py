@@ -167,3 +167,15 @@ def _step(record: dict) -> DecodeStep:
     )
     draft = tuple((int(position), int(token), float(p)) for position, token, p in record["draft"])
     return DecodeStep(**{**record, "block": tuple(record["block"]), "commits": commits, "draft": draft})
+
+
+def with_text(trace: Trace, tokenizer) -> Trace:
+    """Fill in the answer's text and the text of every token id the trace holds."""
+    used = set(trace.initial)
+    for step in trace.steps:
+        for commit in step.commits:
+            used.update((commit.token, *(token for token, _ in commit.alternatives)))
+        used.update(token for _, token, _ in step.draft)
+    trace.vocabulary = {token: tokenizer.decode([token]) for token in sorted(used)}
+    trace.text = tokenizer.decode(trace.answer if trace.prompt else trace.final, skip_special_tokens=True)
+    return trace

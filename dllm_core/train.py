@@ -46,7 +46,7 @@ def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.
         made.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, ns_steps=3))
     else:
         adamw.append({"params": matrices, "weight_decay": config.weight_decay})
-    made.append(torch.optim.AdamW(adamw, lr=config.learning_rate, betas=config.betas, fused=True))
+    made.append(torch.optim.AdamW(adamw, lr=config.learning_rate, betas=(0.9, 0.95), fused=True))
     for optimizer in made:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
