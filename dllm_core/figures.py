@@ -1,6 +1,7 @@
 """The chosen pictures that README and notebooks show, each made by its name: `python -m dllm_core.figures race noise`.
 
-Without a name all are made. Those of a decoding or a training need the trained chain (`dllm run all`).
+Without a name all are made. Those of a decoding or a training need the trained chain (`dllm run all`), the photographs
+(see_…) Chromium and Playwright.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from dllm_core import parameters, show
+from dllm_core import parameters, screenshots, show
 from dllm_core.batches import Batches
 from dllm_core.chat import chat_prompt
 from dllm_core.config import DecodeConfig
@@ -189,6 +190,7 @@ PICTURES = {
     "noise_schedules": _schedules, "loss_shares": _shares, "block_schedule": _blocks, "packing": _packing,
     "training": _training, "film": _film,
 }  # fmt: skip
+PHOTOGRAPHS = tuple(screenshots.VIEWS)
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
@@ -197,16 +199,20 @@ def main(argv: list[str] | None = None) -> list[Path]:
     Raises RuntimeError when one is larger than may be committed (`MOST` bytes).
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(PICTURES))
+    every = (*PICTURES, *PHOTOGRAPHS)
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(every))
     parser.add_argument("--checkpoint", default="weights/diffusion_llada2_sft_best.pt", help="LLaDA 2's")
     parser.add_argument("--prompt", default="你是谁？")
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--block-length", type=int, default=16, help="tokens")
     given = parser.parse_args(argv)
-    unknown = [name for name in given.names if name not in PICTURES]
+    unknown = [name for name in given.names if name not in every]
     if unknown:
-        parser.error(f"no picture {unknown[0]!r}; there are {', '.join(PICTURES)}")
-    paths = [path for name in given.names or PICTURES for path in PICTURES[name](given)]
+        parser.error(f"no picture {unknown[0]!r}; there are {', '.join(every)}")
+    chosen = given.names or every
+    paths = [path for name in chosen if name in PICTURES for path in PICTURES[name](given)]
+    if seen := [name for name in chosen if name in PHOTOGRAPHS]:
+        paths += screenshots.take(seen)  # one JupyterLab for all of them
     for path in paths:
         if path.stat().st_size > MOST:
             raise RuntimeError(f"{path}: {path.stat().st_size:,} bytes, more than the {MOST:,} that are committed")

@@ -74,12 +74,10 @@ class Side {
     const end = record.end(k);
     const [first, last] = record.block(k);
     const open = { guessed: 0 };
-    let newest = null;
     this.cells.forEach((cell, position) => {
       const what = record.at(position, k);
       const inBlock = position >= first && position <= last;
       const look = this.look(what, inBlock, position > end);
-      if (what.state === "now" && newest === null) newest = cell;
       if (what.draft && inBlock) open.guessed += 1;
       if (inBlock) look.kind += ` inblock${position === first ? " first" : ""}${position === last ? " last" : ""}`;
       const key = `${look.kind}|${look.text}|${look.number}|${look.words}`;
@@ -91,7 +89,6 @@ class Side {
       if (cell.dataset.step !== look.number) cell.dataset.step = look.number; // shown small beside the text
       if (look.tint || cell.style.background) cell.style.background = look.tint;
     });
-    if (newest && this.box.scrollHeight > this.box.clientHeight) this.reveal(newest);
     this.progress.style.width = `${plain(100 * record.progress(k))}%`;
     this.done.textContent = k === record.steps.length ? `${record.finished ? "✓ " : ""}${record.tokens} tokens, ${record.rate} per forward` : "";
     this.state.replaceChildren(...this.summary(k, open.guessed).map((parts) => make("div", { text: parts.join(" · ") })));
@@ -125,10 +122,15 @@ class Side {
     };
   }
 
-  reveal(cell) { // scroll the box alone, not the page
-    const top = cell.offsetTop - this.box.offsetTop;
-    if (top < this.box.scrollTop || top + cell.offsetHeight > this.box.scrollTop + this.box.clientHeight) {
-      this.box.scrollTop = top - this.box.clientHeight / 3;
+  // Scroll the box alone, not the page, so that something of the step is in sight. Called when all has been written:
+  // asking for places in between would have the page laid out twice.
+  reveal() {
+    const { box, record, k } = this;
+    if (!k || box.scrollHeight <= box.clientHeight) return;
+    const tops = record.steps[k - 1].commits.map(([position]) => this.cells[position].offsetTop - box.offsetTop);
+    const high = box.scrollTop, low = high + box.clientHeight;
+    if (tops.length && !tops.some((top) => top >= high && top + this.cells[0].offsetHeight <= low)) {
+      box.scrollTop = Math.min(...tops) - box.clientHeight / 3;
     }
   }
 

@@ -123,7 +123,7 @@ def packed(image, alt: str, colours: int = 128) -> bytes:
 
     out, told = io.BytesIO(), PngImagePlugin.PngInfo()
     told.add_itxt("Description", alt)
-    flat = image.convert("RGB").quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    flat = image.convert("RGB").quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     flat.save(out, "PNG", optimize=True, pnginfo=told)
     return out.getvalue()
 

@@ -112,7 +112,7 @@ class Explorer:
         kind, label, help_, options = CONTROLS[name]
         if name == "checkpoint":
             options = {"options": [(_described(run, how), run) for run, how in self.kinds.items()]}
-        style, layout = {"description_width": "12em"}, {"width": "98%"}
+        style, layout = {"description_width": "12em"}, {"width": "96%"}
         return getattr(ipywidgets, kind)(
             value=value, description=label, tooltip=help_ or label, style=style, layout=layout, **options
         )

@@ -292,6 +292,13 @@ def test_notebooks_show_pictures_that_are_there(project):
         assert (FIGURES / name).is_file() and name.split(".")[0] in figures.PICTURES, name
 
 
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_every_picture_of_the_readme_has_a_name_that_makes_it(project, page):
+    shown = re.findall(r"\(figures/([\w.]+)\)", (project / page).read_text("utf-8"))
+    assert {name.split(".")[0] for name in shown} <= {*figures.PICTURES, *figures.PHOTOGRAPHS} and len(shown) >= 6
+    assert [name for name in shown if not (FIGURES / name).is_file()] == []
+
+
 def test_committed_pictures_are_small():
     assert [path.name for path in FIGURES.glob("*.*") if path.stat().st_size > figures.MOST] == []
 
