@@ -90,14 +90,19 @@ class Picture:
         self.figure, self.alt = figure, alt
 
     def png(self, dpi: int = 110) -> bytes:
-        """With 128 colours: a third of the size, and nothing that the eye misses."""
+        """With 128 colours: a third of the size, and nothing that the eye misses.
+
+        Drawn once: `savefig` would draw twice, the first time for the layout alone.
+        """
         import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from PIL import Image
 
-        drawn = io.BytesIO()
+        canvas = FigureCanvasAgg(self.figure)
         with matplotlib.rc_context(look()):
-            self.figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 0})
-        return packed(Image.open(drawn), self.alt)
+            self.figure.set_dpi(dpi)
+            canvas.draw()
+        return packed(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()), self.alt)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         return {"image/png": self.png(), "text/plain": self.alt}, {"needs_background": "light"}
