@@ -74,7 +74,7 @@ def take(names: list[str]) -> list[Path]:
             for shot in half:
                 whole.paste(shot, (i * whole.width // 2, y))
                 y += shot.height
-        made.append(write_whole(resolve(f"figures/{name}.png"), packed(whole, f"{name[4:]} in light and dark", 160)))
+        made.append(write_whole(resolve(f"figures/{name}.png"), packed(whole, f"{name[4:]} in light and dark")))
     return made
 
 

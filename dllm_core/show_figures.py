@@ -90,14 +90,19 @@ class Picture:
         self.figure, self.alt = figure, alt
 
     def png(self, dpi: int = 110) -> bytes:
-        """With 128 colours: a third of the size, and nothing that the eye misses."""
+        """With a palette: a third of the size, and nothing that the eye misses.
+
+        Drawn once: `savefig` would draw twice, the first time for the layout alone.
+        """
         import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from PIL import Image
 
-        drawn = io.BytesIO()
+        canvas = FigureCanvasAgg(self.figure)
         with matplotlib.rc_context(look()):
-            self.figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 0})
-        return packed(Image.open(drawn), self.alt)
+            self.figure.set_dpi(dpi)
+            canvas.draw()
+        return packed(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()), self.alt)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         return {"image/png": self.png(), "text/plain": self.alt}, {"needs_background": "light"}
@@ -117,13 +122,14 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, rat
     return figure, axes[0, 0] if rows * columns == 1 else list(axes.flat)
 
 
-def packed(image, alt: str, colours: int = 128) -> bytes:
-    """PNG of a Pillow image with a palette of its own; white stays white. alt: kept in the file as its description."""
+def packed(image, alt: str) -> bytes:
+    """PNG of a Pillow image with its own 256 colours: first those that lie far apart, so that a thin line keeps its own,
+    then moved to where the pixels are. White stays white. alt: kept in the file as its description."""
     from PIL import Image, PngImagePlugin
 
     out, told = io.BytesIO(), PngImagePlugin.PngInfo()
     told.add_itxt("Description", alt)
-    flat = image.convert("RGB").quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    flat = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     flat.save(out, "PNG", optimize=True, pnginfo=told)
     return out.getvalue()
 
