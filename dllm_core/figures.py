@@ -62,7 +62,9 @@ def race(traces: Sequence[Trace], path: Path, width: int = 760, pause: int = 260
     films = []
     with tempfile.TemporaryDirectory() as folder:
         for i, trace in enumerate(traces):
-            file = show.gif(trace, Path(folder) / f"{i}.gif", width=width, prompt=False, frames=len(trace.steps) + 1)
+            last = i == len(traces) - 1  # one legend for all
+            file = show.gif(trace, Path(folder) / f"{i}.gif", width=width, prompt=False, frames=len(trace.steps) + 1,
+                            legend=last)  # fmt: skip
             with Image.open(file) as moving:
                 films.append([frame.convert("RGB") for frame in ImageSequence.Iterator(moving)])
     clocks = [[0] * (len(trace.steps) + 1) for trace in traces]

@@ -93,7 +93,8 @@ def source(what: object) -> Html:
         from pygments.lexers import PythonLexer
 
         style = "background:#f7f7f7;color:#1a1a1a;padding:.6em .8em;border-left:3px solid #0072B2;overflow-x:auto"
-        pre = "margin:0;line-height:1.35;background:transparent;color:inherit"
+        # said in full: a sanitiser drops `inherit`, and pages set a colour and a font of their own on <pre>
+        pre = "margin:0;line-height:1.35;background:transparent;color:#1a1a1a;font-family:monospace"
         formatter = HtmlFormatter(noclasses=True, style="xcode", cssclass="dllm-paper", cssstyles=style, prestyles=pre)
         body = highlight(code, PythonLexer(), formatter)
     except ImportError:

@@ -216,18 +216,19 @@ def chosen_steps(count: int, most: int) -> list[int]:
 
 def gif(
     trace: Trace, path: str | Path, *, width: int = 760, seconds: float = 8.0, label: str | None = None,
-    prompt: bool = True, frames: int = 80,
+    prompt: bool = True, frames: int = 80, legend: bool = True,
 ) -> Path:  # fmt: skip
     """Write the decoding as a moving picture: a frame per step (at most `frames`), the result held for two seconds.
 
-    width: pixels; seconds: of one round, about; prompt: whether to draw the prompt's tokens. Gives the path.
+    width: pixels; seconds: of one round, about; prompt: whether to draw the prompt's tokens; legend: a line that says
+    what the outlines mean. Gives the path.
     """
     _check(trace)
     page = _page(trace, width, 20, prompt)
     label = label or NAMES.get(trace.style, trace.style)
     shown = chosen_steps(len(trace.steps), frames)
-    legend = _legend(page)
-    images = [_stacked([_frame(trace, k, page, label), legend]).quantize(64) for k in shown]
+    below = [_legend(page)] if legend else []
+    images = [_stacked([_frame(trace, k, page, label), *below]).quantize(64) for k in shown]
     pause = int(min(900, max(60, 1000 * seconds / max(len(images), 1))))
     pauses = [max(700, pause), *[pause] * (len(images) - 2), 2200] if len(images) > 1 else [1000]
     out = io.BytesIO()

@@ -124,6 +124,7 @@ def test_save_html_gif_png(tmp_path):
     assert HOSTILE not in page.read_text("utf-8") and "default-src 'none'" in page.read_text("utf-8")
     moving = Image.open(show.gif(llada2(), tmp_path / "x.gif"))
     assert moving.n_frames == 5
+    assert Image.open(show.gif(llada2(), tmp_path / "y.gif", legend=False)).height < moving.height
     strip, single, other = (
         Image.open(show.png(llada2(), tmp_path / f"{i}.png", steps=steps, width=300))
         for i, steps in enumerate([[0, 4], [4], [0]])

@@ -54,6 +54,7 @@ def test_masked_row_and_its_twin_partition_the_tokens():
 def test_source_shows_the_installed_code():
     made = show.source(learning_rate)
     assert "schedules.py, line " in made.text and "def learning_rate(" in made.text and 'style="color' in made.html
+    assert re.search(r'<pre style="[^"]*color:#1a1a1a;font-family:monospace', made.html)  # dark pages say otherwise
     assert "def alpha(" in show.source(NoiseSchedule.alpha).text
     assert "def scores(" in show.source(show.scores).text  # through its decorator
     with pytest.raises(TypeError, match="no Python source"):
