@@ -252,9 +252,10 @@ def test_stretches_between_marks_are_replaced_and_nothing_else():
 def test_readme_tables_pool_questions_over_seeds():
     row = {"kind": "answers", "label": "AR", "threshold": None, "groups": {"a": [1, 2]}, "right": "10", "exact_match": 0.5,
            "tokens_per_forward": 1.0}  # fmt: skip
-    others = [row | {"label": "LLaDA 1"}, *(row | {"label": "LLaDA 2", "threshold": t} for t in (0.99, 0.9, 0.8))]
+    others = [row | {"label": "LLaDA 1"}, *(row | {"label": "LLaDA 2", "threshold": t} for t in (0.99, 0.95, 0.9))]
     answers = [r | {"seed": seed} for r in (row, *others) for seed in (0, 1)]
-    likelihoods = [{"label": label, "rows": [{"estimator": "exact", "block_size": 1, "mean": 0.25}]} for label in readme.STYLES]
+    exact = {"kind": "likelihood", "estimator": "exact", "block_size": 1, "mean": 0.25}
+    likelihoods = [{"label": label, "rows": [{"kind": "training"}, exact]} for label in readme.STYLES]
     pace = {"tokens_per_second": results.Spread((1000.0,)), "times": results.Spread((1.0,))}
     settings = list(readme._settings(answers, likelihoods, dict.fromkeys(readme.STYLES.values(), pace)))
     assert settings[0]["exact match (95 % interval)"].startswith("0.500 (0.150") and settings[0]["each seed"] == "0.500 0.500"
