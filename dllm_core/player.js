@@ -11,7 +11,8 @@ async function start(root, data) {
     return;
   }
   root.querySelector(".dllm-static").remove();
-  new Player(root, data);
+  const player = new Player(root, data);
+  if (root.dataset.at === "end") player.go(Infinity); // a decoding that is watched while it goes on
 }
 
 async function inflate(base64) {

@@ -18,13 +18,13 @@ function show(feed) {
   if (!written) return;
   const within = stage.contains(document.activeElement);
   stage.replaceChildren(written.content.cloneNode(true));
+  const player = stage.querySelector(".dllm-player");
+  player.dataset.at = "end"; // said before it starts: a long record is unpacked first
   for (const script of stage.querySelectorAll("script")) { // parsed as text; only a new element runs
     const fresh = document.createElement("script");
     fresh.textContent = script.textContent;
     script.replaceWith(fresh);
   }
-  const player = stage.querySelector(".dllm-player");
-  player.dispatchEvent(new KeyboardEvent("keydown", { key: "End" }));
   if (within) player.focus({ preventScroll: true });
 }
 

@@ -477,6 +477,16 @@ def test_a_long_trace_in_the_browser(browser, tmp_path):
     page.close()
 
 
+def test_a_long_trace_that_is_watched_stands_at_its_end(browser, tmp_path):
+    path = show.save_html(tmp_path / "x.html", long(256, 128))
+    text = path.read_text("utf-8")
+    assert '"deflate"' in text  # it starts after it was unpacked
+    path.write_text(text.replace('<div class="dllm-player"', '<div data-at="end" class="dllm-player"'), "utf-8")
+    page = open_page(browser, path)
+    assert page.locator(".dllm-clock").inner_text() == "128 of 128 forwards" and clean(page)
+    page.close()
+
+
 def test_without_decompression_the_static_form_stays(browser, tmp_path):
     path = show.save_html(tmp_path / "x.html", long(256, 128))
     assert '"deflate"' in path.read_text("utf-8")
