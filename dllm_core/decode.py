@@ -65,9 +65,7 @@ def infill(model, tokens: list[int], config: DecodeConfig, tokenizer, label_shif
 
 
 @torch.inference_mode()
-def decode_gaps(
-    model, tokens, config: DecodeConfig, ids: Vocabulary, label_shift: bool = False
-) -> Iterator[DecodeStep]:
+def decode_gaps(model, tokens, config, ids: Vocabulary, label_shift: bool = False) -> Iterator[DecodeStep]:
     """Fill the masks in `tokens` [L], wherever they stand, with full attention: LLaDA 1's sampler, for bidirectional
     checkpoints. Yields a step per model call; raises `gap_config`'s ValueError."""
     yield from decode_llada1(State.begin(model, [list(tokens)], [0], gap_config(tokens, config, ids), ids, label_shift))

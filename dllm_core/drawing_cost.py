@@ -59,7 +59,9 @@ def watch() -> Clock:
     clock = Clock()
     with clock.running("imports"):
         from dllm_core import show, widgets, widgets_decode  # noqa: F401
-    drawing = {name: module for name, module in sys.modules.items() if name.startswith(("dllm_core.show", "dllm_core.widgets"))}
+    drawing = {
+        name: module for name, module in sys.modules.items() if name.startswith(("dllm_core.show", "dllm_core.widgets"))
+    }
     new = {}
     for name, module in drawing.items():
         for what in list(vars(module).values()):
@@ -127,7 +129,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
     parser = argparse.ArgumentParser(prog="python -m dllm_core.drawing_cost", description=__doc__.split(":")[0])
     parser.add_argument("stages", nargs="+", metavar="NN", help="as for `dllm run`")
-    parser.add_argument("--preset", default="cpu", help="folder of notebooks/presets; cpu: the notebooks' own (default)")
+    parser.add_argument(
+        "--preset", default="cpu", help="folder of notebooks/presets; cpu: the notebooks' own (default)"
+    )
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter")
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:

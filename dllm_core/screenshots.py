@@ -42,7 +42,12 @@ CELLS = {
     "setup": SETUP, "player": PLAYERS, "live": 'decoding_explorer(two, "你是谁？", way)',
     "attention": "show.attention()", "block": "widgets.block_explorer()", "packing": PACKING,
 }  # fmt: skip
-VIEWS = {"see_player": ["player"], "see_live": ["live"], "see_attention": ["attention"], "see_schedules": ["block", "packing"]}
+VIEWS = {
+    "see_player": ["player"],
+    "see_live": ["live"],
+    "see_attention": ["attention"],
+    "see_schedules": ["block", "packing"],
+}
 
 
 def take(names: list[str]) -> list[Path]:
@@ -50,7 +55,9 @@ def take(names: list[str]) -> list[Path]:
     or a cell fails."""
     chromium = os.environ.get("DLLM_CHROMIUM") or shutil.which("chromium")
     if not chromium or not importlib.util.find_spec("playwright"):
-        raise RuntimeError("photographs need Chromium and Playwright: apt-get install chromium, pip install -e '.[dev]'")
+        raise RuntimeError(
+            "photographs need Chromium and Playwright: apt-get install chromium, pip install -e '.[dev]'"
+        )
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
@@ -61,14 +68,18 @@ def take(names: list[str]) -> list[Path]:
         page = engine.new_page(viewport={"width": WIDE, "height": HIGH})
         opened(page, address)
         for theme in ("Light", "Dark"):
-            page.evaluate("(name) => jupyterapp.commands.execute('apputils:change-theme', { theme: name })", f"JupyterLab {theme}")
+            page.evaluate(
+                "(name) => jupyterapp.commands.execute('apputils:change-theme', { theme: name })", f"JupyterLab {theme}"
+            )
             for cell in wanted:
                 shots[cell, theme] = Image.open(io.BytesIO(photographed(page, cell))).convert("RGB")
         engine.close()
     made = []
     for name in names:
         halves = [[shots[cell, theme] for cell in VIEWS[name]] for theme in ("Light", "Dark")]
-        whole = Image.new("RGB", (2 * max(shot.width for shot in halves[0]), sum(shot.height for shot in halves[0])), "white")
+        whole = Image.new(
+            "RGB", (2 * max(shot.width for shot in halves[0]), sum(shot.height for shot in halves[0])), "white"
+        )
         for i, half in enumerate(halves):
             y = 0
             for shot in half:
@@ -97,7 +108,10 @@ def served(folder: Path, wanted: list[str]) -> Iterator[str]:
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false"}')
     env = {name: value for name, value in os.environ.items() if not name.startswith(("DLLM_", "JUPYTER"))}
-    env |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")}
+    env |= {
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+    }
     env |= {"PYTHONPATH": os.pathsep.join([str(root()), env.get("PYTHONPATH", "")])}
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",

@@ -100,7 +100,7 @@ def source(what: object) -> Html:
     except ImportError:
         body = f"<pre>{html.escape(code)}</pre>"
     return Html(
-        f'<style>{asset("paper.css")}</style>'
+        f"<style>{asset('paper.css')}</style>"
         f'<figure style="margin:.3em 0"><figcaption style="font-size:90%;opacity:.8">{html.escape(place)}</figcaption>'
         f"{body}</figure>",
         f"# {place}\n{code}",

@@ -284,7 +284,6 @@ def _described(name: str, kind: Checkpoint) -> str:
     return f"{name} ({NAMES[kind.objective]}{blocks}, {'chat' if kind.chat else 'base'})"
 
 
-
 def _stage() -> str:
     return (
         f'<div class="dllm-stage"></div><script>{asset("widgets_keys.js")}'

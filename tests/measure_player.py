@@ -38,7 +38,9 @@ STEPS = """async () => {
 
 with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
     path = show.save_html(Path(folder) / "long.html", long())
-    print(f"{path.stat().st_size / 1e6:.2f} MB of HTML; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(
+        f"{path.stat().st_size / 1e6:.2f} MB of HTML; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
     engine = play.chromium.launch(executable_path=os.environ.get("DLLM_CHROMIUM") or shutil.which("chromium"),
                                   args=["--no-sandbox", "--disable-gpu"])  # fmt: skip
     page = engine.new_page(viewport={"width": 1280, "height": 900})
@@ -49,5 +51,7 @@ with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
     for name, values in page.evaluate(STEPS).items():
         values.sort()
         at = {share: values[int(share * len(values))] for share in (0.5, 0.95, 0.99)}
-        print(f"{name}: median {at[0.5]:.1f} ms, 95 % {at[0.95]:.1f}, 99 % {at[0.99]:.1f}, mean {statistics.mean(values):.1f}")
+        print(
+            f"{name}: median {at[0.5]:.1f} ms, 95 % {at[0.95]:.1f}, 99 % {at[0.99]:.1f}, mean {statistics.mean(values):.1f}"
+        )
     engine.close()

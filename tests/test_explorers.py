@@ -299,6 +299,14 @@ def test_every_picture_of_the_readme_has_a_name_that_makes_it(project, page):
     assert [name for name in shown if not (FIGURES / name).is_file()] == []
 
 
+def test_photographs_say_what_they_need(workspace, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.delenv("DLLM_CHROMIUM", raising=False)
+    with pytest.raises(RuntimeError, match="Chromium and Playwright: apt-get install chromium"):
+        figures.main(["see_player"])
+    assert not (workspace / "figures").exists()
+
+
 def test_committed_pictures_are_small():
     assert [path.name for path in FIGURES.glob("*.*") if path.stat().st_size > figures.MOST] == []
 

@@ -368,7 +368,9 @@ def test_pictures_follow_the_theme(views):
     picture = scroll_to(views, "picture").locator(".jp-RenderedImage img")
     papers = []
     for theme in ("Dark", "Light"):
-        views.evaluate("(name) => jupyterapp.commands.execute('apputils:change-theme', { theme: name })", f"JupyterLab {theme}")
+        views.evaluate(
+            "(name) => jupyterapp.commands.execute('apputils:change-theme', { theme: name })", f"JupyterLab {theme}"
+        )
         views.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'")
         papers.append(Image.open(io.BytesIO(picture.screenshot())).convert("L").getpixel((3, 3)))
     assert papers[0] < 40 and papers[1] > 240
