@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> list[Path]:
     folders, sizes = [], []
     for run, copy in SHIPPED.items():
         folders.append(resolve("weights") / copy)
-        sizes.append(copy_run(f"weights/{run}.pt", folders[-1])  # the last weights, which 07 measured)
+        sizes.append(copy_run(f"weights/{run}.pt", folders[-1]))  # the last weights, which 07 measured
     questions = sum(group["count"] for group in scores[0]["exact_match"]["AR"])
     lines = [
         "# Small trained weights",
