@@ -48,6 +48,7 @@ def folder(project, tmp_path_factory):
     (folder / "notebooks").mkdir(parents=True)
     shutil.copy(project / "pyproject.toml", folder)
     shutil.copytree(project / "figures", folder / "figures")
+    shutil.copytree(project / "notebooks/sweeps", folder / "notebooks/sweeps")  # whose records 06 shows
     tokenizer = load_tokenizer(project / "data/tokenizer")
     for name, kind in (
         ("diffusion_llada2_sft", Checkpoint("llada2", block_size=8, chat=True)),

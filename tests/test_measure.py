@@ -77,7 +77,7 @@ def test_merges_measure_the_last_the_best_and_their_mean(loaded, tmp_path):
     value = lambda model: Estimate(float(model.model.norm.weight.detach()[0]), 0.0, 1, 1)
     rows = list(measure.merges(one, (1, 2), value))
     assert [(row["k"], row["mean"]) for row in rows] == [(0, 7.0), (1, 3.0), (2, 4.0)]
-    assert float(weight[0]) == 7.0  # left as it was
+    assert weight[0].item() == 7.0  # left as it was
     with pytest.raises(ValueError, match="kept 2; raise llada2_topk_merge_k"):
         list(measure.merges(one, (3,), value))
 
