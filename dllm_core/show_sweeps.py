@@ -35,7 +35,7 @@ def draw(found: sweeps.Sweep) -> Path:
 
 @in_our_look
 def picture(found: sweeps.Sweep, records: list[dict]) -> Picture:
-    """figure: {rows, kind: lines | dots | heat, x, y, note or values, by}. Means over seeds; bars from least to greatest."""
+    """figure: {rows, kind: lines | dots | heat, x, y, note or values, by, only}. Means over seeds; bars from least to greatest."""
     asked = found.text["figure"]
     kind, x, y = asked["kind"], asked["x"], asked["y"]
     if kind == "heat":
@@ -78,9 +78,10 @@ def _name(row: dict, by: list[str]) -> str:
 
 def _dots(records, asked):
     """A line of dots for each cell, one dot a seed, a bar at their mean."""
-    y, by = asked["y"], asked.get("by", [])
+    y, by, only = asked["y"], asked.get("by", []), asked.get("only", {})
     rows = gather(records, asked["rows"], by, [y])
-    names = [_name(row, by) for row in rows]
+    rows = [row for row in rows if all(row[name] == value for name, value in only.items())]
+    names = [_name(row, [name for name in by if name not in only]) for row in rows]
     figure, axes = new_figure(7, 0.9 + 0.45 * len(rows))
     for place, row in enumerate(rows):
         axes.plot(row[y].values, [place] * len(row[y].values), "o", color=COLOURS["blue"], alpha=0.6, markersize=7)
