@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dllm_core.attention import Mask, attend
 from dllm_core.config import ModelConfig
-from dllm_core.kernels import rms_norm, rotate
+from dllm_core.kernels import products, rms_norm, rotate
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Attention(nn.Module):
         else:
             self.q_norm = self.k_norm = nn.Identity()
 
-    def forward(self, x: Tensor, rope, mask: Tensor, cache: KVCache | None, slots: Tensor | None, read=None) -> Tensor:
+    def forward(self, x: Tensor, rope, mask: Mask, cache: KVCache | None, slots: Tensor | None, read=None) -> Tensor:
         batch, length, _ = x.shape
         q, k, v = (
             project(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
@@ -75,9 +76,7 @@ class Attention(nn.Module):
         q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
         if cache is not None:
             k, v = cache.write(self.layer, k, v, slots, mask.shape[-1])
-        grouped = self.heads != self.kv_heads
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
-        y = y.transpose(1, 2).reshape(batch, length, -1)
+        y = attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, -1)
         return self.o_proj(y if read is None else y[read])
 
 
@@ -102,7 +101,7 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rope, mask: Tensor, cache: KVCache | None, slots: Tensor | None, read=None) -> Tensor:
+    def forward(self, x: Tensor, rope, mask: Mask, cache: KVCache | None, slots: Tensor | None, read=None) -> Tensor:
         attended = self.self_attn(self.input_layernorm(x), rope, mask, cache, slots, read)
         x = attended + (x if read is None else x[read])
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -140,13 +139,14 @@ class Transformer(nn.Module):
         self,
         tokens: Tensor,
         position: Tensor,
-        mask: Tensor,
+        mask: Mask,
         cache: KVCache | None = None,
         slots: Tensor | None = None,
         embeddings: Tensor | None = None,
         read: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """tokens, position: [B, S] int64; mask: [B, S, K] bool → hidden states [B, S, D].
+        """tokens, position: [B, S] int64; mask: [B, S, K] bool, or what `attention.prepared` makes of a pattern → hidden
+        states [B, S, D].
 
         `read` (rows [n], elements [n]): only these states, [n, D]; the last layer then computes no others.
 
@@ -155,19 +155,22 @@ class Transformer(nn.Module):
         Raises ValueError when a position is beyond `max_position_embeddings`.
         """
         most = self.config.max_position_embeddings
-        if max(tokens.shape[1], mask.shape[-1]) > most and int(position.max()) >= most:  # looked up only when in doubt
+        keys = tokens.shape[1] if cache is None else mask.shape[-1]
+        if max(tokens.shape[1], keys) > most and int(position.max()) >= most:  # looked up only when in doubt
             raise ValueError(f"position {int(position.max())}: beyond max_position_embeddings={most}; shorten the row")
         x = self.model.embed_tokens(tokens) if embeddings is None else embeddings
         rope = (self.rope_cos[position][:, None], self.rope_sin[position][:, None])
         slots = position if slots is None else slots
-        for layer in self.model.layers[:-1]:
-            x = layer(x, rope, mask[:, None], cache, slots)
-        x = self.model.layers[-1](x, rope, mask[:, None], cache, slots, read)
+        with products(tokens.numel()):
+            for layer in self.model.layers[:-1]:
+                x = layer(x, rope, mask, cache, slots)
+            x = self.model.layers[-1](x, rope, mask, cache, slots, read)
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] → [..., V]."""
-        return self.lm_head(hidden)
+        with products(hidden.numel() // hidden.shape[-1]):
+            return self.lm_head(hidden)
 
     @property
     def num_parameters(self) -> int:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core import patterns
+from dllm_core.attention import prepared
 from dllm_core.patterns import Pattern
 from dllm_core.schedules import NoiseSchedule
 
@@ -26,11 +27,12 @@ class Noised:
 
 @dataclass(frozen=True)
 class Loss:
-    """total: scalar tensor, a sum over tokens; count: what a mean divides by; parts: named sums for the curves."""
+    """total: scalar tensor, a sum over tokens; count: what a mean divides by; parts: named sums for the curves, scalar
+    tensors without gradient. Nothing of it waits for a GPU, if the batch is on the host."""
 
     total: Tensor
     count: float
-    parts: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def mean(self) -> Tensor:
@@ -114,12 +116,24 @@ def read_places(pattern: Pattern, view: int, chosen: Tensor) -> tuple[Tensor, Te
 
 
 def ar_loss(model, batch, **_) -> Loss:
-    """Next-token cross entropy on the scored tokens. batch: `Batch` of [B, L]."""
+    """Next-token cross entropy on the scored tokens. batch: `Batch` of [B, L], on the host or the model's device."""
     pattern = patterns.causal(batch.document, batch.position)
     chosen = batch.scored & pattern.scorable
-    hidden = model(batch.tokens, pattern.position, pattern.mask(), read=read_places(pattern, 0, chosen))
-    losses = F.cross_entropy(model.logits(hidden).float(), batch.tokens[chosen], reduction="none")
+    logits = predict(model, batch.tokens, pattern, read_places(pattern, 0, chosen))
+    losses = F.cross_entropy(logits, batch.tokens[chosen].to(logits.device, non_blocking=True), reduction="none")
     return Loss(losses.sum(), losses.numel())
+
+
+def predict(model, tokens: Tensor, pattern: Pattern, read: tuple[Tensor, Tensor], embeddings=None) -> Tensor:
+    """One forward of tokens [B, S] under `pattern`; float32 logits [n, V] of the states `read` (rows [n], elements [n]).
+
+    What is on the host goes to the model's device here, where nothing else needs to be looked at."""
+    put = lambda part: part.to(model.device, non_blocking=True)
+    pattern, (rows, elements) = pattern.to(model.device), read
+    hidden = model(
+        put(tokens), pattern.position, prepared(pattern), embeddings=embeddings, read=(put(rows), put(elements))
+    )
+    return model.logits(hidden).float()
 
 
 @dataclass(frozen=True)
@@ -182,20 +196,19 @@ class Diffusion:
         """The loss of the noisy views `noised` (one, or a view and its complement) of `batch` under `pattern`."""
         maskable, views = batch.scored & pattern.scorable, len(noised)
         # 3. one forward; states only where a masked token is predicted
-        hidden = self._forward(model, batch, noised, pattern, embedding_noise, generator)
+        logits = self._predict(model, batch, noised, pattern, embedding_noise, generator)
         # 4. weighted cross entropy where masked
         normal, count = self._normaliser(batch, maskable)
-        logits = model.logits(hidden).float()
-        targets = torch.cat([batch.tokens[noise.masked] for noise in noised])
+        targets = torch.cat([batch.tokens[noise.masked] for noise in noised]).to(logits.device, non_blocking=True)
         weights = torch.cat([(noise.weight * normal)[noise.masked] for noise in noised])
-        total = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / views
-        confidence, right = right_entropy(logits, targets, self.cap_temperature) if self.cap_lambda else (None, 0)
-        parts = {"diffusion": float(total.detach())} if self.cap_lambda else {}
-        if right:
-            # 5. CAP: λ · mean entropy over the masked tokens already right
-            total = total + self.cap_lambda * count * confidence / right
-            parts["cap"] = float(confidence.detach()) * count / right
-        return Loss(total, count, parts)
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        total = (losses * weights.to(logits.device, non_blocking=True)).sum() / views
+        if not self.cap_lambda:
+            return Loss(total, count)
+        # 5. CAP: λ · mean entropy over the masked tokens already right
+        entropy, right = right_entropy(logits, targets, self.cap_temperature)
+        cap = count * entropy / right.clamp(min=1)
+        return Loss(total + self.cap_lambda * cap, count, {"diffusion": total.detach(), "cap": cap.detach()})
 
     def pattern(self, batch, block_size: int | None, views: int = 1) -> Pattern:
         length = batch.tokens.shape[1]
@@ -214,27 +227,23 @@ class Diffusion:
         starts = (batch.position % block_size == 0).long()
         return starts.cumsum(dim=1) - 1
 
-    def _forward(self, model, batch, noised, pattern: Pattern, sigma: float, generator) -> Tensor:
-        """[n, D], the states that predict the masked tokens, view after view. Without a clean half two views become
-        twice the batch."""
-        places = [
-            read_places(pattern, view * bool(pattern.view.any()), noise.masked) for view, noise in enumerate(noised)
-        ]
-        if pattern.view.any():
+    def _predict(self, model, batch, noised, pattern: Pattern, sigma: float, generator) -> Tensor:
+        """Logits [n, V] of the masked tokens, view after view. Without a clean half two views become twice the batch."""
+        halves = bool(pattern.view.any())
+        places = [read_places(pattern, view * halves, noise.masked) for view, noise in enumerate(noised)]
+        if halves:
             copies = torch.stack([batch.tokens, *(noise.x_t for noise in noised)], dim=1)  # [B, 1 + views, L]
             tokens = copies[torch.arange(len(copies), device=copies.device)[:, None], pattern.view, pattern.source]
-            position, mask = pattern.position, pattern.mask()
         else:
             places = [(rows + view * len(batch.tokens), columns) for view, (rows, columns) in enumerate(places)]
-            tokens = torch.cat([noise.x_t for noise in noised])
-            position, mask = pattern.position.repeat(len(noised), 1), pattern.mask().repeat(len(noised), 1, 1)
-        rows, columns = (torch.cat(part) for part in zip(*places, strict=True))
+            tokens, pattern = torch.cat([noise.x_t for noise in noised]), pattern.repeat(len(noised))
         embeddings = None
         if sigma:
-            embeddings = model.model.embed_tokens(tokens)
-            noise = torch.randn(embeddings.shape, generator=generator).to(embeddings)
-            embeddings = embeddings + sigma * noise * (tokens == self.mask_token_id)[..., None]
-        return model(tokens, position, mask, embeddings=embeddings, read=(rows, columns))
+            embeddings = model.model.embed_tokens(tokens.to(model.device))
+            noise = torch.randn(embeddings.shape, generator=generator) * (tokens == self.mask_token_id)[..., None].cpu()
+            embeddings = embeddings + sigma * noise.to(embeddings, non_blocking=True)
+        read = tuple(torch.cat(part) for part in zip(*places, strict=True))
+        return predict(model, tokens, pattern, read, embeddings)
 
     def _normaliser(self, batch, maskable: Tensor) -> tuple[Tensor, float]:
         """([B, L] factor of each token, the count that the sum is divided by): 1 and all tokens, or, `per_answer`,
@@ -247,11 +256,11 @@ class Diffusion:
         return 1 / lengths.gather(1, document).clamp(min=1), float((lengths > 0).sum())
 
 
-def right_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, int]:
+def right_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """CAP's term (Eq. 6): summed entropy (nats) of the predictions [n, V] whose argmax is already right, and how many.
 
     No gradient flows through the choice of positions.
     """
     right = logits.detach().argmax(dim=-1) == targets
-    log_p = F.log_softmax(logits[right] / temperature, dim=-1)
-    return -(log_p.exp() * log_p).sum(), int(right.sum())
+    log_p = F.log_softmax(logits / temperature, dim=-1)
+    return -(log_p.exp() * log_p).sum(dim=-1).where(right, 0).sum(), right.sum()

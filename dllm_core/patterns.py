@@ -10,7 +10,7 @@ causal = blocks of 1; bidirectional = one block; block-causal = blocks of L_B; b
 beside the clean half. Block indices count from each document's start, so packing changes no document's logits.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -38,6 +38,16 @@ class Pattern:
     @property
     def views(self) -> int:
         return self.read.shape[1]
+
+    def to(self, device) -> "Pattern":
+        return self._each(lambda part: part.to(device, non_blocking=True))
+
+    def _each(self, change) -> "Pattern":
+        return Pattern(*(change(getattr(self, field.name)) for field in fields(self)))
+
+    def repeat(self, times: int) -> "Pattern":
+        """The batch so many times over, one after another."""
+        return self._each(lambda part: part.repeat(times, *(1,) * (part.ndim - 1)))
 
     def terms(self) -> "Terms":
         """Eq. 3, term by term, for every query q (row) and key k (column)."""

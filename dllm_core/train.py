@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from dllm_core.config import TrainConfig
+from dllm_core.kernels import keep_memory, products
 from dllm_core.muon import Muon
 from dllm_core.schedules import BlockSchedule, learning_rate
 
@@ -129,6 +130,7 @@ def train(
                 "step": step, "tokens": tokens, "seconds": seconds,
             })  # fmt: skip
 
+    keep_memory()
     call = torch.compile(model) if config.compile else model
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     saved_at = step
@@ -143,28 +145,29 @@ def train(
                     group["lr"] = rate * group["peak"]
                 size = blocks.block_size(step) if blocks else None
                 noise = config.embedding_noise if step < config.embedding_noise_steps else 0.0
-                # 2. sums of losses and counts, gradients accumulated over a few rows at a time
-                total, count, parts = 0.0, 0.0, {}
-                for batch in next(batches).to(device).split(config.micro_batch_size):
-                    with autocast:
-                        loss = objective(call, batch, block_size=size, generator=generator, embedding_noise=noise)
-                    loss.total.backward()
-                    total, count = total + loss.total.detach(), count + loss.count
-                    tokens += int((batch.document >= 0).sum())
-                    parts = {name: parts.get(name, 0.0) + value for name, value in loss.parts.items()}
-                mean = float(total) / max(count, 1)
-                # 3. gradient of the mean, clipped; update
-                grads = [p.grad for p in model.parameters() if p.grad is not None]
-                torch._foreach_div_(grads, max(count, 1))
-                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
-                if not (math.isfinite(mean) and math.isfinite(norm)):
-                    raise FloatingPointError(
-                        f"step {step + 1}: loss is {mean}, its gradient's norm {norm}; "
-                        f"lower learning_rate={config.learning_rate} or raise warmup_steps={config.warmup_steps}"
-                    )
-                for optimizer in made:
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+                with products(config.batch_size * config.seq_len):
+                    # 2. sums of losses and counts, gradients accumulated over a few rows at a time
+                    total, count, parts = 0.0, 0.0, {}
+                    for batch in next(batches).split(config.micro_batch_size):
+                        with autocast:
+                            loss = objective(call, batch, block_size=size, generator=generator, embedding_noise=noise)
+                        loss.total.backward()
+                        total, count = total + loss.total.detach(), count + loss.count
+                        tokens += int((batch.document >= 0).sum())
+                        parts = {name: parts.get(name, 0.0) + float(value) for name, value in loss.parts.items()}
+                    mean = float(total) / max(count, 1)
+                    # 3. gradient of the mean, clipped; update
+                    grads = [p.grad for p in model.parameters() if p.grad is not None]
+                    torch._foreach_div_(grads, max(count, 1))
+                    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
+                    if not (math.isfinite(mean) and math.isfinite(norm)):
+                        raise FloatingPointError(
+                            f"step {step + 1}: loss is {mean}, its gradient's norm {norm}; "
+                            f"lower learning_rate={config.learning_rate} or raise warmup_steps={config.warmup_steps}"
+                        )
+                    for optimizer in made:
+                        optimizer.step()
+                        optimizer.zero_grad(set_to_none=True)
                 step += 1
                 seconds += time.perf_counter() - began
                 # 4. validation, records

@@ -22,7 +22,7 @@ class Blank:
     """A stand-in for a model: uniform logits over `vocab`; keeps what it was called with."""
 
     def __init__(self, vocab: int = VOCAB):
-        self.vocab, self.calls = vocab, []
+        self.vocab, self.calls, self.device = vocab, [], torch.device("cpu")
 
     def __call__(self, tokens, position, mask, embeddings=None, read=None):
         self.calls.append((tokens, position, mask, embeddings))

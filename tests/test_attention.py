@@ -1,0 +1,127 @@
+"""Every form of attention against the plain one: values and gradients, on patterns as training makes them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small import batch_of, tiny
+
+from dllm_core import attention, kernels, patterns
+from dllm_core.attention import Halves, attend, block_mask, halves, prepared
+from dllm_core.kernels import products
+
+BATCH = batch_of([13, 9, 6], [28], [5, 5, 4, 8], prompt=3)
+
+
+def inputs(pattern, heads: int = 4, groups: int = 2, size: int = 16) -> list[torch.Tensor]:
+    generator, (batch, length) = torch.Generator().manual_seed(0), pattern.view.shape
+    shapes = [(batch, count, length, size) for count in (heads, groups, groups)]
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def plain(q, k, v, mask):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=True)
+
+
+def with_gradients(function, tensors, mask):
+    value = function(*tensors, mask)
+    weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
+    return value, *torch.autograd.grad((value * weights).sum(), tensors)
+
+
+def patterns_of(batch, label_shift: bool = False) -> dict[str, patterns.Pattern]:
+    labels = batch.document, batch.position
+    return {
+        "causal": patterns.causal(*labels),
+        "full": patterns.bidirectional(*labels),
+        "blocks": patterns.block_causal(*labels, 4),
+        "diffusion": patterns.block_diffusion(*labels, 4, 1, label_shift),
+        "views": patterns.block_diffusion(*labels, 4, 2, label_shift),
+        "needed": patterns.block_diffusion(*labels, 4, 2, label_shift, batch.scored),
+    }
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("name", ["causal", "full", "blocks", "diffusion", "views", "needed"])
+def test_every_form_equals_the_plain_one(name, groups):
+    pattern = patterns_of(BATCH)[name]
+    tensors = inputs(pattern, groups=groups)
+    wanted = with_gradients(plain, tensors, pattern.mask())
+    forms = {"explicit": pattern.mask(), "prepared": prepared(pattern)}
+    for mask in forms.values():
+        for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # its kernel is for CUDA
+@pytest.mark.parametrize("name", ["causal", "full", "blocks", "diffusion", "views", "needed"])
+def test_flex_attention_has_the_same_rule(name):
+    pattern = patterns_of(BATCH)[name]
+    q, k, v = (part.detach() for part in inputs(pattern))
+    torch.testing.assert_close(
+        attend(q, k, v, block_mask(pattern)), plain(q, k, v, pattern.mask()), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("label_shift", [False, True])
+def test_the_halves_hold_every_open_cell(label_shift):
+    """Nothing that the dense mask opens is lost, and what is left out is closed in it."""
+    for views in (1, 2, 3):
+        pattern = patterns.block_diffusion(BATCH.document, BATCH.position, 4, views, label_shift, BATCH.scored)
+        dense, parts = pattern.mask(), halves(pattern)
+        size, noisy = parts.noisy.shape[2], parts.noisy.shape[2] * views
+        assert torch.equal(parts.clean, dense[:, noisy:, noisy:])
+        opened = parts.clean.sum() + parts.noisy.sum()
+        assert opened == dense.sum()
+        for view in range(views):
+            own = slice(view * size, (view + 1) * size)
+            assert torch.equal(parts.noisy[:, view], torch.cat([dense[:, own, noisy:], dense[:, own, own]], dim=2))
+
+
+def test_only_a_block_diffusion_is_halved():
+    for name, pattern in patterns_of(BATCH).items():
+        assert isinstance(prepared(pattern), Halves) == (name in ("diffusion", "views", "needed"))
+
+
+def test_what_is_long_or_small_takes_pytorchs_own(monkeypatch):
+    called = []
+    monkeypatch.setattr(attention._Explicit, "apply", lambda *given: called.append(given))
+    pattern = patterns.causal(BATCH.document, BATCH.position)
+    tensors = inputs(pattern)
+    attend(*tensors, pattern.mask())
+    assert len(called) == 1
+    monkeypatch.setattr(attention, "EXPLICIT", 28 * 28 - 1)
+    attend(*tensors, pattern.mask())
+    monkeypatch.setattr(attention, "EXPLICIT", 2**20)
+    one = [part[:1, :, -1:] for part in tensors]  # one query, as in decoding
+    attend(*one, torch.ones(1, 1, 1, dtype=torch.bool))
+    assert len(called) == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["causal", "views"])
+def test_a_model_gives_the_same_whichever_form_it_gets(name):
+    model, pattern = tiny(), patterns_of(BATCH)[name]
+    tokens = BATCH.tokens.gather(1, pattern.source)
+    states = [
+        model(tokens, pattern.position, mask) for mask in (pattern.mask(), prepared(pattern), block_mask(pattern))
+    ]
+    for other in states[1:]:
+        torch.testing.assert_close(other, states[0], rtol=1e-4, atol=1e-4)
+
+
+def test_products_are_left_as_they_were_found():
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    a, b = torch.randn(64, 32), torch.randn(32, 48)
+    with products(64):
+        with products(1):
+            inner = setting.fp32_precision
+        inside, product = setting.fp32_precision, a @ b
+    assert (inner, inside, setting.fp32_precision) == ("bf16", "bf16", before)
+    with pytest.raises(KeyError), products(64):
+        raise KeyError
+    assert setting.fp32_precision == before
+    # bfloat16 keeps 8 bits of each factor
+    torch.testing.assert_close(product, (a.double() @ b.double()).float(), rtol=2e-2, atol=2e-2 * 32**0.5)
+    with products(kernels.ROWS - 1):
+        assert setting.fp32_precision == before
