@@ -1,11 +1,13 @@
 """Attention in the form that suits the device: who may attend to whom is a `Pattern`'s, how it is computed is decided here.
 
 Four forms, one function. Dense: `F.scaled_dot_product_attention` with a [B, S, K] mask, the plain twin of the others.
-Explicit: all scores written down, the quickest on a CPU for short rows. Halves: a block diffusion without the quadrants
-that are closed throughout (CPU). FlexAttention (https://pytorch.org/blog/flexattention/): CUDA, closed tiles are skipped.
+Tiles (CPU): scores are written down, a tile of queries at a time, only against keys that one of them sees: quickest for short
+rows. Halves (CPU): a block diffusion without the quadrants that are closed throughout. FlexAttention (CUDA): closed tiles
+are skipped in one fused kernel (https://pytorch.org/blog/flexattention/).
 """
 
 import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,31 +16,64 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import flex_attention as flex
 
-from dllm_core.kernels import ROWS, plain_cpu
 from dllm_core.patterns import Pattern
 
-EXPLICIT = 2**20  # scores per head up to which they are written down whole; beyond, flash attention saves the memory
+TILE = 64  # queries of a tile
+EXPLICIT = 2**20  # scores per head up to which they are written down; beyond, flash attention saves the memory
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A mask cut by queries. Each tile: queries (a slice), the keys open to any of them in any row of the batch (a slice or
+    int64 indices), and bias [B, s, k], 0 where open and −inf where closed."""
+
+    tiles: list[tuple[slice, slice | Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, mask: Tensor, size: int = TILE) -> "Tiles":
+        """mask: [B, S, K] bool. Every query must see a key."""
+        made = []
+        for start in range(0, mask.shape[1], size):
+            queries = slice(start, start + size)
+            keys = mask[:, queries].any(dim=0).any(dim=0).nonzero()[:, 0]
+            first, last = int(keys[0]), int(keys[-1]) + 1
+            keys = slice(first, last) if last - first == len(keys) else keys
+            closed = ~mask[:, queries][:, :, keys]
+            made.append((queries, keys, torch.zeros(closed.shape).masked_fill_(closed, -torch.inf)))
+        return cls(made)
 
 
 class Halves(NamedTuple):
     """A block diffusion's mask without the quadrants that are closed throughout: the clean half never looks at noisy
     views, and these never at each other.
 
-    clean: [B, C, C] bool, the clean half's own. noisy: [B, V, N, C + N] bool, each view's to the clean half and to itself.
+    clean: of [B, C, C], the clean half's own mask. noisy: of [B·V, N, C + N], each view's to the clean half and to itself.
+    views, size: V, N.
     """
 
-    clean: Tensor
-    noisy: Tensor
+    clean: Tensor | Tiles
+    noisy: Tensor | Tiles
+    views: int
+    size: int
 
 
-Mask = Tensor | Halves | flex.BlockMask
+Mask = Tensor | Tiles | Halves | flex.BlockMask
 
 
 def prepared(pattern: Pattern) -> Mask:
     """The pattern's mask in the form that `attend` is fastest with on the pattern's device."""
     if pattern.document.is_cuda:
         return block_mask(pattern)
-    return halves(pattern) if pattern.view.any() and pattern.document.device.type == "cpu" else pattern.mask()
+    if pattern.document.device.type != "cpu":
+        return pattern.mask()
+    if not pattern.view.any():
+        return _tiled(pattern.mask())
+    found = halves(pattern)
+    return found._replace(clean=_tiled(found.clean), noisy=_tiled(found.noisy))
+
+
+def _tiled(mask: Tensor) -> Tensor | Tiles:
+    return Tiles.of(mask) if mask.shape[1] * mask.shape[2] <= EXPLICIT else mask
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
@@ -48,8 +83,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         return _by_halves(q, k, v, mask)
     if isinstance(mask, flex.BlockMask):
         return _flex(q.device.type)(q, k, v, block_mask=mask, enable_gqa=grouped)
-    if plain_cpu(q) and q.shape[0] * q.shape[2] >= ROWS and mask.shape[-2] * mask.shape[-1] <= EXPLICIT:
-        return _Explicit.apply(q, k, v, mask)
+    if isinstance(mask, Tiles):
+        return _Tiled.apply(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=grouped)
 
 
@@ -60,19 +95,19 @@ def halves(pattern: Pattern) -> Halves:
     of = lambda columns: Pattern(*(label[:, columns] for label in labels), *(None,) * 4).mask()
     clean = torch.arange(noisy, pattern.view.shape[1])
     views = [torch.cat([clean, torch.arange(start, start + size)]) for start in range(0, noisy, size)]
-    return Halves(of(clean), torch.stack([of(columns)[:, len(clean) :] for columns in views], dim=1))
+    own = torch.stack([of(columns)[:, len(clean) :] for columns in views], dim=1)
+    return Halves(of(clean), own.flatten(0, 1), pattern.views, size)
 
 
 def _by_halves(q: Tensor, k: Tensor, v: Tensor, mask: Halves) -> Tensor:
     """The clean half against itself, then every noisy view, as a row of its own, against the clean half and itself."""
-    batch, views, size, _ = mask.noisy.shape
-    noisy = views * size
-    apart = lambda part: part[:, :, :noisy].unflatten(2, (views, size)).transpose(1, 2).flatten(0, 1)
+    views, noisy = mask.views, mask.views * mask.size
+    apart = lambda part: part[:, :, :noisy].unflatten(2, (views, -1)).transpose(1, 2).flatten(0, 1)
     beside = lambda part: part[:, None, :, noisy:].expand(-1, views, -1, -1, -1).flatten(0, 1)
     seen = lambda part: torch.cat([beside(part), apart(part)], dim=2)
     clean = attend(q[:, :, noisy:], k[:, :, noisy:], v[:, :, noisy:], mask.clean)
-    own = attend(apart(q), seen(k), seen(v), mask.noisy.flatten(0, 1))
-    return torch.cat([own.unflatten(0, (batch, views)).transpose(1, 2).flatten(2, 3), clean], dim=2)
+    own = attend(apart(q), seen(k), seen(v), mask.noisy)
+    return torch.cat([own.unflatten(0, (-1, views)).transpose(1, 2).flatten(2, 3), clean], dim=2)
 
 
 def block_mask(pattern: Pattern) -> flex.BlockMask:
@@ -94,31 +129,41 @@ def _flex(device: str):
     return torch.compile(flex.flex_attention, dynamic=True) if device == "cuda" else flex.flex_attention
 
 
-class _Explicit(torch.autograd.Function):
-    """Every score written down. Heads that share keys are one product: [B·G, (H/G)·S, D]."""
+class _Tiled(torch.autograd.Function):
+    """softmax tile by tile, every score of a tile written down. Heads that share keys are one product: [B·G, H/G·s, D]."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        batch, heads, length, size = q.shape
-        groups, keys = k.shape[1], k.shape[2]
-        q_ = q.reshape(batch * groups, -1, size) * size**-0.5
-        k_, v_ = k.reshape(batch * groups, keys, size), v.reshape(batch * groups, keys, size)
-        bias = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
-        scores = torch.bmm(q_, k_.mT)
-        scores.view(batch, heads, length, keys).add_(bias[:, None])
-        p = scores.softmax(dim=-1)
-        ctx.save_for_backward(q_, k_, v_, p)
-        return torch.bmm(p, v_).view(q.shape)
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tiles) -> Tensor:
+        with torch.autocast(q.device.type, enabled=False):
+            y, ps = torch.empty_like(q, memory_format=torch.contiguous_format), []
+            for queries, keys, bias in mask.tiles:
+                q_, k_, v_ = _tile(q, k, queries), k[:, :, keys].flatten(0, 1), v[:, :, keys].flatten(0, 1)
+                scores = torch.bmm(q_ * q.shape[-1] ** -0.5, k_.mT)
+                scores.view(len(bias), q.shape[1], *bias.shape[1:]).add_(bias[:, None])
+                ps.append(scores.softmax(dim=-1))
+                y[:, :, queries] = torch.bmm(ps[-1], v_).view(y[:, :, queries].shape)
+            ctx.save_for_backward(q, k, v, *ps)
+            ctx.mask = mask
+            return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
-        q_, k_, v_, p = ctx.saved_tensors
-        batch, heads, _, size = gradient.shape
-        gradient = gradient.reshape(q_.shape)
-        for_p = torch.bmm(gradient, v_.mT)
-        for_scores = torch._softmax_backward_data(for_p, p, -1, p.dtype)
-        for_q = torch.bmm(for_scores, k_).mul_(size**-0.5)
-        for_k, for_v = torch.bmm(for_scores.mT, q_), torch.bmm(p.mT, gradient)
-        shape = (batch, -1, k_.shape[1], size)
-        return for_q.view(batch, heads, -1, size), for_k.view(shape), for_v.view(shape), None
+        q, k, v, *ps = ctx.saved_tensors
+        with torch.autocast(q.device.type, enabled=False):
+            scale, for_q = q.shape[-1] ** -0.5, torch.empty_like(q, memory_format=torch.contiguous_format)
+            for_k, for_v = torch.zeros_like(k), torch.zeros_like(v)
+            for (queries, keys, _), p in zip(ctx.mask.tiles, ps, strict=True):
+                q_, k_, v_ = _tile(q, k, queries), k[:, :, keys].flatten(0, 1), v[:, :, keys].flatten(0, 1)
+                for_y = _tile(gradient, k, queries)
+                for_scores = torch._softmax_backward_data(torch.bmm(for_y, v_.mT), p, -1, p.dtype)
+                for_q[:, :, queries] = torch.bmm(for_scores, k_).mul_(scale).view(for_q[:, :, queries].shape)
+                for_k[:, :, keys] += torch.bmm(for_scores.mT, q_ * scale).unflatten(0, k.shape[:2])
+                for_v[:, :, keys] += torch.bmm(p.mT, for_y).unflatten(0, k.shape[:2])
+            return for_q, for_k, for_v, None
+
+
+def _tile(part: Tensor, k: Tensor, queries: slice) -> Tensor:
+    """[B, H, S, D] → [B·G, H/G·s, D]: the tile's queries, under the heads of k [B, G, K, D]."""
+    batch, _, _, size = part.shape
+    return part[:, :, queries].reshape(batch * k.shape[1], -1, size)

@@ -45,7 +45,7 @@ def keep_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give nothing back from the heap's top
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: no mappings of their own below 1 GiB
+        mallopt(-3, 2**30) or mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: no mappings of their own below 1 GiB (older: 32 MiB)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

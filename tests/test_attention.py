@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from small import batch_of, tiny
 
 from dllm_core import attention, kernels, patterns
-from dllm_core.attention import Halves, attend, block_mask, halves, prepared
+from dllm_core.attention import Halves, Tiles, attend, block_mask, halves, prepared
 from dllm_core.kernels import products
 
 BATCH = batch_of([13, 9, 6], [28], [5, 5, 4, 8], prompt=3)
@@ -46,8 +46,7 @@ def test_every_form_equals_the_plain_one(name, groups):
     pattern = patterns_of(BATCH)[name]
     tensors = inputs(pattern, groups=groups)
     wanted = with_gradients(plain, tensors, pattern.mask())
-    forms = {"explicit": pattern.mask(), "prepared": prepared(pattern)}
-    for mask in forms.values():
+    for mask in (Tiles.of(pattern.mask()), Tiles.of(pattern.mask(), 8), prepared(pattern)):
         for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
@@ -68,13 +67,23 @@ def test_the_halves_hold_every_open_cell(label_shift):
     for views in (1, 2, 3):
         pattern = patterns.block_diffusion(BATCH.document, BATCH.position, 4, views, label_shift, BATCH.scored)
         dense, parts = pattern.mask(), halves(pattern)
-        size, noisy = parts.noisy.shape[2], parts.noisy.shape[2] * views
+        size, noisy = parts.size, parts.size * views
         assert torch.equal(parts.clean, dense[:, noisy:, noisy:])
-        opened = parts.clean.sum() + parts.noisy.sum()
-        assert opened == dense.sum()
+        assert parts.clean.sum() + parts.noisy.sum() == dense.sum()
         for view in range(views):
             own = slice(view * size, (view + 1) * size)
-            assert torch.equal(parts.noisy[:, view], torch.cat([dense[:, own, noisy:], dense[:, own, own]], dim=2))
+            wanted = torch.cat([dense[:, own, noisy:], dense[:, own, own]], dim=2)
+            assert torch.equal(parts.noisy[view::views], wanted)
+
+
+def test_a_tile_holds_the_keys_that_one_of_its_queries_sees():
+    causal = torch.ones(1, 6, 6, dtype=torch.bool).tril()
+    tiles = Tiles.of(causal, 4).tiles
+    assert [(queries, keys) for queries, keys, _ in tiles] == [(slice(0, 4), slice(0, 4)), (slice(4, 8), slice(0, 6))]
+    assert torch.equal(tiles[1][2] == 0, causal[:, 4:])
+    apart = torch.tensor([[[True, False, False, True]] * 2])
+    ((_, keys, bias),) = Tiles.of(apart).tiles
+    assert keys.tolist() == [0, 3] and (bias == 0).all()
 
 
 def test_only_a_block_diffusion_is_halved():
@@ -82,19 +91,22 @@ def test_only_a_block_diffusion_is_halved():
         assert isinstance(prepared(pattern), Halves) == (name in ("diffusion", "views", "needed"))
 
 
-def test_what_is_long_or_small_takes_pytorchs_own(monkeypatch):
-    called = []
-    monkeypatch.setattr(attention._Explicit, "apply", lambda *given: called.append(given))
+def test_long_rows_keep_the_mask_as_it_is(monkeypatch):
     pattern = patterns.causal(BATCH.document, BATCH.position)
-    tensors = inputs(pattern)
-    attend(*tensors, pattern.mask())
-    assert len(called) == 1
+    assert isinstance(prepared(pattern), Tiles)
     monkeypatch.setattr(attention, "EXPLICIT", 28 * 28 - 1)
-    attend(*tensors, pattern.mask())
-    monkeypatch.setattr(attention, "EXPLICIT", 2**20)
-    one = [part[:1, :, -1:] for part in tensors]  # one query, as in decoding
-    attend(*one, torch.ones(1, 1, 1, dtype=torch.bool))
-    assert len(called) == 1
+    assert torch.equal(prepared(pattern), pattern.mask())
+
+
+def test_half_precision_under_autocast():
+    """As training on a CPU with bfloat16 products calls it."""
+    pattern = patterns_of(BATCH)["views"]
+    tensors = [part.detach().bfloat16().requires_grad_() for part in inputs(pattern)]
+    wanted = with_gradients(plain, [part.detach().float().requires_grad_() for part in tensors], pattern.mask())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = with_gradients(attend, tensors, prepared(pattern))
+    for mine, other in zip(found, wanted, strict=True):
+        assert mine.dtype == torch.bfloat16 and (mine - other).norm() < 0.02 * other.norm()
 
 
 @torch.no_grad()

@@ -237,8 +237,9 @@ def test_complementary_views_share_one_clean_half():
     Diffusion(BAND, MASK, complementary=True)(model, batch, block_size=4, generator=seeded())
     tokens, _, mask, _ = model.calls[0]
     assert torch.equal(tokens[:, 24:], batch.tokens[:, :8])  # one clean half, without the last block that nobody sees
-    assert mask.clean.shape == (1, 8, 8)
-    assert mask.noisy.shape == (1, 2, 12, 8 + 12)  # a view looks at the clean half and at itself, not at the other view
+    (_, _, clean), (_, _, noisy) = *mask.clean.tiles, *mask.noisy.tiles
+    assert clean.shape == (1, 8, 8)
+    assert noisy.shape == (2, 12, 8 + 12)  # a view looks at the clean half and at itself, not at the other view
     assert torch.equal((tokens[:, :12] == MASK) ^ (tokens[:, 12:24] == MASK), batch.scored)
 
 

@@ -1,0 +1,180 @@
+"""Training measured side by side: whole steps of this project's three objectives, of Hugging Face's Qwen3, of the plain ways.
+
+Every job runs packed rows of the same size through forward, backward, clipping and AdamW; tokens are those of the rows,
+however many positions a job makes of them.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dllm_core import patterns
+from dllm_core.batches import Batches
+from dllm_core.config import ModelConfig, TrainConfig
+from dllm_core.documents import Documents
+from dllm_core.model import Transformer
+from dllm_core.objectives import Diffusion, Loss, ar_loss, corrupt
+from dllm_core.schedules import BlockSchedule, NoiseSchedule
+from dllm_core.timing import Row, compared, take_turns
+from dllm_core.train import optimizers, train
+
+SHAPES = {  # the laptop's model, and MiniMind's
+    "tiny": ModelConfig(6400, 128, 4, 4, intermediate_size=384, max_position_embeddings=4096),
+    "26m": ModelConfig(6400, 512, 8, 8, max_position_embeddings=4096),
+}
+LENGTHS = {"tiny": 128, "26m": 512}
+BLOCK, TOKENS = 32, 1024  # tokens of a step on a CPU; sixteen times as many on a GPU
+AR, LLADA1, LLADA2, VIEWS, TWICE = "AR", "LLaDA 1", "LLaDA 2", "LLaDA 2, both views", "LLaDA 2, one pass a view"
+THEIR_AR, THEIR_FULL = "Hugging Face AR", "Hugging Face, full diffusion"
+BAND = NoiseSchedule.band(0.05, 0.95)
+
+
+class OnePassAView:
+    """Complementary masking the straightforward way: each view beside a clean half of its own."""
+
+    def __init__(self, mask_token_id: int):
+        self.one = Diffusion(BAND, mask_token_id)
+
+    def __call__(self, model, batch, *, block_size, generator=None, embedding_noise=0.0) -> Loss:
+        pattern = self.one.pattern(batch, block_size)
+        views = corrupt(batch.tokens, batch.scored, BAND, self.one.mask_token_id, generator, batch.document)
+        losses = [self.one.score(model, batch, (view,), pattern) for view in views]
+        return Loss(sum(loss.total for loss in losses) / 2, losses[0].count)
+
+
+def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[Row]:
+    """Rows of the benchmark at a shape of `SHAPES` in "float32" or "bfloat16", on the GPU if there is one.
+
+    quick: few tokens and none of the rows about length. Raises KeyError for another shape.
+    """
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config, length = SHAPES[shape], LENGTHS[shape]
+    tokens = 2 * length if quick else TOKENS * (16 if device.type == "cuda" else 1)
+    where = f"{threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    case = f"{shape} {dtype}, {max(tokens // length, 1)} rows of {length}, {where}"
+    jobs, mask = Steps(config, length, tokens, dtype, device), config.vocab_size - 1
+    made = {
+        AR: jobs.ours(ar_loss),
+        LLADA1: jobs.ours(Diffusion(NoiseSchedule(), mask)),
+        LLADA2: jobs.ours(Diffusion(BAND, mask), BLOCK),
+        VIEWS: jobs.ours(Diffusion(BAND, mask, complementary=True), BLOCK),
+        TWICE: jobs.ours(OnePassAView(mask), BLOCK),
+        THEIR_AR: jobs.theirs(causal=True),
+        THEIR_FULL: jobs.theirs(causal=False),
+    }
+    peak = _peak(device, made) if device.type == "cuda" else {}
+    seconds = take_turns(made, rounds, device=device)
+    goals = [
+        (AR, THEIR_AR, "at least 1.8 in bfloat16 with AMX" if dtype == "bfloat16" else "at least 1"),
+        (LLADA1, THEIR_FULL, "at least 1.8 in bfloat16 with AMX" if dtype == "bfloat16" else "at least 1"),
+        (LLADA2, AR, "at least 0.55" if shape == "26m" else ""),
+        (VIEWS, TWICE, "at least 1.4" if shape == "26m" else ""),
+    ]
+    for name, against, target in goals:
+        speed = tokens / sorted(seconds[name])[rounds // 2]
+        more = {"tokens per second": round(speed)}
+        if device.type == "cuda":
+            more |= {"share of bfloat16 peak": round(_used(config, name, speed, device), 3), "peak GiB": peak[name]}
+        yield compared("train", case, name, against, seconds, target=target, **more)
+    if not quick:
+        yield from _by_length(shape, dtype, rounds, device, where)
+
+
+def _by_length(shape: str, dtype: str, rounds: int, device: torch.device, where: str) -> Iterator[Row]:
+    """Rows of growing length, the tokens of a step kept: what attention adds."""
+    config, mask, most = SHAPES["tiny"], SHAPES["tiny"].vocab_size - 1, 4096
+    if shape != "tiny":
+        return
+    for name, objective, block in ((AR, ar_loss, None), (LLADA1, Diffusion(NoiseSchedule(), mask), None),
+                                   (LLADA2, Diffusion(BAND, mask), BLOCK)):  # fmt: skip
+        lengths = [128, 512, 1024, 2048, most]
+        jobs = {f"rows of {n}": Steps(config, n, most, dtype, device).ours(objective, block) for n in lengths}
+        seconds = take_turns(jobs, min(rounds, 3), device=device)
+        for job in list(jobs)[1:]:
+            each = sorted(seconds[job])[len(seconds[job]) // 2] / most
+            case = f"{name}, {shape} {dtype}, {most} tokens a step, {where}"
+            yield compared("train length", case, job, "rows of 128", seconds, **{"µs per token": round(1e6 * each, 2)})
+
+
+class Steps:
+    """Makes jobs that take one optimiser step a call, `tokens` tokens in rows of `length`."""
+
+    def __init__(self, config: ModelConfig, length: int, tokens: int, dtype: str, device: torch.device):
+        self.config, self.length, self.rows = config, length, max(tokens // length, 1)
+        self.dtype, self.device = dtype, device
+
+    def batches(self) -> Batches:
+        """Endless full rows of random tokens, documents of about half a row."""
+        draw = np.random.default_rng(0)
+        lengths = draw.integers(self.length // 4, self.length, 64)
+        documents = Documents.of([draw.integers(1, self.config.vocab_size - 2, n) for n in lengths])
+        ids = {"pad_token_id": 0, "eos_token_id": self.config.vocab_size - 2}
+        return Batches(documents, batch_size=self.rows, seq_len=self.length, **ids)
+
+    def settings(self) -> TrainConfig:
+        return TrainConfig(10**6, batch_size=self.rows, seq_len=self.length, dtype=self.dtype, learning_rate=1e-4)
+
+    def ours(self, objective: Callable, block: int | None = None) -> Callable[[], None]:
+        torch.manual_seed(0)
+        model, config = Transformer(self.config).to(self.device), self.settings()
+        blocks = BlockSchedule.constant(self.length, config.max_iters, block or self.length)
+        steps = train(model, self.batches(), objective, config, blocks=blocks)
+        return lambda: next(steps) and None
+
+    def theirs(self, causal: bool) -> Callable[[], None]:
+        """Hugging Face's Qwen3 of the same shape by its own forward: logits everywhere, `F.cross_entropy`, the same optimiser."""
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
+        from dllm_core.config import Checkpoint
+        from dllm_core.weights import hf_config
+
+        shape = hf_config(self.config, Checkpoint("ar"), {})
+        model = Qwen3ForCausalLM(Qwen3Config(**{k: v for k, v in shape.items() if k != "dllm"})).to(self.device)
+        (optimizer,), batches, mask = optimizers(model, self.settings()), self.batches(), self.config.vocab_size - 1
+
+        def step() -> None:
+            batch = next(batches)
+            noise, _ = corrupt(batch.tokens, batch.scored, NoiseSchedule(), mask)
+            open_mask = patterns.bidirectional(batch.document, batch.position).mask()[:, None].to(self.device)
+            tokens, x_t, weight = (
+                part.to(self.device) for part in (batch.tokens, noise.x_t, noise.weight * noise.masked)
+            )
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+                if causal:
+                    loss = model(input_ids=tokens, labels=tokens).loss
+                else:
+                    logits = model(input_ids=x_t, attention_mask=open_mask).logits.float()
+                    losses = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
+                    loss = (losses * weight.flatten()).mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return step
+
+
+def _peak(device: torch.device, jobs: dict[str, Callable]) -> dict[str, float]:
+    """GiB of GPU memory at most in a step of each job, the other jobs' weights included."""
+    found = {}
+    for name, job in jobs.items():
+        job()
+        torch.cuda.reset_peak_memory_stats(device)
+        job()
+        found[name] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+    return found
+
+
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bfloat16 operations per second, dense, as NVIDIA states them
+
+
+def _used(config: ModelConfig, name: str, speed: float, device: torch.device) -> float:
+    """Share of the card's bfloat16 peak: 6 operations per parameter and position (embedding left out where it is tied to
+    the head, which counts once); 0.0 for a card that `PEAK` does not know."""
+    positions = {LLADA2: 2, VIEWS: 3, TWICE: 4}.get(name, 1)
+    per_token = 6 * Transformer(config).num_parameters * positions
+    peak = next((value for card, value in PEAK.items() if card in torch.cuda.get_device_name(device)), float("inf"))
+    return speed * per_token / peak
