@@ -8,6 +8,7 @@ Alone, nothing here is imported or does anything.
 import contextlib
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -58,7 +59,12 @@ class Team:
 
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module whose gradients the processes average; as it is where there is only one."""
-        return module if self.alone else self.accelerator.prepare(module)
+        if self.alone:
+            return module
+        with warnings.catch_warnings():
+            # newer torch has another word for this setting, which older torch and Accelerate do not know
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return self.accelerator.prepare(module)
 
     @contextlib.contextmanager
     def gradients(self, module: torch.nn.Module, last: bool) -> Iterator[None]:
@@ -99,6 +105,17 @@ class Team:
             return broadcast_object_list([value])[0]
 
     @contextlib.contextmanager
+    def first_then_others(self) -> Iterator[None]:
+        """Around work that leaves files behind: a machine's first process does it, then the others."""
+        with contextlib.nullcontext() if self.alone else self.accelerator.local_main_process_first():
+            yield
+
+    def close(self) -> None:
+        """Nothing is shared any more: the others may end while the first goes on."""
+        if not self.alone:
+            torch.distributed.destroy_process_group()
+
+    @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
         try:
             yield
@@ -128,6 +145,6 @@ def _accelerator(device: torch.device):
             "whole matrices, and the first process validates, samples and saves with the whole model between steps. The "
             "models of this project fit one device; run `accelerate config` again, or launch with --multi_gpu"
         )
-    if device.type != "cpu" and made.device != device:
+    if device.type != "cpu" and device.index is not None and made.device != device:
         raise ValueError(f"the model is on {device}, this process's device is {made.device}: use device='auto'")
     return made

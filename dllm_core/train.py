@@ -120,7 +120,8 @@ def train(
     validate: model → float, lower is better; measured every `config.eval_every` steps and at the end. run: a
     `runs.Run`; when it holds the state of an unfinished training, that is continued, parameter for parameter.
     An interrupt (KeyboardInterrupt, also of the consumer's cell) saves before it stops.
-    Raises FloatingPointError when the loss or its gradient is not finite: the weights stay those of the step before.
+    Raises FloatingPointError when the loss or its gradient is not finite: the weights stay those of the step before;
+    RuntimeError when another process of the training has ended.
 
     Started by Accelerate on several processes, each calling this with the same arguments, they share every batch
     (`batches` gives the global one to each) by its micro-batches; micro_batch_size 0 means one for each process. With
@@ -152,7 +153,7 @@ def train(
             })  # fmt: skip
 
     scored = team.wrap(Scored(torch.compile(model) if config.compile else model, objective))
-    skip = getattr(objective, "skip", None)
+    skip, undrawn = getattr(objective, "skip", None), generator.get_state()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     saved_at = step
     with deferred_interrupt() as interrupt:
@@ -182,6 +183,8 @@ def train(
                         loss.backward()
                     total, count = total + loss.detach(), count + scale
                     parts = {name: parts.get(name, 0.0) + value for name, value in named.items()}
+                if not (team.alone or skip) and not torch.equal(generator.get_state(), undrawn):
+                    raise ValueError("on several processes an objective that draws random numbers needs a `skip`")
                 # 3. gradient of the mean over all processes (DDP has averaged theirs), clipped
                 sums = team.sum([total, count, float(interrupt.asked), *parts.values()])
                 grads = [p.grad for p in model.parameters() if p.grad is not None]
