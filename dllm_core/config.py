@@ -70,10 +70,11 @@ class TrainConfig:
     """The optimisation of one stage.
 
     max_iters: optimiser steps; batch_size: rows per step; seq_len: tokens per row; micro_batch_size: rows computed at a
-    time, 0 = all: less memory, and faster on a CPU where they fit its cache. For AR it is the same step; diffusion draws
-    its noise and its strata, and takes CAP's mean, for each part by itself, so its numbers differ as those of another
-    seed do. `optimizer`: "adamw", or "muon" (Muon on the hidden matrices at `muon_learning_rate`, AdamW on embeddings
-    and gains at `learning_rate`).
+    time, 0 = all (of several processes: each one's share): less memory, and faster on a CPU where they fit its cache.
+    For AR it is the same step; diffusion draws its noise and its strata, and takes CAP's mean, for each part by itself,
+    so its numbers differ as those of another seed do. Several processes share the parts of a step, and equal parts make
+    equal steps. `optimizer`: "adamw", or "muon" (Muon on the hidden matrices at `muon_learning_rate`, AdamW on
+    embeddings and gains at `learning_rate`).
     The learning rate is warm-up–stable–decay: linear over `warmup_steps`, flat, and over the last `decay_ratio` of the
     run down to `min_lr_ratio` of itself. `eval_every`, `save_every`: in steps, 0 = only at the end.
     `embedding_noise`: standard deviation of Gaussian noise on the mask embedding's output in the first

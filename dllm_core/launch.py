@@ -109,7 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dllm_core.launch: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"process {rank()} of {size()}: {stop or 'interrupted'}", file=sys.stderr)
+        told = str(stop).replace("the cell", "the same command") or "interrupted"
+        print(f"process {rank()} of {size()}: {told}", file=sys.stderr)
         return 130
 
 

@@ -31,7 +31,7 @@ def size() -> int:
 class Team:
     """This process and the others that train with it: `rank` of `size`; `device` is where its model is.
 
-    Raises ValueError when Accelerate is configured for an engine other than DDP, or has another device for this process.
+    Raises ValueError when Accelerate is configured for an engine other than DDP, or for another device than this one.
     """
 
     def __init__(self, device: torch.device):
@@ -44,7 +44,7 @@ class Team:
         return self.size == 1
 
     def split(self, batch, rows: int) -> list:
-        """The batch in parts of `rows` rows (0: as many parts as processes). Raises ValueError for fewer parts than that."""
+        """The batch in parts of `rows` rows (0: as many parts as processes). Raises ValueError for fewer than that."""
         parts = batch.split(rows or (0 if self.alone else -(-len(batch.tokens) // self.size)))
         if len(parts) < self.size:
             raise ValueError(
@@ -80,9 +80,9 @@ class Team:
                 yield
 
     def sum(self, values: list[Tensor | float]) -> Tensor:
-        """[n], on the device: the values, each summed over the processes. Raises RuntimeError when another has ended.
+        """[n] float64 (host numbers keep their digits), on the device: the values, each summed over the processes.
 
-        In float64, so that host numbers keep their digits; no synchronisation with the device.
+        Nothing waits for the device. Raises RuntimeError when another process has ended.
         """
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         filled = [
@@ -141,9 +141,9 @@ def _accelerator(device: torch.device):
     made = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=handlers)
     if not made.distributed_type.value.startswith("MULTI_"):
         raise ValueError(
-            f"Accelerate is configured for {made.distributed_type.value}; only DDP (MULTI_GPU) can train here: Muon needs "
-            "whole matrices, and the first process validates, samples and saves with the whole model between steps. The "
-            "models of this project fit one device; run `accelerate config` again, or launch with --multi_gpu"
+            f"Accelerate is configured for {made.distributed_type.value}; only DDP (MULTI_GPU) can train here: Muon "
+            "needs whole matrices, and the first process validates, samples and saves with the whole model between "
+            "steps. The models of this project fit one device; launch with --multi_gpu, or run `accelerate config` again"
         )
     if device.type != "cpu" and device.index is not None and made.device != device:
         raise ValueError(f"the model is on {device}, this process's device is {made.device}: use device='auto'")

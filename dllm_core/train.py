@@ -62,6 +62,7 @@ class Interrupt:
     working: bool = True
 
     def check(self, step: int, stop: bool) -> None:
+        """Raise KeyboardInterrupt where `stop` says so; step: the last one that is whole."""
         if stop:
             raise KeyboardInterrupt(f"stopped after step {step}; run the cell again to go on from there")
 
@@ -207,16 +208,16 @@ def train(
                 last, bound = step == config.max_iters, None
                 if validate and (last or (config.eval_every and step % config.eval_every == 0)):
                     bound = validate(model)
+                parts = {name: value / max(count, 1) for name, value in zip(parts, values, strict=True)}
                 done = TrainStep(step, mean, rate * config.learning_rate, tokens, seconds, norm, size,
-                                 blocks.phase(step - 1) if blocks else None, bound,
-                                 {name: value / max(count, 1) for name, value in zip(parts, values, strict=True)})  # fmt: skip
+                                 blocks.phase(step - 1) if blocks else None, bound, parts)  # fmt: skip
                 if run is not None:
                     run.record(done, model)
                 if last or (config.save_every and step % config.save_every == 0):
                     save()
                     saved_at = step
-                # several processes stop after the step at which they agreed to, see `sums`
-                interrupt.check(step, bool(asked) if not team.alone else interrupt.asked)
+                # several processes stop together, after the step whose sums told all of them that one was asked
+                interrupt.check(step, interrupt.asked if team.alone else asked > 0)
                 if team.rank > 0:
                     continue
                 interrupt.working = False

@@ -2,8 +2,8 @@
 
     accelerate launch … tests/several.py FOLDER [NAME=stop|kill ...]
 
-trains every setting into FOLDER/NAME. stop: Ctrl-C in the first process at step STOPPED. kill: SIGKILL of the last one in
-that step; a setting whose folder holds a state goes on from there.
+trains every setting into FOLDER/NAME. stop: Ctrl-C in the first process at step STOPPED. kill: SIGKILL of the last one
+in that step; a setting whose folder holds a state goes on from there.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from dllm_core.train import TrainStep, train
 
 STOPPED = 7
 CONFIG = TrainConfig(
-    12, batch_size=4, seq_len=12, micro_batch_size=1, optimizer="muon", learning_rate=0.01, warmup_steps=2, eval_every=4,
-    save_every=5, keep_best=2, seed=1,
+    12, batch_size=4, seq_len=12, micro_batch_size=1, optimizer="muon", learning_rate=0.01, warmup_steps=2,
+    eval_every=4, save_every=5, keep_best=2, seed=1,
 )  # fmt: skip
 CURRICULUM = BlockSchedule(12, 12, (0.25, 0.5, 0.25), (1, 3), (6, 3))
 SETTINGS = {  # name → (objective, blocks, what of CONFIG is another)
@@ -80,7 +80,7 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the launcher's, who would cut off what a process has to tell
     home, ways = Path(sys.argv[1]), dict(pair.split("=") for pair in sys.argv[2:])
     for setting in ways or SETTINGS:
         try:
