@@ -70,14 +70,16 @@ class TrainConfig:
     """The optimisation of one stage.
 
     max_iters: optimiser steps; batch_size: rows per step; seq_len: tokens per row; micro_batch_size: rows computed at a
-    time, 0 = all: less memory, and faster on a CPU where they fit its cache. For AR it is the same step; diffusion draws
-    its noise and its strata, and takes CAP's mean, for each part by itself, so its numbers differ as those of another
-    seed do. `optimizer`: "adamw", or "muon" (Muon on the hidden matrices at `muon_learning_rate`, AdamW on embeddings
-    and gains at `learning_rate`).
+    time, 0 = all (of several processes: each one's share); fewer take less memory. For AR it is the same step; diffusion
+    draws its noise and its strata, and takes CAP's mean, for each part by itself, so its numbers differ as those of another
+    seed do. Several processes share the parts of a step, and equal parts make equal steps.
+    `optimizer`: "adamw", or "muon" (Muon on the hidden matrices at `muon_learning_rate`, AdamW on embeddings and gains at
+    `learning_rate`).
     The learning rate is warm-up–stable–decay: linear over `warmup_steps`, flat, and over the last `decay_ratio` of the
     run down to `min_lr_ratio` of itself. `eval_every`, `save_every`: in steps, 0 = only at the end.
     `embedding_noise`: standard deviation of Gaussian noise on the mask embedding's output in the first
-    `embedding_noise_steps` steps (LLaDA 2.0 §7.1).
+    `embedding_noise_steps` steps (LLaDA 2.0 §7.1). `activation_checkpointing`: keep each layer's input alone and compute
+    the layer again in the backward pass: about a third more time, much less memory for long rows and large models.
     """
 
     max_iters: int
@@ -99,6 +101,7 @@ class TrainConfig:
     embedding_noise_steps: int = 0
     dtype: str = "float32"
     compile: bool = False
+    activation_checkpointing: bool = False
     seed: int = 0
 
     def __post_init__(self):

@@ -8,6 +8,8 @@ https://kellerjordan.github.io/posts/muon/.
 import torch
 from torch import Tensor
 
+from dllm_core.kernels import products
+
 
 class Muon(torch.optim.Optimizer):
     """Momentum, then Newton–Schulz; for matrices only.
@@ -54,7 +56,8 @@ def orthogonalise(x: Tensor, steps: int) -> Tensor:
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).contiguous()  # the smaller side first: cheaper products
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    with products(x.shape[0] * x.shape[1]):
+        for _ in range(steps):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x

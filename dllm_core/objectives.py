@@ -182,8 +182,7 @@ class Diffusion:
             )
 
     def __call__(self, model, batch, *, block_size: int | None = None, generator=None, embedding_noise=0.0) -> Loss:
-        if self.random_length and torch.rand((), generator=generator) < self.random_length:
-            batch = batch.cut(int(torch.randint(1, batch.tokens.shape[1] + 1, (), generator=generator)))
+        batch = self._cut(batch, generator)
         views = 2 if self.complementary else 1
         # 1. pattern: full attention without a clean half, or [x_t ; (x̄_t ;) x_0]
         pattern = self.pattern(batch, block_size, views)
@@ -191,6 +190,25 @@ class Diffusion:
         maskable, groups = batch.scored & pattern.scorable, self.groups(batch, block_size)
         noised = corrupt(batch.tokens, maskable, self.schedule, self.mask_token_id, generator, groups)[:views]
         return self.score(model, batch, noised, pattern, embedding_noise, generator)
+
+    def skip(self, model, batch, *, block_size: int | None = None, generator=None, embedding_noise=0.0) -> None:
+        """Draw from `generator` exactly what a call would, and nothing else: these rows are another process's."""
+        batch = self._cut(batch, generator)
+        groups = self.groups(batch, block_size)
+        self.schedule.draw((len(batch.tokens) if groups is None else numbered(groups)[1],), generator)
+        torch.rand(batch.tokens.shape, generator=generator)
+        if embedding_noise:
+            views = 2 if self.complementary else 1
+            pattern = self.pattern(batch, block_size, views)
+            copies = 1 if pattern.view.any() else views
+            width = model.model.embed_tokens.embedding_dim
+            torch.randn(copies * len(batch.tokens), pattern.view.shape[1], width, generator=generator)
+
+    def _cut(self, batch, generator):
+        """The batch, one in so many cut to a random length."""
+        if not self.random_length or torch.rand((), generator=generator) >= self.random_length:
+            return batch
+        return batch.cut(int(torch.randint(1, batch.tokens.shape[1] + 1, (), generator=generator)))
 
     def score(self, model, batch, noised, pattern: Pattern, embedding_noise=0.0, generator=None) -> Loss:
         """The loss of the noisy views `noised` (one, or a view and its complement) of `batch` under `pattern`."""

@@ -75,10 +75,14 @@ def declared(path: Path) -> dict[str, Parameter]:
     return found
 
 
+def code(path: Path) -> list[str]:
+    """The notebook's code cells, without the parameters cell."""
+    return [cell["source"] for cell in _cells(path) if not _is_parameters(cell)]
+
+
 def code_of(path: Path) -> str:
     """A digest of the notebook's code outside the parameters cell: it changes with the code, not with the prose."""
-    code = [cell["source"] for cell in _cells(path) if not _is_parameters(cell)]
-    return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
+    return hashlib.sha256("\0".join(code(path)).encode()).hexdigest()[:16]
 
 
 def unknown(name: str, names: set[str]) -> str:

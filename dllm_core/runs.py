@@ -23,6 +23,7 @@ from torch import Tensor
 from dllm_core.config import Checkpoint
 from dllm_core.model import Transformer
 from dllm_core.paths import resolve
+from dllm_core.team import rank
 from dllm_core.weights import (
     VARIANTS,
     Loaded,
@@ -60,12 +61,15 @@ class Run:
     def open(cls, name: str, model: Transformer, checkpoint: Checkpoint, tokenizer, settings: dict, keep_best: int = 1):
         """The run `name` under weights/, continued when its folder holds an unfinished training of equal settings (those
         in `LOOKING` and gen_… left out); a run of other settings, or a finished one, is kept as NAME.old and a new one
-        begun. Raises RunError for a name that means weights/ itself or a folder above it."""
+        begun. Raises RunError for a name that means weights/ itself or a folder above it.
+        Of several processes that train together only the first touches the folder, here and in `finish`."""
         folder = resolve(name) if os.sep in name else resolve("weights") / name
         shared = Path(os.path.abspath(resolve("weights")))
         if Path(os.path.abspath(folder)) in (shared, *shared.parents):  # it would be set aside with all runs in it
             raise RunError(f"run_name={name!r}: must name a folder of its own, such as my_run (under weights/)")
         run = cls(folder, keep_best)
+        if rank() > 0:
+            return run
         config = hf_config(model.config, checkpoint, settings)
         config = json.loads(json.dumps(config))  # as it is read back: tuples have become lists
         if (folder / "config.json").is_file():
@@ -142,6 +146,8 @@ class Run:
 
     def finish(self, model: Transformer) -> None:
         """Write the last weights and the best (a copy of the best checkpoint); the state for resuming is dropped."""
+        if rank() > 0:
+            return
         kept = self.checkpoints()
         if kept:
             self._copy(kept[0][1], VARIANTS["best"])

@@ -1,6 +1,7 @@
 """The training loop as a generator of `TrainStep`: notebooks and batch runs consume it, nothing here draws or prints."""
 
 import contextlib
+import functools
 import math
 import signal
 import threading
@@ -9,11 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from dllm_core.config import TrainConfig
 from dllm_core.kernels import keep_memory, products
 from dllm_core.muon import Muon
 from dllm_core.schedules import BlockSchedule, learning_rate
+from dllm_core.team import Team
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,9 @@ class Interrupt:
     asked: bool = False
     working: bool = True
 
-    def check(self, step: int) -> None:
-        if self.asked:
+    def check(self, step: int, stop: bool) -> None:
+        """Raise KeyboardInterrupt where `stop` says so; step: the last one that is whole."""
+        if stop:
             raise KeyboardInterrupt(f"stopped after step {step}; run the cell again to go on from there")
 
 
@@ -92,6 +96,32 @@ def deferred_interrupt() -> Iterator[Interrupt]:
             signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def recomputed(layers) -> Iterator[None]:
+    """Within it each of the layers keeps its input alone and computes again in the backward pass (activation
+    checkpointing, arXiv 1604.06174): the same gradients for less memory and a forward more."""
+    for layer in layers:
+        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own stands again
+
+
+class Scored(torch.nn.Module):
+    """Model and objective as one module, from a batch to (total, count, parts) of its `Loss`: what DDP wraps must hold
+    the whole way from tokens to loss, the tied head's use of the embedding included."""
+
+    def __init__(self, model: torch.nn.Module, objective: Callable):
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch, **how) -> tuple:
+        loss = self.objective(self.model, batch, **how)
+        return loss.total, loss.count, loss.parts
+
+
 def train(
     model: torch.nn.Module,
     batches,
@@ -107,13 +137,22 @@ def train(
     validate: model → float, lower is better; measured every `config.eval_every` steps and at the end. run: a
     `runs.Run`; when it holds the state of an unfinished training, that is continued, parameter for parameter.
     An interrupt (KeyboardInterrupt, also of the consumer's cell) saves before it stops.
-    Raises FloatingPointError when the loss or its gradient is not finite: the weights stay those of the step before.
+    Raises FloatingPointError when the loss or its gradient is not finite: the weights stay those of the step before;
+    RuntimeError when another process of the training has ended.
+
+    Started by Accelerate on several processes, each calling this with the same arguments, they share every batch
+    (`batches` gives the global one to each) by its micro-batches; micro_batch_size 0 means one for each process. With
+    equal micro-batches any number of processes makes the same steps, to rounding, and may take a run up. An objective
+    that draws random numbers has a `skip` beside its call, which draws them alone. The first process reads and writes
+    `run`, validates and yields; the others train along, yield nothing and end with it.
     """
     device = next(model.parameters()).device
+    team = Team(device)
+    run, validate = (run, validate) if team.rank == 0 else (None, None)
     made, generator = optimizers(model, config), torch.Generator().manual_seed(config.seed)
     step, tokens, seconds = 0, 0, 0.0
     model.zero_grad(set_to_none=True)  # a training that failed may have left gradients
-    state = run.load_state() if run is not None else None
+    state = team.from_first(run.load_state() if run is not None else None)
     if state is not None:
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(made, state["optimizers"], strict=True):
@@ -131,10 +170,12 @@ def train(
             })  # fmt: skip
 
     keep_memory()
-    call = torch.compile(model) if config.compile else model
+    scored = team.wrap(Scored(torch.compile(model) if config.compile else model, objective))
+    skip, undrawn = getattr(objective, "skip", None), generator.get_state()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     saved_at = step
-    with deferred_interrupt() as interrupt:
+    layers = model.model.layers if config.activation_checkpointing else ()
+    with deferred_interrupt() as interrupt, recomputed(layers):
         try:
             while step < config.max_iters:
                 began = time.perf_counter()
@@ -145,48 +186,62 @@ def train(
                     group["lr"] = rate * group["peak"]
                 size = blocks.block_size(step) if blocks else None
                 noise = config.embedding_noise if step < config.embedding_noise_steps else 0.0
-                with products(config.batch_size * config.seq_len):
-                    # 2. sums of losses and counts, gradients accumulated over a few rows at a time
-                    total, count, parts = 0.0, 0.0, {}
-                    for batch in next(batches).split(config.micro_batch_size):
+                # 2. sums of losses and counts, gradients accumulated over a few rows at a time
+                total, count, parts = 0.0, 0.0, {}
+                split = team.split(next(batches), config.micro_batch_size)
+                how = {"block_size": size, "generator": generator, "embedding_noise": noise}
+                for number, batch in enumerate(split):
+                    tokens += int((batch.document >= 0).sum())  # before it leaves the host
+                    if not team.owns(number):
+                        if skip is not None:
+                            skip(model, batch, **how)
+                        continue
+                    with products(batch.tokens.numel()), team.gradients(scored, number + team.size >= len(split)):
                         with autocast:
-                            loss = objective(call, batch, block_size=size, generator=generator, embedding_noise=noise)
-                        loss.total.backward()
-                        total, count = total + loss.total.detach(), count + loss.count
-                        tokens += int((batch.document >= 0).sum())
-                        parts = {name: parts.get(name, 0.0) + float(value) for name, value in loss.parts.items()}
-                    mean = float(total) / max(count, 1)
-                    # 3. gradient of the mean, clipped; update
-                    grads = [p.grad for p in model.parameters() if p.grad is not None]
-                    torch._foreach_div_(grads, max(count, 1))
-                    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
-                    if not (math.isfinite(mean) and math.isfinite(norm)):
-                        raise FloatingPointError(
-                            f"step {step + 1}: loss is {mean}, its gradient's norm {norm}; "
-                            f"lower learning_rate={config.learning_rate} or raise warmup_steps={config.warmup_steps}"
-                        )
-                    for optimizer in made:
-                        optimizer.step()
-                        optimizer.zero_grad(set_to_none=True)
+                            loss, scale, named = scored(batch, **how)
+                        loss.backward()
+                    total, count = total + loss.detach(), count + scale
+                    parts = {name: parts.get(name, 0.0) + value for name, value in named.items()}
+                if not (team.alone or skip) and not torch.equal(generator.get_state(), undrawn):
+                    raise ValueError("on several processes an objective that draws random numbers needs a `skip`")
+                # 3. gradient of the mean over all processes (DDP has averaged theirs), clipped
+                sums = team.sum([total, count, float(interrupt.asked), *parts.values()])
+                grads = [p.grad for p in model.parameters() if p.grad is not None]
+                torch._foreach_div_(grads, (sums[1].clamp(min=1) / team.size).float())
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+                # 4. the step's one wait for the device: nothing is updated before the loss is known to be finite
+                total, count, asked, *values, norm = torch.cat([sums, norm[None].to(sums)]).tolist()
+                mean = total / max(count, 1)
+                if not (math.isfinite(mean) and math.isfinite(norm)):
+                    raise FloatingPointError(
+                        f"step {step + 1}: loss is {mean}, its gradient's norm {norm}; "
+                        f"lower learning_rate={config.learning_rate} or raise warmup_steps={config.warmup_steps}"
+                    )
+                for optimizer in made:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
                 step += 1
                 seconds += time.perf_counter() - began
-                # 4. validation, records
-                last, value = step == config.max_iters, None
+                # 5. validation, records
+                last, bound = step == config.max_iters, None
                 if validate and (last or (config.eval_every and step % config.eval_every == 0)):
-                    value = validate(model)
+                    bound = validate(model)
+                parts = {name: value / max(count, 1) for name, value in zip(parts, values, strict=True)}
                 done = TrainStep(step, mean, rate * config.learning_rate, tokens, seconds, norm, size,
-                                 blocks.phase(step - 1) if blocks else None, value,
-                                 {name: part / max(count, 1) for name, part in parts.items()})  # fmt: skip
+                                 blocks.phase(step - 1) if blocks else None, bound, parts)  # fmt: skip
                 if run is not None:
                     run.record(done, model)
                 if last or (config.save_every and step % config.save_every == 0):
                     save()
                     saved_at = step
-                interrupt.check(step)
+                # several processes stop together, after the step whose sums told all of them that one was asked
+                interrupt.check(step, interrupt.asked if team.alone else asked > 0)
+                if team.rank > 0:
+                    continue
                 interrupt.working = False
                 yield done
                 interrupt.working = True
-                interrupt.check(step)
+                interrupt.check(step, team.alone and interrupt.asked)
         except (KeyboardInterrupt, GeneratorExit):
             interrupt.working = True
             if step > saved_at:

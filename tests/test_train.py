@@ -363,3 +363,18 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_weights(tmp_path, where):
     # a training begun afterwards inherits no gradient
     (step,) = train(model, Given(batch_of([12])), ar_loss, dataclasses.replace(config, max_iters=1))
     assert step.grad_norm == step.grad_norm
+
+
+def test_activation_checkpointing_changes_nothing_but_memory():
+    """The same weights, by computing each layer twice; afterwards the layers are as they were."""
+    ends, calls = [], []
+    for on in (False, True):
+        model = tiny()
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, on=on: calls.append(on))
+        config = TrainConfig(3, batch_size=2, seq_len=12, activation_checkpointing=on)
+        assert len(list(train(model, Given(batch_of([12], [7, 5])), ar_loss, config))) == 3
+        assert "forward" not in vars(model.model.layers[0])
+        ends.append(model.state_dict())
+    assert (calls.count(False), calls.count(True)) == (3, 6)
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(ends[1][name], tensor, rtol=0, atol=0, msg=name)

@@ -1,0 +1,91 @@
+"""Small trainings that one process or several can do: what `test_distributed` starts through Accelerate.
+
+    accelerate launch … tests/several.py FOLDER [NAME=stop|kill ...]
+
+trains every setting into FOLDER/NAME. stop: Ctrl-C in the first process at step STOPPED. kill: SIGKILL of the last one
+in that step; a setting whose folder holds a state goes on from there.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+from itertools import count
+from pathlib import Path
+
+import torch
+from small import EOS, MASK, PAD, tiny
+
+from dllm_core.batches import Batches
+from dllm_core.config import Checkpoint, TrainConfig
+from dllm_core.documents import Documents
+from dllm_core.objectives import Diffusion, ar_loss
+from dllm_core.runs import Run
+from dllm_core.schedules import BlockSchedule, NoiseSchedule
+from dllm_core.team import rank, size
+from dllm_core.train import TrainStep, train
+
+STOPPED = 7
+CONFIG = TrainConfig(
+    12, batch_size=4, seq_len=12, micro_batch_size=1, optimizer="muon", learning_rate=0.01, warmup_steps=2,
+    eval_every=4, save_every=5, keep_best=2, seed=1,
+)  # fmt: skip
+CURRICULUM = BlockSchedule(12, 12, (0.25, 0.5, 0.25), (1, 3), (6, 3))
+SETTINGS = {  # name → (objective, blocks, what of CONFIG is another)
+    "ar": (ar_loss, None, {"optimizer": "adamw"}),
+    "llada1": (Diffusion(NoiseSchedule(draw_method="stratified"), MASK, random_length=0.3), None, {}),
+    "llada2": (
+        Diffusion(NoiseSchedule.band(0.05, 0.95), MASK, complementary=True, cap_lambda=0.1),
+        CURRICULUM,
+        {"embedding_noise": 0.1, "embedding_noise_steps": 8},
+    ),
+}
+
+
+class NoTokenizer:
+    def save_pretrained(self, folder):
+        pass
+
+
+def data() -> Batches:
+    documents = Documents.of([[1, *[3 + (i * j) % 13 for j in range(1 + i % 9)], EOS] for i in range(40)])
+    return Batches(documents, batch_size=4, seq_len=12, pad_token_id=PAD, eos_token_id=EOS, seed=3, pack="whole")
+
+
+def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, list[TrainStep]]:
+    """(the model, the steps this process was given) of one setting, by all processes there are. Raises
+    KeyboardInterrupt where it was stopped."""
+    objective, blocks, other = SETTINGS[name]
+    calls = count(1)
+
+    def killed(*args, **kwargs):
+        """The objective, of a process that ends in the midst of a step."""
+        if rank() == size() - 1 and next(calls) == 2 * STOPPED:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return objective(*args, **kwargs)
+
+    killed.skip = getattr(objective, "skip", None)
+    model, steps = tiny(seed=5 if (folder / "state.pt").is_file() else 0), []
+    run = Run.open(str(folder), model, Checkpoint("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
+    measure = lambda m: float(m.model.norm.weight.detach().abs().sum())
+    config = dataclasses.replace(CONFIG, **other)
+    for step in train(
+        model, data(), killed if way == "kill" else objective, config, blocks=blocks, validate=measure, run=run
+    ):
+        steps.append(step)
+        if way == "stop" and step.step == STOPPED:
+            signal.raise_signal(signal.SIGINT)
+    run.finish(model)
+    return model, steps
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the launcher's, who would cut off what a process has to tell
+    home, ways = Path(sys.argv[1]), dict(pair.split("=") for pair in sys.argv[2:])
+    for setting in ways or SETTINGS:
+        try:
+            model, steps = trained(home / setting, setting, ways.get(setting, ""))
+            torch.save(model.state_dict(), home / f"{setting}.{rank()}.pt")
+            print(f"process {rank()} of {size()}: {setting}, {len(steps)} steps seen", flush=True)
+        except KeyboardInterrupt as stop:
+            print(f"process {rank()} of {size()}: {setting}, {stop}", flush=True)
