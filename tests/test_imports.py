@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ELSEWHERE = ("datasets", "modelscope", "modelscope_hub", "papermill", "matplotlib", "ipywidgets", "IPython", "PIL")
+ELSEWHERE = ("modelscope", "modelscope_hub", "papermill", "matplotlib", "ipywidgets", "IPython", "PIL")
 ELSEWHERE += ("psutil", "rich", "tqdm", "requests", "pandas", "jupyterlab")
 
 
