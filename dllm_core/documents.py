@@ -47,6 +47,11 @@ class Documents:
         sizes = np.diff(self.offsets)
         return sizes if self.chosen is None else sizes[self.chosen]
 
+    @property
+    def all_scored(self) -> bool:
+        """Whether nothing is a prompt and `scored` therefore one single True, repeated."""
+        return self.scored.strides == (0,)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1 if self.chosen is None else len(self.chosen)
 
@@ -74,15 +79,16 @@ class Documents:
         if len(self) < 2:
             raise DataError(f"{len(self)} document cannot be split into training and validation: give more text")
         held = min(max(1, round(len(self) * fraction)), at_most, len(self) - 1)
-        order = np.random.default_rng(seed).permutation(len(self))
-        return self.select(np.sort(order[held:])), self.select(np.sort(order[:held]))
+        training = np.ones(len(self), bool)
+        training[np.random.default_rng(seed).permutation(len(self))[:held]] = False
+        return self.select(np.flatnonzero(training)), self.select(np.flatnonzero(~training))
 
     @classmethod
     def of(cls, documents: Iterable, scored: Iterable | None = None) -> "Documents":
         """From token lists in memory; scored: lists of bool of the same lengths, or None for all."""
         documents = [np.asarray(d, dtype=np.int32) for d in documents]
         tokens = np.concatenate(documents) if documents else np.zeros(0, np.int32)
-        marks = np.ones(len(tokens), bool) if scored is None else np.concatenate([np.asarray(s, bool) for s in scored])
+        marks = _all_scored(tokens) if scored is None else np.concatenate([np.asarray(s, bool) for s in scored])
         offsets = np.concatenate([[0], np.cumsum([len(d) for d in documents])]).astype(np.int64)
         return cls(tokens, marks, offsets)
 
@@ -180,6 +186,10 @@ def _write(folder: Path, path: Path, vocabulary: int, chunks: Iterator[Tokenised
     (folder / "info.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
 
 
+def _all_scored(tokens: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(np.True_, tokens.shape)
+
+
 def _load(folder: Path, mapped: bool = True) -> Documents:
     meta = json.loads((folder / "info.json").read_text(encoding="utf-8"))
 
@@ -187,6 +197,6 @@ def _load(folder: Path, mapped: bool = True) -> Documents:
         return np.memmap(folder / name, kind, "r") if mapped else np.fromfile(folder / name, kind)
 
     tokens = read("tokens.bin", np.dtype(meta["dtype"]))
-    all_scored = (folder / "scored.bin").stat().st_size == 0
-    scored = np.broadcast_to(np.True_, tokens.shape) if all_scored else read("scored.bin", np.bool_)
+    everything = (folder / "scored.bin").stat().st_size == 0
+    scored = _all_scored(tokens) if everything else read("scored.bin", np.bool_)
     return Documents(tokens, scored, np.load(folder / "offsets.npy"), info=meta["counts"])
