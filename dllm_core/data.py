@@ -14,6 +14,7 @@ from dllm_core.documents import Documents, Tokenised, tokenised_documents
 from dllm_core.download import DataError, fetch_dataset_file, home, is_repository
 from dllm_core.paths import resolve, root
 from dllm_core.reading import Lines, chunks_of_lines
+from dllm_core.tokenizer import backend
 
 __all__ = [
     "DataError",
@@ -99,7 +100,7 @@ def text_documents(
     """
     path = locate(path)
     bos, eos, mask = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
-    encode = tokenizer.backend_tokenizer.encode_batch_fast
+    encode = backend(tokenizer).encode_batch_fast
 
     def tokenise(lines: Lines) -> Tokenised:
         texts = [(n, _text(path, n, _object(path, n, line), field)) for n, line in lines]

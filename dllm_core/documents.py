@@ -17,6 +17,7 @@ import numpy as np
 from dllm_core.download import DataError
 from dllm_core.paths import root
 from dllm_core.reading import in_order
+from dllm_core.tokenizer import backend
 
 FORMAT = 1  # raised when the cached files' meaning changes
 ABANDONED = 3600  # seconds without a write after which an unfinished folder belongs to nobody
@@ -160,7 +161,7 @@ def _fingerprint(path: Path, tokenizer, options: dict) -> str:
     ids = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id]
     parts = [FORMAT, str(path.resolve()), state.st_size, state.st_mtime_ns, options, ids, tokenizer.chat_template]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    digest.update(backend(tokenizer).to_str().encode())
     return digest.hexdigest()[:16]
 
 

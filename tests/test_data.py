@@ -155,6 +155,17 @@ def test_more_lines_than_a_chunk_keep_their_order(workspace, tokenizer, monkeypa
     ]
 
 
+def test_a_call_that_pads_and_cuts_leaves_no_trace(workspace):
+    texts, path = write("x.jsonl", {"text": "ab"}, {"text": "你好"}), talks("y.jsonl", TALK)
+    fresh, used = character_tokenizer([CHARACTERS]), character_tokenizer([CHARACTERS])
+    used("abc", padding="max_length", truncation=True, max_length=2)
+    assert chat_prompt(used, "你好") == chat_prompt(fresh, "你好")
+    for read in (lambda t: text_documents(texts, t), lambda t: chat_documents(path, t, 64, cache=False)):
+        used("abc", padding="max_length", truncation=True, max_length=2)
+        assert read(used).tokens.tolist() == read(fresh).tokens.tolist()
+    assert len(list(Path("data/cache").iterdir())) == 1
+
+
 def test_large_vocabularies_take_wider_numbers(workspace):
     wide = character_tokenizer(["a", "".join(map(chr, range(0x10000, 0x20100)))])
     write("x.jsonl", {"text": "a\U00020000"})
