@@ -64,6 +64,7 @@ class Batches:
         self._starts, self._lengths, self._ended = usable(documents, seq_len, fill, pack, eos_token_id)
         # An epoch's size: rows, or examples. Text shorter than one row makes one row with padding.
         self._size = max(1, int(self._lengths.sum()) // seq_len) if pack == "cut" else len(self._lengths)
+        self._shortest = int(self._lengths.min())
         self._orders: dict[int, tuple] = {}
         self._next = 0  # rows or examples taken so far, by all processes together
         self._aside: list[int] = []  # examples taken but not yet placed (their running numbers)
@@ -196,19 +197,20 @@ class Batches:
         """
         room = np.full(self.batch_size, self.seq_len)
         count = [0] * self.batch_size
-        shortest = int(self._lengths.min())
+        still_open = self.batch_size  # rows in which the shortest example has room
         laid: list[tuple[int, ...]] = []
         waiting, self._aside = self._aside, []
         for k, (number, source, length, fill) in enumerate(self._stream(waiting, limit)):
-            fits = room >= length + fill
-            row = int(fits.argmax())
-            if fits[row]:
-                laid.append((row, self.seq_len - int(room[row]), source, length, fill, count[row]))
-                room[row] -= length + fill
+            row = int((room >= length + fill).argmax())
+            left = int(room[row])
+            if left >= length + fill:
+                laid.append((row, self.seq_len - left, source, length, fill, count[row]))
+                room[row] = left = left - length - fill
                 count[row] += 1
+                still_open -= left < self._shortest
             else:
                 self._aside.append(number)
-            if len(self._aside) >= LOOKAHEAD or room.max() < shortest:
+            if len(self._aside) >= LOOKAHEAD or not still_open:
                 self._aside += waiting[k + 1 :]
                 break
         return Placed(*np.array(laid, np.int64).reshape(-1, 6).T), sum(n > 0 for n in count)
