@@ -18,6 +18,7 @@ from dllm_core.packing import Batch, Placed, assemble, count_up, usable
 __all__ = ["Batch", "Batches", "fixed_batches"]
 
 LOOKAHEAD = 64  # examples set aside, at most, while a shorter one is sought for the room that is left
+AHEAD = 2**15  # tokens laid out together, where batches are smaller: little enough for the caches
 PROBE = 4  # batches packed to estimate how many an epoch has
 
 
@@ -63,9 +64,11 @@ class Batches:
         self._starts, self._lengths, self._ended = usable(documents, seq_len, fill, pack, eos_token_id)
         # An epoch's size: rows, or examples. Text shorter than one row makes one row with padding.
         self._size = max(1, int(self._lengths.sum()) // seq_len) if pack == "cut" else len(self._lengths)
+        self._shortest = int(self._lengths.min())
         self._orders: dict[int, tuple] = {}
         self._next = 0  # rows or examples taken so far, by all processes together
         self._aside: list[int] = []  # examples taken but not yet placed (their running numbers)
+        self._ready: list[Batch] = []  # laid out but not yet given, the next one last
 
     def __iter__(self) -> "Batches":
         return self
@@ -103,14 +106,23 @@ class Batches:
                 f"the saved data position counts {state['size']} {'rows' if self.pack == 'cut' else 'examples'} an "
                 f"epoch, these data make {self._size}: resume with the data, seq_len and packing of the first run"
             )
-        self._next, self._aside = int(state["next"]), [int(i) for i in state["aside"]]
+        self._next, self._aside, self._ready = int(state["next"]), [int(i) for i in state["aside"]], []
 
     def __next__(self) -> Batch:
-        if self.pack == "cut" or self.fill == "batch":
-            first = self._next + self.rank * self.batch_size
-            self._next += self.batch_size * self.world_size
-            return self._laid(np.arange(first, first + self.batch_size))
-        return self._assemble(*self._packed(), self.seq_len)
+        if self.pack == "whole" and self.fill != "batch":
+            return self._assemble(*self._packed(), self.seq_len)
+        if not self._ready:
+            self._ready = self._laid_ahead()
+        self._next += self.batch_size * self.world_size
+        return self._ready.pop()
+
+    def _laid_ahead(self) -> list[Batch]:
+        """This process's next batches, the last first: several at once where rows are of one width, since laying out
+        few tokens costs as much as laying out many."""
+        count = max(1, AHEAD // (self.batch_size * self.seq_len)) if self.pack == "cut" else 1
+        each = np.arange(self.batch_size) + self.batch_size * self.world_size * np.arange(count)[:, None]
+        laid = self._laid((self._next + self.rank * self.batch_size + each).ravel())
+        return laid.split(self.batch_size)[::-1]
 
     # --- which rows or examples come next -------------------------------------------------------------------------
 
@@ -122,13 +134,13 @@ class Batches:
             order = draw.permutation(count) if self.shuffle else np.arange(count)
             lengths = self._lengths[order]
             bounds = np.concatenate([[0], np.cumsum(lengths)])
+            fill = np.zeros(count, np.int64)
             if self.fill == "random":
                 fill = draw.integers(0, self.max_fill + 1, count)
             elif self.fill == "block":
                 fill = -lengths % self.block_size
-            else:
-                fill = np.zeros(count, np.int64)
-            fill = np.where(self._ended[order], np.minimum(fill, self.seq_len - lengths), 0)
+            if fill.any():
+                fill = np.where(self._ended[order], np.minimum(fill, self.seq_len - lengths), 0)
             self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}  # at most two epochs are open
             self._orders[epoch] = (order, bounds, fill)
         return self._orders[epoch]
@@ -185,19 +197,20 @@ class Batches:
         """
         room = np.full(self.batch_size, self.seq_len)
         count = [0] * self.batch_size
-        shortest = int(self._lengths.min())
+        still_open = self.batch_size  # rows in which the shortest example has room
         laid: list[tuple[int, ...]] = []
         waiting, self._aside = self._aside, []
         for k, (number, source, length, fill) in enumerate(self._stream(waiting, limit)):
-            fits = room >= length + fill
-            row = int(fits.argmax())
-            if fits[row]:
-                laid.append((row, self.seq_len - int(room[row]), source, length, fill, count[row]))
-                room[row] -= length + fill
+            row = int((room >= length + fill).argmax())
+            left = int(room[row])
+            if left >= length + fill:
+                laid.append((row, self.seq_len - left, source, length, fill, count[row]))
+                room[row] = left = left - length - fill
                 count[row] += 1
+                still_open -= left < self._shortest
             else:
                 self._aside.append(number)
-            if len(self._aside) >= LOOKAHEAD or room.max() < shortest:
+            if len(self._aside) >= LOOKAHEAD or not still_open:
                 self._aside += waiting[k + 1 :]
                 break
         return Placed(*np.array(laid, np.int64).reshape(-1, 6).T), sum(n > 0 for n in count)

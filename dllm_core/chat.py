@@ -3,7 +3,7 @@
 from os.path import commonprefix
 
 from dllm_core.download import DataError
-from dllm_core.tokenizer import require_chat_template
+from dllm_core.tokenizer import backend, require_chat_template
 
 
 def chat_prompt(tokenizer, messages: str | list[dict]) -> list[int]:
@@ -15,7 +15,7 @@ def chat_prompt(tokenizer, messages: str | list[dict]) -> list[int]:
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+    return backend(tokenizer).encode(text, add_special_tokens=False).ids
 
 
 def encode_conversations(
@@ -48,7 +48,7 @@ def encode_conversations(
         pieces.append([c, given, answer, bool(conversations[c][i]["content"].strip())])
 
     # 2. Tokenise both kinds of piece apart, all at once.
-    encode = tokenizer.backend_tokenizer.encode_batch_fast
+    encode = backend(tokenizer).encode_batch_fast
     given_ids = [e.ids for e in encode([p[1] for p in pieces], add_special_tokens=False)]
     answer_ids = [e.ids for e in encode([p[2] for p in pieces], add_special_tokens=False)]
 

@@ -1,19 +1,20 @@
 """From jsonl to tokens: read, check, tokenise once, keep memory-mapped.
 
 Two schemas, MiniMind's: `{"text": …}` for pretraining, `{"conversations": [{"role", "content"}, …]}` for SFT. A file of
-any size passes through in chunks (Hugging Face `datasets` streams it; the tokenizer uses all cores) into flat files
-under data/cache/; the next call maps them without reading the text again.
+any size passes through in chunks, on all cores (`reading`), into flat files under data/cache/; the next call maps them
+without reading the text again.
 """
 
 import json
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from dllm_core.chat import chat_prompt, encode_conversations
 from dllm_core.documents import Documents, Tokenised, tokenised_documents
 from dllm_core.download import DataError, fetch_dataset_file, home, is_repository
 from dllm_core.paths import resolve, root
+from dllm_core.reading import Lines, chunks_of_lines
+from dllm_core.tokenizer import backend
 
 __all__ = [
     "DataError",
@@ -75,25 +76,9 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
     Raises DataError naming file and line: not UTF-8, not JSON, not an object; or when the file holds no line at all.
     """
     path = locate(path)
-    empty = True
-    with open(path, "rb") as lines:
-        for number, raw in enumerate(lines, 1):
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")  # the mark some editors write
-            if raw.isspace() or not raw:
-                continue
-            try:
-                row = json.loads(raw.decode("utf-8").rstrip())  # else a line cut short is told as column 1 of the next
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from error
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid JSON: {error.msg} at column {error.colno}") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-            empty = False
-            yield number, row
-    if empty:
-        raise DataError(f"{path}: the file is empty; expected one JSON object a line")
+    for lines, _ in chunks_of_lines(path):
+        for number, line in lines:
+            yield number, _object(path, number, line)
 
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
@@ -115,20 +100,17 @@ def text_documents(
     """
     path = locate(path)
     bos, eos, mask = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
-    encode = tokenizer.backend_tokenizer.encode_batch_fast
+    encode = backend(tokenizer).encode_batch_fast
 
-    def rows() -> Iterator[dict]:
-        for number, row in islice(read_jsonl(path), limit):
-            yield {"line": number, "content": _text(path, number, row, field)}
-
-    def tokenise(chunk: dict) -> Tokenised:
-        kept = [(n, t) for n, t in zip(chunk["line"], chunk["content"]) if not t.isspace() and t]
-        ids = [[bos, *e.ids, eos] for e in encode([t for _, t in kept], add_special_tokens=False)]
+    def tokenise(lines: Lines) -> Tokenised:
+        texts = [(n, _text(path, n, _object(path, n, line), field)) for n, line in lines]
+        kept = [(n, text) for n, text in texts if not text.isspace() and text]
+        ids = [[bos, *e.ids, eos] for e in encode([text for _, text in kept], add_special_tokens=False)]
         _refuse_mask(path, [n for n, _ in kept], ids, mask)
-        return Tokenised.of(ids, None, {"blank": len(chunk["content"]) - len(kept)})
+        return Tokenised.of(ids, None, {"blank": len(texts) - len(kept)})
 
     options = {"schema": "text", "field": field, "limit": limit}
-    return tokenised_documents(path, tokenizer, options, rows, tokenise, cache)
+    return tokenised_documents(path, tokenizer, options, tokenise, cache)
 
 
 def chat_documents(
@@ -148,19 +130,27 @@ def chat_documents(
         raise DataError(f"max_length={max_length}: must be at least 2")
     path = locate(path)
 
-    def rows() -> Iterator[dict]:
-        for number, row in islice(read_jsonl(path), limit):
-            yield {"line": number, "content": _conversation(path, number, row)}
-
-    def tokenise(chunk: dict) -> Tokenised:
-        ids, scored, origin, counts = encode_conversations(
-            tokenizer, chunk["content"], max_length, turns, [f"{path}:{n}" for n in chunk["line"]]
-        )
-        _refuse_mask(path, [chunk["line"][i] for i in origin], ids, tokenizer.mask_token_id)
+    def tokenise(lines: Lines) -> Tokenised:
+        talks = [_conversation(path, n, _object(path, n, line)) for n, line in lines]
+        places = [f"{path}:{n}" for n, _ in lines]
+        ids, scored, origin, counts = encode_conversations(tokenizer, talks, max_length, turns, places)
+        _refuse_mask(path, [lines[i][0] for i in origin], ids, tokenizer.mask_token_id)
         return Tokenised.of(ids, scored, counts)
 
     options = {"schema": "chat", "max_length": max_length, "turns": turns, "limit": limit}
-    return tokenised_documents(path, tokenizer, options, rows, tokenise, cache)
+    return tokenised_documents(path, tokenizer, options, tokenise, cache)
+
+
+def _object(path: Path, number: int, line: bytes) -> dict:
+    try:
+        row = json.loads(line.decode("utf-8").rstrip())  # else a line cut short is told as column 1 of the next
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{number}: not valid JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+    return row
 
 
 def _text(path: Path, number: int, row: dict, field: str) -> str:

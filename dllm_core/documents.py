@@ -1,24 +1,26 @@
-"""Many documents as flat arrays: tokenised once in a stream, kept on disk, memory-mapped."""
+"""Many documents as flat arrays: tokenised once, kept on disk, memory-mapped."""
 
 import hashlib
 import json
 import os
-import pickle
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from dllm_core.download import DataError
 from dllm_core.paths import root
+from dllm_core.reading import in_order
+from dllm_core.tokenizer import backend
 
 FORMAT = 1  # raised when the cached files' meaning changes
-CHUNK = 1000  # lines tokenised together
-LARGE = 256e6  # bytes from which a file is tokenised by several processes
+ABANDONED = 3600  # seconds without a write after which an unfinished folder belongs to nobody
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Documents:
         """[N] int64, tokens of each document."""
         sizes = np.diff(self.offsets)
         return sizes if self.chosen is None else sizes[self.chosen]
+
+    @property
+    def all_scored(self) -> bool:
+        """Whether nothing is a prompt and `scored` therefore one single True, repeated."""
+        return self.scored.strides == (0,)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1 if self.chosen is None else len(self.chosen)
@@ -73,15 +80,16 @@ class Documents:
         if len(self) < 2:
             raise DataError(f"{len(self)} document cannot be split into training and validation: give more text")
         held = min(max(1, round(len(self) * fraction)), at_most, len(self) - 1)
-        order = np.random.default_rng(seed).permutation(len(self))
-        return self.select(np.sort(order[held:])), self.select(np.sort(order[:held]))
+        training = np.ones(len(self), bool)
+        training[np.random.default_rng(seed).permutation(len(self))[:held]] = False
+        return self.select(np.flatnonzero(training)), self.select(np.flatnonzero(~training))
 
     @classmethod
     def of(cls, documents: Iterable, scored: Iterable | None = None) -> "Documents":
         """From token lists in memory; scored: lists of bool of the same lengths, or None for all."""
         documents = [np.asarray(d, dtype=np.int32) for d in documents]
         tokens = np.concatenate(documents) if documents else np.zeros(0, np.int32)
-        marks = np.ones(len(tokens), bool) if scored is None else np.concatenate([np.asarray(s, bool) for s in scored])
+        marks = _all_scored(tokens) if scored is None else np.concatenate([np.asarray(s, bool) for s in scored])
         offsets = np.concatenate([[0], np.cumsum([len(d) for d in documents])]).astype(np.int64)
         return cls(tokens, marks, offsets)
 
@@ -105,17 +113,16 @@ class Tokenised:
         return cls(tokens, marks, lengths, counts)
 
 
-def tokenised_documents(
-    path: Path, tokenizer, options: dict, rows: Callable, tokenise: Callable, cache: bool
-) -> Documents:
+def tokenised_documents(path: Path, tokenizer, options: dict, tokenise: Callable, cache: bool) -> Documents:
     """Mapped from the cache if it is there, else tokenised into a temporary folder that is then renamed.
 
-    rows() yields {"line", "content"}; tokenise takes {"line": [...], "content": [...]} and gives `Tokenised`.
+    options: what besides path and tokenizer decides the tokens; "limit" (lines, None for all) is obeyed here.
+    tokenise takes [(line number, bytes of the line), …] of lines that are not blank and gives `Tokenised`.
     """
 
     def make(folder: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as workplace:
-            _write(folder, path, len(tokenizer), _stream(path, rows, tokenise, Path(workplace)))
+        with closing(in_order(path, tokenise, options["limit"])) as chunks:  # its processes end with it
+            _write(folder, path, len(tokenizer), chunks)
 
     if not cache:
         with tempfile.TemporaryDirectory() as folder:
@@ -125,9 +132,10 @@ def tokenised_documents(
     final = home / f"{path.stem}-{_fingerprint(path, tokenizer, options)}"
     if not (final / "info.json").is_file():
         home.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(home)
         folder = home / f".unfinished-{final.name}-{os.getpid()}"
         try:
-            shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a process of this number that was killed
             folder.mkdir()
             make(folder)
             if not final.exists():
@@ -140,40 +148,21 @@ def tokenised_documents(
     return _load(final)
 
 
+def _remove_abandoned(home: Path) -> None:
+    """What killed runs left: a run that is alive writes every few seconds."""
+    for folder in home.glob(".unfinished-*"):
+        touched = max((entry.stat().st_mtime for entry in (folder, *folder.iterdir())), default=0.0)
+        if time.time() - touched > ABANDONED:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _fingerprint(path: Path, tokenizer, options: dict) -> str:
     state = path.stat()
     ids = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id]
     parts = [FORMAT, str(path.resolve()), state.st_size, state.st_mtime_ns, options, ids, tokenizer.chat_template]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    digest.update(backend(tokenizer).to_str().encode())
     return digest.hexdigest()[:16]
-
-
-def _stream(path: Path, rows: Callable, tokenise: Callable, workplace: Path) -> Iterator[Tokenised]:
-    """Chunks of rows through `tokenise`, in order; nothing but the current chunk is held in memory."""
-    try:
-        import datasets
-    except ImportError:  # a machine with torch alone: the same chunks, cut by hand
-        iterator = rows()
-        while chunk := list(islice(iterator, CHUNK)):
-            yield tokenise({key: [row[key] for row in chunk] for key in chunk[0]})
-        return
-
-    def mapped(chunk: dict) -> dict:
-        return {"done": [pickle.dumps(tokenise(chunk))]}
-
-    how = {"batched": True, "batch_size": CHUNK, "remove_columns": ["line", "content"]}
-    processes = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if path.stat().st_size < LARGE or processes < 3:
-        stream = datasets.IterableDataset.from_generator(rows).map(mapped, **how)
-    else:
-        try:
-            table = datasets.Dataset.from_generator(rows, cache_dir=str(workplace))
-        except datasets.exceptions.DatasetGenerationError as error:  # it hides what was wrong with the file
-            raise error.__cause__ or error
-        stream = table.map(mapped, num_proc=processes, new_fingerprint="tokens", desc=f"Tokenising {path.name}", **how)
-    for row in stream:
-        yield pickle.loads(row["done"])
 
 
 def _write(folder: Path, path: Path, vocabulary: int, chunks: Iterator[Tokenised]) -> None:
@@ -198,6 +187,10 @@ def _write(folder: Path, path: Path, vocabulary: int, chunks: Iterator[Tokenised
     (folder / "info.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
 
 
+def _all_scored(tokens: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(np.True_, tokens.shape)
+
+
 def _load(folder: Path, mapped: bool = True) -> Documents:
     meta = json.loads((folder / "info.json").read_text(encoding="utf-8"))
 
@@ -205,6 +198,6 @@ def _load(folder: Path, mapped: bool = True) -> Documents:
         return np.memmap(folder / name, kind, "r") if mapped else np.fromfile(folder / name, kind)
 
     tokens = read("tokens.bin", np.dtype(meta["dtype"]))
-    all_scored = (folder / "scored.bin").stat().st_size == 0
-    scored = np.broadcast_to(np.True_, tokens.shape) if all_scored else read("scored.bin", np.bool_)
+    everything = (folder / "scored.bin").stat().st_size == 0
+    scored = _all_scored(tokens) if everything else read("scored.bin", np.bool_)
     return Documents(tokens, scored, np.load(folder / "offsets.npy"), info=meta["counts"])

@@ -37,8 +37,10 @@ class Batch:
 
     def split(self, rows: int) -> "list[Batch]":
         """Parts of `rows` rows, the last with what is left; 0: the whole in one."""
-        count = len(self.tokens)
-        return [self.rows(start, start + rows) for start in range(0, count, rows)] if 0 < rows < count else [self]
+        if not 0 < rows < len(self.tokens):
+            return [self]
+        parts = (self.tokens, self.document, self.position, self.scored)
+        return [Batch(*views) for views in zip(*(part.split(rows) for part in parts), strict=True)]
 
     def to(self, device) -> "Batch":
         return self._each(lambda part: part.to(device, non_blocking=True))
@@ -65,21 +67,33 @@ def assemble(
 ) -> Batch:
     """Lay the pieces into [rows, width] arrays, all at once; filling is eos, scored if `fill_scored`, the rest pad."""
     total = placed.length + placed.fill
-    offset = count_up(total)  # place within its document, of every token of the batch
-    row, column, source, length, number = (
-        np.repeat(part, total) for part in (placed.row, placed.column, placed.source, placed.length, placed.number)
-    )
-    own = offset < length  # else filling
-    source = source + np.minimum(offset, length - 1)
-    tokens = np.full((rows, width), pad, np.int64)
-    document = np.full((rows, width), -1, np.int64)
-    position = np.zeros((rows, width), np.int64)
-    scored = np.zeros((rows, width), bool)
-    at = row, column + offset
-    tokens[at] = np.where(own, documents.tokens[source], eos)
-    scored[at] = np.where(own, documents.scored[source], fill_scored)
-    document[at], position[at] = number, offset
-    return Batch(*(torch.from_numpy(part) for part in (tokens, document, position, scored)))
+    begin = np.cumsum(total) - total  # of each piece among the tokens of the batch
+    number = np.repeat(placed.number, total)
+    running = np.arange(len(number))
+    offset = running - np.repeat(begin, total)  # place within its document
+    source = running + np.repeat(placed.source - begin, total)
+    if placed.fill.any():
+        length = np.repeat(placed.length, total)
+        own = offset < length  # else filling
+        source -= np.where(own, 0, offset - length + 1)  # filling has no source: any that exists will do
+        tokens = np.where(own, np.asarray(documents.tokens)[source], eos).astype(np.int64)
+        scored = np.where(own, documents.scored[source], fill_scored)
+    else:
+        tokens = np.asarray(documents.tokens)[source].astype(np.int64)
+        scored = np.ones(len(source), bool) if documents.all_scored else np.asarray(documents.scored)[source]
+    shift = placed.row * width + placed.column - begin  # to a piece's place among the batch's, rows end to end
+    if len(running) == rows * width and not shift.any():
+        return Batch(*(torch.from_numpy(part.reshape(rows, width)) for part in (tokens, number, offset, scored)))
+    at = running + np.repeat(shift, total)
+    parts = ((tokens, pad), (number, -1), (offset, 0), (scored, False))
+    return Batch(*(torch.from_numpy(_spread(part, at, empty, rows, width)) for part, empty in parts))
+
+
+def _spread(part: np.ndarray, at: np.ndarray, empty: int, rows: int, width: int) -> np.ndarray:
+    """[rows, width] with `part` [n] at the places `at` [n] of its rows laid end to end, else `empty`."""
+    whole = np.full(rows * width, empty, part.dtype)
+    whole[at] = part
+    return whole.reshape(rows, width)
 
 
 def count_up(lengths: np.ndarray) -> np.ndarray:
@@ -93,9 +107,11 @@ def usable(documents: Documents, seq_len: int, fill: str | None, pack: str, eos:
     starts, lengths = documents.starts, documents.lengths
     if pack == "whole":
         # An example too long for a row is of use only if something scored lies before the cut.
-        for i in np.flatnonzero(lengths > seq_len):
-            if not documents.scored[starts[i] : starts[i] + seq_len].any():
-                lengths[i] = 0
+        long = np.flatnonzero(lengths > seq_len)
+        if len(long) and not documents.all_scored:
+            long = long[np.argsort(starts[long])]
+            edges = np.stack([starts[long], starts[long] + seq_len], axis=1).ravel()
+            lengths[long[~np.logical_or.reduceat(np.asarray(documents.scored), edges)[::2]]] = 0
         lengths = np.minimum(lengths, seq_len)
     keep = lengths > 0
     if not keep.any():

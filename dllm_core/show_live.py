@@ -4,30 +4,12 @@ Cost is bounded: a picture is drawn at most every few seconds, never more than a
 at the end, where nobody looks on (papermill, scripts, tests).
 """
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from dllm_core.bars import bar as text_bar
+from dllm_core.bars import interactive
 from dllm_core.show_figures import COLOURS, Picture, in_our_look, new_figure, shade
-
-
-def interactive() -> bool:
-    """Whether a person is likely to look on: a kernel started by JupyterLab, VS Code or Colab, not by papermill.
-
-    `DLLM_HEADLESS=1` says no, `DLLM_HEADLESS=0` yes.
-    """
-    wish = os.environ.get("DLLM_HEADLESS")
-    if wish is not None:
-        return wish in ("", "0", "false")
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    shell = get_ipython()
-    if shell is None or not hasattr(shell, "kernel"):
-        return False
-    return any(name in os.environ for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
 
 
 class Live:
@@ -211,10 +193,7 @@ def progress(
 
 
 def _progress(steps, total, live, sample, every, name, film) -> Iterator:
-    from tqdm import tqdm
-
-    pause = 0.5 if interactive() else 10
-    bar = tqdm(total=total, desc=name, mininterval=pause, ncols=100, unit="step", smoothing=0.1, file=sys.stdout)
+    bar = text_bar(total, name, unit="step", smoothing=0.1)
     try:
         for step in steps:
             if step.step - 1 > bar.n:

@@ -91,6 +91,15 @@ def require_chat_template(tokenizer) -> None:
         )
 
 
+def backend(tokenizer):
+    """The `tokenizers.Tokenizer` within, without the padding and cutting that a call such as
+    `tokenizer(text, padding="max_length", truncation=True)` leaves set in it."""
+    inner = tokenizer.backend_tokenizer
+    inner.no_padding()
+    inner.no_truncation()
+    return inner
+
+
 def _folder(source: str) -> Path:
     """The folder that holds the tokenizer's files, fetched from ModelScope when `source` is a model id."""
     path = resolve(source.removeprefix("modelscope:"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dllm_core import batches as batches_module
 from dllm_core.batches import Batch, Batches, fixed_batches
 from dllm_core.data import DataError, Documents
 
@@ -200,6 +201,27 @@ def test_going_on_after_a_stop(layout):
         assert all(equal(a, b) for a, b in zip(take(unbroken, 12), take(second, 12)))
 
 
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_laying_out_ahead_changes_nothing(layout, world, monkeypatch):
+    """Several batches at once or one by one; also when a state is loaded between two that were laid out together."""
+
+    def make(rank):
+        settings = {"batch_size": 3, "seq_len": 24, "rank": rank, "world_size": world, **IDS, **layout}
+        return Batches(examples(), **settings)
+
+    ahead = [take(make(rank), 40) for rank in range(world)]
+    going_back = make(0)
+    take(going_back, 2)
+    state = going_back.state()
+    take(going_back, 3)
+    going_back.load_state(state)
+    assert all(equal(a, b) for a, b in zip(ahead[0][2:], take(going_back, 30)))
+    monkeypatch.setattr(batches_module, "AHEAD", 1)
+    for rank in range(world):
+        assert all(equal(a, b) for a, b in zip(ahead[rank], take(make(rank), 40), strict=True))
+
+
 def test_asking_for_the_estimate_changes_nothing():
     one, other = (Batches(examples(), batch_size=3, seq_len=24, pack="whole", **IDS) for _ in range(2))
     next(one), next(other)
@@ -311,7 +333,24 @@ def test_rows_too_short_for_every_answer():
         Batches(documents, batch_size=2, seq_len=8, pack="whole", **IDS)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2]])
+def test_long_examples_count_if_their_answer_begins_in_the_row(order):
+    """Prompts of 4, 9, 7 and 8 tokens, rows of 8: the second and the last have no answer left."""
+    prompts = (4, 9, 7, 8)
+    documents = Documents.of(
+        [[10] * n + [100 + i] * 9 + [EOS] for i, n in enumerate(prompts)],
+        [[False] * n + [True] * 10 for n in prompts],
+    )
+    batches = Batches(documents.select(order), batch_size=1, seq_len=8, pack="whole", shuffle=False, **IDS)
+    assert batches.batches_per_epoch == 2
+    found = [batch.tokens[0].tolist() for batch in take(batches, 2)]
+    laid = {0: [10] * 4 + [100] * 4, 2: [10] * 7 + [102]}
+    assert found == [laid[i] for i in order if i in laid]
+
+
 def test_parts_of_a_batch():
     batch = next(Batches(examples(), batch_size=4, seq_len=24, **IDS))
     assert batch.cut(7).tokens.shape == (4, 7) and torch.equal(batch.rows(1, 3).scored, batch.scored[1:3])
     assert equal(batch.to("cpu"), batch)
+    assert [len(part.tokens) for part in batch.split(3)] == [3, 1]
+    assert equal(batch.split(3)[1], batch.rows(3, 4)) and equal(batch.split(0)[0], batch) and len(batch.split(4)) == 1

@@ -2,13 +2,12 @@
 
 import json
 import socket
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dllm_core import data, documents
+from dllm_core import documents, reading
 from dllm_core.chat import chat_prompt
 from dllm_core.data import DataError, Documents, chat_documents, locate, read_jsonl, read_texts, text_documents
 from dllm_core.tokenizer import character_tokenizer, load_tokenizer
@@ -148,7 +147,7 @@ def test_the_mask_token_is_no_text(workspace, tokenizer):
 
 
 def test_more_lines_than_a_chunk_keep_their_order(workspace, tokenizer, monkeypatch):
-    monkeypatch.setattr(documents, "CHUNK", 7)
+    monkeypatch.setattr(reading, "CHUNK", 50)
     write("x.jsonl", *({"text": chr(97 + i % 26) * (i % 5 + 1)} for i in range(40)))
     read = text_documents("x.jsonl", tokenizer)
     assert [words(tokenizer, read, i)[0] for i in range(40)] == [
@@ -156,29 +155,15 @@ def test_more_lines_than_a_chunk_keep_their_order(workspace, tokenizer, monkeypa
     ]
 
 
-def test_without_datasets_the_same(workspace, tokenizer, monkeypatch):
-    path = talks("x.jsonl", TALK, TALK[:2])
-    first = chat_documents(path, tokenizer, 64, cache=False)
-    monkeypatch.setitem(sys.modules, "datasets", None)  # importing it fails
-    second = chat_documents(path, tokenizer, 64, cache=False)
-    assert (first.tokens == second.tokens).all() and (first.scored == second.scored).all()
-    assert (first.offsets == second.offsets).all()
-
-
-def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeypatch):
-    monkeypatch.setattr(documents, "CHUNK", 10)
-    path = talks("x.jsonl", *([TALK[0], {"role": "assistant", "content": "a" * i}] for i in range(1, 60)))
-    first = chat_documents(path, tokenizer, 40, cache=False)
-    monkeypatch.setattr(documents, "LARGE", 0)
-    monkeypatch.setattr(documents.os, "sched_getaffinity", lambda _: range(3), raising=False)
-    second = chat_documents(path, tokenizer, 40, cache=False)
-    assert (first.tokens == second.tokens).all() and (first.scored == second.scored).all()
-    assert (first.offsets == second.offsets).all() and first.info == second.info
-    for bad in ({"conversations": []}, {"conversations": [TALK[0], {"role": "assistant", "content": "<|mask|>"}]}):
-        write("y.jsonl", *({"conversations": TALK} for _ in range(40)), bad)
-        with pytest.raises(DataError, match=r"y\.jsonl:41: "):
-            chat_documents("y.jsonl", tokenizer, 200)
-    assert not list(Path("data/cache").iterdir())
+def test_a_call_that_pads_and_cuts_leaves_no_trace(workspace):
+    texts, path = write("x.jsonl", {"text": "ab"}, {"text": "你好"}), talks("y.jsonl", TALK)
+    fresh, used = character_tokenizer([CHARACTERS]), character_tokenizer([CHARACTERS])
+    used("abc", padding="max_length", truncation=True, max_length=2)
+    assert chat_prompt(used, "你好") == chat_prompt(fresh, "你好")
+    for read in (lambda t: text_documents(texts, t), lambda t: chat_documents(path, t, 64, cache=False)):
+        used("abc", padding="max_length", truncation=True, max_length=2)
+        assert read(used).tokens.tolist() == read(fresh).tokens.tolist()
+    assert len(list(Path("data/cache").iterdir())) == 1
 
 
 def test_large_vocabularies_take_wider_numbers(workspace):
@@ -195,8 +180,7 @@ def test_large_vocabularies_take_wider_numbers(workspace):
 def test_a_second_call_reads_nothing_again(workspace, tokenizer, monkeypatch):
     path = talks("x.jsonl", TALK)
     first = chat_documents(path, tokenizer, 64)
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    monkeypatch.setattr(data, "read_jsonl", lambda *_: pytest.fail("the text was read again"))
+    monkeypatch.setattr(documents, "in_order", lambda *_: pytest.fail("the text was read again"))
     second = chat_documents(path, tokenizer, 64)
     assert isinstance(second.tokens, np.memmap)
     assert (first.tokens == second.tokens).all() and (first.scored == second.scored).all()

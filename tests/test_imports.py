@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ELSEWHERE = ("datasets", "modelscope", "modelscope_hub", "papermill", "matplotlib", "ipywidgets", "IPython", "PIL")
-ELSEWHERE += ("accelerate", "psutil", "rich", "tqdm", "requests", "pandas", "jupyterlab")
+ELSEWHERE = ("accelerate", "modelscope", "modelscope_hub", "papermill", "matplotlib", "ipywidgets", "IPython", "PIL")
+ELSEWHERE += ("psutil", "rich", "tqdm", "requests", "pandas", "jupyterlab")
 
 
 def test_every_module_imports_without_what_is_used_in_some_place_only():
