@@ -42,9 +42,9 @@ class Scripted:
         self.table, self.config = table, ModelConfig(table.shape[1], 8, 1, 2, max_position_embeddings=len(table))
         self.device, self.lm_head, self.forwards = table.device, torch.nn.Linear(1, 1), 0
 
-    def __call__(self, tokens, position, mask, cache=None, slots=None):
+    def __call__(self, tokens, position, mask, cache=None, slots=None, read=None):
         self.forwards += 1
-        return position[..., None].float()
+        return position[read][..., None].float()
 
     def logits(self, hidden):
         return self.table[hidden[..., 0].long()]
@@ -267,7 +267,7 @@ def test_the_cache_spares_the_finished_blocks():
     """Positions run per forward: with the cache, the block before and this one; without, everything so far."""
     model, widths = tiny(), []
     forward = model.forward
-    model.forward = lambda tokens, *rest: (widths.append(tokens.shape[1]), forward(tokens, *rest))[1]
+    model.forward = lambda tokens, *rest, **more: (widths.append(tokens.shape[1]), forward(tokens, *rest, **more))[1]
     config = DecodeConfig("llada2", max_new_tokens=12, block_length=4, threshold=0.0, eos_early_stop=False)
     for use_cache, expected in ((True, [8, 8, 8]), (False, [8, 12, 16])):
         widths.clear()
