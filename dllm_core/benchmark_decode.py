@@ -1,0 +1,203 @@
+"""Decoding measured side by side on the same weights: this project's, a plain loop, diffusers, Hugging Face, the matmuls.
+
+Random weights: an `Oracle` decides how many tokens each forward commits, the same number for everyone, and its own time
+is subtracted. All jobs write the same number of tokens.
+"""
+
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from dllm_core import plain
+from dllm_core.config import DecodeConfig, ModelConfig
+from dllm_core.decode import decode
+from dllm_core.decode_peers import Matmuls, Oracle, Qwen3, diffusers_pipeline, hugging_face
+from dllm_core.model import Transformer
+from dllm_core.sampling import Vocabulary
+from dllm_core.timing import Row, compared, take_turns
+
+SHAPES = {
+    "tiny": ModelConfig(6400, 128, 4, 4, intermediate_size=384, max_position_embeddings=4096),
+    "26m": ModelConfig(6400, 512, 8, 8, max_position_embeddings=4096),
+}
+OURS, PLAIN, OURS_AR, FLOOR = "LLaDA 2, cached", "plain loop", "AR, cached", "matmuls alone"
+PIPELINE, PIPELINE_QWEN3, THEIR_AR = "diffusers", "diffusers, Qwen3", "Hugging Face AR, cached"
+THRESHOLD = 0.9
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape of the work: `new` tokens for each of `batch` prompts of `prompt` tokens, `accept` per forward."""
+
+    batch: int
+    prompt: int
+    new: int = 128
+    block: int = 32
+    accept: int = 4
+
+
+class Bench:
+    """The jobs of one case, ready to take turns; each leaves the tokens it wrote in `written[name]` [B, new]."""
+
+    def __init__(self, model: Transformer, case: Case):
+        self.model, self.case = model, case
+        vocab = model.config.vocab_size
+        self.ids = Vocabulary(mask=vocab - 1, eos=vocab - 2, pad=0)
+        seeded = torch.Generator().manual_seed(0)
+        self.prompts = torch.randint(1, vocab - 2, (case.batch, case.prompt), generator=seeded)
+        self.written: dict[str, Tensor] = {}
+        self.sampler: list[float] = []  # seconds per forward beside the forwards, of each run of ours
+
+    def oracle(self, model=None) -> Oracle:
+        exact = self.model.lm_head.weight.dtype == torch.float32
+        return Oracle(model or self.model, self.case.block, self.case.accept, self.ids.mask, own_tokens=exact)
+
+    def ours(self, name: str, oracle: Oracle, style: str) -> float:
+        """Seconds of this project's decoder, the oracle's own left out."""
+        case = self.case
+        config = DecodeConfig(
+            style, max_new_tokens=case.new, block_length=case.block, threshold=THRESHOLD, eos_early_stop=False
+        )
+        oracle.reset()
+        prompts = self.prompts.tolist()
+        began = time.perf_counter()
+        steps = list(decode(oracle, prompts, config, self.ids))
+        seconds = time.perf_counter() - began - oracle.seconds
+        if style == "llada2":
+            self.sampler.append((seconds - oracle.inside) / len(oracle.calls))
+        self.written[name] = torch.full((case.batch, case.prompt + case.new + case.block), -1)
+        for step in steps:
+            for commit in step.commits:
+                self.written[name][step.row, commit.position] = commit.token
+        self.written[name] = self.written[name][:, case.prompt : case.prompt + case.new]
+        return seconds
+
+    def plain(self, oracle: Oracle) -> float:
+        case = self.case
+        oracle.reset()
+        began = time.perf_counter()
+        tokens = plain.decode_llada2(oracle, self.prompts, case.new, case.block, THRESHOLD, self.ids.mask)
+        seconds = time.perf_counter() - began - oracle.seconds
+        self.written[PLAIN] = tokens[:, case.prompt : case.prompt + case.new]
+        return seconds
+
+    def pipeline(self, name: str, pipeline, oracle: Oracle) -> float:
+        oracle.reset()
+        began = time.perf_counter()
+        made = pipeline(
+            input_ids=self.prompts, gen_length=self.case.new, block_length=self.case.block, threshold=THRESHOLD,
+            num_inference_steps=self.case.block, temperature=0.0, editing_threshold=None, eos_early_stop=False,
+            mask_token_id=self.ids.mask, output_type="seq",
+        )  # fmt: skip
+        seconds = time.perf_counter() - began - oracle.seconds
+        self.written[name] = made.sequences
+        return seconds
+
+    def generate(self, theirs) -> None:
+        tokens = theirs.generate(
+            self.prompts, attention_mask=torch.ones_like(self.prompts), max_new_tokens=self.case.new, do_sample=False
+        )
+        self.written[THEIR_AR] = tokens[:, self.case.prompt :]
+
+    def jobs(self, peers: bool) -> dict:
+        """Every job by name. peers: also the libraries of others."""
+        oracle = self.oracle()
+        self.ours(OURS, oracle, "llada2")
+        self.calls = list(oracle.calls)
+        made = {
+            OURS: partial(self.ours, OURS, oracle, "llada2"), FLOOR: Matmuls(self.model, self.calls),
+            PLAIN: partial(self.plain, oracle), OURS_AR: partial(self.ours, OURS_AR, oracle, "ar"),
+        }  # fmt: skip
+        if peers:
+            theirs = hugging_face(self.model)
+            made[THEIR_AR] = partial(self.generate, theirs)
+            try:
+                for name, of in ((PIPELINE, oracle), (PIPELINE_QWEN3, self.oracle(Qwen3(theirs, self.model.config)))):
+                    made[name] = partial(self.pipeline, name, diffusers_pipeline(of, self.case.block), of)
+            except ImportError as error:
+                warnings.warn(f"rows against diffusers are left out: {error}", stacklevel=2)
+        return made
+
+    def equal(self, one: str, other: str) -> bool:
+        return torch.equal(self.written[one], self.written[other])
+
+    def positions_per_token(self) -> float:
+        """Positions run per answer token; the prompt, run once, does not count."""
+        return (sum(width for _, width, _, _ in self.calls) - self.case.prompt) / self.case.new
+
+
+def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[Row]:
+    """Rows of the comparison, then of how time grows with the prompt and with the block.
+
+    shape: of `SHAPES`; dtype: "float32" or "bfloat16"; threads: of PyTorch while it is measured. quick: a few tokens,
+    to see that everything runs. Raises ValueError for another shape.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"shape={shape!r}: must be one of {', '.join(SHAPES)}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch.manual_seed(0)
+        model = Transformer(SHAPES[shape]).eval().to(getattr(torch, dtype))
+        of = f"{shape} {dtype}, {threads} thread{'s' if threads > 1 else ''}"
+        cases = [Case(1, 8, new=16, block=8)] if quick else [Case(*of) for of in ((1, 32), (8, 32), (1, 480), (8, 480))]
+        for case in cases:
+            yield from comparison(model, case, of, rounds, TARGETS.get((shape, dtype), {}))
+        prompts, blocks = ((8, 16), (4, 8)) if quick else ((32, 128, 512, 2048), (8, 16, 32, 64, 128))
+        for prompt in prompts:
+            case = Case(1, prompt, new=8, block=8) if quick else Case(1, prompt, new=32)
+            yield from growth(model, case, of, rounds, "prompt")
+        for block in blocks:
+            case = Case(1, 16, new=16, block=block) if quick else Case(1, 128, block=block)
+            yield from growth(model, case, of, rounds, "block")
+    finally:
+        torch.set_num_threads(before)
+
+
+# what is aimed at, by shape and precision, and by (batch, prompt) and the two jobs
+TARGETS = {
+    ("26m", "float32"): {
+        (1, 32, OURS, PIPELINE): "at least 2.2", (8, 32, OURS, PIPELINE): "at least 3.5",
+        (1, 480, OURS, PIPELINE): "at least 6", (1, 32, FLOOR, OURS): "at most 1.3",
+    },
+    ("26m", "bfloat16"): {(1, 32, OURS, THEIR_AR): "at least 2.8 (with AMX)"},
+}  # fmt: skip
+
+
+def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: dict) -> Iterator[Row]:
+    """Every job of one case in turns. Raises RuntimeError where two that must write the same tokens do not."""
+    bench = Bench(model, case)
+    jobs = bench.jobs(peers=True)
+    bench.sampler.clear()
+    seconds = take_turns(jobs, rounds)
+    words = f"{of}, batch {case.batch}, prompt {case.prompt}"
+    pairs = [(OURS, PIPELINE), (OURS, PIPELINE_QWEN3), (OURS, PLAIN), (FLOOR, OURS), (OURS, OURS_AR), (OURS, THEIR_AR)]
+    for name, against in [*pairs, (OURS_AR, THEIR_AR)]:
+        if against not in jobs:
+            continue
+        more = {"ms per token": 1e3 * median(seconds[name]) / case.new / case.batch}
+        if against in (PLAIN, PIPELINE, PIPELINE_QWEN3):
+            if not bench.equal(name, against):
+                raise RuntimeError(f"{words}: {name} and {against} wrote different tokens")
+            more["outputs"] = "equal"
+        if (name, against) == (FLOOR, OURS):
+            more["positions per token"] = bench.positions_per_token()
+            more["sampler, ms per forward"] = 1e3 * median(bench.sampler)
+        target = targets.get((case.batch, case.prompt, name, against), "")
+        yield compared("decode", words, name, against, seconds, target=target, **more)
+
+
+def growth(model: Transformer, case: Case, of: str, rounds: int, along: str) -> Iterator[Row]:
+    """The cached decoder against the plain loop and against AR at one length; along: "prompt" or "block", the figure's axis."""
+    jobs = Bench(model, case).jobs(peers=False)
+    seconds = take_turns(jobs, rounds)
+    words = f"{of}, along the {along}: {getattr(case, along)}"
+    for against in (PLAIN, OURS_AR):
+        more = {f"{name}, ms per token": 1e3 * median(seconds[name]) / case.new for name in (OURS, against)}
+        yield compared("decode", words, OURS, against, seconds, **more, **{along: float(getattr(case, along))})
