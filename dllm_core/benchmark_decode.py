@@ -18,7 +18,9 @@ from dllm_core import plain
 from dllm_core.config import DecodeConfig, ModelConfig
 from dllm_core.decode import decode
 from dllm_core.decode_peers import Matmuls, Oracle, Qwen3, diffusers_pipeline, hugging_face
+from dllm_core.devices import pick_device
 from dllm_core.model import Transformer
+from dllm_core.replay import Replayed
 from dllm_core.sampling import Vocabulary
 from dllm_core.timing import Row, compared, take_turns
 
@@ -50,7 +52,7 @@ class Bench:
         vocab = model.config.vocab_size
         self.ids = Vocabulary(mask=vocab - 1, eos=vocab - 2, pad=0)
         seeded = torch.Generator().manual_seed(0)
-        self.prompts = torch.randint(1, vocab - 2, (case.batch, case.prompt), generator=seeded)
+        self.prompts = torch.randint(1, vocab - 2, (case.batch, case.prompt), generator=seeded).to(model.device)
         self.written: dict[str, Tensor] = {}
         self.sampler: list[float] = []  # seconds per forward beside the forwards, of each run of ours
 
@@ -108,17 +110,21 @@ class Bench:
     def jobs(self, peers: bool) -> dict:
         """Every job by name. peers: also the libraries of others."""
         oracle = self.oracle()
-        self.ours(OURS, oracle, "llada2")
-        self.calls = list(oracle.calls)
+        fast = self.oracle(Replayed(self.model)) if self.model.device.type == "cuda" else oracle
+        self.ours(OURS, fast, "llada2")
+        self.calls = list(fast.calls)
         made = {
-            OURS: partial(self.ours, OURS, oracle, "llada2"), FLOOR: Matmuls(self.model, self.calls),
-            PLAIN: partial(self.plain, oracle), OURS_AR: partial(self.ours, OURS_AR, oracle, "ar"),
+            OURS: partial(self.ours, OURS, fast, "llada2"), FLOOR: Matmuls(self.model, self.calls),
+            PLAIN: partial(self.plain, oracle), OURS_AR: partial(self.ours, OURS_AR, fast, "ar"),
         }  # fmt: skip
         if peers:
             theirs = hugging_face(self.model)
             made[THEIR_AR] = partial(self.generate, theirs)
+            around = {PIPELINE: oracle}
+            if self.case.batch == 1:  # once is enough to see what the model beneath the pipeline matters
+                around[PIPELINE_QWEN3] = self.oracle(Qwen3(theirs, self.model.config))
             try:
-                for name, of in ((PIPELINE, oracle), (PIPELINE_QWEN3, self.oracle(Qwen3(theirs, self.model.config)))):
+                for name, of in around.items():
                     made[name] = partial(self.pipeline, name, diffusers_pipeline(of, self.case.block), of)
             except ImportError as error:
                 warnings.warn(f"rows against diffusers are left out: {error}", stacklevel=2)
@@ -133,7 +139,7 @@ class Bench:
 
 
 def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[Row]:
-    """Rows of the comparison, then of how time grows with the prompt and with the block.
+    """Rows of the comparison, then of how time grows with the prompt and with the block; on CUDA where there is one.
 
     shape: of `SHAPES`; dtype: "float32" or "bfloat16"; threads: of PyTorch while it is measured. quick: a few tokens,
     to see that everything runs. Raises ValueError for another shape.
@@ -144,9 +150,11 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
     torch.set_num_threads(threads)
     try:
         torch.manual_seed(0)
-        model = Transformer(SHAPES[shape]).eval().to(getattr(torch, dtype))
+        model = Transformer(SHAPES[shape]).eval().to(pick_device(), getattr(torch, dtype))
         of = f"{shape} {dtype}, {threads} thread{'s' if threads > 1 else ''}"
-        cases = [Case(1, 8, new=16, block=8)] if quick else [Case(*of) for of in ((1, 32), (8, 32), (1, 480), (8, 480))]
+        cases = [Case(1, 32), Case(8, 32), Case(1, 480), Case(8, 480, new=32)]  # the last: else a round takes minutes
+        if quick:
+            cases = [Case(1, 8, new=16, block=8)]
         for case in cases:
             yield from comparison(model, case, of, rounds, TARGETS.get((shape, dtype), {}))
         prompts, blocks = ((8, 16), (4, 8)) if quick else ((32, 128, 512, 2048), (8, 16, 32, 64, 128))
@@ -175,8 +183,8 @@ def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: di
     bench = Bench(model, case)
     jobs = bench.jobs(peers=True)
     bench.sampler.clear()
-    seconds = take_turns(jobs, rounds)
-    words = f"{of}, batch {case.batch}, prompt {case.prompt}"
+    seconds = take_turns(jobs, rounds, device=model.device)
+    words = f"{of}, batch {case.batch}, prompt {case.prompt}, answer {case.new}"
     pairs = [(OURS, PIPELINE), (OURS, PIPELINE_QWEN3), (OURS, PLAIN), (FLOOR, OURS), (OURS, OURS_AR), (OURS, THEIR_AR)]
     for name, against in [*pairs, (OURS_AR, THEIR_AR)]:
         if against not in jobs:
@@ -196,7 +204,7 @@ def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: di
 def growth(model: Transformer, case: Case, of: str, rounds: int, along: str) -> Iterator[Row]:
     """The cached decoder against the plain loop and against AR at one length; along: "prompt" or "block", the figure's axis."""
     jobs = Bench(model, case).jobs(peers=False)
-    seconds = take_turns(jobs, rounds)
+    seconds = take_turns(jobs, rounds, device=model.device)
     words = f"{of}, along the {along}: {getattr(case, along)}"
     for against in (PLAIN, OURS_AR):
         more = {f"{name}, ms per token": 1e3 * median(seconds[name]) / case.new for name in (OURS, against)}

@@ -124,7 +124,7 @@ def decode_llada2(state: State) -> Iterator[DecodeStep]:
     config, size = state.config, block_length(state.config)
     quota = torch.tensor(policies.spread(size, config.steps or size) + [0], device=state.tokens.device)
     start = state.prompt // size * size
-    total = state.answer_masks().sum(dim=1)
+    total = left = state.answer_masks().sum(dim=1)
     refined = torch.zeros_like(start)
     columns = torch.arange(size, device=state.tokens.device)
     window = None
@@ -144,25 +144,24 @@ def decode_llada2(state: State) -> Iterator[DecodeStep]:
         # 3. commit what is above the threshold, at least the schedule's share, at most the budget
         here = masked.sum(dim=1)
         least = quota[refined.clamp(max=len(quota) - 1)].clamp(min=config.minimal_topk)
-        open_answer = state.answer_masks().sum(dim=1)
         ratios = config.cap_start_ratio, config.cap_end_ratio
-        most = policies.budget(open_answer, total, *ratios, config.max_decode_per_step)
+        most = policies.budget(left, total, *ratios, config.max_decode_per_step)
         choice = policies.thresholded(made.confidence, masked, config.threshold, torch.minimum(least, here), most)
         state.tokens.scatter_(1, position, torch.where(choice.commit, made.token, tokens))
         count = choice.commit.sum(dim=1)
+        left = left - count
         blocks = [(s, s + size) for s in start.tolist()]
-        yield from state.record.steps(state.row.tolist(), start, made, masked, choice, open_answer - count, blocks)
+        yield from state.record.steps(state.row.tolist(), start, made, masked, choice, left, blocks)
         # 4. next block where this one is full; rows that ended leave
-        full = count == here
-        start, refined = torch.where(full, start + size, start), torch.where(full, 0, refined + 1)
-        going = start < state.length
+        full, refined, going = count == here, refined + 1, None
+        if full.any():
+            start, refined, window = torch.where(full, start + size, start), torch.where(full, 0, refined), None
+            going = start < state.length
         if config.eos_early_stop:
-            going &= ~state.ended()
-        if not going.all():
-            start, refined, total = start[going], refined[going], total[going]
+            going = ~state.ended() if going is None else going & ~state.ended()
+        if going is not None and not going.all():
+            start, refined, total, left, window = start[going], refined[going], total[going], left[going], None
             state.keep(going)
-        if full.any() or not going.all():
-            window = None
 
 
 def decode_llada1(state: State) -> Iterator[DecodeStep]:

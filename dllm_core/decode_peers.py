@@ -30,30 +30,35 @@ class Oracle(nn.Module):
         self.model, self.block_size, self.accept = model, block_size, accept
         self.mask_token_id, self.own_tokens = mask_token_id, own_tokens
         self.config, self.device, self.lm_head = model.config, model.device, model.lm_head
-        self.rank = torch.randperm(block_size, generator=torch.Generator().manual_seed(0))
+        self.rank = torch.randperm(block_size, generator=torch.Generator().manual_seed(0)).to(self.device)
         self.reset()
 
     def reset(self) -> None:
         self.seconds, self.inside, self.calls = 0.0, 0.0, []
 
     def forward(self, tokens, position, mask, cache=None, slots=None, read=None) -> Tensor:
-        began = time.perf_counter()
+        began = self.now()
         self.given = tokens, position, read
         more = {} if cache is None and read is None else {"cache": cache, "slots": slots, "read": read}
         hidden = self.model(tokens, position, mask, **more)
-        self.inside += time.perf_counter() - began
+        self.inside += self.now() - began
         count = tokens.numel() if read is None else len(read[0])
         self.calls.append((*tokens.shape, mask.shape[-1], count))
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        began = time.perf_counter()
+        began = self.now()
         logits = self.model.logits(hidden)
-        real = time.perf_counter()
+        real = self.now()
         self.overwrite(logits.view(-1, logits.shape[-1]))
         self.inside += real - began
-        self.seconds += time.perf_counter() - real
+        self.seconds += self.now() - real
         return logits
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def overwrite(self, logits: Tensor) -> None:
         """In place; logits: [n, V] of the elements read, row after row."""
@@ -69,7 +74,9 @@ class Oracle(nn.Module):
         chosen = self.rank[place % self.block_size] < self.block_size - still + self.accept
         # 3. their tokens
         if self.own_tokens:
-            token = logits[index].index_fill(-1, torch.tensor([self.mask_token_id]), -torch.inf).argmax(dim=-1)
+            real = logits[index]
+            real[:, self.mask_token_id] = -torch.inf
+            token = real.argmax(dim=-1)
         else:
             token = (place * 31 + rows[index] * 17) % (logits.shape[-1] - 1)
         logits[index] = 0
@@ -120,7 +127,7 @@ def hugging_face(model: Transformer):
 
     record = hf_config(model.config, Checkpoint("ar"), {})
     record["rope_parameters"] = {"rope_type": "default", "rope_theta": model.config.rope_theta}
-    theirs = Qwen3ForCausalLM(Qwen3Config(**record)).to(model.lm_head.weight.dtype).eval()
+    theirs = Qwen3ForCausalLM(Qwen3Config(**record)).to(model.device, model.lm_head.weight.dtype).eval()
     theirs.load_state_dict(model.state_dict())
     theirs.generation_config.eos_token_id = None  # all tokens asked for, as the other jobs
     theirs.generation_config.pad_token_id = 0
@@ -163,7 +170,9 @@ def diffusers_pipeline(model, block_size: int):
     try:
         from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
     except ImportError as error:
-        raise ImportError("diffusers with its LLaDA2 pipeline is not installed: pip install 'diffusers>=0.42'") from error
+        raise ImportError(
+            "diffusers with its LLaDA2 pipeline is not installed: pip install 'diffusers>=0.42'"
+        ) from error
     pipeline = LLaDA2Pipeline(ForPipeline(model, block_size), BlockRefinementScheduler(block_length=block_size))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -59,8 +59,9 @@ def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torc
     logits[..., ids.mask] = LOWEST
     p = logits.softmax(dim=-1)  # one fused pass: measured faster than the maximum's logit − logsumexp
     best, token = logits.max(dim=-1)
+    confidence = p.gather(-1, token[..., None])[..., 0]
     # H = −Σ p log p = logsumexp − Σ p · logit, and logsumexp = logit − log p of any token: of the likeliest here
-    entropy = best - p.gather(-1, token[..., None])[..., 0].log() - torch.linalg.vecdot(p, logits)
+    entropy = best - confidence.log() - torch.linalg.vecdot(p, logits)
     if config.temperature:
         scaled = filtered(logits, config.top_k, config.top_p, config.temperature)
         scaled = (scaled.cpu() if scaled.device.type == "mps" else scaled).double()  # Apple's GPUs have no float64
@@ -68,7 +69,7 @@ def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torc
         token = (
             (scaled / config.temperature - (-uniform.clamp_min(1e-300).log()).log()).argmax(dim=-1).to(logits.device)
         )
-    confidence = p.gather(-1, token[..., None])[..., 0]
+        confidence = p.gather(-1, token[..., None])[..., 0]
     top = None
     if config.alternatives:
         probabilities, ids_of_top = p.topk(min(config.alternatives + 1, p.shape[-1]), dim=-1)
