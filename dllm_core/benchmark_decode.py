@@ -16,10 +16,12 @@ from torch import Tensor
 
 from dllm_core import plain
 from dllm_core.config import DecodeConfig, ModelConfig
-from dllm_core.decode import decode
+from dllm_core.decode import decode, generate
 from dllm_core.decode_peers import Matmuls, Oracle, Qwen3, diffusers_pipeline, hugging_face
 from dllm_core.devices import pick_device
 from dllm_core.model import Transformer
+from dllm_core.notebook import graded, open_checkpoint, prompt_ids
+from dllm_core.paths import root
 from dllm_core.replay import Replayed
 from dllm_core.sampling import Vocabulary
 from dllm_core.timing import Row, compared, take_turns
@@ -157,6 +159,8 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
             cases = [Case(1, 8, new=16, block=8)]
         for case in cases:
             yield from comparison(model, case, of, rounds, TARGETS.get((shape, dtype), {}))
+        if shape == "tiny" and dtype == "float32":
+            yield from trained(of, rounds)
         prompts, blocks = ((8, 16), (4, 8)) if quick else ((32, 128, 512, 2048), (8, 16, 32, 64, 128))
         for prompt in prompts:
             case = Case(1, prompt, new=8, block=8) if quick else Case(1, prompt, new=32)
@@ -193,7 +197,7 @@ def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: di
         if against in (PLAIN, PIPELINE, PIPELINE_QWEN3):
             if not bench.equal(name, against):
                 raise RuntimeError(f"{words}: {name} and {against} wrote different tokens")
-            more["outputs"] = "equal"
+            more["outputs"] = "equal" if model.lm_head.weight.dtype == torch.float32 else "equal (scripted tokens)"
         if (name, against) == (FLOOR, OURS):
             more["positions per token"] = bench.positions_per_token()
             more["sampler, ms per forward"] = 1e3 * median(bench.sampler)
@@ -204,8 +208,40 @@ def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: di
 def growth(model: Transformer, case: Case, of: str, rounds: int, along: str) -> Iterator[Row]:
     """The cached decoder against the plain loop and against AR at one length; along: "prompt" or "block", the figure's axis."""
     jobs = Bench(model, case).jobs(peers=False)
-    seconds = take_turns(jobs, rounds, device=model.device)
+    seconds = take_turns({name: jobs[name] for name in (OURS, PLAIN, OURS_AR)}, rounds, device=model.device)
     words = f"{of}, along the {along}: {getattr(case, along)}"
     for against in (PLAIN, OURS_AR):
         more = {f"{name}, ms per token": 1e3 * median(seconds[name]) / case.new for name in (OURS, against)}
         yield compared("decode", words, OURS, against, seconds, **more, **{along: float(getattr(case, along))})
+
+
+def trained(of: str, rounds: int) -> Iterator[Row]:
+    """The small weights that come with the project, on graded questions one at a time, at whatever acceptance they
+    reach: answer tokens (through eos) per second. Raises RunError where the weights are not there."""
+    device = pick_device()
+    ar, llada2 = (open_checkpoint(root() / "weights" / f"tiny-{name}", device=device) for name in ("ar", "llada2"))
+    questions = [
+        prompt_ids(ar.tokenizer, item.prompt, chat=True) for item in graded("data/sft_test.jsonl", per_group=2)
+    ]
+    theirs, eos = hugging_face(ar.model), ar.tokenizer.eos_token_id
+    work: dict[str, float] = {}
+
+    def ours(name: str, loaded, style: str) -> None:
+        config = DecodeConfig(style, block_length=loaded.checkpoint.block_size, threshold=THRESHOLD)
+        shift = loaded.checkpoint.label_shift
+        traces = [generate(loaded.model, [prompt], config, loaded.tokenizer, shift)[0] for prompt in questions]
+        work[name], work[f"{name}, forwards"] = (
+            sum(getattr(t, what) for t in traces) for what in ("tokens", "forwards")
+        )
+
+    def generated() -> None:
+        answers = {"max_new_tokens": DecodeConfig.max_new_tokens, "do_sample": False, "eos_token_id": eos}
+        rows = [theirs.generate(torch.tensor([prompt], device=device), **answers) for prompt in questions]
+        work[THEIR_AR] = sum(row.shape[1] - len(prompt) for row, prompt in zip(rows, questions, strict=True))
+
+    jobs = {OURS: partial(ours, OURS, llada2, "llada2"), OURS_AR: partial(ours, OURS_AR, ar, "ar"), THEIR_AR: generated}
+    seconds = take_turns(jobs, rounds, device=device)
+    words = f"{of}, trained weights, {len(questions)} questions one by one, threshold {THRESHOLD}"
+    more = {"tokens per forward": work[OURS] / work[f"{OURS}, forwards"]}
+    for name, against in ((OURS, OURS_AR), (OURS, THEIR_AR), (OURS_AR, THEIR_AR)):
+        yield compared("decode", words, name, against, seconds, work, **(more if name == OURS else {}))

@@ -18,13 +18,14 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · gain over the last dimension; x [..., D], gain [D]."""
     if not _plain(x):
         return F.rms_norm(x, gain.shape, gain, eps)
-    return _RMSNorm.apply(x, gain, eps) if torch.is_grad_enabled() else _normed(x, gain, eps)[0]
+    # in inference an autograd function is overhead alone
+    return _normed(x, gain, eps)[0] if torch.is_inference_mode_enabled() else _RMSNorm.apply(x, gain, eps)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE on x [B, H, S, D] with cos, sin [B, 1, S, D/2]; pairs are (i, i + D/2) as in Qwen3."""
-    if _plain(x):  # where no gradient is asked for, the call of an autograd function is a third of the time
-        return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _turn(x, cos, sin, 1)
+    if _plain(x):
+        return _turn(x, cos, sin, 1) if torch.is_inference_mode_enabled() else _Rotate.apply(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
