@@ -25,9 +25,10 @@ EXPLICIT = 2**20  # scores per head up to which they are written down; beyond, f
 @dataclass(frozen=True)
 class Tiles:
     """A mask cut by queries. Each tile: queries (a slice), the keys open to any of them in any row of the batch (a slice or
-    int64 indices), and bias [B, s, k], 0 where open and −inf where closed."""
+    int64 indices), and bias [B, s, k], 0 where open and −inf where closed. shape: the mask's, (B, S, K)."""
 
     tiles: list[tuple[slice, slice | Tensor, Tensor]]
+    shape: torch.Size
 
     @classmethod
     def of(cls, mask: Tensor, size: int = TILE) -> "Tiles":
@@ -40,7 +41,7 @@ class Tiles:
             keys = slice(first, last) if last - first == len(keys) else keys
             closed = ~mask[:, queries][:, :, keys]
             made.append((queries, keys, torch.zeros(closed.shape).masked_fill_(closed, -torch.inf)))
-        return cls(made)
+        return cls(made, mask.shape)
 
 
 class Halves(NamedTuple):
@@ -67,12 +68,13 @@ def prepared(pattern: Pattern) -> Mask:
     if pattern.document.device.type != "cpu":
         return pattern.mask()
     if not pattern.view.any():
-        return _tiled(pattern.mask())
+        return tiled(pattern.mask())
     found = halves(pattern)
-    return found._replace(clean=_tiled(found.clean), noisy=_tiled(found.noisy))
+    return found._replace(clean=tiled(found.clean), noisy=tiled(found.noisy))
 
 
-def _tiled(mask: Tensor) -> Tensor | Tiles:
+def tiled(mask: Tensor) -> Tensor | Tiles:
+    """mask [B, S, K] of a tensor on a CPU: in tiles, unless it is too long for writing scores down."""
     return Tiles.of(mask) if mask.shape[1] * mask.shape[2] <= EXPLICIT else mask
 
 

@@ -4,17 +4,15 @@ AR, LLaDA 1 (arXiv 2502.09992, `generate.py`) and LLaDA 2 (arXiv 2512.15745) sha
 window; they differ in what is predicted and which policy commits it. Batches give what single runs give.
 """
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from dllm_core import policies
 from dllm_core.config import DecodeConfig
-from dllm_core.model import KVCache
-from dllm_core.sampling import Recorder, Vocabulary, guess, guided
+from dllm_core.sampling import Vocabulary, guess
+from dllm_core.state import State
 from dllm_core.trace import DecodeStep, Trace, with_text
 
 
@@ -87,97 +85,20 @@ def new_trace(prompt, start, config: DecodeConfig, ids: Vocabulary) -> Trace:
     return Trace(config.style, list(prompt), start, ids.mask, ids.eos, settings=config.to_dict())
 
 
-@dataclass
-class State:
-    """A batch in work with its cache. tokens: [B, T]; prompt, length, cached, row: [B] int64.
-
-    Positions below `cached` are final and their keys and values stored. Under guidance a second copy of the batch, its
-    prompt masked, runs beside the first (an input that block training never showed).
-    """
-
-    model: torch.nn.Module
-    config: DecodeConfig
-    ids: Vocabulary
-    label_shift: bool
-    generator: torch.Generator
-    tokens: Tensor
-    prompt: Tensor
-    length: Tensor
-    cached: Tensor
-    row: Tensor
-    cache: KVCache
-    record: Recorder
-
-    @classmethod
-    def begin(cls, model, starts, prompt_lengths, config, ids, label_shift) -> "State":
-        device, batch, longest = model.device, len(starts), max(map(len, starts))
-        most = model.config.max_position_embeddings
-        if longest > most:
-            raise ValueError(f"prompt and answer take {longest} positions: more than max_position_embeddings={most}")
-        tokens = torch.full((batch, longest), ids.pad, device=device)
-        for i, start in enumerate(starts):
-            tokens[i, : len(start)] = torch.tensor(start, device=device)
-        copies = 2 if config.cfg_scale else 1
-        cache = KVCache.empty(model.config, batch * copies, longest, device, model.lm_head.weight.dtype)
-        given = prompt_lengths, [len(start) for start in starts], range(batch)
-        prompt, length, row = (torch.tensor(values, device=device) for values in given)
-        return cls(
-            model, config, ids, label_shift, torch.Generator().manual_seed(config.seed), tokens, prompt, length,
-            torch.zeros_like(row), row, cache, Recorder(config, time.perf_counter(), [0] * batch),
-        )  # fmt: skip
-
-    def forward(self, start: Tensor, end: Tensor, block: int, read: Tensor) -> Tensor:
-        """Run positions [start, end) of each row, block-causal on the grid of `block`; logits [B, N, V] for the tokens
-        at positions `read` [B, N]. Keys and values of the window are (over)written in the cache."""
-        width, keys = int((end - start).max()), int(end.max())
-        columns = torch.arange(width, device=start.device)
-        position = (start[:, None] + columns).clamp(max=self.tokens.shape[1] - 1)
-        real = start[:, None] + columns < end[:, None]
-        slots = position.masked_fill(~real, self.tokens.shape[1])
-        tokens = self.tokens.gather(1, position)
-        mask = torch.arange(keys, device=start.device) // block <= (position // block)[:, :, None]
-        place = read - int(self.label_shift or self.config.style == "ar") - start[:, None]
-        if self.config.cfg_scale:
-            masked_prompt = tokens.masked_fill(position < self.prompt[:, None], self.ids.mask)
-            tokens, position = torch.cat([tokens, masked_prompt]), position.repeat(2, 1)
-            slots, mask, place = slots.repeat(2, 1), mask.repeat(2, 1, 1), place.repeat(2, 1)
-        hidden = self.model(tokens, position, mask, self.cache, slots)
-        place = place.clamp(0, width - 1)[:, :, None].expand(-1, -1, hidden.shape[-1])
-        logits = self.model.logits(hidden.gather(1, place))
-        return guided(*logits.chunk(2), self.config.cfg_scale) if self.config.cfg_scale else logits
-
-    def answer_masks(self) -> Tensor:
-        """[B, T] bool: positions still to be decoded."""
-        return self.tokens == self.ids.mask
-
-    def ended(self) -> Tensor:
-        """[B] bool: eos stands in the answer with no mask before it."""
-        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        stop = (self.tokens == self.ids.eos) & (columns >= self.prompt[:, None])
-        return (stop & (self.answer_masks().int().cumsum(dim=1) == 0)).any(dim=1)
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop finished rows (bool [B]) so that the others run in a smaller batch."""
-        for name in ("tokens", "prompt", "length", "cached", "row"):
-            setattr(self, name, getattr(self, name)[rows])
-        both = rows.repeat(2) if self.config.cfg_scale else rows
-        self.cache = KVCache([key[both] for key in self.cache.keys], [value[both] for value in self.cache.values])
-
-
 def decode_ar(state: State) -> Iterator[DecodeStep]:
     """Left to right, one token a forward; a block diffusion of block size 1 whose labels are shifted.
 
-    Yields a step per row and forward. Logits [B, 1, V], read at the last known token; all before it is cached.
+    Yields a step per row and forward. Logits [B, V], read at the last known token; all before it is cached.
     """
     position = state.prompt.clone()
     while len(state.row):
         # 1. everything not cached, up to the last known token
-        logits = state.forward(state.cached, position, 1, position[:, None])
-        state.cached = position.clone() if state.config.use_cache else state.cached
+        one = torch.ones_like(position, dtype=torch.bool)[:, None]
+        logits = state.forward(state.window(state.cached, position, 1), position[:, None], one)
+        state.cached = position if state.config.use_cache else state.cached
         # 2. the next token
-        made = guess(logits, state.config, state.ids, state.generator)
+        made = guess(logits, state.config, state.ids, state.generator).placed(one)
         state.tokens.scatter_(1, position[:, None], made.token)
-        one = torch.ones_like(made.token, dtype=torch.bool)
         reason = torch.full_like(made.token, policies.NAMES.index("ar"))
         choice = policies.Choice(one, reason, torch.zeros_like(position))
         left = state.length - position - 1
@@ -196,45 +117,50 @@ def decode_ar(state: State) -> Iterator[DecodeStep]:
 def decode_llada2(state: State) -> Iterator[DecodeStep]:
     """Block after block; within a block, refine until no mask is left (LLaDA 2.0, inference).
 
-    Yields a step per row and forward. Logits [B, L_B, V] of each row's own block (rows need not be in the same one);
-    what is above the threshold is committed, else the most confident. Finished blocks are final and cached.
+    Yields a step per row and forward. Logits [n, V] of the n masks of each row's own block (rows need not be in the
+    same one); what is above the threshold is committed, else the most confident. Finished blocks are final and cached:
+    the next block's first forward stores their keys and values, so that none is spent on that alone.
     """
     config, size = state.config, block_length(state.config)
     quota = torch.tensor(policies.spread(size, config.steps or size) + [0], device=state.tokens.device)
     start = state.prompt // size * size
-    total = state.answer_masks().sum(dim=1)
+    total = left = state.answer_masks().sum(dim=1)
     refined = torch.zeros_like(start)
     columns = torch.arange(size, device=state.tokens.device)
+    window = None
     while len(state.row):
         # 1. one forward over what is not cached and the current block
-        position = start[:, None] + columns
-        first = torch.minimum(state.cached, (start - 1).clamp(min=0)) if state.label_shift else state.cached
-        logits = state.forward(first, start + size, size, position)
-        if config.use_cache:
-            state.cached = start.clone()
-        # 2. guesses and confidences at the block's masks
-        made = guess(logits, config, state.ids, state.generator)
+        if fresh := window is None:
+            position = start[:, None] + columns
+            first = torch.minimum(state.cached, (start - 1).clamp(min=0)) if state.label_shift else state.cached
+            window = state.window(first, start + size, size)
         tokens = state.tokens.gather(1, position)
         masked = tokens == state.ids.mask
+        logits = state.forward(window, position, masked)
+        if fresh and config.use_cache and not torch.equal(state.cached, start):
+            state.cached, window = start, None  # from now on the block alone is run
+        # 2. guesses and confidences at the block's masks
+        made = guess(logits, config, state.ids, state.generator).placed(masked)
         # 3. commit what is above the threshold, at least the schedule's share, at most the budget
+        here = masked.sum(dim=1)
         least = quota[refined.clamp(max=len(quota) - 1)].clamp(min=config.minimal_topk)
-        least = torch.minimum(least, masked.sum(dim=1))
-        open_answer = state.answer_masks().sum(dim=1)
         ratios = config.cap_start_ratio, config.cap_end_ratio
-        most = policies.budget(open_answer, total, *ratios, config.max_decode_per_step)
-        choice = policies.thresholded(made.confidence, masked, config.threshold, least, most)
+        most = policies.budget(left, total, *ratios, config.max_decode_per_step)
+        choice = policies.thresholded(made.confidence, masked, config.threshold, torch.minimum(least, here), most)
         state.tokens.scatter_(1, position, torch.where(choice.commit, made.token, tokens))
-        left = open_answer - choice.commit.sum(dim=1)
+        count = choice.commit.sum(dim=1)
+        left = left - count
         blocks = [(s, s + size) for s in start.tolist()]
         yield from state.record.steps(state.row.tolist(), start, made, masked, choice, left, blocks)
         # 4. next block where this one is full; rows that ended leave
-        full = choice.commit.sum(dim=1) == masked.sum(dim=1)
-        start, refined = torch.where(full, start + size, start), torch.where(full, 0, refined + 1)
-        going = start < state.length
+        full, refined, going = count == here, refined + 1, None
+        if full.any():
+            start, refined, window = torch.where(full, start + size, start), torch.where(full, 0, refined), None
+            going = start < state.length
         if config.eos_early_stop:
-            going &= ~state.ended()
-        if not going.all():
-            start, refined, total = start[going], refined[going], total[going]
+            going = ~state.ended() if going is None else going & ~state.ended()
+        if going is not None and not going.all():
+            start, refined, total, left, window = start[going], refined[going], total[going], left[going], None
             state.keep(going)
 
 
@@ -242,22 +168,24 @@ def decode_llada1(state: State) -> Iterator[DecodeStep]:
     """All positions at once with full attention; `steps` steps spread over the semi-autoregressive blocks (LLaDA,
     Algorithm 5 and `generate.py`).
 
-    Yields a step per row and forward. Logits [B, L_B, V] of the block, from the whole window; each step keeps its share
-    of the most confident (or of random ones) and hides the rest again. Nothing can be cached.
+    Yields a step per row and forward. Logits [n, V] of the block's n masks, from the whole window; each step keeps its
+    share of the most confident (or of random ones) and hides the rest again. Nothing can be cached.
     """
     config = state.config
     size = config.block_length or int((state.length - state.prompt).max())
     per_block = (config.steps or config.max_new_tokens) // (config.max_new_tokens // min(size, config.max_new_tokens))
     columns = torch.arange(size, device=state.tokens.device)
-    start, refined, quota = state.prompt.clone(), 0, None
+    start, refined, quota, window = state.prompt.clone(), 0, None, None
     while len(state.row):
-        # 1. one full forward (uncached: every position may change with every other)
+        # 1. one full forward: every position, in one block (uncached: each may change with every other)
+        if window is None:
+            window = state.window(torch.zeros_like(start), state.length, state.tokens.shape[1])
         position = start[:, None] + columns
-        logits = _full_logits(state, position)
-        # 2. guesses; confidence of the block's masks, or a random order
-        made = guess(logits, config, state.ids, state.generator)
         tokens = state.tokens.gather(1, position)
         masked = tokens == state.ids.mask
+        logits = state.forward(window, position, masked)
+        # 2. guesses; confidence of the block's masks, or a random order
+        made = guess(logits, config, state.ids, state.generator).placed(masked)
         if refined == 0:
             shares = [policies.spread(n, per_block) for n in masked.sum(dim=1).tolist()]
             quota = torch.tensor(shares, device=position.device)
@@ -278,20 +206,5 @@ def decode_llada1(state: State) -> Iterator[DecodeStep]:
         if config.eos_early_stop:
             going &= ~state.ended()
         if not going.all():
-            start, quota = start[going], quota[going]
+            start, quota, window = start[going], quota[going], None
             state.keep(going)
-
-
-def _full_logits(state: State, read: Tensor) -> Tensor:
-    """Logits [B, N, V] of the tokens at `read` [B, N] from one uncached pass with full attention over real positions."""
-    config, length = state.config, state.tokens.shape[1]
-    position = torch.arange(length, device=read.device).expand(len(state.row), length)
-    mask = (position < state.length[:, None])[:, None, :].expand(-1, length, -1)
-    tokens = state.tokens
-    if config.cfg_scale:
-        tokens = torch.cat([tokens, tokens.masked_fill(position < state.prompt[:, None], state.ids.mask)])
-        position, mask, read = position.repeat(2, 1), mask.repeat(2, 1, 1), read.repeat(2, 1)
-    hidden = state.model(tokens, position, mask)
-    place = (read - int(state.label_shift)).clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
-    logits = state.model.logits(hidden.gather(1, place))
-    return guided(*logits.chunk(2), config.cfg_scale) if config.cfg_scale else logits

@@ -50,13 +50,16 @@ def keep_memory() -> None:
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · gain over the last dimension; x [..., D], gain [D]."""
-    return _RMSNorm.apply(x, gain, eps) if plain_cpu(x) else F.rms_norm(x, gain.shape, gain, eps)
+    if not plain_cpu(x):
+        return F.rms_norm(x, gain.shape, gain, eps)
+    # in inference an autograd function is overhead alone
+    return _normed(x, gain, eps)[0] if torch.is_inference_mode_enabled() else _RMSNorm.apply(x, gain, eps)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE on x [B, H, S, D] with cos, sin [B, 1, S, D/2]; pairs are (i, i + D/2) as in Qwen3."""
     if plain_cpu(x):
-        return _Rotate.apply(x, cos, sin)
+        return _turn(x, cos, sin, 1) if torch.is_inference_mode_enabled() else _Rotate.apply(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -64,9 +67,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        y, scale = _normed(x, gain, eps)
         ctx.save_for_backward(x, gain, scale)
-        return (x * scale).mul_(gain)
+        return y
 
     @staticmethod
     @once_differentiable
@@ -90,6 +93,11 @@ class _Rotate(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         cos, sin = ctx.saved_tensors
         return _turn(gradient, cos, sin, -1), None, None  # a rotation's gradient is rotated back
+
+
+def _normed(x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (x * scale).mul_(gain), scale
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:

@@ -10,34 +10,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dllm_core.attention import Mask, attend
+from dllm_core.attention import Mask, attend, tiled
 from dllm_core.config import ModelConfig
-from dllm_core.kernels import products, rms_norm, rotate
+from dllm_core.kernels import ROWS, products, rms_norm, rotate
 
 
 @dataclass
 class KVCache:
     """Keys and values at absolute positions, one slot per position and a last slot that takes what padding writes.
 
-    keys, values: per layer [B, kv heads, length + 1, head_dim].
+    keys, values: per layer [B, kv heads, length + 1, head_dim], allocated once, position after position in memory so
+    that a write copies whole runs. row: [B, 1] int64, 0..B-1.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
+    row: Tensor
 
     @classmethod
     def empty(cls, config: ModelConfig, batch: int, length: int, device=None, dtype=torch.float32) -> "KVCache":
-        shape = (batch, config.num_key_value_heads, length + 1, config.head_dim)
+        shape = (batch, length + 1, config.num_key_value_heads, config.head_dim)
         layers = range(config.num_hidden_layers)
-        keys, values = ([torch.zeros(shape, device=device, dtype=dtype) for _ in layers] for _ in "kv")
-        return cls(keys, values)
+        keys, values = ([torch.zeros(shape, device=device, dtype=dtype).transpose(1, 2) for _ in layers] for _ in "kv")
+        return cls(keys, values, torch.arange(batch, device=device)[:, None])
 
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Store key, value [B, H, W, D] at `slots` [B, W]; return those of positions 0..length-1."""
-        index = slots[:, None, :, None].expand(key.shape)
-        self.keys[layer].scatter_(2, index, key)
-        self.values[layer].scatter_(2, index, value)
+        for kept, new in ((self.keys[layer], key), (self.values[layer], value)):
+            kept.transpose(1, 2)[self.row, slots] = new.transpose(1, 2)
         return self.keys[layer][:, :, :length], self.values[layer][:, :, :length]
+
+    def keep(self, rows: Tensor) -> "KVCache":
+        """The cache of the rows (bool [B]) that stay."""
+        left = [[stored[rows] for stored in kept] for kept in (self.keys, self.values)]
+        return KVCache(*left, self.row[: len(left[0][0])])
 
 
 class RMSNorm(nn.Module):
@@ -161,6 +167,8 @@ class Transformer(nn.Module):
         x = self.model.embed_tokens(tokens) if embeddings is None else embeddings
         rope = (self.rope_cos[position][:, None], self.rope_sin[position][:, None])
         slots = position if slots is None else slots
+        if isinstance(mask, Tensor) and mask.device.type == "cpu" and tokens.numel() >= ROWS:
+            mask = tiled(mask)
         with products(tokens.numel()):
             for layer in self.model.layers[:-1]:
                 x = layer(x, rope, mask, cache, slots)

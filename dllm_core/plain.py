@@ -1,7 +1,8 @@
-"""The diffusion losses as the papers write them: one document, one equation, one forward after another.
+"""The diffusion losses and decoders as the papers write them: one equation, one forward after another.
 
-Slow, and meant to be read first. `objectives.Diffusion` computes the same for packed rows, prompts, several views and
-all blocks in one pass; tests hold it against these on the same masks. Shapes: L tokens, V entries of the vocabulary.
+Slow, and meant to be read first. `objectives.Diffusion` computes the same losses for packed rows, prompts, several
+views and all blocks in one pass, `decode` the same answers from a cache; tests hold both against these. Shapes: L
+tokens, V entries of the vocabulary.
 """
 
 import torch
@@ -57,9 +58,49 @@ def block_logits(model, x_0: Tensor, x_t: Tensor, block_size: int, label_shift: 
 
 
 def forward(model, tokens: Tensor, block_size: int) -> Tensor:
-    """tokens [S] int64 of one document → [S, V]. A token sees its own block and all before it: block_size 1 is
-    causal, S (or more) is full attention."""
-    position = torch.arange(len(tokens), device=tokens.device)
+    """tokens [S] int64 of one document → [S, V]; or of several as long, [B, S] → [B, S, V]. A token sees its own block
+    and all before it: block_size 1 is causal, S (or more) is full attention."""
+    rows = torch.atleast_2d(tokens)
+    position = torch.arange(rows.shape[1], device=tokens.device)
     block = position // block_size
     mask = block[None, :] <= block[:, None]
-    return model.logits(model(tokens[None], position[None], mask[None]))[0].float()
+    hidden = model(rows, position.expand_as(rows), mask.expand(len(rows), -1, -1))
+    return model.logits(hidden).view(*tokens.shape, -1).float()
+
+
+@torch.inference_mode()
+def decode_llada2(
+    model, prompts: Tensor, new_tokens: int, block_size: int, threshold: float, mask_token_id: int
+) -> Tensor:
+    """Greedy decoding of LLaDA 2 (arXiv 2512.15745 §5) with no cache: every forward runs all that is written so far.
+
+    prompts: [B, P] int64 → [B, T], T the first multiple of block_size that holds prompt and new_tokens.
+    """
+    batch, length = prompts.shape
+    end = -(-(length + new_tokens) // block_size) * block_size
+    x = torch.cat([prompts, prompts.new_full((batch, end - length), mask_token_id)], dim=1)
+    for start in range(length // block_size * block_size, end, block_size):
+        block = x[:, start : start + block_size]  # a view: what is written here is written in x
+        while (masked := block == mask_token_id).any():
+            # 1. one forward over everything up to the block's end; the mask itself is never predicted
+            logits = forward(model, x[:, : start + block_size], block_size)[:, start:]
+            logits[..., mask_token_id] = -torch.inf
+            # 2. each position's best guess, and how sure it is
+            confidence, token = logits.softmax(dim=-1).max(dim=-1)
+            confidence = confidence.masked_fill(~masked, -1)
+            # 3. commit all above the threshold, at least the surest
+            surest = torch.zeros_like(masked).scatter(1, confidence.argmax(dim=1, keepdim=True), True)
+            commit = masked & ((confidence > threshold) | surest)
+            block[commit] = token[commit]
+    return x
+
+
+@torch.inference_mode()
+def decode_ar(model, prompts: Tensor, new_tokens: int, mask_token_id: int) -> Tensor:
+    """Greedy decoding token by token with no cache: prompts [B, P] int64 → [B, P + new_tokens]."""
+    x = prompts
+    for _ in range(new_tokens):
+        logits = forward(model, x, block_size=1)[:, -1]
+        logits[:, mask_token_id] = -torch.inf
+        x = torch.cat([x, logits.argmax(dim=-1, keepdim=True)], dim=1)
+    return x

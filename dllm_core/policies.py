@@ -50,24 +50,23 @@ def thresholded(
 
     `most` [B] caps the commits of a step (a decoding budget, >= 1); without a threshold the schedule alone decides.
     """
-    rank = ranks(confidence, masked)
     above = masked & (confidence > (math.inf if threshold is None else threshold))
-    # 1. enough above the threshold: all of them; else the most confident `least`
     enough = above.sum(dim=1) >= least
-    fallback = masked & (rank < least[:, None])
-    commit = torch.where(enough[:, None], above, fallback)
-    # 2. the budget keeps the most confident of these
-    held = torch.zeros_like(least)
-    allowed = commit
-    if most is not None:
-        allowed = commit & (rank < most[:, None])
-        held = (above & ~allowed).sum(dim=1)
+    commit, held = above, torch.zeros_like(least)
+    if most is not None or not enough.all():  # else the order decides nothing, and need not be known
+        rank = ranks(confidence, masked)
+        # 1. enough above the threshold: all of them; else the most confident `least`
+        fallback = masked & (rank < least[:, None])
+        commit = torch.where(enough[:, None], above, fallback)
+        # 2. the budget keeps the most confident of these
+        if most is not None:
+            commit = commit & (rank < most[:, None])
+            held = (above & ~commit).sum(dim=1)
     # 3. why
-    name = NAMES.index("schedule") if threshold is None else NAMES.index("fallback")
-    reasons = torch.full_like(rank, name)
-    reasons[above] = NAMES.index("threshold")
-    reasons[above & (held > 0)[:, None]] = NAMES.index("budget")
-    return Choice(allowed, reasons, held)
+    otherwise = NAMES.index("schedule" if threshold is None else "fallback")
+    over = torch.where(held > 0, NAMES.index("budget"), NAMES.index("threshold"))
+    reasons = torch.where(above, over[:, None], otherwise)
+    return Choice(commit, reasons, held)
 
 
 def budget(masked: Tensor, total: Tensor, start: float | None, end: float | None, hard: int | None) -> Tensor | None:

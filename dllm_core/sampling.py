@@ -26,36 +26,54 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Guess:
-    """token, confidence, entropy (nats): [B, N]; top: runners-up (ids, probabilities) [B, N, k] or None."""
+    """token, confidence, entropy (nats): [n], or [B, N] once placed; top: runners-up (ids, probabilities) of the same
+    shape and k more, or None."""
 
     token: Tensor
     confidence: Tensor
     entropy: Tensor
     top: tuple[Tensor, Tensor] | None
 
+    def placed(self, masked: Tensor) -> "Guess":
+        """The guesses [n] of the n True places of `masked` [B, N], put there; 0 elsewhere."""
+
+        def put(values: Tensor) -> Tensor:
+            more = values.shape[1:]
+            where = masked.view(*masked.shape, *(1 for _ in more))
+            return values.new_zeros(*masked.shape, *more).masked_scatter(where, values)
+
+        top = self.top and (put(self.top[0]), put(self.top[1]))
+        return Guess(put(self.token), put(self.confidence), put(self.entropy), top)
+
+
+LOWEST = -1e30  # a logit for "never": finite, so that a probability of 0 adds 0 · LOWEST = 0 to the entropy
+
 
 def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torch.Generator) -> Guess:
-    """logits [B, N, V] → choice of a token everywhere.
+    """logits [..., V] → choice of a token everywhere.
 
     Confidence is the chosen token's probability after guidance, before temperature and filtering. Sampling is
     Gumbel-max in float64 (float32 noise lowers the temperature by truncation; LLaDA's `add_gumbel_noise`).
     """
-    logits = logits.float().index_fill(-1, torch.tensor([ids.mask], device=logits.device), -torch.inf)
-    log_p = logits.log_softmax(dim=-1)
-    p = log_p.exp()
-    if config.temperature == 0:
-        token = logits.argmax(dim=-1)
-    else:
+    logits = logits.float().clamp(min=LOWEST)  # a copy
+    logits[..., ids.mask] = LOWEST
+    p = logits.softmax(dim=-1)  # one fused pass: measured faster than the maximum's logit − logsumexp
+    best, token = logits.max(dim=-1)
+    confidence = p.gather(-1, token[..., None])[..., 0]
+    # H = −Σ p log p = logsumexp − Σ p · logit, and logsumexp = logit − log p of any token: of the likeliest here
+    entropy = best - confidence.log() - torch.linalg.vecdot(p, logits)
+    if config.temperature:
         scaled = filtered(logits, config.top_k, config.top_p, config.temperature)
         scaled = (scaled.cpu() if scaled.device.type == "mps" else scaled).double()  # Apple's GPUs have no float64
         uniform = torch.rand(scaled.shape, generator=generator, dtype=torch.float64).to(scaled.device)
-        token = (scaled / config.temperature - (-uniform.clamp_min(1e-300).log()).log()).argmax(dim=-1).to(logits.device)
-    confidence = p.gather(-1, token[..., None])[..., 0]
-    entropy = -(p * log_p.clamp_min(-1e4)).sum(dim=-1)
+        token = (
+            (scaled / config.temperature - (-uniform.clamp_min(1e-300).log()).log()).argmax(dim=-1).to(logits.device)
+        )
+        confidence = p.gather(-1, token[..., None])[..., 0]
     top = None
     if config.alternatives:
-        probabilities, best = p.topk(min(config.alternatives + 1, p.shape[-1]), dim=-1)
-        top = (best, probabilities)
+        probabilities, ids_of_top = p.topk(min(config.alternatives + 1, p.shape[-1]), dim=-1)
+        top = (ids_of_top, probabilities)
     return Guess(token, confidence, entropy, top)
 
 
@@ -88,33 +106,27 @@ class Recorder:
     def steps(self, rows, first, guess: Guess, masked, choice: policies.Choice, left, blocks) -> list[DecodeStep]:
         """rows: batch row of each line; first: [B] position of column 0; left: [B] masked after the step."""
         seconds = time.perf_counter() - self.began
-        first, left, commit, reasons = first.tolist(), left.tolist(), choice.commit.tolist(), choice.reasons.tolist()
-        token, confidence, held = guess.token.tolist(), guess.confidence.tolist(), choice.held.tolist()
-        candidates = masked.sum(dim=1).clamp(min=1)
-        mean = ((guess.confidence * masked).sum(dim=1) / candidates).tolist()
-        entropy = ((guess.entropy * masked).sum(dim=1) / candidates).tolist()
-        open_after = masked.tolist()
+        forwards = 2 if self.config.cfg_scale else 1
+        # three transfers in all: each waits for the device
+        whole = torch.stack([guess.token, choice.reasons, choice.commit.long(), masked.long()], dim=1).tolist()
+        shares = torch.stack([guess.confidence, guess.entropy], dim=1).tolist()
+        of_rows = torch.stack([first, left, choice.held], dim=1).tolist()
         made = []
         for i, row in enumerate(rows):
+            (token, reason, commit, was_open), (confidence, entropy) = whole[i], shares[i]
+            start, still_masked, held = of_rows[i]
+            candidates = [n for n, is_open in enumerate(was_open) if is_open]
             commits = tuple(
-                Commit(
-                    first[i] + n,
-                    token[i][n],
-                    confidence[i][n],
-                    policies.NAMES[reasons[i][n]],
-                    self._others(guess, i, n),
-                )
-                for n, chosen in enumerate(commit[i])
-                if chosen
+                Commit(start + n, token[n], confidence[n], policies.NAMES[reason[n]], self._others(guess, i, n))
+                for n in candidates
+                if commit[n]
             )
             draft = ()
             if self.config.draft:
-                draft = tuple(
-                    (first[i] + n, token[i][n], confidence[i][n])
-                    for n, is_open in enumerate(open_after[i])
-                    if is_open and not commit[i][n]
-                )
-            forwards = 2 if self.config.cfg_scale else 1
+                draft = tuple((start + n, token[n], confidence[n]) for n in candidates if not commit[n])
+            mean, unsure = (
+                sum(share[n] for n in candidates) / max(len(candidates), 1) for share in (confidence, entropy)
+            )
             made.append(
                 DecodeStep(
                     self.counts[row],
@@ -123,11 +135,11 @@ class Recorder:
                     seconds,
                     blocks[i],
                     commits,
-                    left[i],
-                    mean[i],
-                    entropy[i],
+                    still_masked,
+                    mean,
+                    unsure,
                     draft,
-                    held[i],
+                    held,
                 )
             )
             self.counts[row] += 1

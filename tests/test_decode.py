@@ -8,10 +8,12 @@ import torch
 from small import BOS, EOS, IDS, MASK, VOCAB, logits_of, tiny
 
 from dllm_core import decode as decoding
+from dllm_core import plain
 from dllm_core.config import DecodeConfig, ModelConfig
 from dllm_core.decode import decode, decode_gaps, generate, infill, start_of
 from dllm_core.policies import spread
-from dllm_core.sampling import filtered, guess, guided
+from dllm_core.replay import Capture, Replayed
+from dllm_core.sampling import Vocabulary, filtered, guess, guided
 from dllm_core.trace import Trace
 
 PROMPTS = [[BOS, 5, 6, 7, 8], [BOS, 9], [BOS, 4, 3, 9, 12, 11, 10, 7, 5]]  # unequal lengths, ends inside and at blocks
@@ -42,9 +44,9 @@ class Scripted:
         self.table, self.config = table, ModelConfig(table.shape[1], 8, 1, 2, max_position_embeddings=len(table))
         self.device, self.lm_head, self.forwards = table.device, torch.nn.Linear(1, 1), 0
 
-    def __call__(self, tokens, position, mask, cache=None, slots=None):
+    def __call__(self, tokens, position, mask, cache=None, slots=None, read=None):
         self.forwards += 1
-        return position[..., None].float()
+        return position[read][..., None].float()
 
     def logits(self, hidden):
         return self.table[hidden[..., 0].long()]
@@ -119,6 +121,24 @@ def test_gumbel_samples_follow_the_softmax_at_the_temperature(temperature):
     expected = (row[:4] / temperature).softmax(dim=-1)
     shares = made.token.flatten().bincount(minlength=4) / 20_000
     assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / 20_000).sqrt()).all()
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 40.0])
+def test_confidence_and_entropy_against_the_long_way(scale):
+    logits = torch.randn(30, 500, generator=seeded(), dtype=torch.float64) * scale
+    p = logits.index_fill(-1, torch.tensor([7]), -torch.inf).softmax(dim=-1)
+    made = guess(logits, DecodeConfig(), Vocabulary(mask=7, eos=2, pad=0), seeded())
+    assert torch.equal(made.token, p.argmax(dim=-1))
+    torch.testing.assert_close(made.confidence.double(), p.amax(dim=-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(made.entropy.double(), torch.special.entr(p).sum(dim=-1), atol=2e-5, rtol=1e-4)
+
+
+def test_guesses_go_back_to_their_places():
+    masked = torch.tensor([[False, True, True], [True, False, False]])
+    made = guess(torch.randn(3, VOCAB, generator=seeded()), DecodeConfig(alternatives=1), IDS, seeded())
+    placed = made.placed(masked)
+    for of, at in ((made.token, placed.token), (made.confidence, placed.confidence), (made.top[1], placed.top[1])):
+        assert torch.equal(at[masked], of) and (at[~masked] == 0).all()
 
 
 def test_sampling_follows_its_seed():
@@ -237,6 +257,21 @@ def test_ar_decoding_equals_the_slow_loop():
         assert found(traces(model, [prompt], config)[0]) == slow_ar(model, prompt, config)
 
 
+def test_the_plain_decoders_of_the_library_agree_with_the_slow_loops():
+    """`plain.decode_llada2` and `plain.decode_ar`, for prompts of one length; the last block is filled."""
+    prompts = [[BOS, 5, 6, 7, 8], [BOS, 9, 3, 3, 4]]
+    config = dataclasses.replace(STYLES["llada2"], eos_early_stop=False)
+    for seed in range(3):
+        model = tiny(seed)
+        block = config.block_length
+        made = plain.decode_llada2(model, torch.tensor(prompts), config.max_new_tokens, block, config.threshold, MASK)
+        assert made.tolist() == [slow_llada2(model, prompt, config, False)[0] for prompt in prompts]
+        assert made.tolist() == [trace.final for trace in traces(model, prompts, config)]
+        ar = dataclasses.replace(STYLES["ar"], eos_early_stop=False)
+        made = plain.decode_ar(model, torch.tensor(prompts), ar.max_new_tokens, MASK)
+        assert made.tolist() == [slow_ar(model, prompt, ar)[0] for prompt in prompts]
+
+
 # --- cached equals uncached, batched equals single ----------------------------------------------------------------
 
 
@@ -256,18 +291,18 @@ def test_cached_equals_uncached_to_the_logits(monkeypatch, style, scale, label_s
         seen.clear()
         made = traces(model, PROMPTS, dataclasses.replace(config, use_cache=use_cache), label_shift)
         results.append((made, list(seen)))
-    for cached, plain in zip(results[0][0], results[1][0], strict=True):
-        close(cached, plain)
+    for cached, full in zip(results[0][0], results[1][0], strict=True):
+        close(cached, full)
     assert len(results[0][1]) == len(results[1][1]) > 3
-    for cached, plain in zip(results[0][1], results[1][1], strict=True):
-        torch.testing.assert_close(cached, plain, atol=1e-4, rtol=1e-4)
+    for cached, full in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(cached, full, atol=1e-4, rtol=1e-4)
 
 
 def test_the_cache_spares_the_finished_blocks():
     """Positions run per forward: with the cache, the block before and this one; without, everything so far."""
     model, widths = tiny(), []
     forward = model.forward
-    model.forward = lambda tokens, *rest: (widths.append(tokens.shape[1]), forward(tokens, *rest))[1]
+    model.forward = lambda tokens, *rest, **more: (widths.append(tokens.shape[1]), forward(tokens, *rest, **more))[1]
     config = DecodeConfig("llada2", max_new_tokens=12, block_length=4, threshold=0.0, eos_early_stop=False)
     for use_cache, expected in ((True, [8, 8, 8]), (False, [8, 12, 16])):
         widths.clear()
@@ -276,6 +311,45 @@ def test_the_cache_spares_the_finished_blocks():
     widths.clear()
     list(decode(model, [PROMPTS[0]], DecodeConfig("ar", max_new_tokens=4, eos_early_stop=False), IDS))
     assert widths == [5, 1, 1, 1]
+
+
+@pytest.mark.parametrize("label_shift", [False, True])
+@pytest.mark.parametrize("style, scale", GUIDED)
+def test_static_shapes_change_nothing(monkeypatch, style, scale, label_shift):
+    """What CUDA graphs replay: keys up to the cache's end, all states of the window. Here without the graphs."""
+    model, runs = tiny(4), []
+    run = Capture.run
+    monkeypatch.setattr(Capture, "run", lambda *given: (runs.append(1), run(*given))[1])
+    config = dataclasses.replace(STYLES[style], cfg_scale=scale, draft=True)
+    fixed = Replayed(model)
+    for _ in range(2):  # a second decoding has a cache of its own
+        for plainly, replayed in zip(
+            traces(model, PROMPTS, config, label_shift), traces(fixed, PROMPTS, config, label_shift), strict=True
+        ):
+            close(plainly, replayed)
+    assert runs
+
+
+def test_the_head_reads_masked_positions_only():
+    """And the last layer computes no others: rows of logits are as many as masks."""
+    model, rows = tiny(), []
+    head = model.logits
+    model.logits = lambda hidden: (rows.append(tuple(hidden.shape)), head(hidden))[1]
+    config = DecodeConfig("llada2", max_new_tokens=7, block_length=4, threshold=None, steps=2, eos_early_stop=False)
+    list(decode(model, [[BOS, 5, 6, 7, 8]], config, IDS))
+    assert rows == [(3, 16), (1, 16), (4, 16), (2, 16)]
+
+
+def test_a_prompt_is_run_once_and_no_forward_only_stores():
+    """The next block's first forward stores the finished block: forwards are as many as steps, positions are few."""
+    model, windows = tiny(), []
+    forward = model.forward
+    model.forward = lambda tokens, position, *rest, **more: (
+        windows.append((int(position[0, 0]), tokens.shape[1])), forward(tokens, position, *rest, **more),
+    )[1]  # fmt: skip
+    config = DecodeConfig("llada2", max_new_tokens=8, block_length=4, threshold=None, steps=2, eos_early_stop=False)
+    steps = list(decode(model, [[BOS, *range(3, 14)]], config, IDS))
+    assert windows == [(0, 16), (12, 4), (12, 8), (16, 4)] and len(steps) == len(windows)
 
 
 @pytest.mark.parametrize("label_shift", [False, True])
