@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllm_core.config import Checkpoint, ModelConfig
+from dllm_core.kernels import products
 from dllm_core.model import Transformer
 from dllm_core.weights import hf_config
 
@@ -84,7 +85,8 @@ class Oracle(nn.Module):
 
 
 class Matmuls:
-    """The same sequence of matrix products as forwards of these shapes, and nothing else: the least time there is.
+    """The same sequence of matrix products as forwards of these shapes, and nothing else: the least time there is. Each goes
+    to the quicker library, as in the model.
 
     calls: (rows, window, keys, elements read) of each forward, as `Oracle.calls`.
     """
@@ -109,16 +111,22 @@ class Matmuls:
         for call in self.calls:
             of, read = self.inputs[call]
             x, y, h = of["x"], of["y"], of["h"]
-            for layer in self.model.model.layers:
-                attention, mlp = layer.self_attn, layer.mlp
-                for project in (attention.q_proj, attention.k_proj, attention.v_proj):
-                    F.linear(x, project.weight)
-                of["q"] @ of["k"].transpose(-1, -2), of["p"] @ of["k"]
-                if layer is self.model.model.layers[-1]:  # what is not read needs no more than keys and values
-                    x, y, h = x[:read], y[:read], h[:read]
-                F.linear(y, attention.o_proj.weight), F.linear(x, mlp.gate_proj.weight), F.linear(x, mlp.up_proj.weight)
-                F.linear(h, mlp.down_proj.weight)
-            F.linear(x, self.model.lm_head.weight)
+            with products(len(x)):
+                for layer in self.model.model.layers:
+                    attention, mlp = layer.self_attn, layer.mlp
+                    for project in (attention.q_proj, attention.k_proj, attention.v_proj):
+                        F.linear(x, project.weight)
+                    of["q"] @ of["k"].transpose(-1, -2), of["p"] @ of["k"]
+                    if layer is self.model.model.layers[-1]:  # what is not read needs no more than keys and values
+                        x, y, h = x[:read], y[:read], h[:read]
+                    (
+                        F.linear(y, attention.o_proj.weight),
+                        F.linear(x, mlp.gate_proj.weight),
+                        F.linear(x, mlp.up_proj.weight),
+                    )
+                    F.linear(h, mlp.down_proj.weight)
+            with products(read):
+                F.linear(x, self.model.lm_head.weight)
 
 
 def hugging_face(model: Transformer):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from dllm_core.kernels import keep_memory
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -15,14 +17,17 @@ DTYPES = ("auto", "float32", "bfloat16")
 def pick_device(name: str = "auto") -> torch.device:
     """The device that `name` means; "auto": CUDA, else Apple's MPS, else the CPU.
 
-    Raises ValueError for another word, or a device that this machine or this build of torch does not have.
+    On a CPU the process also keeps the memory it frees from now on (`kernels.keep_memory`). Raises ValueError for another
+    word, or a device that this machine or this build of torch does not have.
     """
     kind = name.partition(":")[0]
     if kind not in DEVICES:
         raise ValueError(f"device={name!r}: must be one of {', '.join(DEVICES)} (or one GPU of several, as in cuda:1)")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind == "auto":
-        return torch.device(next(word for word in ("cuda", "mps", "cpu") if there[word]))
+        kind = name = next(word for word in ("cuda", "mps", "cpu") if there[word])
+    if kind == "cpu":
+        keep_memory()
     if not there[kind]:
         raise ValueError(f"device={name!r}: torch {torch.__version__} finds none here; use device='auto' or 'cpu'")
     device = torch.device(name)
