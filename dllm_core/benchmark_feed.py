@@ -71,8 +71,8 @@ class TokenisedInTheLoader(Dataset):
 def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[Row]:
     """Useful tokens per second of both ways, for text and for conversations; the first run of a file and the next.
 
-    shape: "tiny" (rows of 128 tokens) or "26m" (512). threads: processes of a first run, and of the plain way from 2 on;
-    packed rows are laid out by this process alone. dtype changes nothing here. quick: little text.
+    shape: "tiny" (rows of 128 tokens) or "26m" (512). threads: processes of a first run, and of the plain way from 2
+    on; packed rows are laid out by this process alone. dtype changes nothing here. quick: little text.
     Raises ValueError for another shape.
     """
     if shape not in SHAPES:
@@ -94,8 +94,8 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
 def large_file(gigabytes: float = 1.6, kind: str = "text", where: str | Path | None = None) -> list[Row]:
     """The first run and the next of a file as large as MiniMind's, on all cores and on one, with the peak memory.
 
-    Made in a temporary folder of `where`. 1.6 GB of text take 3 GB of disk and, on two cores, 4 minutes; kind="chat", whose
-    template is written in Python, 16 minutes; most of both is the run in one process. To see it:
+    Made in a temporary folder of `where`. 1.6 GB of text take 3 GB of disk and, on two cores, 4 minutes; kind="chat",
+    whose template runs in Python, 16 minutes; most of both is the run in one process. To see it:
     `python -c "from dllm_core.benchmark_feed import large_file; print(*large_file(), sep='\\n')"`
     """
     source = corpus.ensure()
@@ -246,7 +246,7 @@ def _run_apart(cores: int, kind: str, path: Path, tokenizer: str, length: int) -
                 memory = process.memory_full_info()
                 now += getattr(memory, "pss", memory.rss)
         peak = max(peak, now)
-        time.sleep(0.1)
+        time.sleep(0.4)  # to count shared pages takes the system milliseconds, which the child then lacks
     out, errors = child.communicate()
     if child.returncode:
         raise RuntimeError(f"the run on {path} ended with {child.returncode}: {errors[-2000:]}")
