@@ -1,4 +1,4 @@
-"""Decoding measured side by side on the same weights: this project's, a plain loop, diffusers, Hugging Face, the matmuls.
+"""Decoding side by side on the same weights: this project's, a plain loop, diffusers, Hugging Face, the matmuls alone.
 
 Random weights: an `Oracle` decides how many tokens each forward commits, the same number for everyone, and its own time
 is subtracted. All jobs write the same number of tokens.
@@ -206,7 +206,7 @@ def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: di
 
 
 def growth(model: Transformer, case: Case, of: str, rounds: int, along: str) -> Iterator[Row]:
-    """The cached decoder against the plain loop and against AR at one length; along: "prompt" or "block", the figure's axis."""
+    """The cached decoder against the plain loop and against AR at one length; along: "prompt" or "block", the axis."""
     jobs = Bench(model, case).jobs(peers=False)
     seconds = take_turns({name: jobs[name] for name in (OURS, PLAIN, OURS_AR)}, rounds, device=model.device)
     words = f"{of}, along the {along}: {getattr(case, along)}"

@@ -19,8 +19,7 @@ from dllm_core.kernels import ROWS, products, rms_norm, rotate
 class KVCache:
     """Keys and values at absolute positions, one slot per position and a last slot that takes what padding writes.
 
-    keys, values: per layer [B, kv heads, length + 1, head_dim], allocated once, position after position in memory so
-    that a write copies whole runs. row: [B, 1] int64, 0..B-1.
+    keys, values: per layer [B, kv heads, length + 1, head_dim], allocated once. row: [B, 1] int64, 0..B-1.
     """
 
     keys: list[Tensor]
@@ -29,9 +28,9 @@ class KVCache:
 
     @classmethod
     def empty(cls, config: ModelConfig, batch: int, length: int, device=None, dtype=torch.float32) -> "KVCache":
-        shape = (batch, length + 1, config.num_key_value_heads, config.head_dim)
+        shape = (batch, config.num_key_value_heads, length + 1, config.head_dim)
         layers = range(config.num_hidden_layers)
-        keys, values = ([torch.zeros(shape, device=device, dtype=dtype).transpose(1, 2) for _ in layers] for _ in "kv")
+        keys, values = ([torch.zeros(shape, device=device, dtype=dtype) for _ in layers] for _ in "kv")
         return cls(keys, values, torch.arange(batch, device=device)[:, None])
 
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:

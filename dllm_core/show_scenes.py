@@ -99,9 +99,9 @@ class _Listener:
         self.lm_head = SimpleNamespace(weight=torch.zeros(1))
         self.device, self.shift, self.calls = torch.device("cpu"), shift, []
 
-    def __call__(self, tokens, position, mask, cache=None, slots=None):
+    def __call__(self, tokens, position, mask, cache=None, slots=None, read=None):
         self.calls.append((tokens[0].tolist(), position[0].tolist(), mask[0].tolist()))
-        return (position + self.shift)[:, :, None].float()
+        return (position + self.shift)[read][:, None].float()
 
     def logits(self, hidden):
         place = hidden[..., 0].long().clamp(max=self.config.vocab_size - 3)
