@@ -18,7 +18,7 @@ from torch.nn.attention import flex_attention as flex
 
 from dllm_core.patterns import Pattern
 
-TILE = 64  # queries of a tile
+TILE = 128  # queries of a tile
 EXPLICIT = 2**20  # scores per head up to which they are written down; beyond, flash attention saves the memory
 
 
