@@ -33,7 +33,7 @@ class Batches:
       "random"  a tail of random length U{0..max_fill}, packed
       "block"   up to the next multiple of block_size, packed (LLaDA 2.0's quantised effective length, arXiv 2512.15745)
     Only an example that ends with eos is filled; one that was cut has no end to learn. fill_scored=False: the filling
-    is there but not scored. rank, world_size: each process gets other rows of the same epochs.
+    is there but not scored. Several processes that train together each make all batches (see `team`).
     Raises DataError when the settings cannot make a batch of these documents.
     """
 
@@ -52,21 +52,19 @@ class Batches:
         fill_scored: bool = True,
         max_fill: int | None = None,
         shuffle: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
     ):
-        _check(batch_size, seq_len, pack, fill, block_size, max_fill, rank, world_size)
+        _check(batch_size, seq_len, pack, fill, block_size, max_fill)
         self.documents, self.batch_size, self.seq_len = documents, batch_size, seq_len
         self.pad_token_id, self.eos_token_id = pad_token_id, eos_token_id
         self.seed, self.pack, self.fill, self.block_size = seed, pack, fill, block_size
         self.fill_scored, self.max_fill = fill_scored, seq_len if max_fill is None else max_fill
-        self.shuffle, self.rank, self.world_size = shuffle, rank, world_size
+        self.shuffle = shuffle
         self._starts, self._lengths, self._ended = usable(documents, seq_len, fill, pack, eos_token_id)
         # An epoch's size: rows, or examples. Text shorter than one row makes one row with padding.
         self._size = max(1, int(self._lengths.sum()) // seq_len) if pack == "cut" else len(self._lengths)
         self._shortest = int(self._lengths.min())
         self._orders: dict[int, tuple] = {}
-        self._next = 0  # rows or examples taken so far, by all processes together
+        self._next = 0  # rows or examples taken so far
         self._aside: list[int] = []  # examples taken but not yet placed (their running numbers)
         self._ready: list[Batch] = []  # laid out but not yet given, the next one last
 
@@ -80,14 +78,14 @@ class Batches:
 
     @cached_property
     def batches_per_epoch(self) -> int:
-        """Batches one process makes of one epoch, at least 1; for packed examples an estimate from the first ones."""
+        """Batches of one epoch, at least 1; for packed examples an estimate from the first ones."""
         if self.pack == "cut" or self.fill == "batch":
-            return max(1, self._size // (self.batch_size * self.world_size))
+            return max(1, self._size // self.batch_size)
         probe = copy(self)
         probe._next, probe._aside = 0, []
         for _ in range(PROBE):
             probe._packed()
-        return max(1, round(self._size * PROBE / (probe._next - len(probe._aside) * self.world_size)))
+        return max(1, round(self._size * PROBE / (probe._next - len(probe._aside))))
 
     def steps(self, epochs: float) -> int:
         """Batches of so many passes over the data (a fraction may be asked for), at least 1. Raises DataError for none."""
@@ -113,15 +111,14 @@ class Batches:
             return self._assemble(*self._packed(), self.seq_len)
         if not self._ready:
             self._ready = self._laid_ahead()
-        self._next += self.batch_size * self.world_size
+        self._next += self.batch_size
         return self._ready.pop()
 
     def _laid_ahead(self) -> list[Batch]:
-        """This process's next batches, the last first: several at once where rows are of one width, since laying out
+        """The next batches, the last first: several at once where rows are of one width, since laying out
         few tokens costs as much as laying out many."""
         count = max(1, AHEAD // (self.batch_size * self.seq_len)) if self.pack == "cut" else 1
-        each = np.arange(self.batch_size) + self.batch_size * self.world_size * np.arange(count)[:, None]
-        laid = self._laid((self._next + self.rank * self.batch_size + each).ravel())
+        laid = self._laid(self._next + np.arange(count * self.batch_size))
         return laid.split(self.batch_size)[::-1]
 
     # --- which rows or examples come next -------------------------------------------------------------------------
@@ -219,9 +216,9 @@ class Batches:
         """(running number, first token, length, fill) of the examples set aside, then of those that come next."""
         yield from self._described(np.array(waiting, np.int64))
         while limit is None or self._next < limit:
-            ahead = self._next + self.rank + self.world_size * np.arange(256)
+            ahead = self._next + np.arange(256)
             for example in self._described(ahead if limit is None else ahead[ahead < limit]):
-                self._next += self.world_size
+                self._next += 1
                 yield example
 
     def _described(self, numbers: np.ndarray) -> list[tuple[int, int, int, int]]:
@@ -261,12 +258,10 @@ def fixed_batches(documents: Documents, *, rows: int | None = None, **settings) 
     return made
 
 
-def _check(batch_size, seq_len, pack, fill, block_size, max_fill, rank, world_size) -> None:
-    for name, value in (("batch_size", batch_size), ("seq_len", seq_len), ("world_size", world_size)):
+def _check(batch_size, seq_len, pack, fill, block_size, max_fill) -> None:
+    for name, value in (("batch_size", batch_size), ("seq_len", seq_len)):
         if value < 1:
             raise DataError(f"{name}={value}: must be at least 1")
-    if not 0 <= rank < world_size:
-        raise DataError(f"rank={rank}: must lie in [0, world_size={world_size})")
     if pack not in ("cut", "whole"):
         raise DataError(f'pack={pack!r}: must be "cut" or "whole"')
     if fill not in (None, "batch", "random", "block"):

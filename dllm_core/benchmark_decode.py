@@ -26,7 +26,7 @@ from dllm_core.replay import Replayed
 from dllm_core.sampling import Vocabulary
 from dllm_core.timing import Row, compared, take_turns
 
-SHAPES = {
+SHAPES = {  # the laptop's model, and MiniMind's
     "tiny": ModelConfig(6400, 128, 4, 4, intermediate_size=384, max_position_embeddings=4096),
     "26m": ModelConfig(6400, 512, 8, 8, max_position_embeddings=4096),
 }

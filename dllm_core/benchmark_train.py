@@ -1,4 +1,4 @@
-"""Training measured side by side: whole steps of this project's three objectives, of Hugging Face's Qwen3, of the plain ways.
+"""Training measured side by side: whole steps of the three objectives, of Hugging Face's Qwen3, of the plain ways.
 
 Every job runs packed rows of the same size through forward, backward, clipping and AdamW; tokens are those of the rows,
 however many positions a job makes of them.
@@ -12,7 +12,9 @@ import torch.nn.functional as F
 
 from dllm_core import patterns
 from dllm_core.batches import Batches
+from dllm_core.benchmark_decode import SHAPES
 from dllm_core.config import ModelConfig, TrainConfig
+from dllm_core.decode_peers import hugging_face
 from dllm_core.documents import Documents
 from dllm_core.kernels import products
 from dllm_core.model import Transformer
@@ -21,10 +23,6 @@ from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.timing import Row, compared, take_turns
 from dllm_core.train import optimizers, train
 
-SHAPES = {  # the laptop's model, and MiniMind's
-    "tiny": ModelConfig(6400, 128, 4, 4, intermediate_size=384, max_position_embeddings=4096),
-    "26m": ModelConfig(6400, 512, 8, 8, max_position_embeddings=4096),
-}
 LENGTHS = {"tiny": 128, "26m": 512}
 BLOCK, TOKENS = 32, 1024  # tokens of a step on a CPU; sixteen times as many on a GPU
 AR, LLADA1, LLADA2, VIEWS, TWICE = "AR", "LLaDA 1", "LLaDA 2", "LLaDA 2, both views", "LLaDA 2, one pass a view"
@@ -129,15 +127,10 @@ class Steps:
         return lambda: next(steps) and None
 
     def theirs(self, causal: bool, ours: bool = False) -> Callable[[], None]:
-        """Hugging Face's Qwen3 of the same shape by its own forward: logits everywhere, `F.cross_entropy`, the same optimiser.
+        """Hugging Face's Qwen3 of the same first weights by its own forward: logits everywhere, the same optimiser.
         ours: with float32 products by the library that this project asks, see `kernels.products`."""
-        from transformers import Qwen3Config, Qwen3ForCausalLM
-
-        from dllm_core.config import Checkpoint
-        from dllm_core.weights import hf_config
-
-        shape = hf_config(self.config, Checkpoint("ar"), {})
-        model = Qwen3ForCausalLM(Qwen3Config(**{k: v for k, v in shape.items() if k != "dllm"})).to(self.device)
+        torch.manual_seed(0)
+        model = hugging_face(Transformer(self.config).to(self.device)).train()
         (optimizer,), batches, mask = optimizers(model, self.settings()), self.batches(), self.config.vocab_size - 1
 
         def step() -> None:

@@ -79,7 +79,7 @@ class TrainConfig:
     run down to `min_lr_ratio` of itself. `eval_every`, `save_every`: in steps, 0 = only at the end.
     `embedding_noise`: standard deviation of Gaussian noise on the mask embedding's output in the first
     `embedding_noise_steps` steps (LLaDA 2.0 §7.1). `activation_checkpointing`: keep each layer's input alone and compute
-    the layer again in the backward pass: about a third more time, much less memory for long rows and large models.
+    the layer again in the backward pass: a forward more for much less memory with long rows and large models.
     """
 
     max_iters: int

@@ -85,8 +85,8 @@ class Oracle(nn.Module):
 
 
 class Matmuls:
-    """The same sequence of matrix products as forwards of these shapes, and nothing else: the least time there is. Each goes
-    to the quicker library, as in the model.
+    """The same sequence of matrix products as forwards of these shapes, and nothing else: the least time there is.
+    Each goes to the quicker library, as in the model.
 
     calls: (rows, window, keys, elements read) of each forward, as `Oracle.calls`.
     """

@@ -1,8 +1,8 @@
-"""What a CPU can do faster than PyTorch's own operations: RMSNorm and RoPE with hand-written gradients, matrix products by
-the quicker of two libraries, memory that stays mapped.
+"""What a CPU can do faster than PyTorch's own operations: RMSNorm and RoPE with hand-written gradients, matrix products
+by the quicker of two libraries, memory that stays mapped.
 
-The same functions as `F.rms_norm` and the textbook rotation, which stand beside them and are used on other devices and in
-half precision; gradients of gradients are not offered. `attention` holds the rest of a layer's work.
+The same functions as `F.rms_norm` and the textbook rotation, which stand beside them and are used on other devices and
+in half precision; gradients of gradients are not offered. `attention` holds the rest of a layer's work.
 """
 
 import contextlib
@@ -24,14 +24,15 @@ def plain_cpu(x: Tensor) -> bool:
 
 @contextlib.contextmanager
 def products(rows: int):
-    """Within it, float32 matrix products of `rows` rows on a CPU go to the quicker library.
+    """Within it, float32 matrix products of `rows` rows on a CPU go to the quicker library, in float32 all the same.
 
     Left alone PyTorch asks MKL, which does not use the AVX-512 of other makers' processors; allowed bfloat16, it asks
-    oneDNN. That uses bfloat16 with sums in float32 where the processor multiplies matrices in it (AMX), else float32.
+    oneDNN, which takes the permission only where the processor has matrix units for it (AMX). There MKL stays.
     """
     setting = torch.backends.mkldnn.matmul
     before = setting.fp32_precision
-    setting.fp32_precision = "bf16" if rows >= ROWS else before
+    if rows >= ROWS and by_onednn():
+        setting.fp32_precision = "bf16"
     try:
         yield
     finally:
@@ -39,13 +40,26 @@ def products(rows: int):
 
 
 @functools.cache
+def by_onednn() -> bool:
+    """Whether oneDNN is there and, allowed bfloat16, keeps to float32 on this processor: seen by a product, not assumed."""
+    setting, a = torch.backends.mkldnn.matmul, torch.linspace(-1, 1, 64 * 64).view(64, 64)
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        product = (a @ a).double()
+    finally:
+        setting.fp32_precision = before
+    return torch.backends.mkldnn.is_available() and bool((product - a.double() @ a.double()).abs().max() < 1e-4)
+
+
+@functools.cache
 def keep_memory() -> None:
     """Let the process keep freed memory (glibc alone). A training step frees and asks for the same tensors again; given
-    back in between, every page of them is mapped and cleared anew, which took a third of a step's attention."""
+    back in between, every page of them is mapped and cleared anew, which costs more than many an operation on it."""
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give nothing back from the heap's top
-        mallopt(-3, 2**30) or mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: no mappings of their own below 1 GiB (older: 32 MiB)
+        mallopt(-3, 2**30) or mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, 1 GiB: none of their own below (older: 32 MiB)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

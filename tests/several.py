@@ -14,11 +14,9 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from small import EOS, MASK, PAD, tiny
+from small import MASK, NoTokenizer, packed, tiny
 
-from dllm_core.batches import Batches
 from dllm_core.config import Checkpoint, TrainConfig
-from dllm_core.documents import Documents
 from dllm_core.objectives import Diffusion, ar_loss
 from dllm_core.runs import Run
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
@@ -42,16 +40,6 @@ SETTINGS = {  # name → (objective, blocks, what of CONFIG is another)
 }
 
 
-class NoTokenizer:
-    def save_pretrained(self, folder):
-        pass
-
-
-def data() -> Batches:
-    documents = Documents.of([[1, *[3 + (i * j) % 13 for j in range(1 + i % 9)], EOS] for i in range(40)])
-    return Batches(documents, batch_size=4, seq_len=12, pad_token_id=PAD, eos_token_id=EOS, seed=3, pack="whole")
-
-
 def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, list[TrainStep]]:
     """(the model, the steps this process was given) of one setting, by all processes there are. Raises
     KeyboardInterrupt where it was stopped."""
@@ -70,7 +58,7 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
     measure = lambda m: float(m.model.norm.weight.detach().abs().sum())
     config = dataclasses.replace(CONFIG, **other)
     for step in train(
-        model, data(), killed if way == "kill" else objective, config, blocks=blocks, validate=measure, run=run
+        model, packed(4), killed if way == "kill" else objective, config, blocks=blocks, validate=measure, run=run
     ):
         steps.append(step)
         if way == "stop" and step.step == STOPPED:

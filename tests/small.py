@@ -1,9 +1,13 @@
 """Small models and batches that the tests of the core share; the slow, obvious losses are in `dllm_core.plain`."""
 
+import json
+from pathlib import Path
+
 import torch
 
-from dllm_core.batches import Batch
+from dllm_core.batches import Batch, Batches
 from dllm_core.config import ModelConfig
+from dllm_core.documents import Documents
 from dllm_core.model import Transformer
 from dllm_core.sampling import Vocabulary
 
@@ -30,6 +34,31 @@ class Blank:
 
     def logits(self, hidden):
         return hidden.expand(*hidden.shape[:-1], self.vocab)
+
+
+class NoTokenizer:
+    """What a run folder asks of a tokenizer."""
+
+    def save_pretrained(self, folder):
+        pass
+
+
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz 你好我是小言谁？。<>/|_\n"  # a vocabulary to read files with
+
+
+def write(name: str, *rows) -> Path:
+    """A jsonl file, one line a row; strings as they are."""
+    path = Path(name)
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def packed(batch_size: int) -> Batches:
+    """Endless rows of 12 tokens, 40 documents of 3 to 11 in them."""
+    documents = Documents.of([[BOS, *[3 + (i * j) % 13 for j in range(1 + i % 9)], EOS] for i in range(40)])
+    ids = {"pad_token_id": PAD, "eos_token_id": EOS}
+    return Batches(documents, batch_size=batch_size, seq_len=12, seed=3, pack="whole", **ids)
 
 
 def batch_of(*rows: list[int], seed: int = 0, prompt: int = 0, width: int = 0) -> Batch:

@@ -201,25 +201,18 @@ def test_going_on_after_a_stop(layout):
         assert all(equal(a, b) for a, b in zip(take(unbroken, 12), take(second, 12)))
 
 
-@pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_laying_out_ahead_changes_nothing(layout, world, monkeypatch):
+def test_laying_out_ahead_changes_nothing(layout, monkeypatch):
     """Several batches at once or one by one; also when a state is loaded between two that were laid out together."""
-
-    def make(rank):
-        settings = {"batch_size": 3, "seq_len": 24, "rank": rank, "world_size": world, **IDS, **layout}
-        return Batches(examples(), **settings)
-
-    ahead = [take(make(rank), 40) for rank in range(world)]
-    going_back = make(0)
+    make = lambda: Batches(examples(), batch_size=3, seq_len=24, **IDS, **layout)
+    ahead, going_back = take(make(), 40), make()
     take(going_back, 2)
     state = going_back.state()
     take(going_back, 3)
     going_back.load_state(state)
-    assert all(equal(a, b) for a, b in zip(ahead[0][2:], take(going_back, 30)))
+    assert all(equal(a, b) for a, b in zip(ahead[2:], take(going_back, 30)))
     monkeypatch.setattr(batches_module, "AHEAD", 1)
-    for rank in range(world):
-        assert all(equal(a, b) for a, b in zip(ahead[rank], take(make(rank), 40), strict=True))
+    assert all(equal(a, b) for a, b in zip(ahead, take(make(), 40), strict=True))
 
 
 def test_asking_for_the_estimate_changes_nothing():
@@ -233,22 +226,6 @@ def test_a_state_of_other_data_is_refused():
     state = Batches(examples(50), batch_size=3, seq_len=24, pack="whole", **IDS).state()
     with pytest.raises(DataError, match="counts 50 examples an epoch, these data make 49"):
         Batches(examples(49), batch_size=3, seq_len=24, pack="whole", **IDS).load_state(state)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_processes_share_an_epoch(layout):
-    """Unshuffled, two processes see nothing twice, and together what one process sees."""
-    documents = Documents.of([[1, *[100 + i] * 4, EOS] for i in range(48)])
-
-    def seen(rank, world, batches):
-        settings = {**layout, "batch_size": 2, "seq_len": 12, "shuffle": False, "rank": rank, "world_size": world}
-        made = take(Batches(documents, **settings, **IDS), batches)
-        return [token for batch in made for token in set(batch.tokens.flatten().tolist()) if token >= 100]
-
-    first, second = seen(0, 2, 4), seen(1, 2, 4)
-    assert not set(first) & set(second)
-    if layout["pack"] == "cut" or layout.get("fill") == "batch":
-        assert sorted(first + second) == sorted(seen(0, 1, 8))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -312,7 +289,6 @@ def test_validation_without_rows_is_refused(rows):
         ({"pack": "tight"}, "pack='tight'"),
         ({"pack": "whole", "fill": "eos"}, "fill='eos'"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"rank": 1}, "rank=1"),
         ({"pack": "whole", "fill": "random", "max_fill": -1}, "max_fill=-1"),
     ],
 )

@@ -1,18 +1,17 @@
 """Reading and tokenising: what is scored, where prompts end, what bad files are told, what the cache keeps."""
 
-import json
 import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small import CHARACTERS, write
 
 from dllm_core import documents, reading
 from dllm_core.chat import chat_prompt
 from dllm_core.data import DataError, Documents, chat_documents, locate, read_jsonl, read_texts, text_documents
 from dllm_core.tokenizer import character_tokenizer, load_tokenizer
 
-CHARACTERS = "abcdefghijklmnopqrstuvwxyz 你好我是小言谁？。<>/|_\n"
 TALK = [
     {"role": "user", "content": "你是谁？"},
     {"role": "assistant", "content": "我是小言。"},
@@ -24,14 +23,6 @@ TALK = [
 @pytest.fixture(scope="module")
 def tokenizer():
     return character_tokenizer([CHARACTERS])
-
-
-def write(name: str, *rows) -> Path:
-    """One line a row; strings as they are."""
-    path = Path(name)
-    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def talks(name: str, *conversations) -> Path:

@@ -1,6 +1,5 @@
 """Tokenising on all cores: the same tokens, the first error in the file's order, nothing left by what was killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from small import CHARACTERS, write
 
 from dllm_core import data, reading
 from dllm_core.chat import encode_conversations
@@ -17,21 +17,12 @@ from dllm_core.data import DataError, chat_documents, text_documents
 from dllm_core.tokenizer import character_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-CHARACTERS = "abcdefghijklmnopqrstuvwxyz 你好我是小言谁？。<>/|_\n"
 TALK = [{"role": "user", "content": "你是谁？"}, {"role": "assistant", "content": "我是小言。"}]
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return character_tokenizer([CHARACTERS])
-
-
-def write(name: str, *rows) -> Path:
-    """One line a row; strings as they are."""
-    path = Path(name)
-    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 5, 40])

@@ -11,11 +11,9 @@ from itertools import count, pairwise
 
 import pytest
 import torch
-from small import EOS, MASK, PAD, batch_of, tiny
+from small import MASK, NoTokenizer, batch_of, packed, tiny
 
-from dllm_core.batches import Batches
 from dllm_core.config import Checkpoint, TrainConfig
-from dllm_core.documents import Documents
 from dllm_core.objectives import Diffusion, Loss, ar_loss
 from dllm_core.runs import Run
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
@@ -53,21 +51,11 @@ class Given:
         self.next = state["next"]
 
 
-class NoTokenizer:
-    def save_pretrained(self, folder):
-        pass
-
-
-def data() -> Batches:
-    documents = Documents.of([[1, *[3 + (i * j) % 13 for j in range(1 + i % 9)], EOS] for i in range(40)])
-    return Batches(documents, batch_size=2, seq_len=12, pad_token_id=PAD, eos_token_id=EOS, seed=3, pack="whole")
-
-
 def setting(model) -> dict:
     """What resumed and uninterrupted runs share: block diffusion with CAP under a curriculum of block sizes."""
     objective = Diffusion(NoiseSchedule.band(0.05, 0.95), MASK, complementary=True, cap_lambda=0.1)
     blocks = BlockSchedule(12, CONFIG.max_iters, (0.25, 0.5, 0.25), (1, 3), (6, 3))
-    return {"model": model, "batches": data(), "objective": objective, "config": CONFIG, "blocks": blocks,
+    return {"model": model, "batches": packed(2), "objective": objective, "config": CONFIG, "blocks": blocks,
             "validate": lambda m: float(m.model.norm.weight.detach().abs().sum())}  # fmt: skip
 
 
