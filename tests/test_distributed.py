@@ -245,7 +245,7 @@ def test_an_objective_that_draws_without_a_skip_is_an_error(monkeypatch):
         monkeypatch.setattr(Team, name, stub)
     diffusion = Diffusion(NoiseSchedule(), MASK)
     with pytest.raises(ValueError, match="needs a `skip`"):
-        next(train(tiny(), several.data(), lambda *args, **how: diffusion(*args, **how), several.CONFIG))
+        next(train(tiny(), several.packed(4), lambda *args, **how: diffusion(*args, **how), several.CONFIG))
 
 
 def test_another_engine_than_ddp_is_an_error(monkeypatch):
