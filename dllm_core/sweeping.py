@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -81,9 +82,11 @@ def record(cell: Cell, job: Job) -> Path:
     return cell.path
 
 
-def chain_jobs(sweeps: list[Sweep], cells: list[Cell], scale: str) -> Iterator[list[Job]]:
-    """For each seed, the stages of the chain that unfinished cells start from, as `dllm run -p seed N` would run them."""
+def chain_jobs(sweeps: list[Sweep], cells: list[Cell], scale: str) -> list[Job]:
+    """The stages of the chain that unfinished cells start from, at each of their seeds, as `dllm run -p seed N` would
+    run them, but on one thread each: what comes out does not depend on what else was running."""
     asked = {sweep.name: sweep.chain for sweep in sweeps}
+    found: list[Job] = []
     for seed in sorted({cell.seed for cell in cells}):
         names = {name for cell in cells if cell.seed == seed for name in asked[cell.sweep]}
         while more := {need for stage in batch.STAGES if stage.name in names for need in stage.needs} - names:
@@ -92,15 +95,19 @@ def chain_jobs(sweeps: list[Sweep], cells: list[Cell], scale: str) -> Iterator[l
             place = f"{scale}/seed{seed}"
             out, weights = resolve("runs/sweeps") / place / "chain", resolve("weights/sweeps") / place
             chosen = batch.choose(sorted(names), batch.STAGES)
-            yield batch.plan(chosen, batch.STAGES, scale, [["seed", str(seed)]], out, weights)
+            found += [_of_seed(job, seed) for job in batch.plan(chosen, batch.STAGES, scale, [["seed", str(seed)]], out, weights)]
+    return found
+
+
+def _of_seed(job: Job, seed: int) -> Job:
+    """The stages of several seeds run side by side: each gets its seed into its name."""
+    stage = replace(job.stage, name=f"{job.stage.name}.{seed}", needs=tuple(f"{need}.{seed}" for need in job.stage.needs))
+    return replace(job, stage=stage, threads=1)
 
 
 def execute(sweeps: list[Sweep], cells: list[Cell], names: dict[str, str], options, screen: Screen) -> bool:
     """Chains first, then the cells side by side, then those that are timed, one by one. True when all came through."""
-    states = []
-    for chain in chain_jobs(sweeps, cells, options.preset):
-        screen.say(f"the chain under {jobs.shown(chain[0].weights)}")
-        states += jobs.run(chain, options.jobs, False, screen)[0].values()
+    states = list(jobs.run(chain_jobs(sweeps, cells, options.preset), options.jobs, False, screen)[0].values())
     if {"failed", "not run"} & set(states):
         return False
     timed = {sweep.name for sweep in sweeps if sweep.text.get("alone")}

@@ -261,3 +261,19 @@ def test_readme_tables_pool_questions_over_seeds():
     assert settings[0]["exact match (95 % interval)"].startswith("0.500 (0.150") and settings[0]["each seed"] == "0.500 0.500"
     (group,) = readme._groups(answers)
     assert group["questions × seeds"] == "2 × 2" and group["LLaDA 2"] == "50 %"
+
+
+def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
+    """Stages of one seed wait for their own seed's alone, write to its folder, and run on one thread."""
+    monkeypatch.chdir(project)
+    (paired,) = sweeps.find(["paired"], "cpu")
+    made = sweeping.chain_jobs([paired], paired.cells, "cpu")
+    names = [job.stage.name for job in made]
+    assert len(set(names)) == len(names) and {name.rpartition(".")[2] for name in names} == {"0", "1", "2"}
+    for job in made:
+        seed = job.stage.name.rpartition(".")[2]
+        assert job.threads == 1 and job.parameters["seed"] == int(seed) and job.weights.name == f"seed{seed}"
+        assert {need.rpartition(".")[2] for need in job.stage.needs} <= {seed}
+        assert set(job.stage.needs) <= set(names)
+        assert all(f"seed{seed}" in str(path) for path in (job.executed, *job.upstream))
+    assert sweeping.chain_jobs([paired], [], "cpu") == []
