@@ -10,41 +10,43 @@ import re
 import sys
 from collections.abc import Iterator
 from datetime import date
+from itertools import product
+from pathlib import Path
+from statistics import median
 
 import torch
 
 from dllm_core import benchmark_decode, benchmark_feed, benchmark_train
+from dllm_core.benchmark_results import RECORDS, short
 from dllm_core.devices import machine
+from dllm_core.jobs import shown
+from dllm_core.kernels import products
 from dllm_core.paths import resolve
 from dllm_core.running import Screen
-from dllm_core.timing import Row
+from dllm_core.timing import take_turns
 
 PARTS = {"train": benchmark_train, "decode": benchmark_decode, "feed": benchmark_feed}
-RECORDS = "notebooks/benchmarks"
 
 
 def line(row: dict) -> str:
     """A comparison in one line: who, how many times as fast as whom, the range, what was aimed at."""
     ratio = row["ratio"]
     aim = f"  (aim: {row['target']})" if row["target"] else ""
-    more = "".join(f"; {name} {value}" for name, value in row["more"].items())
+    more = "".join(f"; {name} {short(value)}" for name, value in row["more"].items())
     numbers = f"{ratio['median']:.2f} × ({ratio['low']:.2f}–{ratio['high']:.2f})"
     return f"{row['case']}: {row['name']} {numbers} {row['against']}{aim}{more}"
 
 
-def measure(
-    parts: list[str], shapes: list[str], dtypes: list[str], threads: list[int], rounds: int, quick: bool
-) -> Iterator[Row]:
-    """The rows of every combination asked for, part after part. Feeding knows no precision and is measured once a shape."""
+def combinations(
+    parts: list[str], shapes: list[str], dtypes: list[str], threads: list[int]
+) -> Iterator[tuple[str, str, str, int]]:
+    """(part, shape, dtype, threads) of every combination, part after part. Feeding knows no precision: "int32" there."""
     for part in parts:
-        for shape in shapes:
-            for dtype in dtypes[:1] if part == "feed" else dtypes:
-                for count in threads:
-                    yield from PARTS[part].measure(shape, dtype, count, rounds, quick)
+        yield from ((part, *rest) for rest in product(shapes, ["int32"] if part == "feed" else dtypes, threads))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, or 2 for bad arguments."""
+    """Exit code 0, or 2 for bad arguments. What is finished is written at once, and stays when the rest is stopped."""
     parser = argparse.ArgumentParser(prog="python -m dllm_core.benchmark", description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--shape", nargs="+", choices=("tiny", "26m"), default=["tiny", "26m"])
@@ -58,27 +60,47 @@ def main(argv: list[str] | None = None) -> int:
     if options.rounds < 1 or min(options.threads) < 1:
         parser.error("--rounds and --threads must be at least 1")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows, parts = [], options.parts or list(PARTS)
-    where = (options.shape, options.dtype, options.threads, options.rounds, options.quick)
-    for row in measure(parts, *where):
-        rows.append(row.to_dict())
-        screen.say(line(rows[-1]))
-    if not options.quick:
-        save(rows, parts, machine(device), screen)
+    for part, shape, dtype, threads in combinations(
+        options.parts or list(PARTS), options.shape, options.dtype, options.threads
+    ):
+        rows = []
+        for row in PARTS[part].measure(shape, dtype, threads, options.rounds, options.quick):
+            rows.append(row.to_dict())
+            screen.say(line(rows[-1]))
+        if not options.quick:
+            asked = {"part": part, "shape": shape, "dtype": dtype, "threads": threads, "rounds": options.rounds}
+            path = save(asked, rows, device)
+            screen.say(f"{len(rows)} comparisons in {shown(path)}")
     return 0
 
 
-def save(rows: list[dict], parts: list[str], name: str, screen: Screen) -> None:
-    """Write each part's rows to a file of its own, named after the machine."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    for part in parts:
-        own = [row for row in rows if row["part"].startswith(part)]
-        origin = {"machine": name, "torch": torch.__version__, "date": date.today().isoformat(), "part": part}
-        path = resolve(f"{RECORDS}/{slug}.{part}.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**origin, "rows": own}, indent=1, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
-        screen.say(f"{len(own)} comparisons in {path.name}")
+def save(asked: dict, rows: list[dict], device: torch.device) -> Path:
+    """Write one combination's rows to a file of its own, in the machine's folder."""
+    name = machine(device)
+    slug = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    own = "-".join(str(asked[key]) for key in ("part", "shape", "dtype", "threads"))
+    path = resolve(RECORDS) / slug(name) / f"{own}.json"
+    origin = {"machine": name, "torch": torch.__version__, "date": date.today().isoformat()}
+    record = {**origin, **pace(asked["threads"], device), **asked, "rows": rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def pace(threads: int, device: torch.device) -> dict[str, float]:
+    """10⁹ operations per second in a product of 1,024² matrices, by precision: machines of one name differ."""
+    torch.set_num_threads(threads)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.randn(1024, 1024, device=device, dtype=dtype)
+
+        def job(a: torch.Tensor = a) -> None:
+            a @ a
+
+        with products(1024):
+            seconds = take_turns({"product": job}, rounds=9, device=device)["product"]
+        found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * 1024**3 / median(seconds) / 1e9, 1)
+    return found
 
 
 if __name__ == "__main__":

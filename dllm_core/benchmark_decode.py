@@ -163,7 +163,7 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
             yield from trained(of, rounds)
         prompts, blocks = ((8, 16), (4, 8)) if quick else ((32, 128, 512, 2048), (8, 16, 32, 64, 128))
         for prompt in prompts:
-            case = Case(1, prompt, new=8, block=8) if quick else Case(1, prompt, new=32)
+            case = Case(1, prompt, new=8, block=8) if quick else Case(1, prompt, new=64)
             yield from growth(model, case, of, rounds, "prompt")
         for block in blocks:
             case = Case(1, 16, new=16, block=block) if quick else Case(1, 128, block=block)
@@ -208,11 +208,11 @@ def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: di
 def growth(model: Transformer, case: Case, of: str, rounds: int, along: str) -> Iterator[Row]:
     """The cached decoder against the plain loop and against AR at one length; along: "prompt" or "block", the axis."""
     jobs = Bench(model, case).jobs(peers=False)
-    seconds = take_turns({name: jobs[name] for name in (OURS, PLAIN, OURS_AR)}, rounds, device=model.device)
+    seconds = take_turns({name: jobs[name] for name in (OURS, PLAIN, OURS_AR)}, min(rounds, 3), device=model.device)
     words = f"{of}, along the {along}: {getattr(case, along)}"
     for against in (PLAIN, OURS_AR):
-        more = {f"{name}, ms per token": 1e3 * median(seconds[name]) / case.new for name in (OURS, against)}
-        yield compared("decode", words, OURS, against, seconds, **more, **{along: float(getattr(case, along))})
+        at = {along: getattr(case, along), "tokens": case.new}
+        yield compared(f"decode along {along}", words, OURS, against, seconds, **at)
 
 
 def trained(of: str, rounds: int) -> Iterator[Row]:

@@ -4,7 +4,12 @@ Every job runs packed rows of the same size through forward, backward, clipping 
 however many positions a job makes of them.
 """
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +36,18 @@ THEIR_AR_BY_OURS = "Hugging Face AR, matrix products by our library"
 BAND = NoiseSchedule.band(0.05, 0.95)
 
 
+# A step's peak memory is a process's: nothing else has run in it.
+CHILD = """import json, resource, sys
+from dllm_core import benchmark_train as bench
+name, shape, length, tokens, dtype, threads = json.loads(sys.argv[1])
+bench.torch.set_num_threads(threads)
+job = bench.Steps(bench.SHAPES[shape], length, tokens, dtype, bench.torch.device("cpu")).job(name)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for _ in range(3):
+    job()
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))"""
+
+
 class OnePassAView:
     """Complementary masking the straightforward way: each view beside a clean half of its own."""
 
@@ -44,6 +61,18 @@ class OnePassAView:
         return Loss(sum(loss.total for loss in losses) / 2, losses[0].count)
 
 
+JOBS = {  # name → ("ours", objective of a mask token, block size) or ("theirs", causal, products by our library)
+    AR: ("ours", lambda mask: ar_loss, None),
+    LLADA1: ("ours", lambda mask: Diffusion(NoiseSchedule(), mask), None),
+    LLADA2: ("ours", lambda mask: Diffusion(BAND, mask), BLOCK),
+    VIEWS: ("ours", lambda mask: Diffusion(BAND, mask, complementary=True), BLOCK),
+    TWICE: ("ours", OnePassAView, BLOCK),
+    THEIR_AR: ("theirs", True, False),
+    THEIR_FULL: ("theirs", False, False),
+    THEIR_AR_BY_OURS: ("theirs", True, True),
+}
+
+
 def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[Row]:
     """Rows of the benchmark at a shape of `SHAPES` in "float32" or "bfloat16", on the GPU if there is one.
 
@@ -55,18 +84,9 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
     tokens = 2 * length if quick else TOKENS * (16 if device.type == "cuda" else 1)
     where = f"{threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else torch.cuda.get_device_name(device)
     case = f"{shape} {dtype}, {max(tokens // length, 1)} rows of {length}, {where}"
-    jobs, mask = Steps(config, length, tokens, dtype, device), config.vocab_size - 1
-    made = {
-        AR: jobs.ours(ar_loss),
-        LLADA1: jobs.ours(Diffusion(NoiseSchedule(), mask)),
-        LLADA2: jobs.ours(Diffusion(BAND, mask), BLOCK),
-        VIEWS: jobs.ours(Diffusion(BAND, mask, complementary=True), BLOCK),
-        TWICE: jobs.ours(OnePassAView(mask), BLOCK),
-        THEIR_AR: jobs.theirs(causal=True),
-        THEIR_FULL: jobs.theirs(causal=False),
-        THEIR_AR_BY_OURS: jobs.theirs(causal=True, ours=True),
-    }
-    peak = _peak(device, made) if device.type == "cuda" else {}
+    jobs = Steps(config, length, tokens, dtype, device)
+    made = {name: jobs.job(name) for name in JOBS}
+    peak = {} if quick else _peak(device, made) if device.type == "cuda" else _peak_apart(jobs, shape, threads)
     seconds = take_turns(made, rounds, device=device)
     goals = [
         (AR, THEIR_AR, "at least 1.8 in bfloat16 with AMX" if dtype == "bfloat16" else "at least 1"),
@@ -79,26 +99,25 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
         speed = tokens / sorted(seconds[name])[rounds // 2]
         more = {"tokens per second": round(speed)}
         if device.type == "cuda":
-            more |= {"share of bfloat16 peak": round(_used(config, name, speed, device), 3), "peak GiB": peak[name]}
+            more["share of bfloat16 peak"] = round(_used(config, name, speed, device), 3)
+        more |= {f"{job}, peak GiB": round(peak[job], 2) for job in (name, against) if job in peak}
         yield compared("train", case, name, against, seconds, target=target, **more)
     if not quick:
         yield from _by_length(shape, dtype, rounds, device, where)
 
 
 def _by_length(shape: str, dtype: str, rounds: int, device: torch.device, where: str) -> Iterator[Row]:
-    """Rows of growing length, the tokens of a step kept: what attention adds."""
-    config, mask, most = SHAPES["tiny"], SHAPES["tiny"].vocab_size - 1, 4096
+    """Rows of growing length, the tokens of a step kept: what attention adds. At the tiny shape alone, where it shows most."""
+    lengths, most = [128, 512, 1024, 2048, 4096], 4096
     if shape != "tiny":
         return
-    for name, objective, block in ((AR, ar_loss, None), (LLADA1, Diffusion(NoiseSchedule(), mask), None),
-                                   (LLADA2, Diffusion(BAND, mask), BLOCK)):  # fmt: skip
-        lengths = [128, 512, 1024, 2048, most]
-        jobs = {f"rows of {n}": Steps(config, n, most, dtype, device).ours(objective, block) for n in lengths}
+    for name in (AR, LLADA1, LLADA2):
+        jobs = {f"rows of {n}": Steps(SHAPES[shape], n, most, dtype, device).job(name) for n in lengths}
         seconds = take_turns(jobs, min(rounds, 3), device=device)
-        for job in list(jobs)[1:]:
-            each = sorted(seconds[job])[len(seconds[job]) // 2] / most
-            case = f"{name}, {shape} {dtype}, {most} tokens a step, {where}"
-            yield compared("train length", case, job, "rows of 128", seconds, **{"µs per token": round(1e6 * each, 2)})
+        for job, n in zip(jobs, lengths, strict=True):
+            case = f"{shape} {dtype}, {most} tokens a step, {where}"
+            at = {"line": name, "row length": n, "tokens": most}
+            yield compared("train along row length", case, job, "rows of 128", seconds, **at)
 
 
 class Steps:
@@ -118,6 +137,14 @@ class Steps:
 
     def settings(self) -> TrainConfig:
         return TrainConfig(10**6, batch_size=self.rows, seq_len=self.length, dtype=self.dtype, learning_rate=1e-4)
+
+    def job(self, name: str) -> Callable[[], None]:
+        """The job of `JOBS` called `name`. Raises KeyError for another."""
+        kind, *rest = JOBS[name]
+        if kind == "theirs":
+            return self.theirs(*rest)
+        make, block = rest
+        return self.ours(make(self.config.vocab_size - 1), block)
 
     def ours(self, objective: Callable, block: int | None = None) -> Callable[[], None]:
         torch.manual_seed(0)
@@ -154,6 +181,22 @@ class Steps:
             optimizer.zero_grad(set_to_none=True)
 
         return step
+
+
+def _peak_apart(jobs: "Steps", shape: str, threads: int) -> dict[str, float]:
+    """GiB that three steps of each job add to a process of its own; nothing where the system does not tell (Windows)."""
+    if sys.platform == "win32":
+        return {}
+    package = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    found = {}
+    for name in JOBS:
+        asked = json.dumps([name, shape, jobs.length, jobs.rows * jobs.length, jobs.dtype, threads])
+        command = [sys.executable, "-c", CHILD, asked]
+        out = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found[name] = json.loads(out.splitlines()[-1]) * unit / 2**30
+    return found
 
 
 def _peak(device: torch.device, jobs: dict[str, Callable]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the sweeps found: records of notebooks/sweeps/records as tables, and RESULTS.md: `python -m dllm_core.results`.
+"""What the sweeps and the benchmark found, as tables, and RESULTS.md: `python -m dllm_core.results`.
 
 Every number is read from a record. A cell of a table is the mean over seeds, with the least and the greatest in brackets.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dllm_core import jobs, sweeps
+from dllm_core import benchmark_results, jobs, sweeps
 from dllm_core.answers import paired
 from dllm_core.parameters import Problem
 from dllm_core.paths import resolve
@@ -157,14 +157,16 @@ def page(found: list[Sweep]) -> str:
     if seconds:
         head.append(f"All runs together took {seconds / 60:.0f} minutes ({len(lines)} invocations of `dllm sweep`, "
                     f"{max(line['jobs'] for line in lines)} papermill runs side by side).")  # fmt: skip
-    return "\n\n".join([*head, *(section(sweep) for sweep in found)]) + "\n"
+    speed = benchmark_results.section(markdown)
+    return "\n\n".join([*head, *(section(sweep) for sweep in found), *([speed] if speed else [])]) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write RESULTS.md and the figures of the sweeps that have records."""
+    """Write RESULTS.md and the figures of what has records."""
     parser = argparse.ArgumentParser(prog="python -m dllm_core.results", description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="RESULTS.md")
     given = parser.parse_args(arguments)
+    from dllm_core import show_benchmark
     from dllm_core.show_sweeps import draw
 
     try:
@@ -172,6 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
         for sweep in found:
             if sweep.text.get("figure") and sweep.records():
                 draw(sweep)
+        show_benchmark.draw()
         path = resolve(given.output)
         path.write_text(page(found), encoding="utf-8")
     except (Problem, OSError) as error:

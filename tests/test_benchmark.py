@@ -6,9 +6,10 @@ import pytest
 import torch
 from small import batch_of, tiny
 
-from dllm_core import benchmark
+from dllm_core import benchmark, benchmark_results, show_benchmark
 from dllm_core.benchmark_train import BAND, OnePassAView, measure
 from dllm_core.objectives import Diffusion
+from dllm_core.results import markdown
 from dllm_core.timing import Row, Spread
 
 MASK = 16
@@ -47,25 +48,106 @@ def row(part: str) -> Row:
     return Row(part, "case", "fast", "slow", Spread(2.0, 1.5, 2.5), {"fast": Spread(1, 1, 1), "slow": Spread(2, 2, 2)})
 
 
-def test_each_part_is_written_to_a_file_of_the_machine(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "resolve", lambda path: tmp_path / path)
+def test_each_combination_is_written_to_a_file_in_the_machines_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark, "machine", lambda device: "cpu: A Chip (2), 2 cores")
-    for name, rows in (("train", [row("train"), row("train length")]), ("decode", [row("decode")]), ("feed", [])):
+    for name, rows in (("train", [row("train"), row("train along row length")]), ("feed", [row("feed")])):
         monkeypatch.setattr(benchmark.PARTS[name], "measure", lambda *_, rows=rows: iter(rows))
-    assert benchmark.main(["train", "decode", "--shape", "tiny", "--dtype", "float32", "--threads", "1"]) == 0
-    folder = tmp_path / benchmark.RECORDS
+    assert benchmark.main(["train", "feed", "--shape", "tiny", "--threads", "1", "2"]) == 0
+    folder = tmp_path / "notebooks/benchmarks/cpu-a-chip-2-2-cores"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "cpu-a-chip-2-2-cores.decode.json",
-        "cpu-a-chip-2-2-cores.train.json",
+        "feed-tiny-int32-1.json",
+        "feed-tiny-int32-2.json",
+        *(f"train-tiny-{dtype}-{threads}.json" for dtype in ("bfloat16", "float32") for threads in (1, 2)),
     ]
-    record = json.loads((folder / "cpu-a-chip-2-2-cores.train.json").read_text())
-    assert record["machine"] == "cpu: A Chip (2), 2 cores" and len(record["rows"]) == 2
+    record = json.loads((folder / "train-tiny-float32-2.json").read_text())
+    assert record["machine"] == "cpu: A Chip (2), 2 cores" and len(record["rows"]) == 2 and record["threads"] == 2
     assert record["rows"][0]["ratio"] == {"median": 2.0, "low": 1.5, "high": 2.5}
+    assert record["gflops_float32"] > 0 and record["gflops_bfloat16"] > 0
     assert "case: fast 2.00 × (1.50–2.50) slow" in capsys.readouterr().out
 
 
+def test_what_was_finished_stays_when_the_rest_fails(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def measured(shape, dtype, threads, *_):
+        if threads == 2:
+            raise RuntimeError("no second core")
+        yield row("train")
+
+    monkeypatch.setattr(benchmark.PARTS["train"], "measure", measured)
+    with pytest.raises(RuntimeError):
+        benchmark.main(["train", "--shape", "tiny", "--dtype", "float32"])
+    assert [path.name for path in tmp_path.glob("notebooks/benchmarks/*/*")] == ["train-tiny-float32-1.json"]
+
+
+def record(part: str, rows: list[Row], **more) -> dict:
+    origin = {
+        "machine": "cpu: A Chip",
+        "torch": "2",
+        "date": "2026-01-02",
+        "gflops_float32": 50.0,
+        "gflops_bfloat16": 90.0,
+    }
+    asked = {"part": part, "shape": "tiny", "dtype": "float32", "threads": 1, "rounds": 3}
+    return origin | asked | more | {"rows": [one.to_dict() for one in rows]}
+
+
+def test_curves_have_a_point_for_each_length():
+    seconds = {"fast": Spread(0.1, 0.1, 0.2), "slow": Spread(0.4, 0.3, 0.5)}
+    along = lambda n: Row(
+        "decode along prompt", "c", "fast", "slow", Spread(4, 3, 5), seconds, more={"prompt": n, "tokens": 100}
+    )
+    found = benchmark_results.curves(record("decode", [row("decode"), along(8), along(32)]))
+    assert list(found) == ["prompt"] and set(found["prompt"]) == {"fast", "slow"}
+    assert found["prompt"]["fast"][32] == pytest.approx({"median": 1.0, "low": 1.0, "high": 2.0})  # ms per token
+    assert found["prompt"]["slow"][8]["median"] == pytest.approx(4.0)
+
+
+def test_rows_of_one_line_are_its_points():
+    seconds = {"rows of 64": Spread(0.2, 0.2, 0.2), "rows of 128": Spread(0.1, 0.1, 0.1)}
+    at = {"line": "AR", "row length": 64, "tokens": 1000}
+    one = Row("train along row length", "c", "rows of 64", "rows of 128", Spread(0.5, 0.5, 0.5), seconds, more=at)
+    (lines,) = benchmark_results.curves(record("train", [one])).values()
+    assert lines == {"AR": {64: pytest.approx({k: 200.0 for k in ("median", "low", "high")}),
+                            128: pytest.approx({k: 100.0 for k in ("median", "low", "high")})}}  # fmt: skip
+
+
+def test_the_page_has_a_section_for_each_record(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    folder = tmp_path / "notebooks/benchmarks/chip"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert benchmark_results.section(markdown) == ""
+    aimed = Row(
+        "decode",
+        "tiny float32, batch 1",
+        "fast",
+        "slow",
+        Spread(2.0, 1.5, 2.5),
+        {},
+        "at least 1.8",
+        {"ms per token": 0.1234},
+    )
+    for part, rows in (("train", [row("train")]), ("decode", [aimed])):
+        (folder / f"{part}.json").write_text(json.dumps(record(part, rows)))
+    page = benchmark_results.section(markdown)
+    assert page.index("### Decoding, tiny, float32, 1 thread") < page.index("### Training, tiny")
+    assert "| batch 1 | **fast** against slow | 2 (1.5–2.5) | at least 1.8 | ms per token 0.123 |" in page
+    assert (
+        "`python -m dllm_core.benchmark decode --shape tiny --dtype float32 --threads 1 --rounds 3` · cpu: A Chip"
+        in page
+    )
+    drawn = show_benchmark.ratios(benchmark_results.records())
+    assert "fast / slow tiny, batch 1 2.00" in drawn.alt and show_benchmark.growth(benchmark_results.records()) is None
+
+
 def test_a_quick_run_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "resolve", lambda path: tmp_path / path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark.PARTS["train"], "measure", lambda *_: iter([row("train")]))
     assert benchmark.main(["train", "--quick"]) == 0
     assert not list(tmp_path.iterdir())
