@@ -48,11 +48,11 @@ class Halves(NamedTuple):
     """A block diffusion's mask without the quadrants that are closed throughout: the clean half never looks at noisy
     views, and these never at each other.
 
-    clean: of [B, C, C], the clean half's own mask. noisy: of [B·V, N, C + N], each view's to the clean half and to itself.
-    views, size: V, N.
+    clean: of [B, C, C], the clean half's own mask; None where it asks nothing, see `last_layer`. noisy: of [B·V, N, C + N],
+    each view's to the clean half and to itself. views, size: V, N.
     """
 
-    clean: Tensor | Tiles
+    clean: Tensor | Tiles | None
     noisy: Tensor | Tiles
     views: int
     size: int
@@ -71,6 +71,18 @@ def prepared(pattern: Pattern) -> Mask:
         return tiled(pattern.mask())
     found = halves(pattern)
     return found._replace(clean=tiled(found.clean), noisy=tiled(found.noisy))
+
+
+def last_layer(mask: Mask, pattern: Pattern, queries: int) -> tuple[Mask, int]:
+    """(mask, Q) of a layer of which no more than the first Q elements are read: the others are keys and values alone.
+
+    mask: what `prepared` made of the pattern. queries: a block diffusion's noisy elements. Q is all of them where the
+    form of the mask has nothing to save."""
+    if isinstance(mask, Halves):
+        return mask._replace(clean=None), queries
+    if isinstance(mask, flex.BlockMask):
+        return block_mask(pattern, queries), queries
+    return mask, pattern.view.shape[1]
 
 
 def tiled(mask: Tensor) -> Tensor | Tiles:
@@ -102,18 +114,22 @@ def halves(pattern: Pattern) -> Halves:
 
 
 def _by_halves(q: Tensor, k: Tensor, v: Tensor, mask: Halves) -> Tensor:
-    """The clean half against itself, then every noisy view, as a row of its own, against the clean half and itself."""
+    """The clean half against itself, then every noisy view, as a row of its own, against the clean half and itself.
+    q: [B, H, V·N + C, D], or without the clean half's where the mask has none."""
     views, noisy = mask.views, mask.views * mask.size
     apart = lambda part: part[:, :, :noisy].unflatten(2, (views, -1)).transpose(1, 2).flatten(0, 1)
     beside = lambda part: part[:, None, :, noisy:].expand(-1, views, -1, -1, -1).flatten(0, 1)
     seen = lambda part: torch.cat([beside(part), apart(part)], dim=2)
+    own = attend(apart(q), seen(k), seen(v), mask.noisy).unflatten(0, (-1, views)).transpose(1, 2).flatten(2, 3)
+    if mask.clean is None:
+        return own
     clean = attend(q[:, :, noisy:], k[:, :, noisy:], v[:, :, noisy:], mask.clean)
-    own = attend(apart(q), seen(k), seen(v), mask.noisy)
-    return torch.cat([own.unflatten(0, (-1, views)).transpose(1, 2).flatten(2, 3), clean], dim=2)
+    return torch.cat([own, clean], dim=2)
 
 
-def block_mask(pattern: Pattern) -> flex.BlockMask:
-    """The rule of `patterns` for FlexAttention, which finds out once per forward which tiles of the mask are closed."""
+def block_mask(pattern: Pattern, queries: int | None = None) -> flex.BlockMask:
+    """The rule of `patterns` for FlexAttention, which finds out once per forward which tiles of the mask are closed.
+    queries: only so many first elements ask."""
     document, block, view = pattern.document, pattern.block, pattern.view
 
     def may_attend(b, h, q, k):
@@ -122,7 +138,7 @@ def block_mask(pattern: Pattern) -> flex.BlockMask:
         return (document[b, q] == document[b, k]) & (own_block | earlier_clean)
 
     batch, length = view.shape
-    return flex.create_block_mask(may_attend, batch, None, length, length, device=view.device)
+    return flex.create_block_mask(may_attend, batch, None, queries or length, length, device=view.device)
 
 
 @functools.cache

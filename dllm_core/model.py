@@ -72,16 +72,19 @@ class Attention(nn.Module):
         else:
             self.q_norm = self.k_norm = nn.Identity()
 
-    def forward(self, x: Tensor, rope, mask: Mask, cache: KVCache | None, slots: Tensor | None, read=None) -> Tensor:
-        batch, length, _ = x.shape
+    def forward(
+        self, x: Tensor, rope, mask: Mask, cache: KVCache | None, slots: Tensor | None, read=None, queries=None
+    ) -> Tensor:
+        """read, queries: of the last layer, see `Transformer.forward`."""
+        batch, asking = len(x), x[:, :queries]
         q, k, v = (
-            project(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
+            project(of).view(batch, of.shape[1], -1, self.head_dim).transpose(1, 2)
+            for project, of in ((self.q_proj, asking), (self.k_proj, x), (self.v_proj, x))
         )
-        q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
+        q, k = rotate(self.q_norm(q), *(part[:, :, :queries] for part in rope)), rotate(self.k_norm(k), *rope)
         if cache is not None:
             k, v = cache.write(self.layer, k, v, slots, mask.shape[-1])
-        y = attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, -1)
+        y = attend(q, k, v, mask).transpose(1, 2).reshape(batch, asking.shape[1], -1)
         return self.o_proj(y if read is None else y[read])
 
 
@@ -106,8 +109,10 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rope, mask: Mask, cache: KVCache | None, slots: Tensor | None, read=None) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x), rope, mask, cache, slots, read)
+    def forward(
+        self, x: Tensor, rope, mask: Mask, cache: KVCache | None, slots: Tensor | None, read=None, queries=None
+    ) -> Tensor:
+        attended = self.self_attn(self.input_layernorm(x), rope, mask, cache, slots, read, queries)
         x = attended + (x if read is None else x[read])
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -149,11 +154,14 @@ class Transformer(nn.Module):
         slots: Tensor | None = None,
         embeddings: Tensor | None = None,
         read: tuple[Tensor, Tensor] | None = None,
+        last: tuple[Mask, int] | None = None,
     ) -> Tensor:
         """tokens, position: [B, S] int64; mask: [B, S, K] bool, or what `attention.prepared` makes of a pattern → hidden
         states [B, S, D].
 
-        `read` (rows [n], elements [n]): only these states, [n, D]; the last layer then computes no others.
+        `read` (rows [n], elements [n]): only these states, [n, D]; the last layer then computes no others. `last` (mask,
+        Q): all of them are among the first Q elements, of the others the last layer computes keys and values alone; the mask
+        is then its own (`attention.last_layer`).
 
         With a `cache`, keys and values are stored at `slots` [B, S] (the positions, unless said) and attended to are
         the K first positions of the cache. `embeddings` [B, S, D] stand in for those of `tokens`.
@@ -171,7 +179,8 @@ class Transformer(nn.Module):
         with products(tokens.numel()):
             for layer in self.model.layers[:-1]:
                 x = layer(x, rope, mask, cache, slots)
-            x = self.model.layers[-1](x, rope, mask, cache, slots, read)
+            mask, queries = last or (mask, None)
+            x = self.model.layers[-1](x, rope, mask, cache, slots, read, queries)
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

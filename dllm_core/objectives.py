@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core import patterns
-from dllm_core.attention import prepared
+from dllm_core.attention import last_layer, prepared
 from dllm_core.patterns import Pattern
 from dllm_core.schedules import NoiseSchedule
 
@@ -129,10 +129,15 @@ def predict(model, tokens: Tensor, pattern: Pattern, read: tuple[Tensor, Tensor]
 
     What is on the host goes to the model's device here, where nothing else needs to be looked at."""
     put = lambda part: part.to(model.device, non_blocking=True)
-    pattern, (rows, elements) = pattern.to(model.device), read
+    rows, elements = read
+    noisy = int((pattern.view[0] > 0).sum())  # the first elements; 0 where there is no clean half beside them
+    clean_unread = 0 < noisy < pattern.view.shape[1] and bool((elements < noisy).all())
+    pattern = pattern.to(model.device)
+    mask = prepared(pattern)
     hidden = model(
-        put(tokens), pattern.position, prepared(pattern), embeddings=embeddings, read=(put(rows), put(elements))
-    )
+        put(tokens), pattern.position, mask, embeddings=embeddings, read=(put(rows), put(elements)),
+        last=last_layer(mask, pattern, noisy) if clean_unread else None,
+    )  # fmt: skip
     return model.logits(hidden).float()
 
 

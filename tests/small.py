@@ -28,7 +28,7 @@ class Blank:
     def __init__(self, vocab: int = VOCAB):
         self.vocab, self.calls, self.device = vocab, [], torch.device("cpu")
 
-    def __call__(self, tokens, position, mask, embeddings=None, read=None):
+    def __call__(self, tokens, position, mask, embeddings=None, read=None, last=None):
         self.calls.append((tokens, position, mask, embeddings))
         return torch.zeros(*(tokens.shape if read is None else read[0].shape), 1)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from small import batch_of, tiny
 
 from dllm_core import attention, kernels, patterns
-from dllm_core.attention import Halves, Tiles, attend, block_mask, halves, prepared
+from dllm_core.attention import Halves, Tiles, attend, block_mask, halves, last_layer, prepared
 from dllm_core.kernels import products
 
 BATCH = batch_of([13, 9, 6], [28], [5, 5, 4, 8], prompt=3)
@@ -59,6 +59,24 @@ def test_flex_attention_has_the_same_rule(name):
     torch.testing.assert_close(
         attend(q, k, v, block_mask(pattern)), plain(q, k, v, pattern.mask()), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("name", ["diffusion", "views", "needed"])
+def test_the_last_layers_clean_half_may_ask_nothing(name):
+    pattern = patterns_of(BATCH)[name]
+    q, k, v = inputs(pattern)
+    noisy = int((pattern.view[0] > 0).sum())
+    assert 0 < noisy < q.shape[2]
+    wanted = with_gradients(lambda *parts: plain(*parts)[:, :, :noisy], (q, k, v), pattern.mask())
+    asking = lambda q, *rest: attend(q[:, :, :noisy], *rest)
+    mask, queries = last_layer(prepared(pattern), pattern, noisy)
+    for mine, other in zip(with_gradients(asking, (q, k, v), mask), wanted, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+    flexible, same = last_layer(block_mask(pattern), pattern, noisy)
+    found = asking(*(part.detach() for part in (q, k, v)), flexible)  # its gradient is for CUDA
+    torch.testing.assert_close(found, wanted[0], rtol=1e-4, atol=1e-5)
+    assert queries == same == noisy and last_layer(pattern.mask(), pattern, noisy)[1] == q.shape[2]
 
 
 @pytest.mark.parametrize("label_shift", [False, True])

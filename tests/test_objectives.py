@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from small import MASK, VOCAB, Blank, batch_of, documents_of, logits_of, tiny
 
-from dllm_core import objectives, plain
+from dllm_core import objectives, patterns, plain
 from dllm_core.batches import Batch
 from dllm_core.objectives import Diffusion, Loss, Noised, ar_loss, corrupt, right_entropy
 from dllm_core.schedules import ALPHAS, NoiseSchedule
@@ -243,6 +243,18 @@ def test_complementary_views_share_one_clean_half():
     assert torch.equal((tokens[:, :12] == MASK) ^ (tokens[:, 12:24] == MASK), batch.scored)
 
 
+@pytest.mark.parametrize("label_shift", [False, True])
+def test_the_last_layers_clean_half_is_keys_and_values_alone(label_shift):
+    """Unless a prediction is read there, as that of a block's first token under the label shift."""
+    model, batch, seen = tiny(), batch_of([12, 9], [21]), {}
+    last = model.model.layers[-1].self_attn
+    for name in ("q_proj", "k_proj"):
+        getattr(last, name).register_forward_hook(lambda _, inputs, __, name=name: seen.update({name: inputs[0].shape[1]}))
+    Diffusion(BAND, MASK, label_shift=label_shift)(model, batch, block_size=4, generator=seeded())
+    noisy = int((patterns.block_diffusion(batch.document, batch.position, 4, scored=batch.scored).view[0] > 0).sum())
+    assert seen["k_proj"] > noisy and seen["q_proj"] == (seen["k_proj"] if label_shift else noisy)
+
+
 def test_a_prompt_is_neither_noised_nor_scored():
     batch = batch_of([8, 6], [9], prompt=4)
     for block_size in (None, 2):
@@ -273,8 +285,8 @@ def test_noise_on_the_masks_embedding_alone():
     model, batch = tiny(), batch_of([12])
     seen = []
     forward = model.forward
-    model.forward = lambda tokens, position, mask, embeddings=None, read=None: (
-        seen.append((tokens, embeddings)) or forward(tokens, position, mask, embeddings=embeddings, read=read)
+    model.forward = lambda tokens, position, mask, embeddings=None, read=None, last=None: (
+        seen.append((tokens, embeddings)) or forward(tokens, position, mask, embeddings=embeddings, read=read, last=last)
     )
     objective = Diffusion(BAND, MASK)
     quiet = objective(model, batch, block_size=4, generator=seeded())
