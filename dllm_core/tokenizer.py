@@ -118,10 +118,11 @@ def _folder(source: str) -> Path:
 
 
 def _read(folder: Path):
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    # tokenizer.json says everything by itself; the other layouts need the class that knows them.
-    reader = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+    # tokenizer.json says everything by itself; the other layouts need the class that knows them, and a second to import it
+    if (folder / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast as reader
+    else:
+        from transformers import AutoTokenizer as reader
     for name in ("tokenizer.json", "tokenizer_config.json"):
         path = folder / name
         if path.is_file():
