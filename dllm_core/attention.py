@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import flex_attention as flex
 
-from dllm_core.patterns import Pattern
+from dllm_core.patterns import Pattern, Terms
 
 TILE = 128  # queries of a tile
 EXPLICIT = 2**20  # scores per head up to which they are written down; beyond, flash attention saves the memory
@@ -130,15 +130,13 @@ def _by_halves(q: Tensor, k: Tensor, v: Tensor, mask: Halves) -> Tensor:
 def block_mask(pattern: Pattern, queries: int | None = None) -> flex.BlockMask:
     """The rule of `patterns` for FlexAttention, which finds out once per forward which tiles of the mask are closed.
     queries: only so many first elements ask."""
-    document, block, view = pattern.document, pattern.block, pattern.view
+    labels = (pattern.document, pattern.block, pattern.view)
 
     def may_attend(b, h, q, k):
-        own_block = (view[b, q] == view[b, k]) & (block[b, q] == block[b, k])
-        earlier_clean = (view[b, k] == 0) & (block[b, k] < block[b, q])
-        return (document[b, q] == document[b, k]) & (own_block | earlier_clean)
+        return Terms.of([label[b, q] for label in labels], [label[b, k] for label in labels]).open
 
-    batch, length = view.shape
-    return flex.create_block_mask(may_attend, batch, None, queries or length, length, device=view.device)
+    batch, length = pattern.view.shape
+    return flex.create_block_mask(may_attend, batch, None, queries or length, length, device=pattern.view.device)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ causal = blocks of 1; bidirectional = one block; block-causal = blocks of L_B; b
 beside the clean half. Block indices count from each document's start, so packing changes no document's logits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -51,18 +52,12 @@ class Pattern:
 
     def terms(self) -> "Terms":
         """Eq. 3, term by term, for every query q (row) and key k (column)."""
-        q, k = (lambda label: label[:, :, None]), (lambda label: label[:, None, :])
-        same_document = q(self.document) == k(self.document)
-        same_view, same_block = q(self.view) == k(self.view), q(self.block) == k(self.block)
-        clean, earlier_block = k(self.view) == 0, k(self.block) < q(self.block)
-        # noisy → noisy and clean → clean, within the block; then noisy → clean and clean → clean, before it
-        own_block, earlier_clean = same_view & same_block, clean & earlier_block
-        return Terms(same_document, same_view, same_block, clean, own_block, earlier_clean)
+        labels = (self.document, self.block, self.view)
+        return Terms.of([label[:, :, None] for label in labels], [label[:, None, :] for label in labels])
 
     def mask(self) -> Tensor:
         """[B, S, S] bool, True where row may attend to column."""
-        of = self.terms()
-        return of.same_document & (of.own_block | of.earlier_clean)
+        return self.terms().open
 
 
 class Terms(NamedTuple):
@@ -78,6 +73,20 @@ class Terms(NamedTuple):
     clean: Tensor
     own_block: Tensor
     earlier_clean: Tensor
+
+    @classmethod
+    def of(cls, q: Sequence[Tensor], k: Sequence[Tensor]) -> "Terms":
+        """q, k: (document, block, view) of queries and of keys, in shapes that broadcast."""
+        same_document, same_block, same_view = (one == other for one, other in zip(q, k, strict=True))
+        clean, earlier_block = k[2] == 0, k[1] < q[1]
+        # noisy → noisy and clean → clean, within the block; then noisy → clean and clean → clean, before it
+        own_block, earlier_clean = same_view & same_block, clean & earlier_block
+        return cls(same_document, same_view, same_block, clean, own_block, earlier_clean)
+
+    @property
+    def open(self) -> Tensor:
+        """Whether q may attend to k."""
+        return self.same_document & (self.own_block | self.earlier_clean)
 
 
 def block_causal(document: Tensor, position: Tensor, block_size: int, label_shift: bool = False) -> Pattern:
