@@ -9,6 +9,7 @@ import torch
 from dllm_core import batches as batches_module
 from dllm_core.batches import Batch, Batches, fixed_batches
 from dllm_core.data import DataError, Documents
+from dllm_core.packing import Placed, assemble
 
 PAD, EOS = 0, 2
 IDS = {"pad_token_id": PAD, "eos_token_id": EOS}
@@ -330,3 +331,32 @@ def test_parts_of_a_batch():
     assert equal(batch.to("cpu"), batch)
     assert [len(part.tokens) for part in batch.split(3)] == [3, 1]
     assert equal(batch.split(3)[1], batch.rows(3, 4)) and equal(batch.split(0)[0], batch) and len(batch.split(4)) == 1
+
+
+def laid_one_by_one(documents: Documents, placed: Placed, rows: int, width: int, fill_scored: bool) -> Batch:
+    """`packing.assemble`, token by token."""
+    whole = Batch(*(torch.full((rows, width), empty) for empty in (PAD, -1, 0)), torch.zeros(rows, width, dtype=torch.bool))
+    labels = (placed.row, placed.column, placed.source, placed.length, placed.fill, placed.number)
+    for row, column, source, length, fill, number in zip(*labels, strict=True):
+        for i in range(length + fill):
+            own = i < length
+            whole.tokens[row, column + i] = int(documents.tokens[source + i]) if own else EOS
+            whole.scored[row, column + i] = bool(documents.scored[source + i]) if own else fill_scored
+            whole.document[row, column + i], whole.position[row, column + i] = int(number), i
+    return whole
+
+
+@pytest.mark.parametrize("fill_scored", [False, True])
+@pytest.mark.parametrize("row, column, source, length, fill, number", [
+    ([0, 0, 1], [0, 4, 0], [0, 9, 3], [4, 2, 6], [0, 0, 0], [0, 1, 0]),  # full rows, in order: the quick way
+    ([1, 0, 0], [0, 0, 4], [3, 0, 9], [6, 4, 2], [0, 0, 0], [0, 0, 1]),  # full, the second row first
+    ([0, 1], [0, 1], [0, 3], [4, 2], [0, 0], [0, 0]),                    # with gaps
+    ([0, 0, 1], [0, 3, 0], [0, 9, 3], [2, 2, 3], [1, 1, 3], [0, 1, 0]),  # filled with eos
+])  # fmt: skip
+def test_pieces_are_laid_as_one_by_one(fill_scored, row, column, source, length, fill, number):
+    documents = examples(6)
+    placed = Placed(*(np.array(part) for part in (row, column, source, length, fill, number)))
+    mine = assemble(documents, placed, 2, 6, PAD, EOS, fill_scored)
+    plain = laid_one_by_one(documents, placed, 2, 6, fill_scored)
+    for part in ("tokens", "document", "position", "scored"):
+        assert torch.equal(getattr(mine, part), getattr(plain, part)), part
