@@ -7,7 +7,7 @@ import torch
 from small import batch_of, tiny
 
 from dllm_core import benchmark, benchmark_results, show_benchmark
-from dllm_core.benchmark_train import BAND, OnePassAView, measure
+from dllm_core.benchmark_train import BAND, EverythingComputed, OnePassAView, measure
 from dllm_core.objectives import Diffusion
 from dllm_core.results import markdown
 from dllm_core.timing import Row, Spread
@@ -22,17 +22,19 @@ def test_a_quick_run_of_the_training_part_compares_every_pair():
         ("AR", "Hugging Face AR, matrix products by our library"),
         ("LLaDA 1", "Hugging Face, full diffusion"),
         ("LLaDA 2", "AR"),
+        ("LLaDA 2", "LLaDA 2, everything computed"),
         ("LLaDA 2, both views", "LLaDA 2, one pass a view"),
+        ("LLaDA 2, both views", "LLaDA 2, everything computed, one pass a view"),
     ]
     for row in rows:
         assert row.part == "train" and row.more["tokens per second"] > 0
         assert row.ratio.median == pytest.approx(row.seconds[row.against].median / row.seconds[row.name].median)
 
 
-def test_both_views_at_once_cost_what_one_pass_a_view_does():
-    """The two jobs of that pair train on the same loss and gradient."""
+@pytest.mark.parametrize("plain", [OnePassAView(MASK), EverythingComputed(MASK, twice=True), EverythingComputed(MASK)])
+def test_the_plain_ways_train_on_the_same_loss_and_gradient(plain):
     batch, found = batch_of([12, 9], [21]), []
-    for objective in (Diffusion(BAND, MASK, complementary=True), OnePassAView(MASK)):
+    for objective in (Diffusion(BAND, MASK, complementary=getattr(plain, "views", 2) == 2), plain):
         model = tiny()
         loss = objective(model, batch, block_size=4, generator=torch.Generator().manual_seed(0))
         loss.total.backward()
