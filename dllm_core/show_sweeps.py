@@ -73,7 +73,8 @@ def _lines(records, asked):
 def _name(row: dict, by: list[str]) -> str:
     """What a line or a row of dots is called: its cell and the settings that tell it from the cell's others."""
     shown = [(HEADINGS.get(name, name), row[name]) for name in by if row[name] is not None]
-    return ", ".join([row["label"], *(value if isinstance(value, str) else f"{name} {value:g}" for name, value in shown)])
+    cell = [row["label"]] * all(name != row["label"] for name, _ in shown)  # "guidance 2", not "guidance, guidance 2"
+    return ", ".join([*cell, *(value if isinstance(value, str) else f"{name} {value:g}" for name, value in shown)])
 
 
 def _dots(records, asked):
