@@ -155,6 +155,8 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
         model = Transformer(SHAPES[shape]).eval().to(pick_device(), getattr(torch, dtype))
         of = f"{shape} {dtype}, {threads} thread{'s' if threads > 1 else ''}"
         cases = [Case(1, 32), Case(8, 32), Case(1, 480), Case(8, 480, new=32)]  # the last: else a round takes minutes
+        if model.device.type == "cuda":
+            cases.append(Case(64, 32))
         if quick:
             cases = [Case(1, 8, new=16, block=8)]
         for case in cases:
