@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+GRAIN = 16  # noisy and clean elements of a row are kept in multiples of so many: few shapes, see `objectives.READS`
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -178,9 +180,10 @@ def _wanted(document: Tensor, block: Tensor, scored: Tensor) -> tuple[Tensor, Te
 
 
 def _gathered(wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """wanted [B, L] bool → (held [B, N], place [B, L]): the wanted tokens in order, N the most of any row (shorter rows
-    are filled with other tokens of theirs, which nobody reads), and each wanted token's index in `held`."""
+    """wanted [B, L] bool → (held [B, N], place [B, L]): the wanted tokens in order, N the most of any row, in multiples
+    of `GRAIN` (rows are filled with other tokens of theirs, which nobody reads), and each wanted token's index in `held`."""
     count = max(int(wanted.sum(dim=1).max()), 1)
+    count = min(-(-count // GRAIN) * GRAIN, wanted.shape[1])
     order = (~wanted).long().sort(dim=1, stable=True).indices
     place = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).to(order).expand_as(order))
     return order[:, :count], place.clamp(max=count - 1)

@@ -203,7 +203,8 @@ def test_block_diffusion_is_the_plain_equation_1(block_size, complementary, labe
     assert loss.count == maskable.sum()
 
 
-def test_a_block_of_the_whole_row_is_full_diffusion():
+def test_a_block_of_the_whole_row_is_full_diffusion(monkeypatch):
+    monkeypatch.setattr(patterns, "GRAIN", 1)
     model, batch = tiny(), batch_of([12], [7, 5])
     objective = Diffusion(NoiseSchedule(), MASK)
     losses = [objective(model, batch, block_size=size, generator=seeded()).total.item() for size in (None, 12, 99)]
@@ -232,7 +233,8 @@ def test_complementary_views_score_each_token_once():
         assert loss.total.item() == pytest.approx(int(batch.scored.sum()) * LOG_V, rel=1e-5)
 
 
-def test_complementary_views_share_one_clean_half():
+def test_complementary_views_share_one_clean_half(monkeypatch):
+    monkeypatch.setattr(patterns, "GRAIN", 1)
     model, batch = Blank(), batch_of([12])
     Diffusion(BAND, MASK, complementary=True)(model, batch, block_size=4, generator=seeded())
     tokens, _, mask, _ = model.calls[0]
@@ -241,6 +243,25 @@ def test_complementary_views_share_one_clean_half():
     assert clean.shape == (1, 8, 8)
     assert noisy.shape == (2, 12, 8 + 12)  # a view looks at the clean half and at itself, not at the other view
     assert torch.equal((tokens[:, :12] == MASK) ^ (tokens[:, 12:24] == MASK), batch.scored)
+
+
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_few_shapes_and_the_same_loss(monkeypatch, block_size):
+    """What is computed comes in multiples; what is learned does not change."""
+    batch, found, shapes = batch_of([16, 12, 8, 5], [41], prompt=3), [], []
+    for grain, reads in ((1, 1), (16, 64)):
+        monkeypatch.setattr(patterns, "GRAIN", grain)
+        monkeypatch.setattr(objectives, "READS", reads)
+        model = tiny()
+        layer = model.model.layers[0]
+        layer.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape[1]))
+        model.lm_head.register_forward_hook(lambda _, inputs, __: shapes.append(len(inputs[0])))
+        loss = Diffusion(BAND, MASK, complementary=True)(model, batch, block_size=block_size, generator=seeded())
+        found.append((loss.total, gradient(model, loss.total)))
+    # elements in the first layer, then states in the head; a half of 40 becomes 41, the row's length, instead of 48
+    assert shapes == ([41, 67, 41, 128] if block_size is None else [122, 67, 123, 128])
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("label_shift", [False, True])
