@@ -3,6 +3,7 @@
 Both languages get the same numbers; the words around them stand in the README itself. Nothing is measured here.
 """
 
+import argparse
 import re
 import sys
 
@@ -72,8 +73,9 @@ def filled(text: str, made: dict[str, str]) -> str:
     return re.sub(stretch, lambda match: f"{match[1]}{made[match[2]]}\n{match[3]}", text, flags=re.DOTALL)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Write both files; 2 and a message when records are missing."""
+    argparse.ArgumentParser(prog="python -m dllm_core.readme", description=__doc__.splitlines()[0]).parse_args(argv)
     try:
         made = parts()
     except Problem as problem:

@@ -149,7 +149,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="cpu", help="scale: cpu (default), h100, smoke")
     parser.add_argument("--cells", help="only these cells, with commas between them")
     parser.add_argument("--seeds", help="only these seeds, with commas between them")
-    parser.add_argument("--force", action="store_true", help="measure again also what has its record")
+    parser.add_argument("--force", action="store_true", help="train and measure again also what has its record")
     parser.add_argument("--list", action="store_true", help="say which cells have their record, and run nothing")
 
 
@@ -168,9 +168,11 @@ def sweep(options: argparse.Namespace, screen: Screen) -> int:
         for cell in cells:
             screen.say(f"  would run {cell.sweep} {cell.name}, seed {cell.seed}")
         return 0
-    if options.force:
+    if options.force:  # forgotten at once, so that the same command without --force goes on from a stop
         for cell in cells:
             cell.path.unlink(missing_ok=True)
+        for job in [*chain_jobs(sweeps, cells, options.preset), *plan(cells, runs(everything))]:
+            job.record.unlink(missing_ok=True)
     try:
         sound = execute(sweeps, cells, runs(everything), options, screen)
     finally:  # also of a run that was stopped: the page sums them up

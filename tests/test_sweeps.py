@@ -158,6 +158,9 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
     assert (toy / "figures/sweep_toy.png").exists()
     subprocess.run(command(), cwd=toy, check=True)  # nothing left to do
     assert (toy / "trained.txt").read_text().splitlines() == trained
+    subprocess.run(command("--force"), cwd=toy, check=True)  # all again, training included
+    assert (toy / "trained.txt").read_text().splitlines() == [*trained, "toy-once 0", "toy-twice 0"]
+    assert (records / "once.seed0.json").stat().st_mtime_ns > first.st_mtime_ns
 
 
 def test_cells_and_seeds_are_chosen_by_name(toy, capsys):
