@@ -142,6 +142,9 @@ def block_mask(pattern: Pattern, queries: int | None = None) -> flex.BlockMask:
 @functools.cache
 def _flex(device: str):
     """FlexAttention: one fused kernel where it is compiled; the plain form of it on a CPU, which has no gradient kernel."""
+    # a kernel for each of: one row or several, short or long, with a gradient or without, each precision and head size;
+    # beyond the limit Dynamo would fall back to writing all scores down
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     return torch.compile(flex.flex_attention, dynamic=True) if device == "cuda" else flex.flex_attention
 
 

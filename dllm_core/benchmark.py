@@ -88,18 +88,18 @@ def save(asked: dict, rows: list[dict], device: torch.device) -> Path:
 
 
 def pace(threads: int, device: torch.device) -> dict[str, float]:
-    """10⁹ operations per second in a product of 1,024² matrices, by precision: machines of one name differ."""
+    """10⁹ operations per second in a product of square matrices, by precision: machines of one name differ."""
     torch.set_num_threads(threads)
-    found = {}
+    found, size = {}, 8192 if device.type == "cuda" else 1024
     for dtype in (torch.float32, torch.bfloat16):
-        a = torch.randn(1024, 1024, device=device, dtype=dtype)
+        a = torch.randn(size, size, device=device, dtype=dtype)
 
         def job(a: torch.Tensor = a) -> None:
             a @ a
 
-        with products(1024):
+        with products(size):
             seconds = take_turns({"product": job}, rounds=9, device=device)["product"]
-        found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * 1024**3 / median(seconds) / 1e9, 1)
+        found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * size**3 / median(seconds) / 1e9, 1)
     return found
 
 

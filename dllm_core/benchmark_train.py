@@ -8,10 +8,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil  # noqa: F401 (of CHILD)
 import torch
 import torch.nn.functional as F
 
@@ -29,6 +30,7 @@ from dllm_core.timing import Row, compared, take_turns
 from dllm_core.train import optimizers, train
 
 LENGTHS = {"tiny": 128, "26m": 512}
+ROWS = [128, 512, 1024, 2048, 4096]  # lengths along which time is measured; a CPU's step has as many tokens as the longest
 BLOCK, TOKENS = 32, 1024  # tokens of a step on a CPU; sixteen times as many on a GPU
 AR, LLADA1, LLADA2, VIEWS, TWICE = "AR", "LLaDA 1", "LLaDA 2", "LLaDA 2, both views", "LLaDA 2, one pass a view"
 WHOLE, WHOLE_TWICE = "LLaDA 2, everything computed", "LLaDA 2, everything computed, one pass a view"
@@ -43,10 +45,11 @@ from dllm_core import benchmark_train as bench
 name, shape, length, tokens, dtype, threads = json.loads(sys.argv[1])
 bench.torch.set_num_threads(threads)
 job = bench.Steps(bench.SHAPES[shape], length, tokens, dtype, bench.torch.device("cpu")).job(name)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = bench.psutil.Process().memory_info().rss
 for _ in range(3):
     job()
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))"""
+unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before))"""
 
 
 class EverythingComputed:
@@ -109,7 +112,7 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
     case = f"{shape} {dtype}, {max(tokens // length, 1)} rows of {length}, {where}"
     jobs = Steps(config, length, tokens, dtype, device)
     made = {name: jobs.job(name) for name in JOBS}
-    peak = {} if quick else _peak(device, made) if device.type == "cuda" else _peak_apart(jobs, shape, threads)
+    peak = {} if quick else _peak(device, made) if device.type == "cuda" else _peak_apart(jobs, shape, threads, JOBS)
     seconds = take_turns(made, rounds, device=device)
     goals = [
         (AR, THEIR_AR, "at least 1.8 in bfloat16 with AMX" if dtype == "bfloat16" else "at least 1"),
@@ -133,7 +136,7 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
 
 def _by_length(shape: str, dtype: str, rounds: int, device: torch.device, where: str) -> Iterator[Row]:
     """Rows of growing length, the tokens of a step kept: what attention adds. At the tiny shape alone, where it shows most."""
-    lengths, most = [128, 512, 1024, 2048, 4096], 4096
+    lengths, most = ROWS, max(ROWS) * (16 if device.type == "cuda" else 1)
     if shape != "tiny":
         return
     for name in (AR, LLADA1, LLADA2):
@@ -142,7 +145,7 @@ def _by_length(shape: str, dtype: str, rounds: int, device: torch.device, where:
         for job, n in zip(jobs, lengths, strict=True):
             case = f"{shape} {dtype}, {most} tokens a step, {where}"
             at = {"line": name, "row length": n, "tokens": most}
-            yield compared("train along row length", case, job, "rows of 128", seconds, **at)
+            yield compared("train along row length", case, job, f"rows of {lengths[0]}", seconds, **at)
 
 
 class Steps:
@@ -186,20 +189,18 @@ class Steps:
         (optimizer,), batches, mask = optimizers(model, self.settings()), self.batches(), self.config.vocab_size - 1
 
         def step() -> None:
-            batch = next(batches)
-            noise, _ = corrupt(batch.tokens, batch.scored, NoiseSchedule(), mask)
-            open_mask = patterns.bidirectional(batch.document, batch.position).mask()[:, None].to(self.device)
-            tokens, x_t, weight = (
-                part.to(self.device) for part in (batch.tokens, noise.x_t, noise.weight * noise.masked)
-            )
+            batch = next(batches).to(self.device)
+            tokens = batch.tokens
             with products(tokens.numel() * ours):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
                     if causal:
-                        loss = model(input_ids=tokens, labels=tokens).loss
+                        loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
                     else:
-                        logits = model(input_ids=x_t, attention_mask=open_mask).logits.float()
+                        noise, _ = corrupt(tokens, batch.scored, NoiseSchedule(), mask)
+                        may_see = patterns.bidirectional(batch.document, batch.position).mask()[:, None]
+                        logits = model(input_ids=noise.x_t, attention_mask=may_see, use_cache=False).logits.float()
                         losses = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
-                        loss = (losses * weight.flatten()).mean()
+                        loss = (losses * (noise.weight * noise.masked).flatten()).mean()
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -208,40 +209,47 @@ class Steps:
         return step
 
 
-def _peak_apart(jobs: "Steps", shape: str, threads: int) -> dict[str, float]:
+def _peak_apart(jobs: "Steps", shape: str, threads: int, names: Iterable[str]) -> dict[str, float]:
     """GiB that three steps of each job add to a process of its own; nothing where the system does not tell (Windows)."""
     if sys.platform == "win32":
         return {}
     package = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     found = {}
-    for name in JOBS:
+    for name in names:
         asked = json.dumps([name, shape, jobs.length, jobs.rows * jobs.length, jobs.dtype, threads])
         command = [sys.executable, "-c", CHILD, asked]
         out = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-        found[name] = json.loads(out.splitlines()[-1]) * unit / 2**30
+        found[name] = json.loads(out.splitlines()[-1]) / 2**30
     return found
 
 
 def _peak(device: torch.device, jobs: dict[str, Callable]) -> dict[str, float]:
-    """GiB of GPU memory at most in a step of each job, the other jobs' weights included."""
+    """GiB of GPU memory at most that a step of each job takes beside its weights and its optimiser's state."""
     found = {}
     for name, job in jobs.items():
         job()
         torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         job()
-        found[name] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+        found[name] = (torch.cuda.max_memory_allocated(device) - before) / 2**30
     return found
 
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bfloat16 operations per second, dense, as NVIDIA states them
 
 
+# noisy and clean positions of a training token, and how often its logits are computed
+POSITIONS = {AR: (1, 0, 1), LLADA1: (1, 0, 0.5), LLADA2: (1, 1, 0.5), VIEWS: (2, 1, 1)}
+
+
 def _used(config: ModelConfig, name: str, speed: float, device: torch.device) -> float:
-    """Share of the card's bfloat16 peak: 6 operations per parameter and position (embedding left out where it is tied to
-    the head, which counts once); 0.0 for a card that `PEAK` does not know."""
-    positions = {LLADA2: 2, VIEWS: 3, TWICE: 4, WHOLE: 2, WHOLE_TWICE: 4}.get(name, 1)
-    per_token = 6 * Transformer(config).num_parameters * positions
+    """Share of the card's bfloat16 peak, by matrix products with parameters alone: 6 operations for each of a layer's
+    parameters and each position, and for the head where logits are; the clean half leaves out the last layer. 0.0 for a
+    card that `PEAK` does not know."""
+    noisy, clean, logits = POSITIONS[name]
+    head = config.vocab_size * config.hidden_size
+    layers = Transformer(config).num_parameters - head
+    per_token = 6 * (layers * (noisy + clean * (1 - 1 / config.num_hidden_layers)) + head * logits)
     peak = next((value for card, value in PEAK.items() if card in torch.cuda.get_device_name(device)), float("inf"))
     return speed * per_token / peak

@@ -82,6 +82,7 @@ class Attention(nn.Module):
             for project, of in ((self.q_proj, asking), (self.k_proj, x), (self.v_proj, x))
         )
         q, k = rotate(self.q_norm(q), *(part[:, :, :queries] for part in rope)), rotate(self.k_norm(k), *rope)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast gains and rotations are float32
         if cache is not None:
             k, v = cache.write(self.layer, k, v, slots, mask.shape[-1])
         y = attend(q, k, v, mask).transpose(1, 2).reshape(batch, asking.shape[1], -1)

@@ -223,14 +223,15 @@ class Diffusion:
     def score(self, model, batch, noised, pattern: Pattern, embedding_noise=0.0, generator=None) -> Loss:
         """The loss of the noisy views `noised` (one, or a view and its complement) of `batch` under `pattern`."""
         maskable, views = batch.scored & pattern.scorable, len(noised)
-        # 3. one forward; states only where a masked token is predicted
-        logits = self._predict(model, batch, noised, pattern, embedding_noise, generator)
-        # 4. weighted cross entropy where masked
+        # 3. what is to be predicted, on the device before the forward is under way
         normal, count = self._normaliser(batch, maskable)
-        targets = torch.cat([batch.tokens[noise.masked] for noise in noised]).to(logits.device, non_blocking=True)
+        targets = torch.cat([batch.tokens[noise.masked] for noise in noised]).to(model.device, non_blocking=True)
         weights = torch.cat([(noise.weight * normal)[noise.masked] for noise in noised])
+        weights = weights.to(model.device, non_blocking=True)
+        # 4. one forward; states only where a masked token is predicted; weighted cross entropy there
+        logits = self._predict(model, batch, noised, pattern, embedding_noise, generator)
         losses = F.cross_entropy(logits, targets, reduction="none")
-        total = (losses * weights.to(logits.device, non_blocking=True)).sum() / views
+        total = (losses * weights).sum() / views
         if not self.cap_lambda:
             return Loss(total, count)
         # 5. CAP: λ · mean entropy over the masked tokens already right

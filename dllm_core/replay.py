@@ -11,18 +11,21 @@ from torch import Tensor
 
 from dllm_core.model import KVCache, Transformer
 
+MOST = 8
+
 
 class Replayed:
     """Stands where a Transformer stands in decoding; gives the same hidden states. Not for training.
 
-    The first forward of a shape runs as it is (a prompt's comes once), the second is captured. A new cache, of another
-    decoding or of a batch that rows have left, is new memory: what was captured for the old one is dropped.
+    The first forward of a shape runs as it is (a prompt's comes once), the second is captured. A later decoding's cache
+    of the same shape takes the place of the one that was captured, so that nothing is captured twice: run one decoding
+    after another, not two at a time. What was captured for the `MOST` last shapes of caches is kept.
     """
 
     def __init__(self, model: Transformer):
         self.model, self.config, self.device = model, model.config, model.device
         self.lm_head, self.logits = model.lm_head, model.logits
-        self.cache, self.captured = None, {}
+        self.cache, self.captured, self.known = None, {}, {}  # known: shape of a cache → (cache, what was captured)
 
     def __call__(
         self, tokens: Tensor, position: Tensor, mask: Tensor, cache: KVCache | None = None,
@@ -30,7 +33,7 @@ class Replayed:
     ) -> Tensor:  # fmt: skip
         """As `Transformer.forward`; [n, D] of the elements `read`, or all states [B, S, D]."""
         if cache is not self.cache:
-            self.cache, self.captured = cache, {}
+            self.adopt(cache)
         shape = tuple(tokens.shape)
         if shape not in self.captured:
             self.captured[shape] = None
@@ -42,6 +45,20 @@ class Replayed:
             self.captured[shape] = Capture(self.model, cache, inputs)
         hidden = self.captured[shape].run(inputs)
         return hidden.clone() if read is None else hidden[read]  # copies: the next run writes over it
+
+
+    def adopt(self, cache: KVCache | None) -> None:
+        """Make this the cache in use; where one of its shape is known, it gets that one's memory, its content kept."""
+        shape = None if cache is None else tuple(cache.keys[0].shape)
+        kept, captured = self.known.pop(shape, (cache, {}))
+        if kept is not cache:
+            for own, new in zip([*kept.keys, *kept.values], [*cache.keys, *cache.values], strict=True):
+                own.copy_(new)
+            cache.keys[:], cache.values[:] = kept.keys, kept.values
+        self.cache, self.captured = cache, captured
+        self.known[shape] = (kept, captured)
+        while len(self.known) > MOST:
+            del self.known[next(iter(self.known))]
 
 
 class Capture:

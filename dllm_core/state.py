@@ -91,7 +91,7 @@ class State:
             rows, elements = torch.cat([rows, rows + len(self.row)]), elements.repeat(2)
         hidden = self.model(tokens, window.position, window.mask, self.cache, window.slots, read=(rows, elements))
         logits = self.model.logits(hidden)
-        return guided(*logits.chunk(2), self.config.cfg_scale) if self.config.cfg_scale else logits
+        return guided(*logits.float().chunk(2), self.config.cfg_scale) if self.config.cfg_scale else logits
 
     def answer_masks(self) -> Tensor:
         """[B, T] bool: positions still to be decoded."""

@@ -104,6 +104,20 @@ def test_a_tile_holds_the_keys_that_one_of_its_queries_sees():
     assert keys.tolist() == [0, 3] and (bias == 0).all()
 
 
+@pytest.mark.parametrize("label_shift", [False, True])
+def test_flex_attention_knows_its_tiles(label_shift):
+    """The tiles of 128 × 128 that are listed for a long row are those in which the dense mask opens something."""
+    batch = batch_of([200, 120, 33], [353], prompt=40)
+    pattern = patterns.block_diffusion(batch.document, batch.position, 32, 1, label_shift, batch.scored)
+    noisy, dense = int((pattern.view[0] > 0).sum()), pattern.mask()
+    assert noisy % 128 and dense.shape[1] % 128
+    for queries in (None, noisy):
+        open_ = dense[:, : queries or dense.shape[1]]
+        whole = F.pad(open_, (0, -open_.shape[2] % 128, 0, -open_.shape[1] % 128))
+        tiles = whole.unflatten(2, (-1, 128)).unflatten(1, (-1, 128)).any(dim=4).any(dim=2)
+        assert torch.equal(block_mask(pattern, queries).to_dense()[:, 0].bool(), tiles) and not tiles.all()
+
+
 def test_only_a_block_diffusion_is_halved():
     for name, pattern in patterns_of(BATCH).items():
         assert isinstance(prepared(pattern), Halves) == (name in ("diffusion", "views", "needed"))
@@ -117,7 +131,6 @@ def test_long_rows_keep_the_mask_as_it_is(monkeypatch):
 
 
 def test_half_precision_under_autocast():
-    """As training on a CPU with bfloat16 products calls it."""
     pattern = patterns_of(BATCH)["views"]
     tensors = [part.detach().bfloat16().requires_grad_() for part in inputs(pattern)]
     wanted = with_gradients(plain, [part.detach().float().requires_grad_() for part in tensors], pattern.mask())

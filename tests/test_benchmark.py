@@ -6,7 +6,7 @@ import pytest
 import torch
 from small import batch_of, tiny
 
-from dllm_core import benchmark, benchmark_results, show_benchmark
+from dllm_core import benchmark, benchmark_results, benchmark_train, show_benchmark
 from dllm_core.benchmark_train import BAND, EverythingComputed, OnePassAView, measure
 from dllm_core.objectives import Diffusion
 from dllm_core.results import markdown
@@ -15,8 +15,9 @@ from dllm_core.timing import Row, Spread
 MASK = 16
 
 
-def test_a_quick_run_of_the_training_part_compares_every_pair():
-    rows = list(measure("tiny", "float32", 1, 1, quick=True))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_quick_run_of_the_training_part_compares_every_pair(dtype):
+    rows = list(measure("tiny", dtype, 1, 1, quick=True))
     assert [(row.name, row.against) for row in rows] == [
         ("AR", "Hugging Face AR"),
         ("AR", "Hugging Face AR, matrix products by our library"),
@@ -161,3 +162,17 @@ def test_bad_arguments_end_it_before_anything_is_measured(words, monkeypatch):
     with pytest.raises(SystemExit) as end:
         benchmark.main(words)
     assert end.value.code == 2
+
+
+def test_a_steps_memory_is_of_a_process_of_its_own():
+    jobs = benchmark_train.Steps(benchmark_train.SHAPES["tiny"], 32, 64, "float32", torch.device("cpu"))
+    found = benchmark_train._peak_apart(jobs, "tiny", 1, ["AR"])
+    assert list(found) == ["AR"] and 0.005 < found["AR"] < 2  # GiB; the model and its optimiser alone take 0.02
+
+
+def test_steps_along_the_length_of_rows(monkeypatch):
+    monkeypatch.setattr(benchmark_train, "ROWS", [32, 64])
+    rows = list(benchmark_train._by_length("tiny", "float32", 1, torch.device("cpu"), "1 thread"))
+    (lines,) = benchmark_results.curves(record("train", rows)).values()
+    assert {name: sorted(points) for name, points in lines.items()} == {n: [32, 64] for n in ("AR", "LLaDA 1", "LLaDA 2")}
+    assert not list(benchmark_train._by_length("26m", "float32", 1, torch.device("cpu"), "1 thread"))

@@ -366,3 +366,15 @@ def test_activation_checkpointing_changes_nothing_but_memory():
     assert (calls.count(False), calls.count(True)) == (3, 6)
     for name, tensor in ends[0].items():
         torch.testing.assert_close(ends[1][name], tensor, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("objective, size", [(ar_loss, None), (Diffusion(NoiseSchedule(), MASK), None),
+                                             (Diffusion(NoiseSchedule.band(0.05, 0.95), MASK, complementary=True), 3)])  # fmt: skip
+def test_bfloat16_products_train_nearly_as_float32(objective, size):
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        config, blocks = dataclasses.replace(CONFIG, dtype=dtype), BlockSchedule.constant(12, 12, size or 12)
+        steps = train(tiny(), packed(2), objective, config, blocks=blocks)
+        losses[dtype] = torch.tensor([step.loss for step in steps])
+    assert not torch.equal(*losses.values())
+    torch.testing.assert_close(losses["bfloat16"], losses["float32"], rtol=0.05, atol=0.05)

@@ -1,0 +1,63 @@
+"""What only a GPU can run: FlexAttention's kernels, CUDA graphs, a training step and a decoding there."""
+
+import dataclasses
+
+import pytest
+import torch
+from small import MASK, batch_of, packed, tiny
+
+from dllm_core import patterns, train
+from dllm_core.attention import attend, block_mask, last_layer
+from dllm_core.benchmark_decode import OURS, PLAIN, Bench, Case
+from dllm_core.config import ModelConfig, TrainConfig
+from dllm_core.model import Transformer
+from dllm_core.objectives import Diffusion, ar_loss
+from dllm_core.schedules import BlockSchedule, NoiseSchedule
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+BAND = NoiseSchedule.band(0.05, 0.95)
+
+
+@pytest.mark.parametrize("dtype, most", [(torch.float32, 1e-3), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("lengths", [[[200, 120, 33]], [[300], [150, 150]]])
+def test_flex_attention_equals_the_dense_mask(lengths, dtype, most):
+    batch = batch_of(*lengths, prompt=20).to("cuda")
+    pattern = patterns.block_diffusion(batch.document, batch.position, 32, 1, False, batch.scored)
+    noisy, length = int((pattern.view[0] > 0).sum()), pattern.view.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(len(lengths), heads, length, 32, generator=generator).cuda().to(dtype).requires_grad_()
+               for heads in (4, 2, 2))  # fmt: skip
+    dense = lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=pattern.mask()[:, None, : q.shape[2]], enable_gqa=True
+    )
+    for mask, queries in ((block_mask(pattern), length), last_layer(block_mask(pattern), pattern, noisy)):
+        found = attend(q[:, :, :queries], k, v, mask)
+        wanted = dense(q[:, :, :queries], k, v)
+        way = torch.randn(found.shape, generator=generator).cuda().to(dtype)
+        pairs = zip(torch.autograd.grad((found * way).sum(), (q, k, v)), torch.autograd.grad((wanted * way).sum(), (q, k, v)),
+                    strict=True)  # fmt: skip
+        for mine, other in [(found, wanted), *pairs]:
+            assert (mine - other).norm() < most * other.norm()
+
+
+@pytest.mark.parametrize("objective, size", [(ar_loss, None), (Diffusion(NoiseSchedule(), MASK), None),
+                                             (Diffusion(BAND, MASK, complementary=True), 3)])  # fmt: skip
+def test_training_goes_as_on_the_cpu(objective, size):
+    config = TrainConfig(6, batch_size=2, seq_len=12, optimizer="muon", learning_rate=0.01, seed=1)
+    losses = []
+    for device in ("cpu", "cuda"):
+        steps = train.train(tiny().to(device), packed(2), objective, dataclasses.replace(config),
+                            blocks=BlockSchedule.constant(12, 6, size or 12))  # fmt: skip
+        losses.append(torch.tensor([step.loss for step in steps]))
+    torch.testing.assert_close(*losses, rtol=1e-2, atol=1e-2)
+
+
+def test_replayed_graphs_write_what_the_plain_loop_writes():
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(6400, 128, 4, 4, intermediate_size=384)).eval().to("cuda")
+    bench = Bench(model, Case(2, 32, new=64))
+    jobs = bench.jobs(peers=False)
+    for _ in range(3):  # plainly, captured, replayed
+        for name in (OURS, PLAIN):
+            jobs[name]()
+        assert bench.equal(OURS, PLAIN) > 0.99
