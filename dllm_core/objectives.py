@@ -253,7 +253,7 @@ class Diffusion:
             return None
         if self.one_t_per == "document" or block_size is None:
             return batch.document
-        starts = (batch.position % block_size == 0).long()
+        starts = ((batch.position % block_size == 0) & (batch.document >= 0)).long()  # padding starts none
         return starts.cumsum(dim=1) - 1
 
     def _predict(self, model, batch, noised, pattern: Pattern, sigma: float, generator) -> Tensor:

@@ -71,6 +71,12 @@ def test_groups_share_a_time_and_others_do_not():
             assert (noise.weight.view(2, 4, 3) == noise.weight.view(2, 4, 3)[:, :, :1]).all()
 
 
+def test_padding_is_no_block():
+    batch = batch_of([5, 4], [3])  # blocks of 4: two and one, and one beside six places of padding
+    groups = Diffusion(BAND, MASK, one_t_per="block").groups(batch, 4)
+    assert groups[0].tolist() == [0, 0, 0, 0, 1, 2, 2, 2, 2] and objectives.numbered(groups)[1] == 4
+
+
 def test_times_are_stratified_over_all_documents_of_a_batch():
     batch = batch_of([3, 3, 2], [8], [4, 4], [1] * 8)
     schedule = NoiseSchedule(t_min=0.0, t_max=0.5, draw_method="stratified")
