@@ -46,7 +46,7 @@ def ratios(found: list[dict]) -> Picture | None:
     axes.set_yticks(range(len(shown)), list(shown))
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("times as fast (marks: median, bars: least to greatest round)")
+    axes.set_xlabel("times as fast (bars: all rounds)")
     used = {mark for values in shown.values() for mark, _ in values}
     names = ["float32, 1 thread", "float32, 2 threads", "bfloat16, 1 thread", "bfloat16, 2 threads", "others"]
     for mark in sorted(used):
@@ -70,6 +70,8 @@ def _name(record: dict, row: dict) -> str:
 @in_our_look
 def growth(found: list[dict]) -> Picture | None:
     """A panel for each axis: time per token of each line, of the largest shape that was measured, on one thread."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     panels: dict[str, tuple[dict, dict]] = {}
     for record in sorted(found, key=lambda r: (r["dtype"] != "float32", r["threads"], r["shape"])):
         for axis, lines in curves(record).items():
@@ -104,7 +106,9 @@ def growth(found: list[dict]) -> Picture | None:
         axis.set_yscale("log")
         axis.set_xticks(sorted({place for points in lines.values() for place in points}))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(f"{name}, tokens")
         axis.set_ylabel(UNITS[record["part"]][0])
         axis.set_title(f"{record['part']}, {record['shape']} {record['dtype']}", fontsize=11)
