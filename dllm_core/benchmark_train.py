@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil  # noqa: F401 (of CHILD)
 import torch
 import torch.nn.functional as F
 
@@ -40,12 +39,12 @@ BAND = NoiseSchedule.band(0.05, 0.95)
 
 
 # A step's peak memory is a process's: nothing else has run in it.
-CHILD = """import json, resource, sys
+CHILD = """import json, psutil, resource, sys
 from dllm_core import benchmark_train as bench
 name, shape, length, tokens, dtype, threads = json.loads(sys.argv[1])
 bench.torch.set_num_threads(threads)
 job = bench.Steps(bench.SHAPES[shape], length, tokens, dtype, bench.torch.device("cpu")).job(name)
-before = bench.psutil.Process().memory_info().rss
+before = psutil.Process().memory_info().rss
 for _ in range(3):
     job()
 unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
