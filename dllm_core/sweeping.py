@@ -20,6 +20,8 @@ from dllm_core.paths import resolve
 from dllm_core.running import Screen
 from dllm_core.sweeps import FOLDER, MEASURE, Cell, Sweep, digest, find
 
+UNWATCHED = {"eval_every": 100_000, "sample_every": 100_000}
+
 
 def runs(sweeps: list[Sweep]) -> dict[str, str]:
     """digest of a training → its run's name, that of the first cell which asks for it: equal trainings are done once."""
@@ -84,7 +86,8 @@ def record(cell: Cell, job: Job) -> Path:
 
 def chain_jobs(sweeps: list[Sweep], cells: list[Cell], scale: str) -> list[Job]:
     """The stages of the chain that unfinished cells start from, at each of their seeds, as `dllm run -p seed N` would
-    run them, but on one thread each: what comes out does not depend on what else was running."""
+    run them, but on one thread each: what comes out does not depend on what else was running. Fine-tuning is not watched
+    on the way: its last weights are taken, and they are the same."""
     asked = {sweep.name: sweep.chain for sweep in sweeps}
     found: list[Job] = []
     for seed in sorted({cell.seed for cell in cells}):
@@ -102,7 +105,8 @@ def chain_jobs(sweeps: list[Sweep], cells: list[Cell], scale: str) -> list[Job]:
 def _of_seed(job: Job, seed: int) -> Job:
     """The stages of several seeds run side by side: each gets its seed into its name."""
     stage = replace(job.stage, name=f"{job.stage.name}.{seed}", needs=tuple(f"{need}.{seed}" for need in job.stage.needs))
-    return replace(job, stage=stage, threads=1)
+    unwatched = UNWATCHED if job.stage.name.startswith("05") else {}
+    return replace(job, stage=stage, threads=1, given=job.given | unwatched, parameters=job.parameters | unwatched)
 
 
 def execute(sweeps: list[Sweep], cells: list[Cell], names: dict[str, str], options, screen: Screen) -> bool:

@@ -278,5 +278,6 @@ def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
         assert job.threads == 1 and job.parameters["seed"] == int(seed) and job.weights.name == f"seed{seed}"
         assert {need.rpartition(".")[2] for need in job.stage.needs} <= {seed}
         assert set(job.stage.needs) <= set(names)
+        assert (job.given.get("eval_every") == job.parameters["eval_every"] == 100_000) == job.stage.name.startswith("05")
         assert all(f"seed{seed}" in str(path) for path in (job.executed, *job.upstream))
     assert sweeping.chain_jobs([paired], [], "cpu") == []

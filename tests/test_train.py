@@ -378,3 +378,19 @@ def test_bfloat16_products_train_nearly_as_float32(objective, size):
         losses[dtype] = torch.tensor([step.loss for step in steps])
     assert not torch.equal(*losses.values())
     torch.testing.assert_close(losses["bfloat16"], losses["float32"], rtol=0.05, atol=0.05)
+
+
+def test_looking_on_changes_nothing():
+    """Validation, and samples drawn between steps, leave the training as it is, random numbers included."""
+    models = []
+    for watched in (False, True):
+        given = setting(tiny())
+        given["validate"] = (lambda m: float(torch.rand(()))) if watched else None
+        given["config"] = dataclasses.replace(CONFIG, eval_every=1 if watched else 0)
+        for _ in train(**given):
+            if watched:
+                with torch.inference_mode():
+                    given["model"](torch.zeros(1, 3, dtype=torch.long), torch.arange(3)[None], torch.ones(1, 3, 3, dtype=torch.bool))
+        models.append(given["model"])
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)
