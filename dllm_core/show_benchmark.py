@@ -16,6 +16,8 @@ def draw() -> list[Path]:
 @in_our_look
 def ratios(found: list[dict]) -> Picture | None:
     """A line for each comparison that has an aim, a mark for each precision and number of threads; log axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     marks = {
         ("float32", 1): 0,
         ("float32", 2): 1,
@@ -45,7 +47,9 @@ def ratios(found: list[dict]) -> Picture | None:
     axes.set_xscale("log")
     axes.set_yticks(range(len(shown)), list(shown))
     axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("times as fast (bars: all rounds)")
     used = {mark for values in shown.values() for mark, _ in values}
     names = ["float32, 1 thread", "float32, 2 threads", "bfloat16, 1 thread", "bfloat16, 2 threads", "others"]
