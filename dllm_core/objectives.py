@@ -15,8 +15,8 @@ from dllm_core.attention import last_layer, prepared
 from dllm_core.patterns import Pattern
 from dllm_core.schedules import NoiseSchedule
 
-# States are read in multiples of so many: every new shape of a matrix product costs oneDNN a millisecond and 0.7 MB of
-# code that it keeps, and a compiled model a compilation.
+# States are read in multiples of so many: for every new shape of a matrix product oneDNN makes code, which takes
+# time and is kept, and a compiled model may compile anew.
 READS = 64
 
 

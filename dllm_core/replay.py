@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dllm_core.model import KVCache, Transformer
 
-MOST = 8
+MOST = 8  # shapes of caches whose graphs are kept; each holds its memory
 
 
 class Replayed:
@@ -45,7 +45,6 @@ class Replayed:
             self.captured[shape] = Capture(self.model, cache, inputs)
         hidden = self.captured[shape].run(inputs)
         return hidden.clone() if read is None else hidden[read]  # copies: the next run writes over it
-
 
     def adopt(self, cache: KVCache | None) -> None:
         """Make this the cache in use; where one of its shape is known, it gets that one's memory, its content kept."""

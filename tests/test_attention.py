@@ -76,7 +76,7 @@ def test_the_last_layers_clean_half_may_ask_nothing(name):
     flexible, same = last_layer(block_mask(pattern), pattern, noisy)
     found = asking(*(part.detach() for part in (q, k, v)), flexible)  # its gradient is for CUDA
     torch.testing.assert_close(found, wanted[0], rtol=1e-4, atol=1e-5)
-    assert queries == same == noisy and last_layer(pattern.mask(), pattern, noisy)[1] == q.shape[2]
+    assert queries == same == noisy and last_layer(pattern.mask(), pattern, noisy)[1] == q.shape[2]  # dense: all ask
 
 
 @pytest.mark.parametrize("label_shift", [False, True])
