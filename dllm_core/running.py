@@ -15,7 +15,11 @@ from pathlib import Path
 
 # The bar's lines are what `Running._listen` reads. A run whose command was killed ends with it: nobody would read its
 # result, and the command, given again, would train beside it in the same folder.
-CHILD = """import os, sys, threading, time, papermill, psutil, yaml
+# jsonschema's check of internationalised addresses takes most of a second to start, and no notebook needs it. The kernel
+# is ended at once when its last cell is through: what it made is in files by then.
+CHILD = """import os, sys, threading, time
+sys.modules["rfc3987_syntax"] = None
+import papermill, psutil, yaml
 def watch(parent=os.getppid()):
     while os.getppid() == parent:
         time.sleep(0.5)
@@ -25,6 +29,7 @@ def watch(parent=os.getppid()):
 threading.Thread(target=watch, daemon=True).start()
 notebook, executed, given = sys.argv[1:]
 papermill.execute_notebook(notebook, executed, yaml.safe_load(open(given, encoding="utf-8")), kernel_name="python3",
+    shutdown_kernel="immediate",
     progress_bar={"mininterval": 0, "miniters": 1, "file": sys.stderr, "bar_format": "cell {n}/{total}\\n"})"""
 
 

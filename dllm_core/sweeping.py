@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -40,19 +40,23 @@ def _trainings(cell: Cell) -> Iterator[str]:
         yield digest([cell.steps[: at + 1], cell.seed])
 
 
-def plan(cells: list[Cell], names: dict[str, str]) -> dict[Job, Cell | None]:
-    """The papermill runs that the cells need, each with the cell that it measures (None: a training), in order."""
+def plan(
+    cells: list[Cell], names: dict[str, str], starts: Callable[[Cell], list[Job]] = lambda cell: []
+) -> dict[Job, Cell | None]:  # fmt: skip
+    """The papermill runs that the cells need, each with the cell that it measures (None: a training), in order.
+
+    starts: the stages of the chain that a cell begins from; it waits for them alone."""
     found: dict[str, Job] = {}
     planned: dict[Job, Cell | None] = {}
     for cell in cells:
-        place, before, run = f"{cell.scale}/seed{cell.seed}", None, ""
+        place, before, run = f"{cell.scale}/seed{cell.seed}", starts(cell), ""
         weights = resolve("weights/sweeps") / place
         for (notebook, given), training in zip(cell.steps, _trainings(cell), strict=True):
             if training not in found:
                 given = _filled({**given, "seed": cell.seed, "run_name": names[training]}, run)
                 found[training] = _job(f"{names[training]}.{cell.seed}", notebook, given, place, names[training], before, weights)
                 planned[found[training]] = None
-            before, run = found[training], names[training]
+            before, run = [found[training]], names[training]
         title = f"{cell.sweep}-{cell.name}.measure"
         given = {"checkpoint": "weights/{previous}.pt", **cell.measure, "seed": cell.seed}
         given = _filled({**given, "output": f"runs/sweeps/{place}/{title}d.json"}, run)
@@ -65,12 +69,12 @@ def _filled(given: dict, run: str) -> dict:
     return {name: change(value) for name, value in given.items()}
 
 
-def _job(name: str, notebook: str, given: dict, place: str, title: str, before: Job | None, weights: Path) -> Job:
+def _job(name: str, notebook: str, given: dict, place: str, title: str, before: list[Job], weights: Path) -> Job:
     path = resolve(f"notebooks/{notebook}.ipynb")
     executed = resolve("runs/sweeps") / place / f"{title}.ipynb"
-    stage = Stage(name, notebook, title, (before.stage.name,) if before else ())
+    stage = Stage(name, notebook, title, tuple(job.stage.name for job in before))
     defaults = {key: parameter.default for key, parameter in known.declared(path).items()}
-    upstream = (before.record,) if before else ()
+    upstream = tuple(job.record for job in before)
     # One thread each: sums are split by the number of threads, and a cell is to be the same whenever it is run.
     return Job(stage, path, given, {**defaults, **given}, known.code_of(path), executed, upstream, weights, threads=1)
 
@@ -110,16 +114,19 @@ def _of_seed(job: Job, seed: int) -> Job:
 
 
 def execute(sweeps: list[Sweep], cells: list[Cell], names: dict[str, str], options, screen: Screen) -> bool:
-    """Chains first, then the cells side by side, then those that are timed, one by one. True when all came through."""
-    states = list(jobs.run(chain_jobs(sweeps, cells, options.preset), options.jobs, False, screen)[0].values())
-    if {"failed", "not run"} & set(states):
-        return False
-    timed = {sweep.name for sweep in sweeps if sweep.text.get("alone")}
-    for at_once, part in ((options.jobs, [c for c in cells if c.sweep not in timed]), (1, [c for c in cells if c.sweep in timed])):
-        planned = plan(part, names)
-        keep = lambda job, planned=planned: planned[job] and record(planned[job], job)
-        states += jobs.run(list(planned), at_once, False, screen, keep, longest_first=False)[0].values()
-    return not {"failed", "not run"} & set(states)
+    """Chains and cells side by side, then the cells that are timed, one by one. True when all came through."""
+    chain, needed = chain_jobs(sweeps, cells, options.preset), {sweep.name: sweep.chain for sweep in sweeps}
+    own = lambda cell: {f"{stage}.{cell.seed}" for stage in needed[cell.sweep]}
+    starts = lambda cell: [job for job in chain if job.stage.name in own(cell)]
+    alone, states = {sweep.name for sweep in sweeps if sweep.text.get("alone")}, {}
+    for timed, at_once in ((False, options.jobs), (True, 1)):
+        planned = plan([cell for cell in cells if (cell.sweep in alone) is timed], names, starts)
+        keep = lambda job, planned=planned: planned.get(job) and record(planned[job], job)
+        states |= jobs.run([*chain, *planned], at_once, False, screen, keep, longest_first=False)[0]
+        if {"failed", "not run"} & {states[job.stage.name] for job in chain}:
+            break
+        chain.clear()  # what the timed ones start from is there
+    return not {"failed", "not run"} & set(states.values())
 
 
 def _only(sweeps: list[Sweep], options: argparse.Namespace) -> list[Cell]:

@@ -281,3 +281,29 @@ def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
         assert (job.given.get("eval_every") == job.parameters["eval_every"] == 100_000) == job.stage.name.startswith("05")
         assert all(f"seed{seed}" in str(path) for path in (job.executed, *job.upstream))
     assert sweeping.chain_jobs([paired], [], "cpu") == []
+
+
+@pytest.mark.parametrize("ends", ["done", "failed"])
+def test_a_cell_waits_for_its_own_stages_alone(project, monkeypatch, ends):
+    """Chains and cells are one plan; what is timed runs by itself after it, unless a chain did not come through."""
+    monkeypatch.chdir(project)
+    calls = []
+
+    def run(planned, at_once, *_, **__):
+        calls.append((planned, at_once))
+        return {job.stage.name: ends if job.stage.name.startswith("01.") else "done" for job in planned}, 0
+
+    monkeypatch.setattr(sweeping.jobs, "run", run)
+    chosen = sweeps.find(["merge", "paired", "real", "speed"], "cpu")
+    cells = [cell for sweep in chosen for cell in sweep.cells]
+    options = SimpleNamespace(preset="cpu", jobs=2)
+    assert sweeping.execute(chosen, cells, sweeping.runs(chosen), options, None) is (ends == "done")
+    needs = {job.stage.name: set(job.stage.needs) for job in calls[0][0]}
+    assert needs["merge-falling.1"] == {"01.1"} and needs["real-ar.2"] == set()
+    assert needs["paired-ar.measure.0"] == {"04.0", "05-llada1.0", "05-llada2.0"}
+    assert needs["merge-falling.measure.1"] == {"merge-falling.1"}
+    names = list(needs)
+    assert all(need in names[: names.index(name)] for name in names for need in needs[name])
+    assert [at_once for _, at_once in calls] == [2, 1] if ends == "done" else [2]
+    if ends == "done":
+        assert {job.stage.name for job in calls[1][0]} == {f"speed-all.measure.{seed}" for seed in (0, 1, 2)}
