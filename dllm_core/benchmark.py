@@ -40,9 +40,9 @@ def line(row: dict) -> str:
 def combinations(
     parts: list[str], shapes: list[str], dtypes: list[str], threads: list[int]
 ) -> Iterator[tuple[str, str, str, int]]:
-    """(part, shape, dtype, threads) of every combination, part after part. Feeding knows no precision: "int32" there."""
+    """(part, shape, dtype, threads) of every combination, part after part. Feeding knows no precision: "" there."""
     for part in parts:
-        yield from ((part, *rest) for rest in product(shapes, ["int32"] if part == "feed" else dtypes, threads))
+        yield from ((part, *rest) for rest in product(shapes, [""] if part == "feed" else dtypes, threads))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def save(asked: dict, rows: list[dict], device: torch.device) -> Path:
     """Write one combination's rows to a file of its own, in the machine's folder."""
     name = machine(device)
     slug = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    own = "-".join(str(asked[key]) for key in ("part", "shape", "dtype", "threads"))
+    own = "-".join(str(asked[key]) for key in ("part", "shape", "dtype", "threads") if asked[key])
     path = resolve(RECORDS) / slug(name) / f"{own}.json"
     origin = {"machine": name, "torch": torch.__version__, "date": date.today().isoformat()}
     record = {**origin, **pace(asked["threads"], device), **asked, "rows": rows}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dllm_core.benchmark_results import UNITS, curves, records
-from dllm_core.show_figures import COLOURS, LINES, Picture, in_our_look, new_figure, save_figure
+from dllm_core.show_figures import COLOURS, LINES, Picture, error_bars, in_our_look, new_figure, save_figure
 
 
 def draw() -> list[Path]:
@@ -18,14 +18,7 @@ def ratios(found: list[dict]) -> Picture | None:
     """A line for each comparison that has an aim, a mark for each precision and number of threads; log axis."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    marks = {
-        ("float32", 1): 0,
-        ("float32", 2): 1,
-        ("bfloat16", 1): 2,
-        ("bfloat16", 2): 3,
-        ("int32", 1): 0,
-        ("int32", 2): 1,
-    }
+    marks = {("float32", 1): 0, ("float32", 2): 1, ("bfloat16", 1): 2, ("bfloat16", 2): 3, ("", 1): 0, ("", 2): 1}
     shown: dict[str, list] = {}
     for record in found:
         for row in record["rows"]:
@@ -38,11 +31,8 @@ def ratios(found: list[dict]) -> Picture | None:
     for place, (name, values) in enumerate(shown.items()):
         for mark, ratio in values:
             colour, _, marker = LINES[mark]
-            bars = [[ratio["median"] - ratio["low"]], [ratio["high"] - ratio["median"]]]
-            at = place + 0.16 * (mark - 1.5)
-            axes.errorbar(
-                ratio["median"], at, xerr=bars, color=COLOURS[colour], marker=marker, markersize=6, elinewidth=1
-            )
+            axes.errorbar(ratio["median"], place + 0.16 * (mark - 1.5), xerr=_bars([ratio]), color=COLOURS[colour],
+                          marker=marker, markersize=6, elinewidth=1)  # fmt: skip
     axes.axvline(1, color=COLOURS["grey"], linewidth=1)
     axes.set_xscale("log")
     axes.set_yticks(range(len(shown)), list(shown))
@@ -60,6 +50,10 @@ def ratios(found: list[dict]) -> Picture | None:
     medians = {name: ", ".join(f"{ratio['median']:.2f}" for _, ratio in values) for name, values in shown.items()}
     alt = "; ".join(f"{' '.join(name.split())} {values}" for name, values in medians.items())
     return Picture(figure, f"How many times as fast: {alt}")
+
+
+def _bars(spreads: list[dict]):
+    return error_bars([(spread["median"], spread["low"], spread["high"]) for spread in spreads])
 
 
 def _name(record: dict, row: dict) -> str:
@@ -88,24 +82,10 @@ def growth(found: list[dict]) -> Picture | None:
         for i, (line, points) in enumerate(lines.items()):
             colour, style, marker = LINES[i % len(LINES)]
             places = sorted(points)
-            middle = [points[place]["median"] for place in places]
-            bars = [
-                [points[p]["median"] - points[p]["low"] for p in places],
-                [points[p]["high"] - points[p]["median"] for p in places],
-            ]
-            axis.errorbar(
-                places,
-                middle,
-                yerr=bars,
-                color=COLOURS[colour],
-                linestyle=style,
-                marker=marker,
-                label=line,
-                elinewidth=1,
-            )
-            told.append(
-                f"{line} along {name} {', '.join(f'{p}: {m:.3g}' for p, m in zip(places, middle, strict=True))}"
-            )
+            spreads = [points[place] for place in places]
+            axis.errorbar(places, [spread["median"] for spread in spreads], yerr=_bars(spreads), color=COLOURS[colour],
+                          linestyle=style, marker=marker, label=line, elinewidth=1)  # fmt: skip
+            told.append(f"{line} along {name} " + ", ".join(f"{p}: {points[p]['median']:.3g}" for p in places))
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.set_xticks(sorted({place for points in lines.values() for place in points}))

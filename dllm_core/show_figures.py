@@ -122,6 +122,11 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, rat
     return figure, axes[0, 0] if rows * columns == 1 else list(axes.flat)
 
 
+def error_bars(spreads: list[tuple[float, float, float]]) -> list[list[float]]:
+    """(middle, least, greatest) of each point → how far down and up its bar goes, as matplotlib's `errorbar` takes them."""
+    return [[middle - least for middle, least, _ in spreads], [greatest - middle for middle, _, greatest in spreads]]
+
+
 def packed(image, alt: str) -> bytes:
     """PNG of a Pillow image with its own 256 colours: first those that lie far apart, so that a thin line keeps its own,
     then moved to where the pixels are. White stays white. alt: kept in the file as its description."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from dllm_core import results, sweeps
 from dllm_core.paths import resolve
 from dllm_core.results import HEADINGS, Spread, gather
-from dllm_core.show_figures import COLOURS, LINES, Picture, in_our_look, new_figure, save_figure
+from dllm_core.show_figures import COLOURS, LINES, Picture, error_bars, in_our_look, new_figure, save_figure
 from dllm_core.show_html import Html, table
 
 
@@ -125,7 +125,7 @@ def _settings(records, kind: str) -> set[str]:
 
 
 def _bars(spreads: list[Spread]):
-    return [[s.mean - min(s.values) for s in spreads], [max(s.values) - s.mean for s in spreads]]
+    return error_bars([(spread.mean, min(spread.values), max(spread.values)) for spread in spreads])
 
 
 def _labels(axes, x: str, y: str, more: str) -> None:

@@ -61,8 +61,8 @@ def test_each_combination_is_written_to_a_file_in_the_machines_folder(tmp_path, 
     assert benchmark.main(["train", "feed", "--shape", "tiny", "--threads", "1", "2"]) == 0
     folder = tmp_path / "notebooks/benchmarks/cpu-a-chip-2-2-cores"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "feed-tiny-int32-1.json",
-        "feed-tiny-int32-2.json",
+        "feed-tiny-1.json",
+        "feed-tiny-2.json",
         *(f"train-tiny-{dtype}-{threads}.json" for dtype in ("bfloat16", "float32") for threads in (1, 2)),
     ]
     record = json.loads((folder / "train-tiny-float32-2.json").read_text())
