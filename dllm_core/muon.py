@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm_core.kernels import products
+from dllm_core.team import local
 
 
 class Muon(torch.optim.Optimizer):
@@ -36,17 +37,30 @@ class Muon(torch.optim.Optimizer):
                 self._update(parameters, group)
 
     def _update(self, parameters: list[Tensor], group: dict) -> None:
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [local(parameter.grad) for parameter in parameters]
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        momenta = [local(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))  # Nesterov
         rows, columns = parameters[0].shape
-        updates = list(orthogonalise(ahead, group["ns_steps"]).to(ahead.dtype).unbind())
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, updates, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+        updates = self._orthogonal(ahead, parameters[0], group["ns_steps"]).to(ahead.dtype)
+        parts = [local(parameter) for parameter in parameters]
+        torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parts, list(updates.unbind()), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+
+    def _orthogonal(self, ahead: Tensor, parameter: Tensor, steps: int) -> Tensor:
+        """ahead [n, rows here, columns] made orthogonal as the whole matrices that they are parts of, where FSDP shards
+        the `parameter`s by rows."""
+        if not hasattr(parameter, "device_mesh"):
+            return orthogonalise(ahead, steps)
+        from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+        shape, mesh, by_rows = torch.Size([len(ahead), *parameter.shape]), parameter.device_mesh, [Shard(1)]
+        stride = torch.empty(shape, device="meta").stride()
+        whole = DTensor.from_local(ahead, mesh, by_rows, shape=shape, stride=stride, run_check=False).full_tensor()
+        return distribute_tensor(orthogonalise(whole, steps), mesh, by_rows, src_data_rank=None).to_local()
 
 
 def orthogonalise(x: Tensor, steps: int) -> Tensor:

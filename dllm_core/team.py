@@ -1,11 +1,13 @@
-"""Several processes that train one model together, through Hugging Face Accelerate (DDP; gloo on CPUs, NCCL on GPUs).
+"""Several processes that train one model together, through Hugging Face Accelerate (DDP, FSDP; gloo on CPUs, NCCL on GPUs).
 
 The unit of sharing is the micro-batch, whole: every process packs the same global batch and draws the noise of all its
 parts in order, and computes its own. So a part's noise, strata and CAP mean are what one process would have had.
-Alone, nothing here is imported or does anything.
+With FSDP (`fully_shard`) gradients and optimiser states are shared out, and the weights that are trained; each process
+keeps the whole weights beside them, to validate, sample and save. Alone, nothing here is imported or does anything.
 """
 
 import contextlib
+import copy
 import os
 import socket
 import warnings
@@ -31,11 +33,13 @@ def size() -> int:
 class Team:
     """This process and the others that train with it: `rank` of `size`; `device` is where its model is.
 
-    Raises ValueError when Accelerate is configured for an engine other than DDP, or for another device than this one.
+    Raises ValueError when Accelerate is configured for an engine other than DDP and FSDP 2, or for another device than
+    this one.
     """
 
     def __init__(self, device: torch.device):
         self.rank, self.size, self.device, self.accelerator = rank(), size(), device, None
+        self.shards: list[torch.nn.Module] = []  # what FSDP gathers and frees together
         if self.size > 1:
             self.accelerator = _accelerator(device)
 
@@ -43,13 +47,24 @@ class Team:
     def alone(self) -> bool:
         return self.size == 1
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process trains a part of the weights (FSDP) and not all of them."""
+        return self.accelerator is not None and self.accelerator.distributed_type.value == "FSDP"
+
     def split(self, batch, rows: int) -> list:
-        """The batch in parts of `rows` rows (0: as many parts as processes). Raises ValueError for fewer than that."""
+        """The batch in parts of `rows` rows (0: as many parts as processes). Raises ValueError for fewer than that, and
+        with FSDP, which gathers weights in every forward, for a number that does not give each process as many."""
         parts = batch.split(rows or (0 if self.alone else -(-len(batch.tokens) // self.size)))
         if len(parts) < self.size:
             raise ValueError(
                 f"a batch of {len(batch.tokens)} rows makes {len(parts)} parts of micro_batch_size={rows}, too few for "
                 f"{self.size} processes: lower micro_batch_size (0: as many parts as processes) or raise batch_size"
+            )
+        if self.sharded and len(parts) % self.size:
+            raise ValueError(
+                f"a batch of {len(batch.tokens)} rows makes {len(parts)} parts of micro_batch_size={rows}; FSDP needs the "
+                f"same number for each of {self.size} processes: change micro_batch_size or batch_size"
             )
         return parts
 
@@ -58,8 +73,16 @@ class Team:
         return part % self.size == self.rank
 
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
-        """The module whose gradients the processes average; as it is where there is only one."""
+        """The module whose gradients the processes average; as it is where there is only one. FSDP's holds a shard of
+        each parameter from here on, which optimisers are to be made of."""
         if self.alone:
+            return module
+        if self.sharded:
+            from accelerate.utils import fsdp2_prepare_model
+            from torch.distributed.fsdp import FSDPModule
+
+            module = fsdp2_prepare_model(self.accelerator, module)
+            self.shards = [part for part in module.modules() if isinstance(part, FSDPModule)]
             return module
         with warnings.catch_warnings():
             # newer torch has another word for this setting, which older torch and Accelerate do not know
@@ -95,6 +118,40 @@ class Team:
                 torch.distributed.all_reduce(sums)
         return sums
 
+    def own(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model to train: this one, or with FSDP a copy that can be taken apart."""
+        return copy.deepcopy(model) if self.sharded else model
+
+    def show(self, trained: torch.nn.Module, model: torch.nn.Module) -> None:
+        """Bring the whole weights of `own(model)`, as they are now, into `model`. With FSDP all processes do it together."""
+        if not self.sharded:
+            return
+        with self._together(), torch.no_grad():
+            for shard in self.shards:
+                shard.unshard()
+            torch._foreach_copy_(list(model.parameters()), list(trained.parameters()))
+            for shard in self.shards:
+                shard.reshard()
+
+    def whole(self, value):
+        """A tensor, or a nest of dicts and lists, with what is sharded gathered; all processes do it together."""
+        if not self.sharded:
+            return value
+        with self._together():
+            return torch.utils._pytree.tree_map(lambda t: t.full_tensor() if hasattr(t, "full_tensor") else t, value)
+
+    def share_out(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep this process's part of a loaded optimiser's whole states."""
+        if not self.sharded:
+            return
+        from torch.distributed.tensor import distribute_tensor
+
+        for parameter, states in optimizer.state.items():
+            for name, value in states.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    mesh, placements = parameter.device_mesh, parameter.placements
+                    states[name] = distribute_tensor(value, mesh, placements, src_data_rank=None)
+
     def from_first(self, value):
         """The first process's `value` (anything that can be pickled), for all."""
         if self.alone:
@@ -129,8 +186,14 @@ class Team:
             ) from error
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that FSDP shards, sharing its memory; any other tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def _accelerator(device: torch.device):
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
     if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost"):
         # one machine: gloo, left to itself, listens where the host's name leads
@@ -139,11 +202,23 @@ def _accelerator(device: torch.device):
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=PATIENCE)]
     # the precision is the run's own `dtype`, whatever Accelerate's config says
     made = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=handlers)
-    if not made.distributed_type.value.startswith("MULTI_"):
+    if made.distributed_type.value == "MULTI_CPU" and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        # Accelerate takes FSDP for GPUs alone and would go on with DDP; PyTorch's own shards on CPUs as well
+        made.state.fsdp_plugin, made.state.distributed_type = FullyShardedDataParallelPlugin(), DistributedType.FSDP
+    engine = made.distributed_type.value
+    if engine == "FSDP":
+        plugin, offload = made.state.fsdp_plugin, os.environ.get("FSDP_OFFLOAD_PARAMS", "").lower() == "true"
+        if plugin.fsdp_version != 2 or offload or plugin.activation_checkpointing:
+            raise ValueError(
+                f"FSDP is configured with version {plugin.fsdp_version}, offload {offload}, activation checkpointing "
+                f"{plugin.activation_checkpointing}: launch with --fsdp_version 2 and neither of the two (the run's own "
+                "activation_checkpointing does the latter)"
+            )
+        plugin.cpu_ram_efficient_loading = False  # every process has read the weights
+    elif not engine.startswith("MULTI_"):
         raise ValueError(
-            f"Accelerate is configured for {made.distributed_type.value}; only DDP (MULTI_GPU) can train here: Muon "
-            "needs whole matrices, and the first process validates, samples and saves with the whole model between "
-            "steps. The models of this project fit one device; launch with --multi_gpu, or run `accelerate config` again"
+            f"Accelerate is configured for {engine}; DDP (--multi_gpu) and FSDP (--use_fsdp --fsdp_version 2) can train "
+            "here: launch with one of them, or run `accelerate config` again"
         )
     if device.type != "cpu" and device.index is not None and made.device != device:
         raise ValueError(f"the model is on {device}, this process's device is {made.device}: use device='auto'")

@@ -16,7 +16,7 @@ from dllm_core.config import TrainConfig
 from dllm_core.kernels import keep_memory, products
 from dllm_core.muon import Muon
 from dllm_core.schedules import BlockSchedule, learning_rate
-from dllm_core.team import Team
+from dllm_core.team import Team, local
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ class Scored(torch.nn.Module):
     """Model and objective as one module, from a batch to (total, count, parts) of its `Loss`: what DDP wraps must hold
     the whole way from tokens to loss, the tied head's use of the embedding included."""
 
+    _no_split_modules = ("Layer",)  # what FSDP gathers at a time, in the words that Accelerate asks for
+
     def __init__(self, model: torch.nn.Module, objective: Callable):
         super().__init__()
         self.model, self.objective = model, objective
@@ -149,32 +151,37 @@ def train(
     device = next(model.parameters()).device
     team = Team(device)
     run, validate = (run, validate) if team.rank == 0 else (None, None)
-    made, generator = optimizers(model, config), torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
     step, tokens, seconds = 0, 0, 0.0
     model.zero_grad(set_to_none=True)  # a training that failed may have left gradients
     state = team.from_first(run.load_state() if run is not None else None)
     if state is not None:
         model.load_state_dict(state["model"])
+    trained = team.own(model)  # `model` itself, unless its weights are shared out
+    scored = team.wrap(Scored(torch.compile(trained) if config.compile else trained, objective))
+    made = optimizers(trained, config)
+    if state is not None:
         for optimizer, saved in zip(made, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            team.share_out(optimizer)
         generator.set_state(state["generator"])
         batches.load_state(state["batches"])
         step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
 
     def save() -> None:
+        states = [team.whole(optimizer.state_dict()) for optimizer in made]
         if run is not None:
             run.save_state({
-                "model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in made],
+                "model": model.state_dict(), "optimizers": states,
                 "generator": generator.get_state(), "batches": batches.state(),
                 "step": step, "tokens": tokens, "seconds": seconds,
             })  # fmt: skip
 
     keep_memory()
-    scored = team.wrap(Scored(torch.compile(model) if config.compile else model, objective))
     skip, undrawn = getattr(objective, "skip", None), generator.get_state()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     saved_at = step
-    layers = model.model.layers if config.activation_checkpointing else ()
+    layers = trained.model.layers if config.activation_checkpointing else ()
     with deferred_interrupt() as interrupt, recomputed(layers):
         try:
             while step < config.max_iters:
@@ -206,9 +213,9 @@ def train(
                     raise ValueError("on several processes an objective that draws random numbers needs a `skip`")
                 # 3. gradient of the mean over all processes (DDP has averaged theirs), clipped
                 sums = team.sum([total, count, float(interrupt.asked), *parts.values()])
-                grads = [p.grad for p in model.parameters() if p.grad is not None]
+                grads = [local(p.grad) for p in trained.parameters() if p.grad is not None]
                 torch._foreach_div_(grads, (sums[1].clamp(min=1) / team.size).float())
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+                norm = team.whole(torch.nn.utils.clip_grad_norm_(trained.parameters(), config.grad_clip))
                 # 4. the step's one wait for the device: nothing is updated before the loss is known to be finite
                 total, count, asked, *values, norm = torch.cat([sums, norm[None].to(sums)]).tolist()
                 mean = total / max(count, 1)
@@ -220,6 +227,7 @@ def train(
                 for optimizer in made:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
+                team.show(trained, model)
                 step += 1
                 seconds += time.perf_counter() - began
                 # 5. validation, records
@@ -242,8 +250,9 @@ def train(
                 yield done
                 interrupt.working = True
                 interrupt.check(step, team.alone and interrupt.asked)
-        except (KeyboardInterrupt, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit) as stop:
             interrupt.working = True
-            if step > saved_at:
+            # a state that is shared out can be saved together alone, and only an interrupt stops all of them
+            if step > saved_at and (not team.sharded or isinstance(stop, KeyboardInterrupt)):
                 save()
             raise

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from small import MASK, NoTokenizer, packed, tiny
 
+from dllm_core import train as training
 from dllm_core.config import Checkpoint, TrainConfig
 from dllm_core.objectives import Diffusion, ar_loss
 from dllm_core.runs import Run
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
-from dllm_core.team import rank, size
+from dllm_core.team import local, rank, size
 from dllm_core.train import TrainStep, train
 
 STOPPED = 7
@@ -53,6 +54,7 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
         return objective(*args, **kwargs)
 
     killed.skip = getattr(objective, "skip", None)
+    made.clear()
     model, steps = tiny(seed=5 if (folder / "state.pt").is_file() else 0), []
     run = Run.open(str(folder), model, Checkpoint("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
     measure = lambda m: float(m.model.norm.weight.detach().abs().sum())
@@ -67,6 +69,16 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
     return model, steps
 
 
+made: list[torch.optim.Optimizer] = []  # of the training at hand
+training.optimizers = lambda *given, plain=training.optimizers: made.extend(plain(*given)) or list(made)
+
+
+def kept() -> float:
+    """Share of the optimisers' state that lies in this process."""
+    states = [v for one in made for state in one.state.values() for v in state.values() if v.ndim]
+    return sum(local(state).numel() for state in states) / sum(state.numel() for state in states)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: None)  # the launcher's, who would cut off what a process has to tell
     home, ways = Path(sys.argv[1]), dict(pair.split("=") for pair in sys.argv[2:])
@@ -74,6 +86,6 @@ if __name__ == "__main__":
         try:
             model, steps = trained(home / setting, setting, ways.get(setting, ""))
             torch.save(model.state_dict(), home / f"{setting}.{rank()}.pt")
-            print(f"process {rank()} of {size()}: {setting}, {len(steps)} steps seen", flush=True)
+            print(f"process {rank()} of {size()}: {setting}, {len(steps)} steps seen, kept {kept():.0%}", flush=True)
         except KeyboardInterrupt as stop:
             print(f"process {rank()} of {size()}: {setting}, {stop}", flush=True)

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,14 +27,15 @@ from dllm_core.schedules import NoiseSchedule
 from dllm_core.team import Team
 from dllm_core.train import train
 
-LAUNCH = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend",
+LAUNCH = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend",
           "no", "--main_process_port", "0"]  # fmt: skip
+FSDP = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
 LIMIT = 120  # seconds after which a launcher that still runs has failed
 
 
-def on_two(project: Path, *command: object, **environment: str) -> subprocess.CompletedProcess:
+def on_two(project: Path, *command: object, engine=("--multi_gpu",), **environment: str) -> subprocess.CompletedProcess:
     """What `accelerate launch` of two processes said of it."""
-    line = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *LAUNCH, *map(str, command)]
+    line = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *engine, *LAUNCH, *map(str, command)]
     paths = {"PYTHONPATH": os.pathsep.join([str(project), str(project / "tests")]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, cwd=project, env={**os.environ, **paths, **environment}, check=False, text=True,
                           capture_output=True, timeout=LIMIT)  # fmt: skip
@@ -143,6 +146,26 @@ def test_killed_on_two_processes_it_ends_and_the_same_command_goes_on(alone, tmp
     same_run(alone / "llada2", tmp_path / "llada2")
 
 
+# --- shards (FSDP) --------------------------------------------------------------------------------------------------
+
+
+def test_sharded_over_two_processes_it_trains_as_one(alone, tmp_path, project):
+    """AR whole; LLaDA 1 stopped at step 7 and finished by one process; LLaDA 2 begun by one and finished in shards."""
+    shutil.copytree(alone / "half" / "llada2", tmp_path / "llada2")
+    done = on_two(project, project / "tests/several.py", tmp_path, "ar=", "llada1=stop", "llada2=", engine=FSDP)
+    assert done.returncode == 0, done.said
+    assert "process 0 of 2: ar, 12 steps seen" in done.said and "process 0 of 2: llada2, 5 steps seen" in done.said
+    shares = [int(share) for share in re.findall(r"steps seen, kept (\d+)%", done.said)]
+    assert len(shares) == 4 and all(40 < share < 60 for share in shares), done.said
+    assert done.said.count("llada1, stopped after step") == 2
+    _, steps = several.trained(tmp_path / "llada1", "llada1")
+    assert steps[-1].step == 12 and len(steps) <= 12 - several.STOPPED
+    for name in several.SETTINGS:
+        same_run(alone / name, tmp_path / name)
+    first, second = (torch.load(tmp_path / f"ar.{number}.pt", weights_only=True) for number in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 # --- the launcher of notebooks --------------------------------------------------------------------------------------
 
 NOTEBOOK = """
@@ -248,9 +271,27 @@ def test_an_objective_that_draws_without_a_skip_is_an_error(monkeypatch):
         next(train(tiny(), several.packed(4), lambda *args, **how: diffusion(*args, **how), several.CONFIG))
 
 
-def test_another_engine_than_ddp_is_an_error(monkeypatch):
-    with pytest.raises(ValueError, match="configured for FSDP; only DDP .* Muon needs whole matrices"):
-        a_team(monkeypatch, distributed_type=SimpleNamespace(value="FSDP"))
+def test_an_engine_that_cannot_train_here_is_an_error(monkeypatch):
+    with pytest.raises(ValueError, match="configured for DEEPSPEED; DDP .* and FSDP .* can train here"):
+        a_team(monkeypatch, distributed_type=SimpleNamespace(value="DEEPSPEED"))
+
+
+def sharding(version: int = 2) -> dict:
+    plugin = SimpleNamespace(fsdp_version=version, activation_checkpointing=False)
+    return {"distributed_type": SimpleNamespace(value="FSDP"), "state": SimpleNamespace(fsdp_plugin=plugin)}
+
+
+@pytest.mark.parametrize(("version", "offload"), [(1, False), (2, True)])
+def test_shards_of_another_make_are_an_error(monkeypatch, version, offload):
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", str(offload).lower())
+    with pytest.raises(ValueError, match=f"version {version}, offload {offload}.*launch with --fsdp_version 2"):
+        a_team(monkeypatch, **sharding(version))
+
+
+def test_shards_need_the_same_number_of_parts_for_each(monkeypatch):
+    one = a_team(monkeypatch, **sharding())
+    with pytest.raises(ValueError, match="3 rows makes 3 parts of micro_batch_size=1; FSDP needs the same number for each"):
+        one.split(batch_of([4], [3], [2]), 1)
 
 
 def test_one_process_is_alone_and_needs_no_accelerate(monkeypatch):
