@@ -17,10 +17,11 @@ SHORTEST = 3  # symbols a held-out string has at least; shorter ones turn up ins
 
 @dataclass(frozen=True)
 class Item:
-    """One question with its only right answer. `group` is one of `corpus_words.GROUPS` or a reversal group."""
+    """One question with its only right answer. `group` is one of `corpus_words.GROUPS` or a reversal group; the prompt may
+    be given as its tokens, template included."""
 
     group: str
-    prompt: str
+    prompt: str | tuple[int, ...]
     answer: str
 
 

@@ -69,6 +69,15 @@ def answers(
         yield _row(kind, {name: -1 if value is None else value for name, value in settings.items()}, **found)
 
 
+def own_items(loaded: Loaded, documents: Documents, count: int, way: DecodeConfig) -> list[Item]:
+    """The first prompt of each of `count` conversations with the checkpoint's own answer, written one token a forward.
+    Where no answer is the only right one, `answers` then counts how many a setting leaves as they are."""
+    prompts = [tokens[: int(scored.argmax())].tolist() for tokens, scored in itertools.islice(documents, count)]
+    careful = way if way.style == "ar" else replace(way, threshold=None, steps=None)
+    traces = answer_all(loaded.model, prompts, careful, loaded.tokenizer, label_shift=loaded.checkpoint.label_shift)
+    return [Item("own", tuple(prompt), trace.text) for prompt, trace in zip(prompts, traces, strict=True)]
+
+
 def speeds(contestants: Sequence[tuple[Loaded, DecodeConfig]], items: list[Item], rounds: int = 3) -> Iterator[Row]:
     """Answer tokens through eos per forward and per second, batch 1, all contestants in one process: in each of `rounds`
     every one answers the same questions in turn; medians, and the least and the greatest ratio to the first one."""

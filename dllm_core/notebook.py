@@ -119,8 +119,11 @@ def _embedded(path: str) -> bool:
     return Path(path).name in corpus.EMBEDDED and resolve(path).parent == root() / "data"
 
 
-def prompt_ids(tokenizer, text: str, chat: bool) -> list[int]:
-    """Tokens a model goes on from: through the chat template, or as the beginning of a document (bos, text)."""
+def prompt_ids(tokenizer, text: str | tuple[int, ...], chat: bool) -> list[int]:
+    """Tokens a model goes on from: through the chat template, or as the beginning of a document (bos, text). What is
+    tokens already stays as it is."""
+    if not isinstance(text, str):
+        return list(text)
     if chat:
         return chat_prompt(tokenizer, text)
     return [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]

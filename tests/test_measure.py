@@ -54,6 +54,21 @@ def test_answers_cross_the_settings_and_skip_what_a_style_does_not_have(loaded):
     assert "right" not in plain and plain["steps"] == -1
 
 
+@pytest.mark.parametrize("style", ["ar", "llada1", "llada2"])
+def test_own_answers_are_those_of_one_token_a_forward(loaded, project, style):
+    one = loaded[style]
+    texts = chat_documents(project / "data/sft_valid.jsonl", one.tokenizer, 64)
+    way = DecodeConfig(style, 32, block_length=None if style == "ar" else 16)
+    items = measure.own_items(one, texts, 6, way)
+    for item, (tokens, scored) in zip(items, texts, strict=False):
+        assert len(items) == 6 and list(item.prompt) == tokens[: len(item.prompt)].tolist()
+        assert scored[len(item.prompt)] and not scored[: len(item.prompt)].any()
+    grid = {"threshold": (None, 0.3)} if style == "llada2" else {"steps": (None, 8)} if style == "llada1" else {"seed": (0,)}
+    careful, *faster = measure.answers(one, items, way, grid)
+    assert careful["exact_match"] == 1 and careful["tokens_per_forward"] <= 1
+    assert all(row["tokens_per_forward"] > 1.5 and row["groups"]["own"][1] == 6 for row in faster)
+
+
 def test_first_steps(tmp_path):
     run = Run(tmp_path)
     lines = [TrainStep(n, 10.0 - n / 10, 0.1, n, 1.0, float(n)) for n in range(1, 61)]

@@ -200,6 +200,16 @@ def test_rows_are_pooled_over_seeds_and_never_over_settings():
     assert results.gather(found, "answers", [], ["lacking"]) == []
 
 
+def test_a_table_says_what_exact_match_is_of():
+    row = {"kind": "answers", "settings": [], "exact_match": 0.5}
+    text = {"title": "t", "tables": [{"rows": "answers", "columns": ["exact_match"]}]}
+    sweep = sweeps.Sweep("s", text, (0,), (), ())
+    for asked, told in (({}, ""), ({"own_answers": 5}, "as the model itself does one token a forward")):
+        records = [{"label": "a", "seed": 0, "cell": "a", "asked": asked, "rows": [row]}]
+        ((caption, _),) = results.tables(sweep, records)
+        assert caption == "" if not told else told in caption
+
+
 def test_paired_against_a_cell():
     found = list(records({"AR": [{None: "1110"}] * 2, "D": [{0.9: "0111"}, {0.9: "0111"}]}))
     sweep = SimpleNamespace(text={"paired": {"against": "ar"}})
