@@ -18,11 +18,12 @@ SHORTEST = 3  # symbols a held-out string has at least; shorter ones turn up ins
 @dataclass(frozen=True)
 class Item:
     """One question with its only right answer. `group` is one of `corpus_words.GROUPS` or a reversal group; the prompt may
-    be given as its tokens, template included."""
+    be given as its tokens, template included. length: tokens of the answer, where it was written by a model."""
 
     group: str
     prompt: str | tuple[int, ...]
     answer: str
+    length: int | None = None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def answers(
             continue
         _, traces = examine(loaded, items, config)
         found = summary(items, traces)
-        wanted = [len(loaded.tokenizer.encode(item.answer, add_special_tokens=False)) for item in items]
+        count = lambda item: item.length or len(loaded.tokenizer.encode(item.answer, add_special_tokens=False))
+        wanted = [count(item) for item in items]
         found["too_long"] = sum(len(t.answer) > n for t, n in zip(traces, wanted, strict=True)) / len(items)
         found["groups"] = {score["group"]: [score["right"], score["count"]] for score in found["groups"]}
         right = found.pop("right")
@@ -75,7 +76,8 @@ def own_items(loaded: Loaded, documents: Documents, count: int, way: DecodeConfi
     prompts = [tokens[: int(scored.argmax())].tolist() for tokens, scored in itertools.islice(documents, count)]
     careful = way if way.style == "ar" else replace(way, threshold=None, steps=None)
     traces = answer_all(loaded.model, prompts, careful, loaded.tokenizer, label_shift=loaded.checkpoint.label_shift)
-    return [Item("own", tuple(prompt), trace.text) for prompt, trace in zip(prompts, traces, strict=True)]
+    pairs = zip(prompts, traces, strict=True)
+    return [Item("own", tuple(prompt), trace.text, len(trace.answer)) for prompt, trace in pairs]
 
 
 def speeds(contestants: Sequence[tuple[Loaded, DecodeConfig]], items: list[Item], rounds: int = 3) -> Iterator[Row]:

@@ -70,7 +70,7 @@ def tables(sweep: Sweep, records: list[dict]) -> Iterator[tuple[str, list[dict]]
         if not table.get("labels", True):
             rows = [{key: value for key, value in row.items() if key != "label"} for row in rows]
         told = [table["caption"]] if table.get("caption") else []
-        if table["rows"] == "answers" and any(record["asked"].get("own_answers") for record in records):
+        if "exact_match" in table["columns"] and any(record["asked"].get("own_answers") for record in records):
             told.append("exact match here: the share of held-out prompts answered as the model itself does one token a forward")
         yield "; ".join(told), [
             {HEADINGS.get(key, key) or "cell": value for key, value in row.items()} for row in rows

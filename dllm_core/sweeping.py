@@ -60,6 +60,7 @@ def plan(
         title = f"{cell.sweep}-{cell.name}.measure"
         given = {"checkpoint": "weights/{previous}.pt", **cell.measure, "seed": cell.seed}
         given = _filled({**given, "output": f"runs/sweeps/{place}/{title}d.json"}, run)
+        before = list(dict.fromkeys([*starts(cell), *before]))  # it may measure a checkpoint of the chain as well
         planned[_job(f"{title}.{cell.seed}", MEASURE, given, place, title, before, weights)] = cell
     return planned
 
@@ -122,10 +123,10 @@ def execute(sweeps: list[Sweep], cells: list[Cell], names: dict[str, str], optio
     for timed, at_once in ((False, options.jobs), (True, 1)):
         planned = plan([cell for cell in cells if (cell.sweep in alone) is timed], names, starts)
         keep = lambda job, planned=planned: planned.get(job) and record(planned[job], job)
-        states |= jobs.run([*chain, *planned], at_once, False, screen, keep, longest_first=False)[0]
-        if {"failed", "not run"} & {states[job.stage.name] for job in chain}:
+        states |= jobs.run([*([] if timed else chain), *planned], at_once, False, screen, keep, longest_first=False)[0]
+        if lost := [job.stage.name for job in chain if states[job.stage.name] in ("failed", "not run")]:
+            screen.say(f"what is timed is not run: of the chain {', '.join(lost)} did not come through")
             break
-        chain.clear()  # what the timed ones start from is there
     return not {"failed", "not run"} & set(states.values())
 
 

@@ -11,11 +11,12 @@ import copy
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 PATIENCE = timedelta(minutes=30)  # for the first process, which validates, samples and saves while the others wait
 
@@ -39,18 +40,15 @@ class Team:
 
     def __init__(self, device: torch.device):
         self.rank, self.size, self.device, self.accelerator = rank(), size(), device, None
+        self.sharded = False  # whether each process trains a part of the weights (FSDP) and not all of them
         self.shards: list[torch.nn.Module] = []  # what FSDP gathers and frees together
         if self.size > 1:
             self.accelerator = _accelerator(device)
+            self.sharded = _engine(self.accelerator) == "FSDP"
 
     @property
     def alone(self) -> bool:
         return self.size == 1
-
-    @property
-    def sharded(self) -> bool:
-        """Whether each process trains a part of the weights (FSDP) and not all of them."""
-        return self.accelerator is not None and self.accelerator.distributed_type.value == "FSDP"
 
     def split(self, batch, rows: int) -> list:
         """The batch in parts of `rows` rows (0: as many parts as processes). Raises ValueError for fewer than that, and
@@ -78,11 +76,16 @@ class Team:
         if self.alone:
             return module
         if self.sharded:
-            from accelerate.utils import fsdp2_prepare_model
-            from torch.distributed.fsdp import FSDPModule
+            # PyTorch's own function: Accelerate's would take the mesh of whatever accelerator the machine has
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
 
-            module = fsdp2_prepare_model(self.accelerator, module)
-            self.shards = [part for part in module.modules() if isinstance(part, FSDPModule)]
+            mesh = init_device_mesh(self.device.type, (self.size,))
+            again = self.accelerator.state.fsdp_plugin.reshard_after_forward
+            self.shards = [part for part in module.modules() if type(part).__name__ in module.sharded_by]
+            for part in self.shards:
+                fully_shard(part, mesh=mesh, reshard_after_forward=again)
+            self.shards.append(fully_shard(module, mesh=mesh))
             return module
         with warnings.catch_warnings():
             # newer torch has another word for this setting, which older torch and Accelerate do not know
@@ -95,12 +98,15 @@ class Team:
 
         Raises RuntimeError when another process has ended.
         """
-        if self.alone or last:
-            with self._together():
+        with self.together():
+            if self.alone or (last and not self.sharded):
                 yield
-        else:
-            with self.accelerator.no_sync(module):
+            elif self.sharded:
+                module.set_requires_gradient_sync(last)
                 yield
+            else:
+                with self.accelerator.no_sync(module):
+                    yield
 
     def sum(self, values: list[Tensor | float]) -> Tensor:
         """[n] float64 (host numbers keep their digits), on the device: the values, each summed over the processes.
@@ -114,19 +120,30 @@ class Team:
         ]
         sums = torch.stack(filled)
         if not self.alone:
-            with self._together():
+            with self.together():
                 torch.distributed.all_reduce(sums)
         return sums
 
     def own(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model to train: this one, or with FSDP a copy that can be taken apart."""
-        return copy.deepcopy(model) if self.sharded else model
+        """The model to train: this one, or with FSDP a copy that can be taken apart, of the first process's weights."""
+        if not self.sharded:
+            return model
+        with self.together():
+            for parameter in model.parameters():
+                torch.distributed.broadcast(parameter.data, 0)
+        return copy.deepcopy(model)
+
+    def clip(self, parameters: Iterable[Tensor], limit: float) -> Tensor:
+        """`clip_grad_norm_`, and the whole norm as it was before."""
+        with self.together():
+            norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+            return norm.full_tensor() if self.sharded else norm
 
     def show(self, trained: torch.nn.Module, model: torch.nn.Module) -> None:
         """Bring the whole weights of `own(model)`, as they are now, into `model`. With FSDP all processes do it together."""
         if not self.sharded:
             return
-        with self._together(), torch.no_grad():
+        with self.together(), torch.no_grad():
             for shard in self.shards:
                 shard.unshard()
             torch._foreach_copy_(list(model.parameters()), list(trained.parameters()))
@@ -134,11 +151,19 @@ class Team:
                 shard.reshard()
 
     def whole(self, value):
-        """A tensor, or a nest of dicts and lists, with what is sharded gathered; all processes do it together."""
+        """A nest of dicts and lists with what is sharded gathered, to the first process's host memory (None on the others);
+        all processes do it together."""
         if not self.sharded:
             return value
-        with self._together():
-            return torch.utils._pytree.tree_map(lambda t: t.full_tensor() if hasattr(t, "full_tensor") else t, value)
+
+        def gathered(part):
+            if not hasattr(part, "full_tensor"):
+                return part
+            full = part.full_tensor()
+            return full.cpu() if self.rank == 0 else None
+
+        with self.together():
+            return tree_map(gathered, value)
 
     def share_out(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep this process's part of a loaded optimiser's whole states."""
@@ -158,7 +183,7 @@ class Team:
             return value
         from accelerate.utils import broadcast_object_list
 
-        with self._together():
+        with self.together():
             return broadcast_object_list([value])[0]
 
     @contextlib.contextmanager
@@ -173,7 +198,8 @@ class Team:
             torch.distributed.destroy_process_group()
 
     @contextlib.contextmanager
-    def _together(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
+        """Around what all processes do together. Raises RuntimeError when another one has ended."""
         try:
             yield
         except RuntimeError as error:
@@ -191,9 +217,15 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
+def _engine(accelerator) -> str:
+    """How Accelerate was told to train: MULTI_…, FSDP, DEEPSPEED, …"""
+    found = accelerator.distributed_type.value
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    return "FSDP" if found == "MULTI_CPU" and asked else found
+
+
 def _accelerator(device: torch.device):
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
     if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost"):
         # one machine: gloo, left to itself, listens where the host's name leads
@@ -202,10 +234,11 @@ def _accelerator(device: torch.device):
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=PATIENCE)]
     # the precision is the run's own `dtype`, whatever Accelerate's config says
     made = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=handlers)
-    if made.distributed_type.value == "MULTI_CPU" and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        # Accelerate takes FSDP for GPUs alone and would go on with DDP; PyTorch's own shards on CPUs as well
-        made.state.fsdp_plugin, made.state.distributed_type = FullyShardedDataParallelPlugin(), DistributedType.FSDP
-    engine = made.distributed_type.value
+    engine = _engine(made)
+    if engine == "FSDP" and device.type == "cpu":  # which Accelerate keeps for GPUs, and would go on with DDP
+        from accelerate.utils import FullyShardedDataParallelPlugin
+
+        made.state.fsdp_plugin = FullyShardedDataParallelPlugin()
     if engine == "FSDP":
         plugin, offload = made.state.fsdp_plugin, os.environ.get("FSDP_OFFLOAD_PARAMS", "").lower() == "true"
         if plugin.fsdp_version != 2 or offload or plugin.activation_checkpointing:
@@ -214,7 +247,6 @@ def _accelerator(device: torch.device):
                 f"{plugin.activation_checkpointing}: launch with --fsdp_version 2 and neither of the two (the run's own "
                 "activation_checkpointing does the latter)"
             )
-        plugin.cpu_ram_efficient_loading = False  # every process has read the weights
     elif not engine.startswith("MULTI_"):
         raise ValueError(
             f"Accelerate is configured for {engine}; DDP (--multi_gpu) and FSDP (--use_fsdp --fsdp_version 2) can train "

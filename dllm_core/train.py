@@ -71,11 +71,11 @@ class Interrupt:
 
 
 @contextlib.contextmanager
-def deferred_interrupt() -> Iterator[Interrupt]:
+def deferred_interrupt(alone: bool = True) -> Iterator[Interrupt]:
     """Hold Ctrl-C (the notebook's stop button) back until a step is whole, so that what is saved is consistent.
 
-    Also while the consumer draws: it is stopped with its next step, at once when asked twice. Outside the main thread
-    nothing is held back.
+    Also while the consumer draws: it is stopped with its next step; at once when asked twice, if `alone`, for several
+    processes can only stop together. Outside the main thread nothing is held back.
     """
     held = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -83,7 +83,7 @@ def deferred_interrupt() -> Iterator[Interrupt]:
         return
 
     def hold(*_) -> None:
-        if held.asked and not held.working:
+        if held.asked and not held.working and alone:
             raise KeyboardInterrupt
         held.asked = True
 
@@ -113,7 +113,7 @@ class Scored(torch.nn.Module):
     """Model and objective as one module, from a batch to (total, count, parts) of its `Loss`: what DDP wraps must hold
     the whole way from tokens to loss, the tied head's use of the embedding included."""
 
-    _no_split_modules = ("Layer",)  # what FSDP gathers at a time, in the words that Accelerate asks for
+    sharded_by = ("Layer",)  # the modules that FSDP gathers one after another
 
     def __init__(self, model: torch.nn.Module, objective: Callable):
         super().__init__()
@@ -138,7 +138,8 @@ def train(
 
     validate: model → float, lower is better; measured every `config.eval_every` steps and at the end. run: a
     `runs.Run`; when it holds the state of an unfinished training, that is continued, parameter for parameter.
-    An interrupt (KeyboardInterrupt, also of the consumer's cell) saves before it stops.
+    An interrupt (KeyboardInterrupt, also of the consumer's cell) saves before it stops; any other end of the consumer does
+    too, but for several processes under FSDP, which then go back to the last saved state.
     Raises FloatingPointError when the loss or its gradient is not finite: the weights stay those of the step before;
     RuntimeError when another process of the training has ended.
 
@@ -182,7 +183,8 @@ def train(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     saved_at = step
     layers = trained.model.layers if config.activation_checkpointing else ()
-    with deferred_interrupt() as interrupt, recomputed(layers):
+    agreed = team.alone  # whether all processes stop after this step
+    with deferred_interrupt(team.alone) as interrupt, recomputed(layers):
         try:
             while step < config.max_iters:
                 began = time.perf_counter()
@@ -215,7 +217,7 @@ def train(
                 sums = team.sum([total, count, float(interrupt.asked), *parts.values()])
                 grads = [local(p.grad) for p in trained.parameters() if p.grad is not None]
                 torch._foreach_div_(grads, (sums[1].clamp(min=1) / team.size).float())
-                norm = team.whole(torch.nn.utils.clip_grad_norm_(trained.parameters(), config.grad_clip))
+                norm = team.clip(trained.parameters(), config.grad_clip)
                 # 4. the step's one wait for the device: nothing is updated before the loss is known to be finite
                 total, count, asked, *values, norm = torch.cat([sums, norm[None].to(sums)]).tolist()
                 mean = total / max(count, 1)
@@ -224,9 +226,10 @@ def train(
                         f"step {step + 1}: loss is {mean}, its gradient's norm {norm}; "
                         f"lower learning_rate={config.learning_rate} or raise warmup_steps={config.warmup_steps}"
                     )
-                for optimizer in made:
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+                with team.together():
+                    for optimizer in made:
+                        optimizer.step()
+                        optimizer.zero_grad(set_to_none=True)
                 team.show(trained, model)
                 step += 1
                 seconds += time.perf_counter() - began
@@ -243,16 +246,16 @@ def train(
                     save()
                     saved_at = step
                 # several processes stop together, after the step whose sums told all of them that one was asked
-                interrupt.check(step, interrupt.asked if team.alone else asked > 0)
+                agreed = agreed or asked > 0
+                interrupt.check(step, interrupt.asked if team.alone else agreed)
                 if team.rank > 0:
                     continue
                 interrupt.working = False
                 yield done
                 interrupt.working = True
                 interrupt.check(step, team.alone and interrupt.asked)
-        except (KeyboardInterrupt, GeneratorExit) as stop:
+        except (KeyboardInterrupt, GeneratorExit):
             interrupt.working = True
-            # a state that is shared out can be saved together alone, and only an interrupt stops all of them
-            if step > saved_at and (not team.sharded or isinstance(stop, KeyboardInterrupt)):
+            if step > saved_at and (agreed or not team.sharded):  # shards are saved by all processes or by none
                 save()
             raise

@@ -32,7 +32,7 @@ CONFIG = TrainConfig(
 CURRICULUM = BlockSchedule(12, 12, (0.25, 0.5, 0.25), (1, 3), (6, 3))
 SETTINGS = {  # name → (objective, blocks, what of CONFIG is another)
     "ar": (ar_loss, None, {"optimizer": "adamw"}),
-    "llada1": (Diffusion(NoiseSchedule(draw_method="stratified"), MASK, random_length=0.3), None, {}),
+    "llada1": (Diffusion(NoiseSchedule(draw_method="stratified"), MASK, random_length=0.3), None, {"activation_checkpointing": True}),
     "llada2": (
         Diffusion(NoiseSchedule.band(0.05, 0.95), MASK, complementary=True, cap_lambda=0.1),
         CURRICULUM,

@@ -65,7 +65,7 @@ def test_own_answers_are_those_of_one_token_a_forward(loaded, project, style):
         assert scored[len(item.prompt)] and not scored[: len(item.prompt)].any()
     grid = {"threshold": (None, 0.3)} if style == "llada2" else {"steps": (None, 8)} if style == "llada1" else {"seed": (0,)}
     careful, *faster = measure.answers(one, items, way, grid)
-    assert careful["exact_match"] == 1 and careful["tokens_per_forward"] <= 1
+    assert careful["exact_match"] == 1 and careful["tokens_per_forward"] <= 1 and careful["too_long"] == 0
     assert all(row["tokens_per_forward"] > 1.5 and row["groups"]["own"][1] == 6 for row in faster)
 
 

@@ -203,11 +203,14 @@ def test_rows_are_pooled_over_seeds_and_never_over_settings():
 def test_a_table_says_what_exact_match_is_of():
     row = {"kind": "answers", "settings": [], "exact_match": 0.5}
     text = {"title": "t", "tables": [{"rows": "answers", "columns": ["exact_match"]}]}
+    row["ended"] = 1.0
     sweep = sweeps.Sweep("s", text, (0,), (), ())
     for asked, told in (({}, ""), ({"own_answers": 5}, "as the model itself does one token a forward")):
         records = [{"label": "a", "seed": 0, "cell": "a", "asked": asked, "rows": [row]}]
         ((caption, _),) = results.tables(sweep, records)
         assert caption == "" if not told else told in caption
+    text["tables"][0]["columns"] = ["ended"]
+    assert [caption for caption, _ in results.tables(sweep, records)] == [""]
 
 
 def test_paired_against_a_cell():
@@ -306,14 +309,15 @@ def test_a_cell_waits_for_its_own_stages_alone(project, monkeypatch, ends):
     monkeypatch.setattr(sweeping.jobs, "run", run)
     chosen = sweeps.find(["merge", "paired", "real", "speed"], "cpu")
     cells = [cell for sweep in chosen for cell in sweep.cells]
-    options = SimpleNamespace(preset="cpu", jobs=2)
-    assert sweeping.execute(chosen, cells, sweeping.runs(chosen), options, None) is (ends == "done")
+    options, screen = SimpleNamespace(preset="cpu", jobs=2), SimpleNamespace(say=lambda _: None)
+    assert sweeping.execute(chosen, cells, sweeping.runs(chosen), options, screen) is (ends == "done")
     needs = {job.stage.name: set(job.stage.needs) for job in calls[0][0]}
     assert needs["merge-falling.1"] == {"01.1"} and needs["real-ar.2"] == set()
     assert needs["paired-ar.measure.0"] == {"04.0", "05-llada1.0", "05-llada2.0"}
-    assert needs["merge-falling.measure.1"] == {"merge-falling.1"}
+    assert needs["merge-falling.measure.1"] == {"01.1", "merge-falling.1"}
     names = list(needs)
     assert all(need in names[: names.index(name)] for name in names for need in needs[name])
     assert [at_once for _, at_once in calls] == [2, 1] if ends == "done" else [2]
     if ends == "done":
         assert {job.stage.name for job in calls[1][0]} == {f"speed-all.measure.{seed}" for seed in (0, 1, 2)}
+        assert all(len(job.upstream) == 3 for job in calls[1][0])  # a chain trained again makes them run again
