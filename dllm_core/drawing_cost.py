@@ -105,7 +105,8 @@ def measure(job, folder: Path) -> dict:
     made["cells"] = [{**cell, "id": "first", "source": FIRST}, *made["cells"], {**cell, "id": "last", "source": LAST}]
     copy = folder / "copy.ipynb"
     copy.write_text(json.dumps(made), encoding="utf-8")
-    one = Running(copy, folder / "made.ipynb", job.given, root(), 1, job.weights)
+    elsewhere = {"output": str(folder / "compared.jsonl")} if "output" in job.parameters else {}
+    one = Running(copy, folder / "made.ipynb", job.given | elsewhere, root(), 1, job.weights)
     while not one.ended:
         time.sleep(0.05)
     total = time.time() - one.started
