@@ -23,7 +23,7 @@ from dllm_core.jobs import shown
 from dllm_core.kernels import products
 from dllm_core.paths import resolve
 from dllm_core.running import Screen
-from dllm_core.timing import take_turns
+from dllm_core.timing import take_turns, torch_threads
 
 PARTS = {"train": benchmark_train, "decode": benchmark_decode, "feed": benchmark_feed}
 
@@ -89,7 +89,6 @@ def save(asked: dict, rows: list[dict], device: torch.device) -> Path:
 
 def pace(threads: int, device: torch.device) -> dict[str, float]:
     """10⁹ operations per second in a product of square matrices, by precision: machines of one name differ."""
-    torch.set_num_threads(threads)
     found, size = {}, 8192 if device.type == "cuda" else 1024
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(size, size, device=device, dtype=dtype)
@@ -97,7 +96,7 @@ def pace(threads: int, device: torch.device) -> dict[str, float]:
         def job(a: torch.Tensor = a) -> None:
             a @ a
 
-        with products(size):
+        with products(size), torch_threads(threads):
             seconds = take_turns({"product": job}, rounds=9, device=device)["product"]
         found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * size**3 / median(seconds) / 1e9, 1)
     return found

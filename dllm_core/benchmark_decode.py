@@ -24,7 +24,7 @@ from dllm_core.notebook import graded, open_checkpoint, prompt_ids
 from dllm_core.paths import root
 from dllm_core.replay import Replayed
 from dllm_core.sampling import Vocabulary
-from dllm_core.timing import Row, compared, take_turns
+from dllm_core.timing import Row, compared, take_turns, torch_threads
 
 SHAPES = {  # the laptop's model, and MiniMind's
     "tiny": ModelConfig(6400, 128, 4, 4, intermediate_size=384, max_position_embeddings=4096),
@@ -149,9 +149,7 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
     """
     if shape not in SHAPES:
         raise ValueError(f"shape={shape!r}: must be one of {', '.join(SHAPES)}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         torch.manual_seed(0)
         model = Transformer(SHAPES[shape]).eval().to(pick_device(), getattr(torch, dtype))
         of = f"{shape} {dtype}, {threads} thread{'s' if threads > 1 else ''}"
@@ -171,8 +169,6 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
         for block in blocks:
             case = Case(1, 16, new=16, block=block) if quick else Case(1, 128, block=block)
             yield from growth(model, case, of, rounds, "block")
-    finally:
-        torch.set_num_threads(before)
 
 
 # what is aimed at, by shape and precision, and by (batch, prompt) and the two jobs

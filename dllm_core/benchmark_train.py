@@ -25,7 +25,7 @@ from dllm_core.kernels import products
 from dllm_core.model import Transformer
 from dllm_core.objectives import Diffusion, Loss, ar_loss, corrupt
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
-from dllm_core.timing import Row, compared, take_turns
+from dllm_core.timing import Row, compared, take_turns, torch_threads
 from dllm_core.train import optimizers, train
 
 LENGTHS = {"tiny": 128, "26m": 512}
@@ -103,7 +103,11 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
 
     quick: few tokens and none of the rows about length. Raises KeyError for another shape.
     """
-    torch.set_num_threads(threads)
+    with torch_threads(threads):
+        yield from _measured(shape, dtype, threads, rounds, quick)
+
+
+def _measured(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[Row]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config, length = SHAPES[shape], LENGTHS[shape]
     tokens = 2 * length if quick else TOKENS * (16 if device.type == "cuda" else 1)

@@ -1,7 +1,8 @@
 """Decoders as generators: each call of the model yields one `DecodeStep` per row in work.
 
 AR, LLaDA 1 (arXiv 2502.09992, `generate.py`) and LLaDA 2 (arXiv 2512.15745) share sampling, records and the cached
-window; they differ in what is predicted and which policy commits it. Batches give what single runs give.
+window; they differ in what is predicted and which policy commits it. Greedy batches
+give what single runs give; where numbers are drawn, all rows share one generator.
 """
 
 from collections.abc import Iterator

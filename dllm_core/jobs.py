@@ -140,7 +140,8 @@ def run(
                     job.record.unlink(missing_ok=True)  # from here on the old result is none
                     screen.say(f"{job.stage.name:11} runs {shown(job.notebook)}: {why}")
                     alone = not running and all(rests_on(other, job.stage.name) for other in waiting if other is not job)
-                    threads = job.threads or (cores if alone else max(1, cores // at_once))
+                    asked = os.environ.get("OMP_NUM_THREADS", "")  # a person's own word, unless the job has one
+                    threads = job.threads or (int(asked) if asked.isdigit() else cores if alone else max(1, cores // at_once))
                     running[job] = Running(job.notebook, job.executed, job.given, root(), threads, job.weights)
                 waiting.remove(job)
             peak = max(peak, sum(one.memory() for one in running.values()))

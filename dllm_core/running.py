@@ -52,7 +52,7 @@ class Running:
         # A session of its own: the terminal's Ctrl-C reaches the command alone, which passes it on, see `interrupt`.
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD, *map(str, (notebook, executed, values))], cwd=cwd, start_new_session=True,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ, **elsewhere}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), **elsewhere}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
         self._child = psutil.Process(self.process.pid)
         self._listener = threading.Thread(target=self._listen, daemon=True)

@@ -156,7 +156,7 @@ class Trace:
         """Raises ValueError naming the file when it holds no trace."""
         try:
             return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not a decoding trace ({error}); write one with Trace.save") from error
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+for name in ("DLLM_WEIGHTS", "DLLM_HEADLESS", "RANK", "WORLD_SIZE", "LOCAL_RANK", "ACCELERATE_USE_FSDP"):
+    os.environ.pop(name, None)  # a person's own settings: no test is to write into their runs
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")

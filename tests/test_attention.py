@@ -130,6 +130,25 @@ def test_long_rows_keep_the_mask_as_it_is(monkeypatch):
     assert torch.equal(prepared(pattern), pattern.mask())
 
 
+@pytest.mark.parametrize("name", ["diffusion", "views", "needed"])
+def test_long_block_diffusions_equal_the_plain_one(monkeypatch, name):
+    """Halves of masks that are not cut into tiles, in all layers and in the last."""
+    monkeypatch.setattr(attention, "EXPLICIT", 0)
+    pattern = patterns_of(BATCH)[name]
+    tensors, mask = inputs(pattern), prepared(pattern)
+    assert isinstance(mask.clean, torch.Tensor) and isinstance(mask.noisy, torch.Tensor)
+    noisy = int((pattern.view[0] > 0).sum())
+    last, _ = last_layer(mask, pattern, noisy)
+    plainly = lambda *parts: plain(*parts)[:, :, :noisy]
+    asking = lambda q, *rest: attend(q[:, :, :noisy], *rest)
+    for found, wanted in (
+        (with_gradients(attend, tensors, mask), with_gradients(plain, tensors, pattern.mask())),
+        (with_gradients(asking, tensors, last), with_gradients(plainly, tensors, pattern.mask())),
+    ):
+        for mine, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
 def test_half_precision_under_autocast():
     pattern = patterns_of(BATCH)["views"]
     tensors = [part.detach().bfloat16().requires_grad_() for part in inputs(pattern)]

@@ -16,6 +16,7 @@ import yaml
 from dllm_core import batch, jobs
 from dllm_core import parameters as known
 from dllm_core.batch import Stage
+from dllm_core.running import Running
 
 TOY = (
     Stage("01", "01_first", "01_first", cost=1),
@@ -204,11 +205,25 @@ def test_order_and_summary(toy, stub):
     assert summary["stages"]["03"]["seconds"] >= 0
 
 
+def test_a_run_has_the_threads_it_was_given(toy, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    cell = 'import os\nopen("threads", "w").write(os.environ["OMP_NUM_THREADS"])'
+    (toy / "notebooks/01_first.ipynb").write_text(notebook(cell, parameters=PARAMETERS["01_first"]), "utf-8")
+    one = Running(toy / "notebooks/01_first.ipynb", toy / "runs/x.ipynb", {}, toy, 1)
+    while not one.ended:
+        time.sleep(0.05)
+    assert (toy / "threads").read_text() == "1"
+
+
 def test_side_by_side_takes_the_longest_chain_first_and_shares_the_cores(stub, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
     assert run("all", "--jobs", "2") == 0
     assert stub.started == ["01_first", "02_b", "02_a", "03_third"] and stub.together == 2
     assert stub.threads[:3] == [4, 2, 2]  # 01 has the machine to itself: all others rest on it
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    stub.threads.clear()
+    assert run("all", "--force") == 0 and set(stub.threads) == {3}
 
 
 def test_what_is_done_is_skipped_with_its_reason(stub, capsys):
@@ -299,7 +314,8 @@ def test_a_real_run_and_a_real_failure(toy, capfd):
     assert "ZeroDivisionError" in (toy / "runs/cpu/02_b.ipynb").read_text()
 
 
-def test_ctrl_c_lets_the_cell_save_and_starts_no_other(toy, project):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_lets_the_cell_save_and_starts_no_other(toy, project, sent):
     long = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntry:\n    time.sleep(60)\n" \
            "except KeyboardInterrupt:\n    time.sleep(0.5)\n    pathlib.Path('saved').touch()"
     after = "time.sleep(2)\npathlib.Path('went_on').touch()"
@@ -314,7 +330,7 @@ def test_ctrl_c_lets_the_cell_save_and_starts_no_other(toy, project):
         while not (pid := (toy / "pid").exists() and (toy / "pid").read_text()) and time.time() < deadline:
             time.sleep(0.05)
         time.sleep(0.3)
-        command.send_signal(signal.SIGINT)
+        command.send_signal(sent)
         out, _ = command.communicate(timeout=60)
     finally:
         command.kill()

@@ -17,7 +17,9 @@ MASK = 16
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_quick_run_of_the_training_part_compares_every_pair(dtype):
-    rows = list(measure("tiny", dtype, 1, 1, quick=True))
+    before = torch.get_num_threads()
+    rows = list(measure("tiny", dtype, before + 1, 1, quick=True))
+    assert torch.get_num_threads() == before and f"{before + 1} threads" in rows[0].case
     assert [(row.name, row.against) for row in rows] == [
         ("AR", "Hugging Face AR"),
         ("AR", "Hugging Face AR, matrix products by our library"),
@@ -58,7 +60,9 @@ def test_each_combination_is_written_to_a_file_in_the_machines_folder(tmp_path, 
     monkeypatch.setattr(benchmark, "machine", lambda device: "cpu: A Chip (2), 2 cores")
     for name, rows in (("train", [row("train"), row("train along row length")]), ("feed", [row("feed")])):
         monkeypatch.setattr(benchmark.PARTS[name], "measure", lambda *_, rows=rows: iter(rows))
+    before = torch.get_num_threads()
     assert benchmark.main(["train", "feed", "--shape", "tiny", "--threads", "1", "2"]) == 0
+    assert torch.get_num_threads() == before
     folder = tmp_path / "notebooks/benchmarks/cpu-a-chip-2-2-cores"
     assert sorted(path.name for path in folder.iterdir()) == [
         "feed-tiny-1.json",

@@ -191,6 +191,22 @@ def test_copies_and_mirrors_hold_the_string():
         assert spelled in " " + drawn.item.prompt and spelled in " " + drawn.item.answer
 
 
+def test_reading_answers_are_those_of_the_question(monkeypatch):
+    facts = tasks.Table("duty", (("小明", "买西瓜"), ("小红", "画老虎")))
+    monkeypatch.setattr(tasks, "table", lambda *_: facts)
+    wanted = {
+        "小明做什么？": "小明买西瓜。", "小红做什么？": "小红画老虎。", "谁买西瓜？": "小明买西瓜。", "谁画老虎？": "小红画老虎。",
+        "小明和小红做什么？": "小明买西瓜，小红画老虎。", "小红和小明做什么？": "小红画老虎，小明买西瓜。",
+    }  # fmt: skip
+    rng, seen = Random(3), set()
+    for _ in range(400):
+        item = tasks.reading(rng).item
+        (asked,) = (question for question in wanted if question in item.prompt.partition(facts.text())[2])
+        seen.add(asked)
+        assert item.answer in {lead + wanted[asked] for _, _, lead in words.READING_FRAMES["zh"]}
+    assert seen == set(wanted)
+
+
 def test_reading_answers_stand_in_the_prompt_behind_their_key():
     rng = Random(2)
     for _ in range(500):

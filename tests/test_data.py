@@ -1,5 +1,6 @@
 """Reading and tokenising: what is scored, where prompts end, what bad files are told, what the cache keeps."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -186,6 +187,21 @@ def test_whatever_changes_the_tokens_is_read_anew(workspace, tokenizer):
     assert text_documents(path, other)[0][0].tolist() != text_documents(path, tokenizer)[0][0].tolist()
     write("x.jsonl", {"text": "ab"}, {"text": "cd"}, {"text": "e"})
     assert len(text_documents(path, tokenizer)) == 3
+
+
+def test_another_way_of_reading_is_read_anew(workspace, tokenizer):
+    path = talks("x.jsonl", TALK)
+    assert [len(chat_documents(path, tokenizer, 200, turns=turns)) for turns in ("all", "each")] == [1, 2]
+    whole = "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    first, second = (with_template(whole.replace("{{ m.content }}", gap + "{{ m.content }}")) for gap in ("", " "))
+    assert chat_documents(path, first, 200).tokens.tolist() != chat_documents(path, second, 200).tokens.tolist()
+    both = write("y.jsonl", {"text": "ab", "body": "cd"})
+    read = lambda **how: text_documents(both, tokenizer, **how)[0][0].tolist()
+    before = read()
+    assert read(field="body") != before
+    write("y.jsonl", {"text": "ba", "body": "cd"})  # of the same size
+    os.utime(both, ns=(1, 1))
+    assert read() != before
 
 
 def test_no_network_is_asked(workspace, tokenizer, monkeypatch):

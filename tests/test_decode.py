@@ -27,6 +27,11 @@ STYLES = {
         "llada2", max_new_tokens=9, block_length=8, threshold=0.1, cap_start_ratio=0.1, cap_end_ratio=0.6
     ),
 }
+HOT = {  # sampled: caches and static shapes still change nothing; a batch shares one generator, so rows alone differ
+    "ar hot": DecodeConfig("ar", max_new_tokens=7, temperature=0.8, top_k=5),
+    "llada1 random": DecodeConfig("llada1", max_new_tokens=8, steps=8, remasking="random"),
+    "llada2 hot": DecodeConfig("llada2", max_new_tokens=9, block_length=4, threshold=0.3, temperature=0.8, top_k=5),
+}
 GUIDED = [(style, scale) for style in STYLES for scale in (0.0, 1.0) if not (style == "ar" and scale)]
 
 
@@ -276,7 +281,7 @@ def test_the_plain_decoders_of_the_library_agree_with_the_slow_loops():
 
 
 @pytest.mark.parametrize("label_shift", [False, True])
-@pytest.mark.parametrize("style, scale", [(s, scale) for s, scale in GUIDED if not s.startswith("llada1")])
+@pytest.mark.parametrize("style, scale", [(s, scale) for s, scale in GUIDED if not s.startswith("llada1")] + [("ar hot", 0.0), ("llada2 hot", 0.0)])
 def test_cached_equals_uncached_to_the_logits(monkeypatch, style, scale, label_shift):
     seen = []
 
@@ -285,7 +290,7 @@ def test_cached_equals_uncached_to_the_logits(monkeypatch, style, scale, label_s
         return guess(logits, *rest)
 
     monkeypatch.setattr(decoding, "guess", spy)
-    config = dataclasses.replace(STYLES[style], cfg_scale=scale, eos_early_stop=False)
+    config = dataclasses.replace((STYLES | HOT)[style], cfg_scale=scale, eos_early_stop=False)
     model, results = tiny(4), []
     for use_cache in (True, False):
         seen.clear()
@@ -314,13 +319,13 @@ def test_the_cache_spares_the_finished_blocks():
 
 
 @pytest.mark.parametrize("label_shift", [False, True])
-@pytest.mark.parametrize("style, scale", GUIDED)
+@pytest.mark.parametrize("style, scale", [*GUIDED, *((style, 0.0) for style in HOT)])
 def test_static_shapes_change_nothing(monkeypatch, style, scale, label_shift):
     """What CUDA graphs replay: keys up to the cache's end, all states of the window. Here without the graphs."""
     model, runs = tiny(4), []
     run = Capture.run
     monkeypatch.setattr(Capture, "run", lambda *given: (runs.append(1), run(*given))[1])
-    config = dataclasses.replace(STYLES[style], cfg_scale=scale, draft=True)
+    config = dataclasses.replace((STYLES | HOT)[style], cfg_scale=scale, draft=True)
     fixed, made, captured = Replayed(model), [], []
     begun = Capture.__init__
     monkeypatch.setattr(Capture, "__init__", lambda *given: (made.append(1), begun(*given))[1])
@@ -457,6 +462,18 @@ def test_llada2_budget_and_hard_cap():
     hard = dataclasses.replace(config, max_decode_per_step=1)
     (trace,) = traces(confident(LADDER), [[BOS, 9]], hard)
     assert [len(step) for step in commits(trace)] == [1] * 6 and trace.steps[0].held == 3
+
+
+def test_llada2_budget_is_of_the_whole_answer():
+    """A quarter of all that is still masked, over three blocks: 12 → 3, 9 → 2 (one is left), 8 → 2, 6 → 1, …"""
+    choices = [(9, 0.5)] * 4 + [(3 + i, 0.95) for i in range(12)]
+    config = DecodeConfig(
+        "llada2", 12, block_length=4, threshold=0.9, cap_start_ratio=0.25, cap_end_ratio=0.25, eos_early_stop=False
+    )
+    (trace,) = traces(confident(choices), [[BOS, 9, 9, 9]], config)
+    assert [len(step.commits) for step in trace.steps] == [3, 1, 2, 1, 1, 1, 1, 1, 1]
+    assert [step.masked for step in trace.steps] == [9, 8, 6, 5, 4, 3, 2, 1, 0]
+    assert [step.held for step in trace.steps] == [1, 0, 2, 1, 0, 3, 2, 1, 0]
 
 
 def test_the_block_grid_starts_at_position_zero():

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import pytest
 import several
 import torch
 from safetensors.torch import load_file
-from small import MASK, batch_of, tiny
+from small import MASK, NoTokenizer, batch_of, tiny
 
 from dllm_core import launch, parameters, team
 from dllm_core.batch import STAGES
+from dllm_core.config import Checkpoint
 from dllm_core.objectives import Diffusion
 from dllm_core.parameters import Problem
 from dllm_core.runs import Run
@@ -228,6 +230,13 @@ def test_arguments_that_cannot_be_right_are_told_before_anything_runs(argv, told
     assert told in capsys.readouterr().err
 
 
+def test_a_polite_kill_is_an_interrupt():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), launch._polite():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_run_is_described_by_its_config(tmp_path, project):
     declared = parameters.declared(project / "notebooks/03_llada2_pretrain.ipynb")
     settings = {name: parameter.default for name, parameter in declared.items()} | {"run_name": "mine", "max_iters": 7}
@@ -292,6 +301,21 @@ def test_shards_need_the_same_number_of_parts_for_each(monkeypatch):
     one = a_team(monkeypatch, **sharding(monkeypatch))
     with pytest.raises(ValueError, match="3 rows makes 3 parts of micro_batch_size=1; FSDP needs the same number for each"):
         one.split(batch_of([4], [3], [2]), 1)
+
+
+def test_another_device_than_accelerates_is_an_error(monkeypatch):
+    with pytest.raises(ValueError, match="the model is on cuda:1, this process's device is cuda:0"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        made = SimpleNamespace(distributed_type=SimpleNamespace(value="MULTI_GPU"), device=torch.device("cuda:0"))
+        monkeypatch.setattr("accelerate.Accelerator", lambda **_: made)
+        Team(torch.device("cuda:1"))
+
+
+def test_a_second_process_leaves_the_folder_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    Run.open(str(tmp_path / "run"), tiny(), Checkpoint("ar"), NoTokenizer(), {}).finish(tiny())
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_process_is_alone_and_needs_no_accelerate(monkeypatch):

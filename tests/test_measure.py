@@ -3,13 +3,14 @@
 import json
 import math
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dllm_core import measure
 from dllm_core.batches import fixed_batches
-from dllm_core.config import DecodeConfig
+from dllm_core.config import Checkpoint, DecodeConfig
 from dllm_core.corpus import Item
 from dllm_core.data import chat_documents
 from dllm_core.evaluate import Estimate
@@ -97,6 +98,18 @@ def test_merges_measure_the_last_the_best_and_their_mean(loaded, tmp_path):
         list(measure.merges(one, (3,), value))
 
 
+def test_speeds_are_medians_of_turns_and_ratios_of_the_same_turn(monkeypatch):
+    pace = {"ar": iter([9.0, 100.0, 200.0, 400.0]), "llada2": iter([9.0, 300.0, 200.0, 2000.0])}
+    found = lambda model, prompts, way, *_: {"tokens_per_second": next(pace[way.style]), "tokens_per_forward": 2.0}
+    monkeypatch.setattr(measure, "prompt_ids", lambda *_: [1])
+    monkeypatch.setattr(measure, "speed", found)
+    one = SimpleNamespace(model=None, tokenizer=None, checkpoint=Checkpoint("ar"))
+    ar, llada2 = measure.speeds([(one, DecodeConfig("ar")), (one, DecodeConfig("llada2"))], [Item("a", "?", "!")])
+    assert (ar["tokens_per_second"], ar["times"]) == (200, 1)
+    assert (llada2["tokens_per_second"], llada2["times"]) == (300, 3)  # of the medians it would be 1.5
+    assert (llada2["least"], llada2["most"]) == (1, 5) and not any(list(turns) for turns in pace.values())
+
+
 def test_reversal_ranks_every_name(loaded, monkeypatch):
     facts = [("甲", "山"), ("乙", "水"), ("丙", "云")]
     asked = []
@@ -106,9 +119,12 @@ def test_reversal_ranks_every_name(loaded, monkeypatch):
         return 0.0 if text in [f"{k}写了{v}" for k, v in facts] else 1.0
 
     monkeypatch.setattr(measure, "_cost", price)
+    written = [SimpleNamespace(text=text) for text in ("甲写的", "水乙", "丙")]
+    monkeypatch.setattr(measure, "answer_all", lambda *_, **__: written)
     way = DecodeConfig("ar", 4)
     rows = list(measure.reversal(loaded["ar"], facts, "{k}写了{v}", "{v}是{k}写的", way, 2, 0, "one way"))
     assert [row["way"] for row in rows] == ["written", "likeliest as asked", "likeliest as told"]
+    assert rows[0]["right"] == pytest.approx(2 / 3)  # begins with the name
     assert rows[1]["right"] == pytest.approx(1 / 3) and rows[2]["right"] == 1.0  # all equal: the first name, once right
     assert len(asked) == 2 * 9 and all(row["direction"] == "one way" for row in rows)
 

@@ -141,9 +141,10 @@ def noised(batch, seed: int = 3) -> torch.Tensor:
 @pytest.mark.parametrize("label_shift", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 12])
 @pytest.mark.parametrize("prompt", [0, 3])
-def test_one_pass_over_noisy_and_clean_equals_one_pass_per_block(size, label_shift, prompt):
+def test_one_pass_over_noisy_and_clean_equals_one_pass_per_block(monkeypatch, size, label_shift, prompt):
     """[x_t ; x_0] against K separate passes (LLaDA 2.0 Eq. 1), for two views that share the clean half, packed rows,
     padding and a prompt whose blocks are left out of the noisy views."""
+    monkeypatch.setattr(patterns, "GRAIN", 1)
     model, batch = tiny(), batch_of([7, 5], [4, 3, 4], [12], prompt=prompt)
     pattern = patterns.block_diffusion(batch.document, batch.position, size, 2, label_shift, batch.scored)
     views = [noised(batch), torch.where(batch.scored & (noised(batch) != MASK), MASK, batch.tokens)]

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from dllm_core import compare, notebook
+from dllm_core import compare, notebook, plain
 from dllm_core.batches import Batches
 from dllm_core.config import Checkpoint, DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.devices import pick_device, pick_dtype
@@ -226,6 +226,18 @@ def test_probability_under_an_even_judge_is_one_in_the_vocabulary(tokenizer):
     traces = notebook.speak(writer, ["你好", "今天"], DecodeConfig("ar", max_new_tokens=5, eos_early_stop=False))
     assert notebook.probability_under(judge, traces) == pytest.approx(1 / len(tokenizer), rel=1e-4)
     assert math.isnan(notebook.probability_under(judge, []))
+    # a judge with opinions: the geometric mean over the answers' tokens, each after all that stands before it
+    torch.manual_seed(1)
+    sure = Transformer(ModelConfig(len(tokenizer), 32, 1, 2, initializer_range=0.3))
+    costs = []
+    for trace in traces:
+        ids = [*trace.prompt, *trace.answer]
+        with torch.no_grad():
+            log_p = plain.forward(sure, torch.tensor(ids), 1).log_softmax(dim=-1)
+        costs += [log_p[i - 1, ids[i]].item() for i in range(len(trace.prompt), len(ids))]
+    judge = Loaded(sure, Checkpoint("ar", label_shift=True), tokenizer, None)
+    wanted = math.exp(sum(costs) / len(costs))
+    assert notebook.probability_under(judge, traces) == pytest.approx(wanted, rel=1e-4) and wanted < 0.5 / len(tokenizer)
 
 
 # --- splits and records ---------------------------------------------------------------------------------------------

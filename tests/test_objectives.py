@@ -191,10 +191,18 @@ def test_the_plain_equation_3_draws_its_own_noise():
 @pytest.mark.parametrize("label_shift", [False, True])
 @pytest.mark.parametrize("complementary", [False, True])
 @pytest.mark.parametrize("block_size", [None, 1, 3, 4])
-def test_block_diffusion_is_the_plain_equation_1(block_size, complementary, label_shift, one_t_per):
-    """Packed documents with prompts against one document after another, block after block: sum and gradient."""
-    model, batch = tiny(), batch_of([7, 5], [4, 8], prompt=2)
+@pytest.mark.parametrize("grain, prompt", [(16, 2), (1, 5)])
+def test_block_diffusion_is_the_plain_equation_1(
+    monkeypatch, grain, prompt, block_size, complementary, label_shift, one_t_per
+):
+    """Packed documents with prompts against one document after another, block after block: sum and gradient. With grain 1
+    the prompts' noisy blocks are left out."""
+    monkeypatch.setattr(patterns, "GRAIN", grain)
+    model, batch = tiny(), batch_of([7, 5], [4, 8], prompt=prompt)
     objective = Diffusion(BAND, MASK, label_shift, complementary, one_t_per=one_t_per)
+    if grain == 1 and block_size:
+        views = 1 + complementary
+        assert objective.pattern(batch, block_size, views).view.shape[1] < (views + 1) * 12
     loss = objective(model, batch, block_size=block_size, generator=seeded(5))
     maskable = batch.scored & (batch.position > 0) if label_shift else batch.scored
     views = corrupt(batch.tokens, maskable, BAND, MASK, seeded(5), objective.groups(batch, block_size))

@@ -1,6 +1,7 @@
 """Sweeps: what their files may say, trainings shared, killed and resumed; their records as tables, pictures and a page."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from conftest import ROOT
 from test_batch import notebook
 
 from dllm_core import batch, readme, results, sweeping, sweeps
@@ -133,12 +135,14 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
 
     changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 60.0}})
     records = toy / "notebooks/sweeps/records/toy"
-    started = subprocess.Popen(command("--jobs", "1"), cwd=toy)
+    own = {"cwd": toy, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}  # this checkout, whatever is installed
+    started = subprocess.Popen(command("--jobs", "1"), **own)
     try:
         until = time.time() + 120
         while not (records / "once.seed0.json").exists() and time.time() < until:
             time.sleep(0.1)
-        time.sleep(1)  # by now the next training has begun
+        while "toy-twice 0" not in (toy / "trained.txt").read_text() and time.time() < until:
+            time.sleep(0.1)
         below = psutil.Process(started.pid).children(recursive=True)
     finally:
         started.kill()
@@ -149,16 +153,16 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
     first = (records / "once.seed0.json").stat()
     assert not (records / "twice.seed0.json").exists()
     changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 0.1}})  # the same trainings, another measure
-    subprocess.run(command(), cwd=toy, check=True)
+    subprocess.run(command(), **own, check=True)
     assert (records / "once.seed0.json").stat().st_mtime_ns == first.st_mtime_ns
     record = json.loads((records / "twice.seed0.json").read_text())
     assert record["text"] == "weights/toy-once.pt 1 0" and record["seed"] == 0 and len(record["rows"]) == 2
     trained = (toy / "trained.txt").read_text().splitlines()
     assert trained.count("toy-once 0") == 1  # finished before the kill, not done again
     assert (toy / "figures/sweep_toy.png").exists()
-    subprocess.run(command(), cwd=toy, check=True)  # nothing left to do
+    subprocess.run(command(), **own, check=True)  # nothing left to do
     assert (toy / "trained.txt").read_text().splitlines() == trained
-    subprocess.run(command("--force"), cwd=toy, check=True)  # all again, training included
+    subprocess.run(command("--force"), **own, check=True)  # all again, training included
     assert (toy / "trained.txt").read_text().splitlines() == [*trained, "toy-once 0", "toy-twice 0"]
     assert (records / "once.seed0.json").stat().st_mtime_ns > first.st_mtime_ns
 

@@ -84,11 +84,14 @@ def test_json_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["{", "[1]", '{"style": "ar"}', '{"steps": [], "vocabulary": {}, "odd": 1}', '{"steps": 3, "vocabulary": {}}'],
-)
-def test_a_file_that_is_no_trace_is_named(tmp_path, text):
-    (tmp_path / "bad.json").write_text(text)
+    "content",
+    [
+        b"{", b"[1]", b'{"style": "ar"}', b'{"steps": [], "vocabulary": {}, "odd": 1}', b'{"steps": 3, "vocabulary": {}}',
+        b"\x89PNG\r\n", b'{"steps": [], "vocabulary": []}', b'{"steps": [], "vocabulary": {"x": "y"}}',
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_trace_is_named(tmp_path, content):
+    (tmp_path / "bad.json").write_bytes(content)
     with pytest.raises(ValueError, match="bad.json: not a decoding trace"):
         Trace.load(tmp_path / "bad.json")
 

@@ -1,6 +1,7 @@
 """The loop: rates, sums, records, and going on after a kill as if there had been none."""
 
 import dataclasses
+import functools
 import json
 import signal
 import subprocess
@@ -394,3 +395,18 @@ def test_looking_on_changes_nothing():
         models.append(given["model"])
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("objective", [ar_loss, Diffusion(NoiseSchedule.band(0.05, 0.95), MASK, complementary=True)])
+def test_a_compiled_model_makes_the_same_steps(monkeypatch, objective):
+    """By a backend that needs no C++ compiler; the weights keep their names."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+
+    def losses(on: bool) -> list[float]:
+        model, config = tiny(), dataclasses.replace(CONFIG, max_iters=4, compile=on)
+        blocks = BlockSchedule.constant(12, 4, 3)
+        made = [step.loss for step in train(model, packed(2), objective, config, blocks=blocks)]
+        assert not any("_orig_mod" in name for name in model.state_dict())
+        return made
+
+    assert losses(True) == pytest.approx(losses(False), rel=1e-4)

@@ -172,10 +172,13 @@ async def steps_taken(panel, count: int):
         await asyncio.sleep(0)
 
 
-def test_a_run_is_drawn_as_it_grows_stopped_and_repeated(panel):
+def test_a_run_is_drawn_as_it_grows_stopped_and_repeated(panel, monkeypatch):
     before, seen = threading.active_count(), []
+    monkeypatch.setattr(widgets_decode, "SHARE", 1e9)  # a picture may cost all the time it likes
     panel.feed.observe(lambda change: seen.append(change["new"]), "value")
     panel.controls["pause"].value = 0.12  # longer than the least time between two pictures
+
+    drawn = []
 
     async def person():
         panel.start()
@@ -183,6 +186,7 @@ def test_a_run_is_drawn_as_it_grows_stopped_and_repeated(panel):
         panel.start()  # a second press changes nothing
         assert panel.task is task
         await steps_taken(panel, 3)
+        drawn.append(len(seen))
         panel.stop()
         await task
         assert "stopped" in panel.status.value and panel.rows[0]["text"].startswith("(stopped)")
@@ -192,7 +196,7 @@ def test_a_run_is_drawn_as_it_grows_stopped_and_repeated(panel):
 
     asyncio.run(person())
     (again, stopped), (_, whole) = panel.rows, panel.done[1]
-    assert stopped["forwards"] == 3 and len(seen) >= 4  # three while it ran, and its last
+    assert stopped["forwards"] == 3 and drawn[0] >= 2 and len(seen) > drawn[0]  # while it ran, and its last
     assert again["forwards"] == len(whole.steps) > 3 and "finished" in panel.status.value
     assert panel.done[0][1].steps[-1].masked > 0 and panel.done[0][1].steps[:1][0].commits == whole.steps[0].commits
     assert panel.bar.value == panel.bar.max and threading.active_count() == before
