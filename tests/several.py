@@ -54,7 +54,6 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
         return objective(*args, **kwargs)
 
     killed.skip = getattr(objective, "skip", None)
-    made.clear()
     model, steps = tiny(seed=5 if (folder / "state.pt").is_file() else 0), []
     run = Run.open(str(folder), model, Checkpoint("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
     measure = lambda m: float(m.model.norm.weight.detach().abs().sum())
@@ -69,23 +68,26 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
     return model, steps
 
 
-made: list[torch.optim.Optimizer] = []  # of the training at hand
-training.optimizers = lambda *given, plain=training.optimizers: made.extend(plain(*given)) or list(made)
-
-
-def kept() -> float:
-    """Share of the optimisers' state that lies in this process."""
-    states = [v for one in made for state in one.state.values() for v in state.values() if v.ndim]
+def kept(optimizers: list[torch.optim.Optimizer]) -> float:
+    """Share of their state that lies in this process."""
+    states = [v for one in optimizers for state in one.state.values() for v in state.values() if v.ndim]
     return sum(local(state).numel() for state in states) / sum(state.numel() for state in states)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: None)  # the launcher's, who would cut off what a process has to tell
+    made, plainly = [], training.optimizers
+
+    def noted(*given):
+        made[:] = plainly(*given)
+        return list(made)
+
+    training.optimizers = noted
     home, ways = Path(sys.argv[1]), dict(pair.split("=") for pair in sys.argv[2:])
     for setting in ways or SETTINGS:
         try:
             model, steps = trained(home / setting, setting, ways.get(setting, ""))
             torch.save(model.state_dict(), home / f"{setting}.{rank()}.pt")
-            print(f"process {rank()} of {size()}: {setting}, {len(steps)} steps seen, kept {kept():.0%}", flush=True)
+            print(f"process {rank()} of {size()}: {setting}, {len(steps)} steps seen, kept {kept(made):.0%}", flush=True)
         except KeyboardInterrupt as stop:
             print(f"process {rank()} of {size()}: {setting}, {stop}", flush=True)

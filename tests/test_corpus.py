@@ -201,7 +201,7 @@ def test_reading_answers_are_those_of_the_question(monkeypatch):
     rng, seen = Random(3), set()
     for _ in range(400):
         item = tasks.reading(rng).item
-        (asked,) = (question for question in wanted if question in item.prompt.partition(facts.text())[2])
+        asked = max((question for question in wanted if question in item.prompt.partition(facts.text())[2]), key=len)
         seen.add(asked)
         assert item.answer in {lead + wanted[asked] for _, _, lead in words.READING_FRAMES["zh"]}
     assert seen == set(wanted)
