@@ -39,7 +39,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def pick_dtype(name: str, device: torch.device) -> str:
     """The precision of training's matrix products, "float32" or "bfloat16" (weights stay float32).
 
-    "auto": bfloat16 on CUDA devices made for it, float32 elsewhere (on CPUs it pays only with AMX, and rarely then).
+    "auto": bfloat16 on CUDA devices made for it, float32 elsewhere (on CPUs with bfloat16 units it can pay for
+    models wider than the laptop's: see the training records of RESULTS.md, and say dtype="bfloat16").
     Raises ValueError for another word, or bfloat16 where the device cannot.
     """
     if name not in DTYPES:
