@@ -98,6 +98,12 @@ def write(path: Path, value: dict) -> None:
     part.replace(path)
 
 
+def _asked_threads() -> int:
+    """What the person who started this says of threads (OMP_NUM_THREADS); 0: nothing."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() else 0
+
+
 def run(
     jobs: list[Job], at_once: int, force: bool, screen: Screen, finished: Callable[[Job], object] = lambda job: None,
     longest_first: bool = True,
@@ -140,8 +146,7 @@ def run(
                     job.record.unlink(missing_ok=True)  # from here on the old result is none
                     screen.say(f"{job.stage.name:11} runs {shown(job.notebook)}: {why}")
                     alone = not running and all(rests_on(other, job.stage.name) for other in waiting if other is not job)
-                    asked = os.environ.get("OMP_NUM_THREADS", "")  # a person's own word, unless the job has one
-                    threads = job.threads or (int(asked) if asked.isdigit() else cores if alone else max(1, cores // at_once))
+                    threads = job.threads or _asked_threads() or (cores if alone else max(1, cores // at_once))
                     running[job] = Running(job.notebook, job.executed, job.given, root(), threads, job.weights)
                 waiting.remove(job)
             peak = max(peak, sum(one.memory() for one in running.values()))

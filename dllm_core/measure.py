@@ -61,8 +61,8 @@ def answers(
             continue
         _, traces = examine(loaded, items, config)
         found = summary(items, traces)
-        count = lambda item: item.length or len(loaded.tokenizer.encode(item.answer, add_special_tokens=False))
-        wanted = [count(item) for item in items]
+        tokens = lambda text: len(loaded.tokenizer.encode(text, add_special_tokens=False))
+        wanted = [tokens(item.answer) if item.length is None else item.length for item in items]
         found["too_long"] = sum(len(t.answer) > n for t, n in zip(traces, wanted, strict=True)) / len(items)
         found["groups"] = {score["group"]: [score["right"], score["count"]] for score in found["groups"]}
         right = found.pop("right")

@@ -304,10 +304,8 @@ def test_shards_need_the_same_number_of_parts_for_each(monkeypatch):
 
 
 def test_another_device_than_accelerates_is_an_error(monkeypatch):
+    a_team(monkeypatch, device=torch.device("cuda:0"))
     with pytest.raises(ValueError, match="the model is on cuda:1, this process's device is cuda:0"):
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        made = SimpleNamespace(distributed_type=SimpleNamespace(value="MULTI_GPU"), device=torch.device("cuda:0"))
-        monkeypatch.setattr("accelerate.Accelerator", lambda **_: made)
         Team(torch.device("cuda:1"))
 
 

@@ -205,9 +205,8 @@ def test_rows_are_pooled_over_seeds_and_never_over_settings():
 
 
 def test_a_table_says_what_exact_match_is_of():
-    row = {"kind": "answers", "settings": [], "exact_match": 0.5}
+    row = {"kind": "answers", "settings": [], "exact_match": 0.5, "ended": 1.0}
     text = {"title": "t", "tables": [{"rows": "answers", "columns": ["exact_match"]}]}
-    row["ended"] = 1.0
     sweep = sweeps.Sweep("s", text, (0,), (), ())
     for asked, told in (({}, ""), ({"own_answers": 5}, "as the model itself does one token a forward")):
         records = [{"label": "a", "seed": 0, "cell": "a", "asked": asked, "rows": [row]}]
