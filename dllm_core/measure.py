@@ -181,7 +181,7 @@ def _cost(loaded: Loaded, text: str, draws: int, seed: int) -> float:
 
 def cost(
     loaded: Loaded, prompt_lengths: Iterable[int], block_lengths: Iterable[int], new_tokens: int, at_once: int, seed: int,
-    repeats: int = 5,
+    repeats: int = 3,
 ) -> Iterator[Row]:  # fmt: skip
     """Forwards and milliseconds (median of `repeats`) of decoding `new_tokens` after random prompts, with and without
     the cache of finished blocks, `at_once` tokens a forward throughout so that only the cost differs."""
