@@ -2,7 +2,7 @@
 by the quicker of two libraries, memory that stays mapped.
 
 The same functions as `F.rms_norm` and the textbook rotation, which stand beside them and are used on other devices and
-in half precision; gradients of gradients are not offered. `attention` holds the rest of a layer's work.
+for weights in half precision; gradients of gradients are not offered. `attention` holds the rest of a layer's work.
 """
 
 import contextlib
@@ -63,7 +63,8 @@ def keep_memory() -> None:
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · gain over the last dimension; x [..., D], gain [D]."""
+    """x / sqrt(mean(x²) + eps) · gain over the last dimension; x [..., D], gain [D] → [..., D] in the gain's precision."""
+    x = x.to(gain.dtype)  # under autocast they differ, and PyTorch's fused kernels ask for one
     if not plain_cpu(x):
         return F.rms_norm(x, gain.shape, gain, eps)
     # in inference an autograd function is overhead alone

@@ -52,7 +52,7 @@ def thresholded(
     """
     above = masked & (confidence > (math.inf if threshold is None else threshold))
     enough = above.sum(dim=1) >= least
-    commit, held = above, torch.zeros_like(least)
+    commit, held, over = above, torch.zeros_like(least), NAMES.index("threshold")
     if most is not None or not enough.all():  # else the order decides nothing, and need not be known
         rank = ranks(confidence, masked)
         # 1. enough above the threshold: all of them; else the most confident `least`
@@ -62,10 +62,10 @@ def thresholded(
         if most is not None:
             commit = commit & (rank < most[:, None])
             held = (above & ~commit).sum(dim=1)
+            over = torch.where(held > 0, NAMES.index("budget"), over)[:, None]
     # 3. why
     otherwise = NAMES.index("schedule" if threshold is None else "fallback")
-    over = torch.where(held > 0, NAMES.index("budget"), NAMES.index("threshold"))
-    reasons = torch.where(above, over[:, None], otherwise)
+    reasons = torch.where(above, over, otherwise)
     return Choice(commit, reasons, held)
 
 

@@ -58,7 +58,7 @@ def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torc
     logits = logits.float().clamp(min=LOWEST)  # a copy
     logits[..., ids.mask] = LOWEST
     p = logits.softmax(dim=-1)  # one fused pass: measured faster than the maximum's logit − logsumexp
-    best, token = logits.max(dim=-1)
+    best, token = likeliest(logits)
     confidence = p.gather(-1, token[..., None])[..., 0]
     # H = −Σ p log p = logsumexp − Σ p · logit, and logsumexp = logit − log p of any token: of the likeliest here
     entropy = best - confidence.log() - torch.linalg.vecdot(p, logits)
@@ -75,6 +75,23 @@ def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torc
         probabilities, ids_of_top = p.topk(min(config.alternatives + 1, p.shape[-1]), dim=-1)
         top = (ids_of_top, probabilities)
     return Guess(token, confidence, entropy, top)
+
+
+CHUNK = 128  # logits looked through at once in `likeliest`
+
+
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """`logits.max(dim=-1)` of [..., V], (value, index), the first of equals.
+
+    On a CPU PyTorch looks for an index one number after the other, for a value alone many at once: so the chunk of the
+    greatest value is found first, and the index within it.
+    """
+    if logits.device.type != "cpu" or logits.shape[-1] % CHUNK or logits.numel() < 2**16:
+        return tuple(logits.max(dim=-1))
+    chunks = logits.unflatten(-1, (-1, CHUNK))
+    first = chunks.amax(dim=-1).argmax(dim=-1, keepdim=True)
+    value, index = chunks.take_along_dim(first[..., None], dim=-2)[..., 0, :].max(dim=-1)
+    return value, first[..., 0] * CHUNK + index
 
 
 def filtered(logits: Tensor, top_k: int, top_p: float, temperature: float) -> Tensor:

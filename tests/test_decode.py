@@ -13,7 +13,7 @@ from dllm_core.config import DecodeConfig, ModelConfig
 from dllm_core.decode import decode, decode_gaps, generate, infill, start_of
 from dllm_core.policies import spread
 from dllm_core.replay import Capture, Replayed
-from dllm_core.sampling import Vocabulary, filtered, guess, guided
+from dllm_core.sampling import Vocabulary, filtered, guess, guided, likeliest
 from dllm_core.trace import Trace
 
 PROMPTS = [[BOS, 5, 6, 7, 8], [BOS, 9], [BOS, 4, 3, 9, 12, 11, 10, 7, 5]]  # unequal lengths, ends inside and at blocks
@@ -136,6 +136,16 @@ def test_confidence_and_entropy_against_the_long_way(scale):
     assert torch.equal(made.token, p.argmax(dim=-1))
     torch.testing.assert_close(made.confidence.double(), p.amax(dim=-1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(made.entropy.double(), torch.special.entr(p).sum(dim=-1), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [6400, 6401])  # whole chunks, and not
+def test_the_likeliest_is_the_first_of_equals(size):
+    few = torch.randint(0, 4, (12, size), generator=seeded()).float()  # full of equals, within a chunk and across
+    spread_out = torch.randn(12, size, generator=seeded())
+    spread_out[0, 127] = spread_out[0, 128] = 9.0  # on either side of a border
+    for logits in (few, -few, spread_out, torch.full((12, size), -1e30)):
+        for mine, exact in zip(likeliest(logits), logits.max(dim=-1), strict=True):
+            assert torch.equal(mine, exact)
 
 
 def test_guesses_go_back_to_their_places():

@@ -1,5 +1,7 @@
 """Hand-written gradients and the batched Muon, each against PyTorch's own."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,6 +49,18 @@ def test_half_precision_takes_pytorchs_own():
     x = torch.randn(4, 8, dtype=torch.bfloat16)
     gain = torch.ones(8, dtype=torch.bfloat16)
     assert torch.equal(rms_norm(x, gain, 1e-6), F.rms_norm(x, (8,), gain, 1e-6))
+
+
+def test_half_precision_under_float32_gains_is_normed_in_float32():
+    torch.manual_seed(0)
+    x, gain = torch.randn(4, 8).bfloat16(), 1 + 0.3 * torch.randn(8)
+    norm = lambda x, gain: rms_norm(x, gain, 1e-6)
+    with warnings.catch_warnings():  # PyTorch's own, given the two, warns and takes a slow way
+        warnings.simplefilter("error")
+        value, for_x, for_gain = gradients(norm, x, gain)
+    assert value.dtype == for_gain.dtype == torch.float32 and for_x.dtype == torch.bfloat16
+    exact = gradients(norm, x.float(), gain)
+    assert torch.equal(value, exact[0]) and torch.equal(for_x, exact[1].bfloat16()) and torch.equal(for_gain, exact[2])
 
 
 def matrices() -> list[torch.nn.Parameter]:
