@@ -19,7 +19,7 @@ from dllm_core.config import DecodeConfig
 from dllm_core.corpus import Item
 from dllm_core.decode import generate
 from dllm_core.documents import Documents
-from dllm_core.notebook import examine, prompt_ids
+from dllm_core.notebook import examine, prompt_ids, with_gaps
 from dllm_core.runs import Run
 from dllm_core.weights import Loaded, mean_weights
 
@@ -140,8 +140,8 @@ def reversal(
     """Facts (k, v) told as the sentence `seen`, asked by the beginning of the sentence `asked`, both with {k} and {v};
     `asked` ends with what is to be found, {k}, and a full stop. direction: how they were told, in words.
 
-    By decoding: the share of facts whose continuation begins with k. By likelihood: the share whose k is likeliest
-    among all facts' k, in `asked` and in `seen` (where it was told, so a model that cannot say it may still know it).
+    By decoding: the share of facts whose continuation begins with k. By likelihood: the share whose k, given the rest, is
+    likeliest among all facts' k, in `asked` and in `seen` (where it was told: a model that cannot say it may know it).
     """
     head = asked[: asked.index("{k}")]
     prompts = [prompt_ids(loaded.tokenizer, head.format(v=v), chat=False) for _, v in facts]
@@ -154,29 +154,32 @@ def reversal(
     for way_of, sentence in (("likeliest as asked", asked), ("likeliest as told", seen)):
         hits = 0
         for k, v in facts:
-            costs = [_cost(loaded, sentence.format(k=name, v=v), draws, seed) for name in names]
+            costs = [_cost(loaded, sentence.format(k=f"[[{name}]]", v=v), draws, seed) for name in names]
             hits += names[min(range(len(names)), key=costs.__getitem__)] == k
         yield _row("reversal", {"direction": direction, "way": way_of}, right=hits / len(facts), items=len(facts))
 
 
 def _cost(loaded: Loaded, text: str, draws: int, seed: int) -> float:
-    """Nats of a whole text: exact for AR; the bound's estimate on masks that depend on its length alone for diffusion."""
-    ids = loaded.tokenizer
-    tokens = [*prompt_ids(ids, text, chat=False), ids.eos_token_id]
-    exact = loaded.checkpoint.objective == "ar"
-    copies = Documents.of([tokens] * (1 if exact else draws))
+    """Nats of what stands in double brackets given the rest of the text. For AR those of the whole text, exactly: the
+    difference is the same for whatever stands there. For diffusion the bound with masks nowhere else (LLaDA Eq. 6): masks
+    on the rest as well would price the rest given the brackets, which is the other direction."""
+    ids, exact = loaded.tokenizer, loaded.checkpoint.objective == "ar"
+    hidden, true = with_gaps(ids, text)
+    tokens = [ids.bos_token_id, *true, ids.eos_token_id]
+    priced = [exact, *(exact or h != t for h, t in zip(hidden, true, strict=True)), exact]
+    count = 1 if exact else draws
     batches = fixed_batches(
-        copies, batch_size=len(copies), seq_len=len(tokens), pack="whole", pad_token_id=ids.pad_token_id,
-        eos_token_id=ids.eos_token_id,
+        Documents.of([tokens] * count, [priced] * count), batch_size=count, seq_len=len(tokens), pack="whole",
+        pad_token_id=ids.pad_token_id, eos_token_id=ids.eos_token_id,
     )  # fmt: skip
     if exact:
         found = evaluate.ar_nll(loaded.model, batches)
     else:  # the texts are shorter than a block: one block
         found = evaluate.bound(
             loaded.model, batches, ids.mask_token_id, draws=1, seed=seed, label_shift=loaded.checkpoint.label_shift,
-            first_given=True,
+            first_given=True, estimator="exact_masks",
         )  # fmt: skip
-    return found.mean * found.tokens
+    return found.mean * found.tokens / count
 
 
 def cost(

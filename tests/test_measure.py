@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dllm_core import measure
+from dllm_core import evaluate, measure
 from dllm_core.batches import fixed_batches
 from dllm_core.config import Checkpoint, DecodeConfig
 from dllm_core.corpus import Item
@@ -116,7 +116,7 @@ def test_reversal_ranks_every_name(loaded, monkeypatch):
 
     def price(_, text, draws, seed):  # knows the facts as they were told, and nothing the other way round
         asked.append(text)
-        return 0.0 if text in [f"{k}写了{v}" for k, v in facts] else 1.0
+        return 0.0 if text in [f"[[{k}]]写了{v}" for k, v in facts] else 1.0
 
     monkeypatch.setattr(measure, "_cost", price)
     written = [SimpleNamespace(text=text) for text in ("甲写的", "水乙", "丙")]
@@ -130,9 +130,31 @@ def test_reversal_ranks_every_name(loaded, monkeypatch):
 
 
 @pytest.mark.parametrize("style", ["ar", "llada1", "llada2"])
-def test_the_price_of_a_text_is_lower_where_it_is_likely(loaded, style):
-    likely, unlikely = (measure._cost(loaded[style], text, 8, 0) for text in ("我是小言，一个", "言我，个是小一"))
+def test_the_price_of_a_gap_is_lower_where_it_is_likely(loaded, style):
+    likely, unlikely = (measure._cost(loaded[style], f"我是[[{name}]]，一个", 8, 0) for name in ("小言", "一云"))
     assert likely < unlikely
+
+
+@pytest.mark.parametrize("style", ["llada1", "llada2"])
+def test_the_price_is_of_the_gap_given_the_rest(loaded, style, monkeypatch):
+    one, seen = loaded[style], []
+    made = evaluate.corrupt_exactly
+    monkeypatch.setattr(evaluate, "corrupt_exactly", lambda *given: seen.append(made(*given)) or seen[-1])
+    price = measure._cost(one, "我是[[小言]]，一个", 6, 0)
+    (view,) = seen
+    ids = one.tokenizer.encode("我是小言，一个", add_special_tokens=False)
+    gap = one.tokenizer.encode("小言", add_special_tokens=False)
+    start = 1 + next(i for i in range(len(ids)) if ids[i : i + len(gap)] == gap)
+    open_ = torch.zeros(view.masked.shape, dtype=torch.bool)
+    open_[:, start : start + len(gap)] = True
+    assert len(view.masked) == 6 and not (view.masked & ~open_).any() and view.masked.any(dim=1).all()
+    assert {int(n) for n in view.masked.sum(dim=1)} == set(range(1, len(gap) + 1))  # every count of masks has its turn
+    # the mean over the copies, nats of the gap: of a model that knows nothing, the log of the vocabulary for each token
+    for parameter in one.model.parameters():
+        monkeypatch.setattr(parameter, "data", torch.zeros_like(parameter))
+    blind = measure._cost(one, "我是[[小言]]，一个", 6, 0)
+    assert price < blind == pytest.approx(len(gap) * math.log(one.model.config.vocab_size))
+
 
 
 def test_cost_counts_the_same_work_with_and_without_the_cache(loaded):
