@@ -10,8 +10,9 @@ from dllm_core.decode import generate
 from dllm_core.trace import Trace
 
 
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % Wilson interval of a share."""
+def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % Wilson interval of a share: what other questions would have given. right: of several seeds their mean, for a
+    question asked three times is not three questions."""
     if count == 0:
         return 0.0, 1.0
     share, spread = right / count, z * z / count
@@ -68,7 +69,7 @@ def summary(items: Sequence, traces: Sequence[Trace]) -> dict:
 def text_statistics(traces: Sequence[Trace]) -> dict[str, float]:
     """What the answers are like as texts, whatever was asked; tokens up to and without eos (`Trace.answer`).
 
-    distinct_1, distinct_2: different n-grams over all n-grams, pooled over the answers (Li et al., arXiv 1510.03055).
+    distinct_1, distinct_2: different n-grams over all n-grams, pooled over the answers (after Li et al., arXiv 1510.03055, who divide by all tokens).
     repetition: share of n-grams that stood earlier in the same answer, pooled; n = 4 from eight tokens on, in a shorter
     answer half its length (at least 1), so that there are always n-grams to be repeated.
     ended: share of answers that end with eos; length: mean tokens. A share of nothing is 0.

@@ -190,7 +190,8 @@ def cost(
     the cache of finished blocks, `at_once` tokens a forward throughout so that only the cost differs."""
     generator = torch.Generator().manual_seed(seed)
     for prompt_length, size, cache in itertools.product(prompt_lengths, block_lengths, (True, False)):
-        prompt = torch.randint(5, len(loaded.tokenizer), (prompt_length,), generator=generator).tolist()
+        prompt = torch.randint(5, len(loaded.tokenizer), (prompt_length,), generator=generator)
+        prompt = prompt.masked_fill(prompt == loaded.tokenizer.mask_token_id, 5).tolist()
         way = DecodeConfig(
             "llada2", new_tokens, block_length=size, steps=math.ceil(size / at_once), threshold=None, use_cache=cache,
             eos_early_stop=False, seed=seed,

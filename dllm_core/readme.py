@@ -39,7 +39,7 @@ def _settings(answers: list[dict], likelihoods: list[dict], speed: dict):
     for label, threshold in SHOWN:
         rows = [r for r in answers if (r["kind"], r["label"], r.get("threshold")) == ("answers", label, threshold)]
         right, count = (sum(f(row) for row in rows) for f in (lambda r: r["right"].count("1"), lambda r: len(r["right"])))
-        low, high = wilson(right, count)
+        low, high = wilson(right / len(rows), count // len(rows))
         own = threshold in (None, 0.9)  # what is timed and bounded
         nats = [row["mean"] for r in likelihoods if r["label"] == label for row in r["rows"]
                 if row["kind"] == "likelihood" and row["estimator"] in ("exact", "iid_t") and row["block_size"] in (1, 16 if label == "LLaDA 2" else 0)]

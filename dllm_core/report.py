@@ -1,6 +1,6 @@
 """Tables for the README from what notebook 07 measured: `python -m dllm_core.report outputs/compare_sft.scores.json …`.
 
-One file for each seed; counts are pooled over them. Nothing is measured here, and no number is typed by hand.
+One file for each seed. Nothing is measured here, and no number is typed by hand.
 """
 
 import argparse
@@ -25,8 +25,8 @@ def load(path: str | Path) -> dict:
 
 
 def settings_table(seeds: list[dict]) -> list[str]:
-    """Markdown lines: one row a style and threshold. Exact match is pooled, with a 95 % Wilson interval and the range of
-    the seeds; speeds are medians over seeds; likelihoods are means over seeds with their mean standard error."""
+    """Markdown lines: one row a style and threshold. Exact match is the seeds' mean, with a 95 % Wilson interval of
+    the choice of questions, and each seed's; speeds are medians over seeds; likelihoods are means over seeds with their mean standard error."""
     count = sum(group["count"] for group in seeds[0]["exact_match"]["AR"])
     lines = [
         "| style | exact match (95 % interval) | each seed | tokens per forward | tokens per second | nats per answer token |",
@@ -37,7 +37,7 @@ def settings_table(seeds: list[dict]) -> list[str]:
         if None in found:
             continue
         share = sum(row["quality"] for row in found) / len(found)
-        low, high = wilson(round(share * count * len(seeds)), count * len(seeds))
+        low, high = wilson(share * count, count)
         own = threshold in (None, _own_threshold(seeds))  # timed and bounded in 07
         speed = f"{median(s['speed'][style]['tokens_per_second'] for s in seeds):,.0f}" if own else "–"
         lines.append(

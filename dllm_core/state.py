@@ -27,10 +27,10 @@ class Window:
 
 @dataclass
 class State:
-    """A batch in work with its cache. tokens: [B, T]; prompt, length, cached, row: [B] int64.
+    """A batch in work with its cache. tokens: [B, T]; given: [B, T] bool; prompt, length, cached, row: [B] int64.
 
-    Positions below `cached` are final and their keys and values stored. Under guidance a second copy of the batch, its
-    prompt masked, runs beside the first (an input that block training never showed).
+    Positions below `cached` are final and their keys and values stored. Under guidance a second copy of the batch, all
+    that was given masked, runs beside the first (an input that block training never showed).
     """
 
     model: torch.nn.Module
@@ -39,6 +39,7 @@ class State:
     label_shift: bool
     generator: torch.Generator
     tokens: Tensor
+    given: Tensor
     prompt: Tensor
     length: Tensor
     cached: Tensor
@@ -59,11 +60,12 @@ class State:
         cache = None  # LLaDA 1 has nothing to keep: every position may change with every other
         if config.style != "llada1":
             cache = KVCache.empty(model.config, batch * copies, longest, device, model.lm_head.weight.dtype)
-        given = prompt_lengths, [len(start) for start in starts], range(batch)
-        prompt, length, row = (torch.tensor(values, device=device) for values in given)
+        numbers = prompt_lengths, [len(start) for start in starts], range(batch)
+        prompt, length, row = (torch.tensor(values, device=device) for values in numbers)
+        given = (tokens != ids.mask) & (torch.arange(longest, device=device) < length[:, None])
         return cls(
-            model, config, ids, label_shift, torch.Generator().manual_seed(config.seed), tokens, prompt, length,
-            torch.zeros_like(row), row, cache, Recorder(config, time.perf_counter(), [0] * batch),
+            model, config, ids, label_shift, torch.Generator().manual_seed(config.seed), tokens, given, prompt,
+            length, torch.zeros_like(row), row, cache, Recorder(config, time.perf_counter(), [0] * batch),
         )  # fmt: skip
 
     def window(self, start: Tensor, end: Tensor, block: int) -> Window:
@@ -86,8 +88,8 @@ class State:
         elements = (position[rows, columns] - ahead - window.first[rows]).clamp(min=0)
         tokens = self.tokens.gather(1, window.position[: len(self.row)])
         if self.config.cfg_scale:
-            prompt = window.position[: len(self.row)] < self.prompt[:, None]
-            tokens = torch.cat([tokens, tokens.masked_fill(prompt, self.ids.mask)])
+            given = self.given.gather(1, window.position[: len(self.row)])
+            tokens = torch.cat([tokens, tokens.masked_fill(given, self.ids.mask)])
             rows, elements = torch.cat([rows, rows + len(self.row)]), elements.repeat(2)
         hidden = self.model(tokens, window.position, window.mask, self.cache, window.slots, read=(rows, elements))
         logits = self.model.logits(hidden)
@@ -105,7 +107,7 @@ class State:
 
     def keep(self, rows: Tensor) -> None:
         """Drop finished rows (bool [B]) so that the others run in a smaller batch."""
-        for name in ("tokens", "prompt", "length", "cached", "row"):
+        for name in ("tokens", "given", "prompt", "length", "cached", "row"):
             setattr(self, name, getattr(self, name)[rows])
         if self.cache is not None:
             self.cache = self.cache.keep(rows.repeat(2) if self.config.cfg_scale else rows)

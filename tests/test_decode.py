@@ -551,13 +551,23 @@ def test_infilling_fills_the_gaps_alone():
     assert tokens == before and trace.initial == before and trace.forwards == 3
     assert [t for t, start in zip(trace.final, before, strict=True) if start != MASK] == [BOS, 5, 8, 10, EOS]
     assert MASK not in trace.final and len(trace.answer) <= 3
-    # against the slow version: the surest gap first, every token in sight
-    expected = list(before)
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0])
+def test_infilling_equals_the_slow_version(scale):
+    """The surest gap first, every token in sight; guided away from what would stand there were nothing given."""
+    model, start = tiny(), [BOS, 5, MASK, MASK, 8, MASK, 10, EOS]
+    trace = infill(model, start, DecodeConfig("llada1", cfg_scale=scale), Words())
+    expected, see = list(start), lambda q, k: True
     for _ in range(3):
-        p = slow_prediction(model, expected, lambda q, k: True, False, 0, 0)
+        blind = [MASK if given != MASK else token for given, token in zip(start, expected, strict=True)]
+        out, without = (logits_of(model, tokens, see) for tokens in (expected, blind))
+        p = without + (scale + 1) * (out - without)
+        p[:, MASK] = -torch.inf
+        p = p.softmax(dim=-1)
         sure = max((i for i in range(8) if expected[i] == MASK), key=lambda i: p[i].max().item())
         expected[sure] = int(p[sure].argmax())
-    assert trace.final == expected
+    assert trace.final == expected and trace.forwards == (6 if scale else 3)
 
 
 def test_gaps_can_be_watched_step_by_step():
