@@ -81,7 +81,7 @@ def last_layer(mask: Mask, pattern: Pattern, queries: int) -> tuple[Mask, int]:
     if isinstance(mask, Halves):
         return mask._replace(clean=None), queries
     if isinstance(mask, flex.BlockMask):
-        return block_mask(pattern, queries), queries
+        return asked_first(mask, queries), queries
     return mask, pattern.view.shape[1]
 
 
@@ -96,7 +96,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     if isinstance(mask, Halves):
         return _by_halves(q, k, v, mask)
     if isinstance(mask, flex.BlockMask):
-        return _flex(q.device.type)(q, k, v, block_mask=mask, enable_gqa=grouped)
+        return _flexible(q, k, v, mask, grouped)
     if isinstance(mask, Tiles):
         return _Tiled.apply(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=grouped)
@@ -127,25 +127,54 @@ def _by_halves(q: Tensor, k: Tensor, v: Tensor, mask: Halves) -> Tensor:
     return torch.cat([own, clean], dim=2)
 
 
-def block_mask(pattern: Pattern, queries: int | None = None) -> flex.BlockMask:
-    """The rule of `patterns` for FlexAttention, which finds out once per forward which tiles of the mask are closed.
-    queries: only so many first elements ask."""
-    labels = (pattern.document, pattern.block, pattern.view)
+def block_mask(pattern: Pattern) -> flex.BlockMask:
+    """The rule of `patterns` for FlexAttention, which finds out once per forward which tiles of the mask are closed."""
+    labels = [label.int() for label in (pattern.document, pattern.block, pattern.view)]
 
     def may_attend(b, h, q, k):
         return Terms.of([label[b, q] for label in labels], [label[b, k] for label in labels]).open
 
     batch, length = pattern.view.shape
-    return flex.create_block_mask(may_attend, batch, None, queries or length, length, device=pattern.view.device)
+    _, create = _flex(pattern.view.device.type)
+    return create(may_attend, batch, None, length, length, device=pattern.view.device)
+
+
+def asked_first(mask: flex.BlockMask, queries: int) -> flex.BlockMask:
+    """The same mask where only the first `queries` elements ask: its first rows of tiles."""
+    rows = -(-queries // mask.BLOCK_SIZE[0])
+    tiles = (mask.kv_num_blocks, mask.kv_indices, mask.full_kv_num_blocks, mask.full_kv_indices)
+    kept = [part if part is None else part[:, :, :rows].contiguous() for part in tiles]
+    return flex.BlockMask.from_kv_blocks(
+        *kept, BLOCK_SIZE=mask.BLOCK_SIZE, mask_mod=mask.mask_mod, seq_lengths=(queries, mask.seq_lengths[1])
+    )
+
+
+LEAST = 16  # elements of a head that FlexAttention's kernels want
+
+
+def _flexible(q: Tensor, k: Tensor, v: Tensor, mask: flex.BlockMask, grouped: bool) -> Tensor:
+    """`attend` by FlexAttention. Its kernel for few queries is left out, which cannot take some numbers of them."""
+    size, attention = q.shape[-1], _flex(q.device.type)[0]
+    if size < LEAST:
+        q, k, v = (F.pad(part, (0, LEAST - size)) for part in (q, k, v))
+    options = {"FORCE_USE_FLEX_ATTENTION": True}
+    y = attention(q, k, v, block_mask=mask, scale=size**-0.5, enable_gqa=grouped, kernel_options=options)
+    return y[..., :size]
+
+
+def _flex(device: str):
+    """FlexAttention and what makes its masks: fused kernels where they are compiled (without them a mask is written down
+    whole); the plain form on a CPU, which has no kernel for gradients."""
+    # a kernel for each of: one row or several, short or long, with a gradient or without, each precision and head size;
+    # beyond the limit Dynamo would fall back to writing all scores down. Set anew: it holds for one thread and context.
+    if device == "cuda" and not torch.compiler.is_compiling():
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    return _compiled() if device == "cuda" else (flex.flex_attention, flex.create_block_mask)
 
 
 @functools.cache
-def _flex(device: str):
-    """FlexAttention: one fused kernel where it is compiled; the plain form of it on a CPU, which has no gradient kernel."""
-    # a kernel for each of: one row or several, short or long, with a gradient or without, each precision and head size;
-    # beyond the limit Dynamo would fall back to writing all scores down
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    return torch.compile(flex.flex_attention, dynamic=True) if device == "cuda" else flex.flex_attention
+def _compiled():
+    return tuple(torch.compile(one, dynamic=True) for one in (flex.flex_attention, flex.create_block_mask))
 
 
 class _Tiled(torch.autograd.Function):

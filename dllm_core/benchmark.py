@@ -96,7 +96,7 @@ def pace(threads: int, device: torch.device) -> dict[str, float]:
         def job(a: torch.Tensor = a) -> None:
             a @ a
 
-        with products(size), torch_threads(threads):
+        with products(size, device), torch_threads(threads):
             seconds = take_turns({"product": job}, rounds=9, device=device)["product"]
         found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * size**3 / median(seconds) / 1e9, 1)
     return found

@@ -199,7 +199,7 @@ class Steps:
         def step() -> None:
             batch = next(batches).to(self.device)
             tokens = batch.tokens
-            with products(tokens.numel() * ours):
+            with products(tokens.numel() * ours, self.device):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
                     if causal:
                         loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss

@@ -111,7 +111,7 @@ class Matmuls:
         for call in self.calls:
             of, read = self.inputs[call]
             x, y, h = of["x"], of["y"], of["h"]
-            with products(len(x)):
+            with products(len(x), x.device):
                 for layer in self.model.model.layers:
                     attention, mlp = layer.self_attn, layer.mlp
                     for project in (attention.q_proj, attention.k_proj, attention.v_proj):
@@ -125,7 +125,7 @@ class Matmuls:
                         F.linear(x, mlp.up_proj.weight),
                     )
                     F.linear(h, mlp.down_proj.weight)
-            with products(read):
+            with products(read, x.device):
                 F.linear(x, self.model.lm_head.weight)
 
 

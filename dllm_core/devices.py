@@ -33,6 +33,8 @@ def pick_device(name: str = "auto") -> torch.device:
     device = torch.device(name)
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name!r}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    if kind == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # graphs and streams are made on the current one
     return device
 
 

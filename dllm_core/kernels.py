@@ -23,16 +23,19 @@ def plain_cpu(x: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def products(rows: int):
+def products(rows: int, device: torch.device):
     """Within it, float32 matrix products of `rows` rows on a CPU go to the quicker library, in float32 all the same.
+    On another device it does nothing: the setting for oneDNN makes PyTorch refuse to compile FlexAttention.
 
     Left alone PyTorch asks MKL, which does not use the AVX-512 of other makers' processors; allowed bfloat16, it asks
     oneDNN, which takes the permission only where the processor has matrix units for it (AMX). There MKL stays.
     """
+    if device.type != "cpu" or rows < ROWS or not by_onednn():
+        yield
+        return
     setting = torch.backends.mkldnn.matmul
     before = setting.fp32_precision
-    if rows >= ROWS and by_onednn():
-        setting.fp32_precision = "bf16"
+    setting.fp32_precision = "bf16"
     try:
         yield
     finally:

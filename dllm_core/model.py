@@ -177,7 +177,7 @@ class Transformer(nn.Module):
         slots = position if slots is None else slots
         if isinstance(mask, Tensor) and mask.device.type == "cpu" and tokens.numel() >= ROWS:
             mask = tiled(mask)
-        with products(tokens.numel()):
+        with products(tokens.numel(), tokens.device):
             for layer in self.model.layers[:-1]:
                 x = layer(x, rope, mask, cache, slots)
             mask, queries = last or (mask, None)
@@ -186,7 +186,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] → [..., V]."""
-        with products(hidden.numel() // hidden.shape[-1]):
+        with products(hidden.numel() // hidden.shape[-1], hidden.device):
             return self.lm_head(hidden)
 
     @property

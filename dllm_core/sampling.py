@@ -124,17 +124,18 @@ class Recorder:
         """rows: batch row of each line; first: [B] position of column 0; left: [B] masked after the step."""
         seconds = time.perf_counter() - self.began
         forwards = 2 if self.config.cfg_scale else 1
-        # three transfers in all: each waits for the device
+        # few transfers in all: each waits for the device
         whole = torch.stack([guess.token, choice.reasons, choice.commit.long(), masked.long()], dim=1).tolist()
         shares = torch.stack([guess.confidence, guess.entropy], dim=1).tolist()
         of_rows = torch.stack([first, left, choice.held], dim=1).tolist()
+        top = guess.top and [part.tolist() for part in guess.top]
         made = []
         for i, row in enumerate(rows):
             (token, reason, commit, was_open), (confidence, entropy) = whole[i], shares[i]
             start, still_masked, held = of_rows[i]
             candidates = [n for n, is_open in enumerate(was_open) if is_open]
             commits = tuple(
-                Commit(start + n, token[n], confidence[n], policies.NAMES[reason[n]], self._others(guess, i, n))
+                Commit(start + n, token[n], confidence[n], policies.NAMES[reason[n]], self._others(top, i, n, token[n]))
                 for n in candidates
                 if commit[n]
             )
@@ -162,9 +163,9 @@ class Recorder:
             self.counts[row] += 1
         return made
 
-    def _others(self, guess: Guess, row: int, column: int) -> tuple[tuple[int, float], ...]:
-        if guess.top is None:
+    def _others(self, top: list | None, row: int, column: int, chosen: int) -> tuple[tuple[int, float], ...]:
+        """top: ids and probabilities, each [B][N][k + 1]."""
+        if top is None:
             return ()
-        chosen = int(guess.token[row, column])
-        pairs = zip(guess.top[0][row, column].tolist(), guess.top[1][row, column].tolist(), strict=True)
+        pairs = zip(top[0][row][column], top[1][row][column], strict=True)
         return tuple(pair for pair in pairs if pair[0] != chosen)[: self.config.alternatives]

@@ -205,7 +205,7 @@ def train(
                         if skip is not None:
                             skip(model, batch, **how)
                         continue
-                    with products(batch.tokens.numel()), team.gradients(scored, number + team.size >= len(split)):
+                    with products(batch.tokens.numel(), device), team.gradients(scored, number + team.size >= len(split)):
                         with autocast:
                             loss, scale, named = scored(batch, **how)
                         loss.backward()

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from small import batch_of, tiny
 
 from dllm_core import attention, kernels, patterns
-from dllm_core.attention import Halves, Tiles, attend, block_mask, halves, last_layer, prepared
+from dllm_core.attention import Halves, Tiles, asked_first, attend, block_mask, halves, last_layer, prepared
 from dllm_core.kernels import products
 
+CPU = torch.device("cpu")
 BATCH = batch_of([13, 9, 6], [28], [5, 5, 4, 8], prompt=3)
 
 
@@ -111,11 +112,29 @@ def test_flex_attention_knows_its_tiles(label_shift):
     pattern = patterns.block_diffusion(batch.document, batch.position, 32, 1, label_shift, batch.scored)
     noisy, dense = int((pattern.view[0] > 0).sum()), pattern.mask()
     assert noisy % 128 and dense.shape[1] % 128
-    for queries in (None, noisy):
-        open_ = dense[:, : queries or dense.shape[1]]
-        whole = F.pad(open_, (0, -open_.shape[2] % 128, 0, -open_.shape[1] % 128))
-        tiles = whole.unflatten(2, (-1, 128)).unflatten(1, (-1, 128)).any(dim=4).any(dim=2)
-        assert torch.equal(block_mask(pattern, queries).to_dense()[:, 0].bool(), tiles) and not tiles.all()
+    whole = F.pad(dense, (0, -dense.shape[2] % 128, 0, -dense.shape[1] % 128))
+    tiles = whole.unflatten(2, (-1, 128)).unflatten(1, (-1, 128)).any(dim=4).any(dim=2)
+    made = block_mask(pattern)
+    assert torch.equal(made.to_dense()[:, 0].bool(), tiles) and not tiles.all()
+    first = asked_first(made, noisy)
+    assert torch.equal(first.to_dense()[:, 0].bool(), tiles[:, : -(-noisy // 128)]) and first.shape[-2:] == (noisy, dense.shape[2])
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("size", [4, 24])  # of a head: the kernels want 16 at least
+def test_flex_attention_of_a_long_row_whose_clean_half_asks_nothing(size):
+    batch = batch_of([200, 120, 33], [353], prompt=40)
+    pattern = patterns.block_diffusion(batch.document, batch.position, 32, 2, False, batch.scored)
+    noisy, length = int((pattern.view[0] > 0).sum()), pattern.view.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, length, size, generator=generator) for heads in (4, 2, 2))
+    wanted = plain(q, k, v, pattern.mask())
+    with torch.inference_mode():
+        mask = block_mask(pattern)
+        torch.testing.assert_close(attend(q, k, v, mask), wanted, rtol=1e-4, atol=1e-5)
+        first, queries = last_layer(mask, pattern, noisy)
+        found = attend(q[:, :, :queries], k, v, first)
+    torch.testing.assert_close(found, wanted[:, :, :noisy], rtol=1e-4, atol=1e-5)
 
 
 def test_only_a_block_diffusion_is_halved():
@@ -175,22 +194,24 @@ def test_products_are_float32s_and_the_setting_is_left_as_it_was():
     setting = torch.backends.mkldnn.matmul
     before = setting.fp32_precision
     a, b = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((64, 32), (32, 48)))
-    with products(64):
-        with products(1):
+    with products(64, CPU):
+        with products(1, CPU):
             inner = setting.fp32_precision
         inside, product = setting.fp32_precision, a @ b
     assert inner == inside == ("bf16" if kernels.by_onednn() else before)
     assert setting.fp32_precision == before
     torch.testing.assert_close(product, (a.double() @ b.double()).float(), rtol=1e-5, atol=1e-5)  # of bfloat16: 0.05
-    with pytest.raises(KeyError), products(64):
+    with pytest.raises(KeyError), products(64, CPU):
         raise KeyError
     assert setting.fp32_precision == before
-    with products(kernels.ROWS - 1):
+    with products(kernels.ROWS - 1, CPU):
+        assert setting.fp32_precision == before
+    with products(64, torch.device("cuda")):  # where the setting makes PyTorch refuse to compile FlexAttention
         assert setting.fp32_precision == before
 
 
 def test_where_onednn_would_round_it_is_not_asked(monkeypatch):
     monkeypatch.setattr(kernels, "by_onednn", lambda: False)
     before = torch.backends.mkldnn.matmul.fp32_precision
-    with products(64):
+    with products(64, CPU):
         assert torch.backends.mkldnn.matmul.fp32_precision == before
