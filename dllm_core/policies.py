@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dllm_core.trace import REASONS as NAMES
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -19,9 +21,6 @@ class Choice:
     commit: Tensor
     reasons: Tensor
     held: Tensor
-
-
-NAMES = ("schedule", "threshold", "fallback", "budget", "ar")
 
 
 def spread(count: int, steps: int) -> list[int]:

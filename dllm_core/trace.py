@@ -5,7 +5,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-REASONS = ("threshold", "fallback", "schedule", "budget", "ar", "edit")
+REASONS = ("schedule", "threshold", "fallback", "budget", "ar", "edit")
 
 
 @dataclass(frozen=True)
