@@ -69,7 +69,8 @@ def summary(items: Sequence, traces: Sequence[Trace]) -> dict:
 def text_statistics(traces: Sequence[Trace]) -> dict[str, float]:
     """What the answers are like as texts, whatever was asked; tokens up to and without eos (`Trace.answer`).
 
-    distinct_1, distinct_2: different n-grams over all n-grams, pooled over the answers (after Li et al., arXiv 1510.03055, who divide by all tokens).
+    distinct_1, distinct_2: different n-grams over all n-grams, pooled over the answers (after Li et al., arXiv 1510.03055,
+    who divide by all tokens).
     repetition: share of n-grams that stood earlier in the same answer, pooled; n = 4 from eight tokens on, in a shorter
     answer half its length (at least 1), so that there are always n-grams to be repeated.
     ended: share of answers that end with eos; length: mean tokens. A share of nothing is 0.

@@ -26,7 +26,8 @@ def load(path: str | Path) -> dict:
 
 def settings_table(seeds: list[dict]) -> list[str]:
     """Markdown lines: one row a style and threshold. Exact match is the seeds' mean, with a 95 % Wilson interval of
-    the choice of questions, and each seed's; speeds are medians over seeds; likelihoods are means over seeds with their mean standard error."""
+    the choice of questions, and each seed's; speeds are medians over seeds; likelihoods are means over seeds with their
+    mean standard error."""
     count = sum(group["count"] for group in seeds[0]["exact_match"]["AR"])
     lines = [
         "| style | exact match (95 % interval) | each seed | tokens per forward | tokens per second | nats per answer token |",
