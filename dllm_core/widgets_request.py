@@ -38,8 +38,8 @@ CONTROLS = {
               {"min": 0, "max": 1, "step": 0.05}),
     "temperature": ("FloatSlider", "temperature", "0: greedy, the most probable token", {"min": 0, "max": 2, "step": 0.05}),
     "seed": ("BoundedIntText", "seed", "of the drawing, with a temperature above 0", {"min": 0, "max": 2**31 - 1}),
-    "cfg_scale": ("FloatSlider", "guidance (scale)", "0: off; else two forwards a step, one with its prompt hidden: an input"
-                  " that fine-tuning never showed", {"min": 0, "max": 4, "step": 0.1}),
+    "cfg_scale": ("FloatSlider", "guidance (scale)", "0: off; else two forwards a step, one of them without the prompt",
+                  {"min": 0, "max": 4, "step": 0.1}),
     "max_decode_per_step": ("BoundedIntText", "most per step (tokens)", "0: no limit", {"min": 0, "max": 4096}),
     "cap_start_ratio": ("FloatSlider", "budget at first (share)", "of the hidden places a step may fill; 0: off",
                         {"min": 0, "max": 1, "step": 0.01}),
