@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from dllm_core.kernels import keep_memory
+from dllm_core.kernels import bfloat16_units, keep_memory
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
+WIDE = 512  # hidden size from which bfloat16 was seen to pay on a CPU
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -38,18 +39,19 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> str:
-    """The precision of training's matrix products, "float32" or "bfloat16" (weights stay float32).
+def pick_dtype(name: str, device: torch.device, width: int = 0) -> str:
+    """The precision of training's matrix products, "float32" or "bfloat16" (weights stay float32). width: the model's
+    hidden size.
 
-    "auto": bfloat16 on CUDA devices made for it, float32 elsewhere (on CPUs with bfloat16 units it can pay for
-    models wider than the laptop's: see the training records of RESULTS.md, and say dtype="bfloat16").
+    "auto": bfloat16 on CUDA devices made for it, and on CPUs with units for it where the model is `WIDE` enough for the
+    products to outweigh the rest (the training records of RESULTS.md); float32 elsewhere.
     Raises ValueError for another word, or bfloat16 where the device cannot.
     """
     if name not in DTYPES:
         raise ValueError(f"dtype={name!r}: must be one of {', '.join(DTYPES)}")
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "auto":
-        return "bfloat16" if able else "float32"
+        return "bfloat16" if able or device.type == "cpu" and width >= WIDE and bfloat16_units() else "float32"
     if name == "bfloat16" and device.type == "cuda" and not able:
         raise ValueError(f"dtype='bfloat16': {torch.cuda.get_device_name(device)} cannot; use dtype='float32'")
     return name

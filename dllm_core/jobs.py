@@ -115,7 +115,7 @@ def run(
     together. On Ctrl-C stops them and raises that.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    waiting, running, state, peak = list(jobs), {}, {}, 0
+    waiting, running, state, peak, looked = list(jobs), {}, {}, 0, 0.0
     by_name = {job.stage.name: job for job in jobs}
 
     def chain(job: Job) -> int:
@@ -149,7 +149,8 @@ def run(
                     threads = job.threads or _asked_threads() or (cores if alone else max(1, cores // at_once))
                     running[job] = Running(job.notebook, job.executed, job.given, root(), threads, job.weights)
                 waiting.remove(job)
-            peak = max(peak, sum(one.memory() for one in running.values()))
+            if time.monotonic() - looked > 1:  # looking through the processes takes milliseconds
+                peak, looked = max(peak, sum(one.memory() for one in running.values())), time.monotonic()
             screen.progress({job.stage.name: one for job, one in running.items()})
             time.sleep(0.2)
             for job, one in list(running.items()):

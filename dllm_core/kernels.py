@@ -56,6 +56,13 @@ def by_onednn() -> bool:
 
 
 @functools.cache
+def bfloat16_units() -> bool:
+    """Whether this CPU multiplies bfloat16 by instructions of its own (AVX-512 BF16 or AMX)."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+@functools.cache
 def keep_memory() -> None:
     """Let the process keep freed memory (glibc alone). A training step frees and asks for the same tensors again; given
     back in between, every page of them is mapped and cleared anew, which costs more than many an operation on it."""

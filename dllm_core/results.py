@@ -149,7 +149,10 @@ def page(found: list[Sweep]) -> str:
     """RESULTS.md."""
     log = resolve(sweeps.FOLDER) / "records/log.jsonl"
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
-    seconds = sum(line["seconds"] for line in lines if line["scale"] == "cpu")
+    lines = [line for line in lines if line["scale"] == "cpu"]
+    others = {sweep.name for sweep in found if sweep.text.get("environment")}  # on data that do not come along
+    apart = [line for line in lines if line["cells"] and {cell.partition("/")[0] for cell in line["cells"]} <= others]
+    minutes, more = (sum(line["seconds"] for line in some) / 60 for some in ([one for one in lines if one not in apart], apart))
     head = [
         "# Results",
         ("Made by `python -m dllm_core.results` from the records in `notebooks/sweeps/records`, one small file for each cell "
@@ -157,9 +160,12 @@ def page(found: list[Sweep]) -> str:
         "files. `dllm sweep all` runs what has no record yet, `dllm sweep NAME --force` a sweep again. A number is the mean "
         "over seeds; in brackets the least and the greatest."),
     ]  # fmt: skip
-    if seconds:
-        head.append(f"All runs together took {seconds / 60:.0f} minutes ({len(lines)} invocations of `dllm sweep`, "
-                    f"{max(line['jobs'] for line in lines)} papermill runs side by side).")  # fmt: skip
+    if lines:
+        head.append(
+            f"All runs on the embedded corpus took {minutes:.0f} minutes ({len(lines) - len(apart)} invocations of "
+            f"`dllm sweep`, {max(line['jobs'] for line in lines)} papermill runs side by side)"
+            + (f", those on other data ({', '.join(sorted(others))}) {more:.0f} more." if apart else ".")
+        )
     speed = benchmark_results.section(markdown)
     return "\n\n".join([*head, *(section(sweep) for sweep in found), *([speed] if speed else [])]) + "\n"
 

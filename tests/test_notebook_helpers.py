@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from dllm_core import compare, notebook, plain
+from dllm_core import compare, devices, notebook, plain
 from dllm_core.batches import Batches
 from dllm_core.config import Checkpoint, DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.devices import pick_device, pick_dtype
@@ -35,7 +35,7 @@ def small(tokenizer, seed: int = 0) -> Transformer:
 def test_devices_are_picked_or_refused():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
-    assert pick_dtype("auto", torch.device("cpu")) == "float32"
+    assert pick_dtype("auto", torch.device("cpu")) == pick_dtype("auto", torch.device("cpu"), 256) == "float32"
     assert pick_dtype("bfloat16", torch.device("cpu")) == "bfloat16"
     for call, message in (
         (lambda: pick_device("gpu"), "device='gpu'.*auto, cpu, cuda, mps"),
@@ -46,6 +46,13 @@ def test_devices_are_picked_or_refused():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device='cuda'.*device='auto' or 'cpu'"):
             pick_device("cuda")
+
+
+@pytest.mark.parametrize("units", [False, True])
+def test_bfloat16_on_a_cpu_is_for_wide_models_and_units_of_its_own(units, monkeypatch):
+    monkeypatch.setattr(devices, "bfloat16_units", lambda: units)
+    assert pick_dtype("auto", torch.device("cpu"), devices.WIDE) == ("bfloat16" if units else "float32")
+    assert pick_dtype("float32", torch.device("cpu"), devices.WIDE) == "float32"
 
 
 # --- estimate -------------------------------------------------------------------------------------------------------
