@@ -93,7 +93,13 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _polite() -> Iterator[None]:
     """A polite kill (SIGTERM, as of a queue's time limit) does what Ctrl-C does: the training saves before it stops."""
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def stop(*_) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell script's background
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:

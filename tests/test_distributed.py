@@ -230,10 +230,14 @@ def test_arguments_that_cannot_be_right_are_told_before_anything_runs(argv, told
     assert told in capsys.readouterr().err
 
 
-def test_a_polite_kill_is_an_interrupt():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), launch._polite():
-        signal.raise_signal(signal.SIGTERM)
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])  # ignored: as of a script's background
+def test_a_polite_kill_is_an_interrupt(ctrl_c):
+    before, own = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        with pytest.raises(KeyboardInterrupt), launch._polite():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, own)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
