@@ -30,7 +30,7 @@ def products(rows: int, device: torch.device):
     Left alone PyTorch asks MKL, which does not use the AVX-512 of other makers' processors; allowed bfloat16, it asks
     oneDNN, which takes the permission only where the processor has matrix units for it (AMX). There MKL stays.
     """
-    if device.type != "cpu" or rows < ROWS or not by_onednn():
+    if torch.compiler.is_compiling() or device.type != "cpu" or rows < ROWS or not by_onednn():
         yield
         return
     setting = torch.backends.mkldnn.matmul

@@ -281,7 +281,7 @@ def test_stretches_between_marks_are_replaced_and_nothing_else():
     assert readme.filled(new, {"x": "1", "y": "2"}) == new
 
 
-def test_readme_tables_pool_questions_over_seeds():
+def test_readme_tables_take_the_seeds_mean_and_the_questions_interval():
     row = {"kind": "answers", "label": "AR", "threshold": None, "groups": {"a": [1, 2]}, "right": "10", "exact_match": 0.5,
            "tokens_per_forward": 1.0}  # fmt: skip
     others = [row | {"label": "LLaDA 1"}, *(row | {"label": "LLaDA 2", "threshold": t} for t in (0.99, 0.95, 0.9))]
@@ -290,7 +290,7 @@ def test_readme_tables_pool_questions_over_seeds():
     likelihoods = [{"label": label, "rows": [{"kind": "training"}, exact]} for label in readme.STYLES]
     pace = {"tokens_per_second": results.Spread((1000.0,)), "times": results.Spread((1.0,))}
     settings = list(readme._settings(answers, likelihoods, dict.fromkeys(readme.STYLES.values(), pace)))
-    assert settings[0]["exact match (95 % interval)"].startswith("0.500 (0.150") and settings[0]["each seed"] == "0.500 0.500"
+    assert settings[0]["exact match (95 % interval)"].startswith("0.500 (0.095–0.905)") and settings[0]["each seed"] == "0.500 0.500"
     (group,) = readme._groups(answers)
     assert group["questions × seeds"] == "2 × 2" and group["LLaDA 2"] == "50 %"
 
