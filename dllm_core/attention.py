@@ -19,6 +19,7 @@ from torch.nn.attention import flex_attention as flex
 from dllm_core.patterns import Pattern, Terms
 
 TILE = 128  # queries of a tile
+LEAST = 16  # elements of a head that FlexAttention's kernels want
 EXPLICIT = 2**20  # scores per head up to which they are written down; beyond, flash attention saves the memory
 
 
@@ -140,7 +141,7 @@ def block_mask(pattern: Pattern) -> flex.BlockMask:
 
 
 def asked_first(mask: flex.BlockMask, queries: int) -> flex.BlockMask:
-    """The same mask where only the first `queries` elements ask: its first rows of tiles."""
+    """The mask [B, S, K] as [B, queries, K], where only the first elements ask: its first rows of tiles."""
     rows = -(-queries // mask.BLOCK_SIZE[0])
     tiles = (mask.kv_num_blocks, mask.kv_indices, mask.full_kv_num_blocks, mask.full_kv_indices)
     kept = [part if part is None else part[:, :, :rows].contiguous() for part in tiles]
@@ -149,11 +150,8 @@ def asked_first(mask: flex.BlockMask, queries: int) -> flex.BlockMask:
     )
 
 
-LEAST = 16  # elements of a head that FlexAttention's kernels want
-
-
 def _flexible(q: Tensor, k: Tensor, v: Tensor, mask: flex.BlockMask, grouped: bool) -> Tensor:
-    """`attend` by FlexAttention. Its kernel for few queries is left out, which cannot take some numbers of them."""
+    """`attend` by FlexAttention, shapes as there. Its kernel for few queries is left out, which cannot take some numbers of them."""
     size, attention = q.shape[-1], _flex(q.device.type)[0]
     if size < LEAST:
         q, k, v = (F.pad(part, (0, LEAST - size)) for part in (q, k, v))

@@ -100,7 +100,7 @@ def decode_ar(state: State) -> Iterator[DecodeStep]:
         # 2. the next token
         made = guess(logits, state.config, state.ids, state.generator).placed(one)
         state.tokens.scatter_(1, position[:, None], made.token)
-        reason = torch.full_like(made.token, policies.NAMES.index("ar"))
+        reason = torch.full_like(made.token, policies.REASONS.index("ar"))
         choice = policies.Choice(one, reason, torch.zeros_like(position))
         left = state.length - position - 1
         blocks = [(p, p + 1) for p in position.tolist()]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dllm_core.trace import REASONS as NAMES
+from dllm_core.trace import REASONS
 
 
 @dataclass(frozen=True)
 class Choice:
-    """commit: [B, N] bool; reasons: name of the reason per row and position, [B, N] int64 index into `NAMES`;
+    """commit: [B, N] bool; reasons: name of the reason per row and position, [B, N] int64 index into `REASONS`;
     held: [B] int64, positions above the threshold that a budget held back."""
 
     commit: Tensor
@@ -51,7 +51,7 @@ def thresholded(
     """
     above = masked & (confidence > (math.inf if threshold is None else threshold))
     enough = above.sum(dim=1) >= least
-    commit, held, over = above, torch.zeros_like(least), NAMES.index("threshold")
+    commit, held, over = above, torch.zeros_like(least), REASONS.index("threshold")
     if most is not None or not enough.all():  # else the order decides nothing, and need not be known
         rank = ranks(confidence, masked)
         # 1. enough above the threshold: all of them; else the most confident `least`
@@ -61,9 +61,9 @@ def thresholded(
         if most is not None:
             commit = commit & (rank < most[:, None])
             held = (above & ~commit).sum(dim=1)
-            over = torch.where(held > 0, NAMES.index("budget"), over)[:, None]
+            over = torch.where(held > 0, REASONS.index("budget"), over)[:, None]
     # 3. why
-    otherwise = NAMES.index("schedule" if threshold is None else "fallback")
+    otherwise = REASONS.index("schedule" if threshold is None else "fallback")
     reasons = torch.where(above, over, otherwise)
     return Choice(commit, reasons, held)
 

@@ -135,7 +135,7 @@ class Recorder:
             start, still_masked, held = of_rows[i]
             candidates = [n for n, is_open in enumerate(was_open) if is_open]
             commits = tuple(
-                Commit(start + n, token[n], confidence[n], policies.NAMES[reason[n]], self._others(top, i, n, token[n]))
+                Commit(start + n, token[n], confidence[n], policies.REASONS[reason[n]], self._others(top, i, n, token[n]))
                 for n in candidates
                 if commit[n]
             )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dllm_core.policies import NAMES, budget, ranks, scheduled, spread, thresholded
+from dllm_core.policies import REASONS, budget, ranks, scheduled, spread, thresholded
 
 CONFIDENCE = torch.tensor([[0.95, 0.3, 0.99, 0.6, 0.91]])
 ALL = torch.ones(1, 5, dtype=torch.bool)
@@ -11,7 +11,7 @@ ALL = torch.ones(1, 5, dtype=torch.bool)
 
 def reasons(choice) -> list[str]:
     """ "." where nothing is committed, else the reason."""
-    return [NAMES[r] if c else "." for r, c in zip(choice.reasons[0].tolist(), choice.commit[0].tolist(), strict=True)]
+    return [REASONS[r] if c else "." for r, c in zip(choice.reasons[0].tolist(), choice.commit[0].tolist(), strict=True)]
 
 
 def counts(*values: int) -> torch.Tensor:
