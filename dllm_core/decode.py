@@ -12,6 +12,7 @@ import torch
 
 from dllm_core import policies
 from dllm_core.config import DecodeConfig
+from dllm_core.replay import replayed
 from dllm_core.sampling import Vocabulary, guess
 from dllm_core.state import State
 from dllm_core.trace import DecodeStep, Trace, with_text
@@ -27,7 +28,8 @@ def decode(model, prompts, config: DecodeConfig, ids: Vocabulary, label_shift: b
     if not starts:
         return
     decoder = {"ar": decode_ar, "llada1": decode_llada1, "llada2": decode_llada2}[config.style]
-    yield from decoder(State.begin(model, starts, [len(prompt) for prompt in prompts], config, ids, label_shift))
+    with replayed(model) as runner:
+        yield from decoder(State.begin(runner, starts, [len(prompt) for prompt in prompts], config, ids, label_shift))
 
 
 def start_of(prompt: list[int], config: DecodeConfig, ids: Vocabulary) -> list[int]:
@@ -67,7 +69,9 @@ def infill(model, tokens: list[int], config: DecodeConfig, tokenizer, label_shif
 def decode_gaps(model, tokens, config, ids: Vocabulary, label_shift: bool = False) -> Iterator[DecodeStep]:
     """Fill the masks in `tokens` [L], wherever they stand, with full attention: LLaDA 1's sampler, for bidirectional
     checkpoints. Yields a step per model call; raises `gap_config`'s ValueError."""
-    yield from decode_llada1(State.begin(model, [list(tokens)], [0], gap_config(tokens, config, ids), ids, label_shift))
+    config = gap_config(tokens, config, ids)
+    with replayed(model) as runner:
+        yield from decode_llada1(State.begin(runner, [list(tokens)], [0], config, ids, label_shift))
 
 
 def gap_config(tokens: list[int], config: DecodeConfig, ids: Vocabulary) -> DecodeConfig:

@@ -1,9 +1,15 @@
 """A model's forwards replayed from CUDA graphs, so that a small model is not bound by launching its kernels.
 
 A decoder repeats few shapes. Made static (the window's own, and keys up to the cache's end, the rest masked), the whole
-forward is one launch: `decode(Replayed(model), ...)`. Elsewhere than on CUDA nothing is captured and the static shapes
-are run as they are, which is how the tests see that they change nothing.
+forward is one launch. `decode` takes its model from `replayed`, which on CUDA gives a `Replayed`. Elsewhere nothing is
+captured and a `Replayed` runs the static shapes as they are, which is how the tests see that they change nothing.
 """
+
+import contextlib
+import warnings
+import weakref
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,21 +17,45 @@ from torch import Tensor
 
 from dllm_core.model import KVCache, Transformer
 
+GRAPHS = ("cuda",)  # types of devices that replay
 MOST = 8  # shapes of caches whose graphs are kept; each holds its memory
+FEW = 4096  # tokens up to which a forward is captured: above, the work takes longer than the launches
+_idle = weakref.WeakKeyDictionary()  # model → [(where its weights lay, what was captured)], each in no decoding's hands
+
+
+@contextlib.contextmanager
+def replayed(model) -> Iterator:
+    """The model to decode with: on `GRAPHS` a `Replayed` of this Transformer with what earlier decodings captured; no two
+    decodings at a time hold the same. Anything else, and a model in training, is given back as it is."""
+    if not isinstance(model, Transformer) or model.device.type not in GRAPHS:
+        yield model
+        return
+    if model.training or torch.is_autocast_enabled(model.device.type):
+        yield model
+        return
+    weights = [parameter.data_ptr() for parameter in model.parameters()]  # graphs read them where they lay
+    idle = _idle.setdefault(model, [])
+    idle[:] = [(lay, known) for lay, known in idle if lay == weights]
+    made = Replayed(model, idle.pop()[1] if idle else None)
+    yield made
+    idle.append((weights, made.known))
 
 
 class Replayed:
     """Stands where a Transformer stands in decoding; gives the same hidden states. Not for training.
 
-    The first forward of a shape runs as it is (a prompt's comes once), the second is captured. A later decoding's cache
+    The first forward of a shape runs as it is (a prompt's comes once), the second is captured, unless it is of more than
+    `FEW` tokens. Where capturing fails it says so and goes on as the Transformer does. A later decoding's cache
     of the same shape takes the place of the one that was captured, so that nothing is captured twice: run one decoding
     after another, not two at a time. What was captured for the `MOST` last shapes of caches is kept.
     """
 
-    def __init__(self, model: Transformer):
+    def __init__(self, model: Transformer, known: dict | None = None):
         self.model, self.config, self.device = model, model.config, model.device
         self.lm_head, self.logits = model.lm_head, model.logits
-        self.cache, self.captured, self.known = None, {}, {}  # known: shape of a cache → (cache, what was captured)
+        self.known = {} if known is None else known  # shape of a cache → (cache, {shape of a window: Capture or None})
+        self.cache, self.captured = None, self.known.setdefault(None, (None, {}))[1]
+        self.failed = False
 
     def __call__(
         self, tokens: Tensor, position: Tensor, mask: Tensor, cache: KVCache | None = None,
@@ -35,14 +65,20 @@ class Replayed:
         if cache is not self.cache:
             self.adopt(cache)
         shape = tuple(tokens.shape)
-        if shape not in self.captured:
-            self.captured[shape] = None
-            return self.model(tokens, position, mask, cache, slots, read=read)
+        plainly = partial(self.model, tokens, position, mask, cache, slots, read=read)
+        if self.failed or tokens.numel() > FEW or shape not in self.captured:
+            self.captured.setdefault(shape)
+            return plainly()
         if cache is not None:
             mask = F.pad(mask, (0, cache.keys[0].shape[2] - 1 - mask.shape[-1]))
         inputs = [tokens, position, mask, position if slots is None else slots]
         if self.captured[shape] is None:
-            self.captured[shape] = Capture(self.model, cache, inputs)
+            try:
+                self.captured[shape] = Capture(self.model, cache, inputs)
+            except RuntimeError as error:
+                self.failed = True
+                warnings.warn(f"decoding goes on without CUDA graphs, slower: {error}", stacklevel=2)
+                return plainly()
         hidden = self.captured[shape].run(inputs)
         return hidden.clone() if read is None else hidden[read]  # copies: the next run writes over it
 
@@ -66,7 +102,7 @@ class Capture:
     def __init__(self, model: Transformer, cache: KVCache | None, inputs: list[Tensor]):
         self.inputs = [tensor.clone() for tensor in inputs]
         tokens, position, mask, slots = self.inputs
-        self.forward = lambda: model(tokens, position, mask, cache, slots)
+        self.forward = partial(model, tokens, position, mask, cache, slots)
         self.graph = None
         if tokens.device.type == "cuda":
             # once on a side stream, so that libraries take their workspaces before the capture
@@ -78,6 +114,7 @@ class Capture:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.hidden = self.forward()
+            self.forward = None  # which would keep the model alive
 
     def run(self, inputs: list[Tensor]) -> Tensor:
         """Hidden states [B, S, D], valid until the next run."""

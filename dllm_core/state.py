@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dllm_core import replay
 from dllm_core.config import DecodeConfig
 from dllm_core.model import KVCache
 from dllm_core.sampling import Recorder, Vocabulary, guided
@@ -15,8 +16,8 @@ from dllm_core.sampling import Recorder, Vocabulary, guided
 class Window:
     """What a forward runs; the same for every forward of a block once the blocks before it are cached.
 
-    first: [B] int64, position of column 0. position, slots: [B, W] int64 (a shorter row's padding writes to the cache's
-    last slot). mask: [B, W, K] bool.
+    first: [B] int64, position of column 0. position, slots: [B, W] int64 (a shorter row's padding writes to a
+    slot that no mask shows). mask: [B, W, K] bool.
     """
 
     first: Tensor
@@ -59,7 +60,9 @@ class State:
         copies = 2 if config.cfg_scale else 1
         cache = None  # LLaDA 1 has nothing to keep: every position may change with every other
         if config.style != "llada1":
-            cache = KVCache.empty(model.config, batch * copies, longest, device, model.lm_head.weight.dtype)
+            # a few lengths, so that later decodings find graphs of theirs
+            room = min(-(-longest // 64) * 64, most) if device.type in replay.GRAPHS else longest
+            cache = KVCache.empty(model.config, batch * copies, room, device, model.lm_head.weight.dtype)
         numbers = prompt_lengths, [len(start) for start in starts], range(batch)
         prompt, length, row = (torch.tensor(values, device=device) for values in numbers)
         given = (tokens != ids.mask) & (torch.arange(longest, device=device) < length[:, None])
@@ -85,7 +88,7 @@ class State:
         True places of `masked` [B, N], places whose positions are `position` [B, N]."""
         rows, columns = masked.nonzero(as_tuple=True)
         ahead = int(self.label_shift or self.config.style == "ar")
-        elements = (position[rows, columns] - ahead - window.first[rows]).clamp(min=0)
+        elements = (position - (window.first + ahead)[:, None]).clamp(min=0)[rows, columns]
         tokens = self.tokens.gather(1, window.position[: len(self.row)])
         if self.config.cfg_scale:
             given = self.given.gather(1, window.position[: len(self.row)])

@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from small import MASK, batch_of, packed, tiny
+from small import BOS, IDS, MASK, batch_of, packed, tiny
 
 from dllm_core import patterns, train
 from dllm_core.attention import attend, block_mask, last_layer
 from dllm_core.benchmark_decode import OURS, PLAIN, Bench, Case
-from dllm_core.config import ModelConfig, TrainConfig
+from dllm_core.config import DecodeConfig, ModelConfig, TrainConfig
+from dllm_core.decode import decode
 from dllm_core.model import Transformer
 from dllm_core.objectives import Diffusion, ar_loss
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
@@ -50,6 +51,18 @@ def test_training_goes_as_on_the_cpu(objective, size):
                             blocks=BlockSchedule.constant(12, 6, size or 12))  # fmt: skip
         losses.append(torch.tensor([step.loss for step in steps]))
     torch.testing.assert_close(*losses, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("config", [DecodeConfig("ar", max_new_tokens=20), DecodeConfig("llada1", max_new_tokens=20),
+                                    DecodeConfig("llada2", max_new_tokens=20, block_length=4, threshold=0.3)])  # fmt: skip
+def test_a_decoding_writes_what_the_cpu_writes(config):
+    """By graphs from the second forward of a shape on; the third decoding replays all of them."""
+    prompts = [[BOS, 5, 6, 7, 8], [BOS, 9]]
+    there = tiny().to("cuda")
+    written = lambda model: [[(c.position, c.token) for c in step.commits] for step in decode(model, prompts, config, IDS)]
+    wanted = written(tiny())
+    for _ in range(3):
+        assert written(there) == wanted
 
 
 def test_replayed_graphs_write_what_the_plain_loop_writes():
