@@ -1,12 +1,13 @@
 """Attention in the form that suits the device: who may attend to whom is a `Pattern`'s, how it is computed is decided here.
 
 Four forms, one function. Dense: `F.scaled_dot_product_attention` with a [B, S, K] mask, the plain twin of the others.
-Tiles (CPU): scores are written down, a tile of queries at a time, only against keys that one of them sees: quickest for short
-rows. Halves (CPU): a block diffusion without the quadrants that are closed throughout. FlexAttention (CUDA): closed tiles
-are skipped in one fused kernel (https://pytorch.org/blog/flexattention/).
+Tiles (CPU): a tile of queries at a time, only against keys that one of them sees; for short rows their scores are written
+down, which is quickest. Halves (CPU): a block diffusion without the quadrants that are closed throughout. FlexAttention
+(CUDA): closed tiles are skipped in one fused kernel (https://pytorch.org/blog/flexattention/).
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,29 +21,41 @@ from dllm_core.patterns import Pattern, Terms
 
 TILE = 128  # queries of a tile
 LEAST = 16  # elements of a head that FlexAttention's kernels want
-EXPLICIT = 2**20  # scores per head up to which they are written down; beyond, flash attention saves the memory
+# scores of a head, in one row and in all of a batch, up to which they are written down; beyond, flash attention saves
+# the memory
+EXPLICIT, EXPLICIT_IN_ALL = 2**20, 2**22
 
 
 @dataclass(frozen=True)
 class Tiles:
     """A mask cut by queries. Each tile: queries (a slice), the keys open to any of them in any row of the batch (a slice or
-    int64 indices), and bias [B, s, k], 0 where open and −inf where closed. shape: the mask's, (B, S, K)."""
+    int64 indices), and what to add to the scores [B, s, k], 0 where open and −inf where closed; in bool, True where open,
+    if scores are not `written` down. shape: the mask's, (B, S, K)."""
 
     tiles: list[tuple[slice, slice | Tensor, Tensor]]
     shape: torch.Size
+    written: bool
 
     @classmethod
-    def of(cls, mask: Tensor, size: int = TILE) -> "Tiles":
-        """mask: [B, S, K] bool. Every query must see a key."""
-        made = []
-        for start in range(0, mask.shape[1], size):
+    def of(cls, mask: Tensor) -> "Tiles":
+        """Of a mask [B, S, K] bool."""
+        return cls.by(lambda queries: mask[:, queries], mask.shape)
+
+    @classmethod
+    def by(cls, rows: Callable[[slice], Tensor], shape: tuple[int, int, int], size: int = TILE) -> "Tiles":
+        """Of `rows`, which gives those of a mask for some queries, [B, s, K] bool; so a mask need not be there as a whole.
+        shape: of the mask. Every query must see a key."""
+        made, scores = [], shape[1] * shape[2]
+        written = scores <= EXPLICIT and shape[0] * scores <= EXPLICIT_IN_ALL
+        for start in range(0, shape[1], size):
             queries = slice(start, start + size)
-            keys = mask[:, queries].any(dim=0).any(dim=0).nonzero()[:, 0]
+            seen = rows(queries)
+            keys = seen.any(dim=0).any(dim=0).nonzero()[:, 0]
             first, last = int(keys[0]), int(keys[-1]) + 1
             keys = slice(first, last) if last - first == len(keys) else keys
-            closed = ~mask[:, queries][:, :, keys]
-            made.append((queries, keys, torch.zeros(closed.shape).masked_fill_(closed, -torch.inf)))
-        return cls(made, mask.shape)
+            seen = seen[:, :, keys]
+            made.append((queries, keys, torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf) if written else seen))
+        return cls(made, torch.Size(shape), written)
 
 
 class Halves(NamedTuple):
@@ -53,8 +66,8 @@ class Halves(NamedTuple):
     each view's to the clean half and to itself. views, size: V, N.
     """
 
-    clean: Tensor | Tiles | None
-    noisy: Tensor | Tiles
+    clean: Tiles | None
+    noisy: Tiles
     views: int
     size: int
 
@@ -69,9 +82,15 @@ def prepared(pattern: Pattern) -> Mask:
     if pattern.document.device.type != "cpu":
         return pattern.mask()
     if not pattern.view.any():
-        return tiled(pattern.mask())
-    found = halves(pattern)
-    return found._replace(clean=tiled(found.clean), noisy=tiled(found.noisy))
+        length = pattern.view.shape[1]
+        return Tiles.by(lambda queries: seen(pattern, queries, slice(None)), (len(pattern.view), length, length))
+    return halves(pattern)
+
+
+def seen(pattern: Pattern, queries, keys) -> Tensor:
+    """The part [B, queries, keys] of the pattern's mask, of elements chosen by slices or int64 indices."""
+    labels = (pattern.document, pattern.block, pattern.view)
+    return Terms.of([label[:, queries, None] for label in labels], [label[:, None, keys] for label in labels]).open
 
 
 def last_layer(mask: Mask, pattern: Pattern, queries: int) -> tuple[Mask, int]:
@@ -86,11 +105,6 @@ def last_layer(mask: Mask, pattern: Pattern, queries: int) -> tuple[Mask, int]:
     return mask, pattern.view.shape[1]
 
 
-def tiled(mask: Tensor) -> Tensor | Tiles:
-    """mask [B, S, K] of a tensor on a CPU: in tiles, unless it is too long for writing scores down."""
-    return Tiles.of(mask) if mask.shape[1] * mask.shape[2] <= EXPLICIT else mask
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     """softmax(q kᵀ / √D) v where the mask is open. q: [B, H, S, D]; k, v: [B, G, K, D], G a divisor of H → [B, H, S, D]."""
     grouped = q.shape[1] != k.shape[1]
@@ -99,19 +113,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     if isinstance(mask, flex.BlockMask):
         return _flexible(q, k, v, mask, grouped)
     if isinstance(mask, Tiles):
-        return _Tiled.apply(q, k, v, mask)
+        return _Tiled.apply(q, k, v, mask) if mask.written else _by_tiles(q, k, v, mask, grouped)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=grouped)
 
 
 def halves(pattern: Pattern) -> Halves:
     """The two open parts of a block diffusion's mask. pattern: elements in the order of `patterns.block_diffusion`."""
-    noisy = int((pattern.view[0] > 0).sum())
-    labels, size = (pattern.document, pattern.block, pattern.view), noisy // pattern.views
-    of = lambda columns: Pattern(*(label[:, columns] for label in labels), *(None,) * 4).mask()
-    clean = torch.arange(noisy, pattern.view.shape[1])
-    views = [torch.cat([clean, torch.arange(start, start + size)]) for start in range(0, noisy, size)]
-    own = torch.stack([of(columns)[:, len(clean) :] for columns in views], dim=1)
-    return Halves(of(clean), own.flatten(0, 1), pattern.views, size)
+    (batch, length), noisy = pattern.view.shape, int((pattern.view[0] > 0).sum())
+    size, clean = noisy // pattern.views, torch.arange(noisy, length)
+    views = torch.arange(noisy).split(size)
+
+    def own(queries: slice) -> Tensor:
+        each = [seen(pattern, view[queries], torch.cat([clean, view])) for view in views]
+        return torch.stack(each, dim=1).flatten(0, 1)
+
+    return Halves(
+        Tiles.by(lambda queries: seen(pattern, clean[queries], clean), (batch, len(clean), len(clean))),
+        Tiles.by(own, (batch * pattern.views, size, len(clean) + size)), pattern.views, size,
+    )  # fmt: skip
 
 
 def _by_halves(q: Tensor, k: Tensor, v: Tensor, mask: Halves) -> Tensor:
@@ -173,6 +192,17 @@ def _flex(device: str):
 @functools.cache
 def _compiled():
     return tuple(torch.compile(one, dynamic=True) for one in (flex.flex_attention, flex.create_block_mask))
+
+
+def _by_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tiles, grouped: bool) -> Tensor:
+    """`attend` a tile at a time, no more of the scores kept than flash attention does."""
+    each = [
+        F.scaled_dot_product_attention(
+            q[:, :, queries], k[:, :, keys], v[:, :, keys], attn_mask=seen[:, None], enable_gqa=grouped
+        )
+        for queries, keys, seen in mask.tiles
+    ]
+    return torch.cat(each, dim=2)
 
 
 class _Tiled(torch.autograd.Function):

@@ -79,7 +79,7 @@ def matmul_speed(shape, rows: int, device: torch.device, dtype: str = "float32")
     for _ in range(8):
         _wait(device)
         began = time.perf_counter()
-        with products(rows, device):  # as in training
+        with products(rows, shape.hidden_size, device):  # as in training
             for _ in range(4):
                 a @ b
         _wait(device)

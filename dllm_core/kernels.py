@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ROWS = 32  # rows from which oneDNN's products are the faster, whose start takes about 10 µs
+ROWS, SIZE = 32, 2**14  # rows and elements (rows × width) from which oneDNN's products are worth their start
 
 
 def plain_cpu(x: Tensor) -> bool:
@@ -23,14 +23,14 @@ def plain_cpu(x: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def products(rows: int, device: torch.device):
-    """Within it, float32 matrix products of `rows` rows on a CPU go to the quicker library, in float32 all the same.
-    On another device it does nothing: the setting for oneDNN makes PyTorch refuse to compile FlexAttention.
+def products(rows: int, width: int, device: torch.device):
+    """Within it, float32 matrix products of matrices [rows, width] on a CPU go to the quicker library, in float32 all the
+    same. On another device it does nothing: the setting for oneDNN makes PyTorch refuse to compile FlexAttention.
 
     Left alone PyTorch asks MKL, which does not use the AVX-512 of other makers' processors; allowed bfloat16, it asks
     oneDNN, which takes the permission only where the processor has matrix units for it (AMX). There MKL stays.
     """
-    if torch.compiler.is_compiling() or device.type != "cpu" or rows < ROWS or not by_onednn():
+    if torch.compiler.is_compiling() or device.type != "cpu" or rows < ROWS or rows * width < SIZE or not by_onednn():
         yield
         return
     setting = torch.backends.mkldnn.matmul
@@ -49,7 +49,8 @@ def by_onednn() -> bool:
     before = setting.fp32_precision
     setting.fp32_precision = "bf16"
     try:
-        product = (a @ a).double()
+        with torch.autocast("cpu", enabled=False):  # the first to ask may stand within one
+            product = (a @ a).double()
     finally:
         setting.fp32_precision = before
     return torch.backends.mkldnn.is_available() and bool((product - a.double() @ a.double()).abs().max() < 1e-4)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dllm_core.attention import Mask, attend, tiled
+from dllm_core.attention import TILE, Mask, Tiles, attend
 from dllm_core.config import ModelConfig
-from dllm_core.kernels import ROWS, products, rms_norm, rotate
+from dllm_core.kernels import products, rms_norm, rotate
 
 
 @dataclass
@@ -175,9 +175,9 @@ class Transformer(nn.Module):
         x = self.model.embed_tokens(tokens) if embeddings is None else embeddings
         rope = (self.rope_cos[position][:, None], self.rope_sin[position][:, None])
         slots = position if slots is None else slots
-        if isinstance(mask, Tensor) and mask.device.type == "cpu" and tokens.numel() >= ROWS:
-            mask = tiled(mask)
-        with products(tokens.numel(), tokens.device):
+        if isinstance(mask, Tensor) and mask.device.type == "cpu" and tokens.numel() >= TILE:  # fewer are quicker whole
+            mask = Tiles.of(mask)
+        with products(tokens.numel(), x.shape[-1], tokens.device):
             for layer in self.model.layers[:-1]:
                 x = layer(x, rope, mask, cache, slots)
             mask, queries = last or (mask, None)
@@ -186,7 +186,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] → [..., V]."""
-        with products(hidden.numel() // hidden.shape[-1], hidden.device):
+        with products(hidden.numel() // hidden.shape[-1], hidden.shape[-1], hidden.device):
             return self.lm_head(hidden)
 
     @property

@@ -70,7 +70,7 @@ def orthogonalise(x: Tensor, steps: int) -> Tensor:
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).contiguous()  # the smaller side first: cheaper products
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
-    with products(x.shape[0] * x.shape[1], x.device):
+    with products(x.shape[0] * x.shape[1], x.shape[2], x.device):
         for _ in range(steps):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -39,8 +39,15 @@ class Batch:
         """Parts of `rows` rows, the last with what is left; 0: the whole in one."""
         if not 0 < rows < len(self.tokens):
             return [self]
+        return self._parts(lambda part: part.split(rows))
+
+    def apart(self, count: int) -> "list[Batch]":
+        """`count` parts, as even as can be; as many as there are rows where these are fewer."""
+        return self._parts(lambda part: part.tensor_split(min(count, len(part))))
+
+    def _parts(self, cut) -> "list[Batch]":
         parts = (self.tokens, self.document, self.position, self.scored)
-        return [Batch(*views) for views in zip(*(part.split(rows) for part in parts), strict=True)]
+        return [Batch(*views) for views in zip(*(cut(part) for part in parts), strict=True)]
 
     def to(self, device) -> "Batch":
         return self._each(lambda part: part.to(device, non_blocking=True))

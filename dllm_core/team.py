@@ -53,7 +53,7 @@ class Team:
     def split(self, batch, rows: int) -> list:
         """The batch in parts of `rows` rows (0: as many parts as processes). Raises ValueError for fewer than that, and
         with FSDP, which gathers weights in every forward, for a number that does not give each process as many."""
-        parts = batch.split(rows or (0 if self.alone else -(-len(batch.tokens) // self.size)))
+        parts = batch.split(rows) if rows or self.alone else batch.apart(self.size)
         if len(parts) < self.size:
             raise ValueError(
                 f"a batch of {len(batch.tokens)} rows makes {len(parts)} parts of micro_batch_size={rows}, too few for "

@@ -149,7 +149,7 @@ def train(
     that draws random numbers has a `skip` beside its call, which draws them alone. The first process reads and writes
     `run`, validates and yields; the others train along, yield nothing and end with it.
     """
-    device = next(model.parameters()).device
+    device, width = next(model.parameters()).device, model.config.hidden_size
     team = Team(device)
     run, validate = (run, validate) if team.rank == 0 else (None, None)
     generator = torch.Generator().manual_seed(config.seed)
@@ -205,7 +205,7 @@ def train(
                         if skip is not None:
                             skip(model, batch, **how)
                         continue
-                    with products(batch.tokens.numel(), device), team.gradients(scored, number + team.size >= len(split)):
+                    with products(batch.tokens.numel(), width, device), team.gradients(scored, number + team.size >= len(split)):
                         with autocast:
                             loss, scale, named = scored(batch, **how)
                         loss.backward()

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from small import batch_of, tiny
 
 from dllm_core import attention, kernels, patterns
-from dllm_core.attention import Halves, Tiles, asked_first, attend, block_mask, halves, last_layer, prepared
+from dllm_core.attention import Halves, Tiles, asked_first, attend, block_mask, last_layer, prepared
 from dllm_core.kernels import products
 
 CPU = torch.device("cpu")
@@ -47,7 +47,8 @@ def test_every_form_equals_the_plain_one(name, groups):
     pattern = patterns_of(BATCH)[name]
     tensors = inputs(pattern, groups=groups)
     wanted = with_gradients(plain, tensors, pattern.mask())
-    for mask in (Tiles.of(pattern.mask()), Tiles.of(pattern.mask(), 8), prepared(pattern)):
+    dense = pattern.mask()
+    for mask in (Tiles.of(dense), Tiles.by(lambda queries: dense[:, queries], dense.shape, 8), prepared(pattern)):
         for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
@@ -85,19 +86,28 @@ def test_the_halves_hold_every_open_cell(label_shift):
     """Nothing that the dense mask opens is lost, and what is left out is closed in it."""
     for views in (1, 2, 3):
         pattern = patterns.block_diffusion(BATCH.document, BATCH.position, 4, views, label_shift, BATCH.scored)
-        dense, parts = pattern.mask(), halves(pattern)
+        dense, parts = pattern.mask(), prepared(pattern)
         size, noisy = parts.size, parts.size * views
-        assert torch.equal(parts.clean, dense[:, noisy:, noisy:])
-        assert parts.clean.sum() + parts.noisy.sum() == dense.sum()
+        clean, own = whole(parts.clean), whole(parts.noisy)
+        assert torch.equal(clean, dense[:, noisy:, noisy:])
+        assert clean.sum() + own.sum() == dense.sum()
         for view in range(views):
-            own = slice(view * size, (view + 1) * size)
-            wanted = torch.cat([dense[:, own, noisy:], dense[:, own, own]], dim=2)
-            assert torch.equal(parts.noisy[view::views], wanted)
+            queries = slice(view * size, (view + 1) * size)
+            wanted = torch.cat([dense[:, queries, noisy:], dense[:, queries, queries]], dim=2)
+            assert torch.equal(own[view::views], wanted)
+
+
+def whole(tiles: Tiles) -> torch.Tensor:
+    """The mask that was cut."""
+    mask = torch.zeros(tiles.shape, dtype=torch.bool)
+    for queries, keys, bias in tiles.tiles:
+        mask[:, queries, keys] = bias == 0 if tiles.written else bias
+    return mask
 
 
 def test_a_tile_holds_the_keys_that_one_of_its_queries_sees():
     causal = torch.ones(1, 6, 6, dtype=torch.bool).tril()
-    tiles = Tiles.of(causal, 4).tiles
+    tiles = Tiles.by(lambda queries: causal[:, queries], causal.shape, 4).tiles
     assert [(queries, keys) for queries, keys, _ in tiles] == [(slice(0, 4), slice(0, 4)), (slice(4, 8), slice(0, 6))]
     assert torch.equal(tiles[1][2] == 0, causal[:, 4:])
     apart = torch.tensor([[[True, False, False, True]] * 2])
@@ -142,30 +152,39 @@ def test_only_a_block_diffusion_is_halved():
         assert isinstance(prepared(pattern), Halves) == (name in ("diffusion", "views", "needed"))
 
 
-def test_long_rows_keep_the_mask_as_it_is(monkeypatch):
-    pattern = patterns.causal(BATCH.document, BATCH.position)
-    assert isinstance(prepared(pattern), Tiles)
-    monkeypatch.setattr(attention, "EXPLICIT", 28 * 28 - 1)
-    assert torch.equal(prepared(pattern), pattern.mask())
-
-
-@pytest.mark.parametrize("name", ["diffusion", "views", "needed"])
-def test_long_block_diffusions_equal_the_plain_one(monkeypatch, name):
-    """Halves of masks that are not cut into tiles, in all layers and in the last."""
-    monkeypatch.setattr(attention, "EXPLICIT", 0)
-    pattern = patterns_of(BATCH)[name]
-    tensors, mask = inputs(pattern), prepared(pattern)
-    assert isinstance(mask.clean, torch.Tensor) and isinstance(mask.noisy, torch.Tensor)
-    noisy = int((pattern.view[0] > 0).sum())
-    last, _ = last_layer(mask, pattern, noisy)
-    plainly = lambda *parts: plain(*parts)[:, :, :noisy]
-    asking = lambda q, *rest: attend(q[:, :, :noisy], *rest)
-    for found, wanted in (
-        (with_gradients(attend, tensors, mask), with_gradients(plain, tensors, pattern.mask())),
-        (with_gradients(asking, tensors, last), with_gradients(plainly, tensors, pattern.mask())),
-    ):
-        for mine, other in zip(found, wanted, strict=True):
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("name", ["causal", "full", "blocks", "diffusion", "views", "needed"])
+def test_long_rows_are_not_written_down(monkeypatch, name, groups):
+    """Tile by tile through flash attention, in all layers and, of a block diffusion, in the last."""
+    for limit in ({"EXPLICIT": 0}, {"EXPLICIT_IN_ALL": 28 * 28}):
+        with monkeypatch.context() as context:
+            for constant, value in limit.items():
+                context.setattr(attention, constant, value)
+            pattern = patterns_of(BATCH)[name]
+            tensors, mask = inputs(pattern, groups=groups), prepared(pattern)
+        parts = (mask.clean, mask.noisy) if isinstance(mask, Halves) else (mask,)
+        assert not any(part.written for part in parts)
+        wanted = with_gradients(plain, tensors, pattern.mask())
+        for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+        if isinstance(mask, Halves):
+            noisy = int((pattern.view[0] > 0).sum())
+            last, _ = last_layer(mask, pattern, noisy)
+            plainly = lambda *parts, noisy=noisy: plain(*parts)[:, :, :noisy]
+            asking = lambda q, *rest, noisy=noisy: attend(q[:, :, :noisy], *rest)
+            wanted = with_gradients(plainly, tensors, pattern.mask())
+            for mine, other in zip(with_gradients(asking, tensors, last), wanted, strict=True):
+                torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_no_mask_is_made_as_a_whole(monkeypatch):
+    """Of a row of 512 and its noisy half no more than a tile's rows are ever there."""
+    batch, most = batch_of([300, 212]), []
+    made = patterns.Terms.of.__func__
+    monkeypatch.setattr(patterns.Terms, "of", classmethod(lambda cls, q, k: (most.append(q[0].shape[1]), made(cls, q, k))[1]))
+    prepared(patterns.block_diffusion(batch.document, batch.position, 32))
+    prepared(patterns.causal(batch.document, batch.position))
+    assert max(most) == attention.TILE and len(most) == 12
 
 
 def test_half_precision_under_autocast():
@@ -194,24 +213,24 @@ def test_products_are_float32s_and_the_setting_is_left_as_it_was():
     setting = torch.backends.mkldnn.matmul
     before = setting.fp32_precision
     a, b = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((64, 32), (32, 48)))
-    with products(64, CPU):
-        with products(1, CPU):
+    with products(64, 512, CPU):
+        with products(1, 512, CPU):
             inner = setting.fp32_precision
         inside, product = setting.fp32_precision, a @ b
     assert inner == inside == ("bf16" if kernels.by_onednn() else before)
     assert setting.fp32_precision == before
     torch.testing.assert_close(product, (a.double() @ b.double()).float(), rtol=1e-5, atol=1e-5)  # of bfloat16: 0.05
-    with pytest.raises(KeyError), products(64, CPU):
+    with pytest.raises(KeyError), products(64, 512, CPU):
         raise KeyError
     assert setting.fp32_precision == before
-    with products(kernels.ROWS - 1, CPU):
+    with products(kernels.ROWS - 1, 4096, CPU), products(64, 128, CPU):
         assert setting.fp32_precision == before
-    with products(64, torch.device("cuda")):  # where the setting makes PyTorch refuse to compile FlexAttention
+    with products(64, 512, torch.device("cuda")):  # where the setting makes PyTorch refuse to compile FlexAttention
         assert setting.fp32_precision == before
 
 
 def test_where_onednn_would_round_it_is_not_asked(monkeypatch):
     monkeypatch.setattr(kernels, "by_onednn", lambda: False)
     before = torch.backends.mkldnn.matmul.fp32_precision
-    with products(64, CPU):
+    with products(64, 512, CPU):
         assert torch.backends.mkldnn.matmul.fp32_precision == before

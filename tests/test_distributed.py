@@ -29,20 +29,31 @@ from dllm_core.schedules import NoiseSchedule
 from dllm_core.team import Team
 from dllm_core.train import train
 
-LAUNCH = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend",
-          "no", "--main_process_port", "0"]  # fmt: skip
+LAUNCH = ["--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"]
+ONE_MACHINE = ["--num_machines", "1", "--main_process_port", "0"]
 FSDP = ["--use_fsdp", "--fsdp_version", "2"]
 LIMIT = 120  # seconds after which a launcher that still runs has failed
 
 
-def on_two(project: Path, *command: object, engine=("--multi_gpu",), **environment: str) -> subprocess.CompletedProcess:
-    """What `accelerate launch` of two processes said of it."""
-    line = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *engine, *LAUNCH, *map(str, command)]
+def started(project: Path, *command: object, engine=("--multi_gpu",), where=ONE_MACHINE, **environment: str):
+    """`accelerate launch` of two processes, begun; its two streams as one."""
+    line = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *engine, *LAUNCH, *where, *map(str, command)]
     paths = {"PYTHONPATH": os.pathsep.join([str(project), str(project / "tests")]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, cwd=project, env={**os.environ, **paths, **environment}, check=False, text=True,
-                          capture_output=True, timeout=LIMIT)  # fmt: skip
-    done.said = done.stdout + done.stderr
-    return done
+    return subprocess.Popen(line, cwd=project, env={**os.environ, **paths, **environment}, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def ended(process: subprocess.Popen) -> SimpleNamespace:
+    try:
+        said, _ = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    return SimpleNamespace(said=said, returncode=process.returncode)
+
+
+def on_two(project: Path, *command: object, **how) -> SimpleNamespace:
+    """What `accelerate launch` of two processes said of it."""
+    return ended(started(project, *command, **how))
 
 
 def same_run(one: Path, other: Path) -> None:
@@ -115,6 +126,17 @@ def test_skipping_a_part_draws_what_computing_it_does(objective, block_size, noi
         objective(model, batch, block_size=block_size, generator=computing, embedding_noise=noise)
         objective.skip(model, batch, block_size=block_size, generator=skipping, embedding_noise=noise)
         assert torch.equal(computing.get_state(), skipping.get_state())
+
+
+def test_two_machines_train_as_one(alone, tmp_path, project):
+    """A launcher for each, of one process each, that meet at the first one's address. Here both are this machine."""
+    machines = ["--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
+    one, two = (started(project, project / "tests/several.py", tmp_path, "ar=",
+                        where=[*machines, "--machine_rank", rank]) for rank in "01")  # fmt: skip
+    first, second = ended(one), ended(two)
+    assert (first.returncode, second.returncode) == (0, 0), first.said + second.said
+    assert "process 0 of 2: ar, 12 steps seen" in first.said and "process 1 of 2: ar, 0 steps seen" in second.said
+    same_run(alone / "ar", tmp_path / "ar")
 
 
 # --- stopping and going on ------------------------------------------------------------------------------------------
@@ -193,7 +215,7 @@ def test_a_notebook_is_trained_by_accelerate_launch_and_its_run_by_a_notebook(tm
     assert done.returncode == 0, done.said
     folder = tmp_path / "minimind_pretrain"
     first = load_file(folder / "model.safetensors")
-    assert done.stdout.count("same text with and without the cache: True") == 1  # the notebook's end, once
+    assert done.said.count("same text with and without the cache: True") == 1  # the notebook's end, once
     settings = json.loads((folder / "config.json").read_text())["dllm"]["settings"]
     assert settings["hidden_size"] == 32 and settings["valid_rows"] == 4
     code = textwrap.dedent(NOTEBOOK).format(folder=str(folder), port=free_port())
@@ -268,6 +290,11 @@ def test_a_batch_with_too_few_parts_is_an_error(monkeypatch):
     one = a_team(monkeypatch)
     assert [len(part.tokens) for part in one.split(batch_of([4], [3], [2]), 0)] == [2, 1]
     assert [one.owns(part) for part in range(4)] == [False, True, False, True]
+    one.size = 4
+    assert [len(part.tokens) for part in one.split(batch_of(*[[4]] * 6), 0)] == [2, 2, 1, 1]
+    with pytest.raises(ValueError, match="a batch of 3 rows makes 3 parts of micro_batch_size=0, too few for 4 proc"):
+        one.split(batch_of([4], [3], [2]), 0)
+    one.size = 2
     with pytest.raises(ValueError, match="a batch of 3 rows makes 1 parts of micro_batch_size=4, too few for 2 proc"):
         one.split(batch_of([4], [3], [2]), 4)
 
