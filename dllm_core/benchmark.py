@@ -8,7 +8,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from itertools import product
 from pathlib import Path
@@ -23,9 +23,10 @@ from dllm_core.jobs import shown
 from dllm_core.kernels import products
 from dllm_core.paths import resolve
 from dllm_core.running import Screen
-from dllm_core.timing import take_turns, torch_threads
+from dllm_core.timing import Row, take_turns, torch_threads
 
 PARTS = {"train": benchmark_train, "decode": benchmark_decode, "feed": benchmark_feed}
+LARGE = "large"  # beside them, only when asked for: feeding from a file of 1.6 GB
 
 
 def line(row: dict) -> str:
@@ -48,30 +49,46 @@ def combinations(
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 2 for bad arguments. What is finished is written at once, and stays when the rest is stopped."""
     parser = argparse.ArgumentParser(prog="python -m dllm_core.benchmark", description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--shape", nargs="+", choices=("tiny", "26m"), default=["tiny", "26m"])
+    parser.add_argument(
+        "parts", nargs="*", help=f"of {', '.join(PARTS)} (default: all); or {LARGE}: feeding from a file of 1.6 GB"
+    )
+    parser.add_argument("--shape", nargs="+", choices=tuple(benchmark_decode.SHAPES), default=["tiny", "26m"])
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="CPU threads (default: 1 2)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every job (default: 5)")
     parser.add_argument("--quick", action="store_true", help="little work, to see that it runs; writes nothing")
-    options, screen = parser.parse_args(argv), Screen()
-    if wrong := [part for part in options.parts if part not in PARTS]:
-        parser.error(f"no part is called {wrong[0]!r}; choose from {', '.join(PARTS)}")
+    options = parser.parse_args(argv)
+    if wrong := [part for part in options.parts if part not in (*PARTS, LARGE)]:
+        parser.error(f"no part is called {wrong[0]!r}; choose from {', '.join((*PARTS, LARGE))}")
     if options.rounds < 1 or min(options.threads) < 1:
         parser.error("--rounds and --threads must be at least 1")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parts = options.parts or list(PARTS)
     for part, shape, dtype, threads in combinations(
-        options.parts or list(PARTS), options.shape, options.dtype, options.threads
+        [part for part in parts if part != LARGE], options.shape, options.dtype, options.threads
     ):
-        rows = []
-        for row in PARTS[part].measure(shape, dtype, threads, options.rounds, options.quick):
+        asked = {"part": part, "shape": shape, "dtype": dtype, "threads": threads, "rounds": options.rounds}
+        measured(PARTS[part].measure(shape, dtype, threads, options.rounds, options.quick), asked, options.quick)
+    if LARGE in parts:
+        asked = {"part": "feed", "shape": LARGE, "dtype": "", "threads": benchmark_feed.cores(), "rounds": 1}
+        measured(benchmark_feed.large_file(0.01 if options.quick else 1.6), asked, options.quick)
+    return 0
+
+
+def measured(found: Iterable[Row], asked: dict, quick: bool) -> None:
+    """Print a combination's comparisons as they come, and write them down, also those before an error or Ctrl-C."""
+    rows, screen = [], Screen()
+    try:
+        for row in found:
             rows.append(row.to_dict())
             screen.say(line(rows[-1]))
-        if not options.quick:
-            asked = {"part": part, "shape": shape, "dtype": dtype, "threads": threads, "rounds": options.rounds}
-            path = save(asked, rows, device)
+        ended = {}
+    except BaseException as error:
+        ended = {"stopped": f"{type(error).__name__}: {error}"}
+        raise
+    finally:
+        if rows and not quick:
+            path = save(asked | ended, rows, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
             screen.say(f"{len(rows)} comparisons in {shown(path)}")
-    return 0
 
 
 def save(asked: dict, rows: list[dict], device: torch.device) -> Path:
@@ -96,7 +113,7 @@ def pace(threads: int, device: torch.device) -> dict[str, float]:
         def job(a: torch.Tensor = a) -> None:
             a @ a
 
-        with products(size, device), torch_threads(threads):
+        with products(size, size, device), torch_threads(threads):
             seconds = take_turns({"product": job}, rounds=9, device=device)["product"]
         found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * size**3 / median(seconds) / 1e9, 1)
     return found

@@ -103,6 +103,8 @@ def section(table) -> str:
 def origin(record: dict) -> str:
     """What a record was measured with: command, machine, date."""
     dtype = "" if record["part"] == "feed" else f" --dtype {record['dtype']}"
-    command = f"python -m dllm_core.benchmark {record['part']} --shape {record['shape']}{dtype} --threads {record['threads']}"
+    asked = f"{record['part']} --shape {record['shape']}{dtype} --threads {record['threads']} --rounds {record['rounds']}"
+    command = f"python -m dllm_core.benchmark {'large' if record['shape'] == 'large' else asked}"
+    stopped = f" · not the whole of it: {record['stopped']}" if "stopped" in record else ""
     pace = f"{record['gflops_float32']:g} GFLOP/s float32, {record['gflops_bfloat16']:g} bfloat16"
-    return f"`{command} --rounds {record['rounds']}` · {record['machine']}, torch {record['torch']}, {pace} · {record['date']}"
+    return f"`{command}` · {record['machine']}, torch {record['torch']}, {pace} · {record['date']}{stopped}"

@@ -4,18 +4,15 @@ Every job runs packed rows of the same size through forward, backward, clipping 
 however many positions a job makes of them.
 """
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dllm_core import patterns
+from dllm_core import benchmark_peak, patterns
 from dllm_core.batches import Batches
 from dllm_core.benchmark_decode import SHAPES
 from dllm_core.config import ModelConfig, TrainConfig
@@ -28,7 +25,7 @@ from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.timing import Row, compared, take_turns, torch_threads
 from dllm_core.train import optimizers, train
 
-LENGTHS = {"tiny": 128, "26m": 512}
+LENGTHS = {"tiny": 128, "26m": 512, "100m": 512}
 ROWS = [128, 512, 1024, 2048, 4096]  # lengths along which time is measured; a CPU's step has as many tokens as the longest
 BLOCK, TOKENS = 32, 1024  # tokens of a step on a CPU; sixteen times as many on a GPU
 AR, LLADA1, LLADA2, VIEWS, TWICE = "AR", "LLaDA 1", "LLaDA 2", "LLaDA 2, both views", "LLaDA 2, one pass a view"
@@ -36,20 +33,8 @@ WHOLE, WHOLE_TWICE = "LLaDA 2, everything computed", "LLaDA 2, everything comput
 THEIR_AR, THEIR_FULL = "Hugging Face AR", "Hugging Face, full diffusion"
 THEIR_AR_BY_OURS = "Hugging Face AR, matrix products by our library"
 SINGLE = " in float32"  # of jobs beside those in bfloat16: whether it pays
+COMPILED = ", compiled"  # of jobs by torch.compile: whether that does
 BAND = NoiseSchedule.band(0.05, 0.95)
-
-
-# A step's peak memory is a process's: nothing else has run in it.
-CHILD = """import json, psutil, resource, sys
-from dllm_core import benchmark_train as bench
-name, shape, length, tokens, dtype, threads = json.loads(sys.argv[1])
-bench.torch.set_num_threads(threads)
-job = bench.Steps(bench.SHAPES[shape], length, tokens, dtype, bench.torch.device("cpu")).job(name)
-before = psutil.Process().memory_info().rss
-for _ in range(3):
-    job()
-unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before))"""
 
 
 class EverythingComputed:
@@ -119,7 +104,18 @@ def _measured(shape: str, dtype: str, threads: int, rounds: int, quick: bool) ->
     if dtype == "bfloat16":
         single = Steps(config, length, tokens, "float32", device)
         made |= {f"{name}{SINGLE}": single.job(name) for name in (AR, LLADA1, LLADA2)}
-    peak = {} if quick else _peak(device, made) if device.type == "cuda" else _peak_apart(jobs, shape, threads, JOBS)
+    first = {}
+    for name in () if quick else (AR, LLADA1, LLADA2):  # a quick run does not wait for the compiler
+        made[f"{name}{COMPILED}"] = job = jobs.job(f"{name}{COMPILED}")
+        began = time.perf_counter()
+        job()
+        first[name] = time.perf_counter() - began
+    peak = {}
+    if device.type == "cuda":
+        peak = benchmark_peak.on_device(device, made)
+    elif not quick:
+        asked = {name: [name, shape, length, jobs.rows * length, dtype] for name in JOBS}
+        peak = benchmark_peak.apart("benchmark_train", asked, threads)
     seconds = take_turns(made, rounds, device=device)
     goals = [
         (AR, THEIR_AR, "at least 1.8 in bfloat16 with AMX" if dtype == "bfloat16" else "at least 1"),
@@ -130,12 +126,17 @@ def _measured(shape: str, dtype: str, threads: int, rounds: int, quick: bool) ->
         (VIEWS, TWICE, "at least 1.4" if shape == "26m" else ""),
         (VIEWS, WHOLE_TWICE, "at least 1.4" if shape == "26m" else ""),
         *((name.removesuffix(SINGLE), name, "") for name in made if name.endswith(SINGLE)),
+        *((f"{name}{COMPILED}", name, "") for name in first),
     ]
     for name, against, target in goals:
         speed = tokens / sorted(seconds[name])[rounds // 2]
         more = {"tokens per second": round(speed)}
         if device.type == "cuda":
             more["share of bfloat16 peak"] = round(_used(config, name, speed, device), 3)
+        if name.endswith(COMPILED):
+            more["first step, s"] = round(first[against], 1)
+            saved = sorted(seconds[against])[rounds // 2] - sorted(seconds[name])[rounds // 2]
+            more["steps until it has paid"] = round(first[against] / saved) if saved > 0 else "never"
         more |= {f"{job}, peak GiB": round(peak[job], 2) for job in (name, against) if job in peak}
         yield compared("train", case, name, against, seconds, target=target, **more)
     if not quick:
@@ -175,16 +176,16 @@ class Steps:
         return TrainConfig(10**6, batch_size=self.rows, seq_len=self.length, dtype=self.dtype, learning_rate=1e-4)
 
     def job(self, name: str) -> Callable[[], None]:
-        """The job of `JOBS` called `name`. Raises KeyError for another."""
-        kind, *rest = JOBS[name]
+        """The job of `JOBS` called `name`, which may end in `COMPILED` where it is ours. Raises KeyError for another."""
+        kind, *rest = JOBS[name.removesuffix(COMPILED)]
         if kind == "theirs":
             return self.theirs(*rest)
         make, block = rest
-        return self.ours(make(self.config.vocab_size - 1), block)
+        return self.ours(make(self.config.vocab_size - 1), block, name.endswith(COMPILED))
 
-    def ours(self, objective: Callable, block: int | None = None) -> Callable[[], None]:
+    def ours(self, objective: Callable, block: int | None = None, compiled: bool = False) -> Callable[[], None]:
         torch.manual_seed(0)
-        model, config = Transformer(self.config).to(self.device), self.settings()
+        model, config = Transformer(self.config).to(self.device), replace(self.settings(), compile=compiled)
         blocks = BlockSchedule.constant(self.length, config.max_iters, block or self.length)
         steps = train(model, self.batches(), objective, config, blocks=blocks)
         return lambda: next(steps) and None
@@ -199,7 +200,7 @@ class Steps:
         def step() -> None:
             batch = next(batches).to(self.device)
             tokens = batch.tokens
-            with products(tokens.numel() * ours, self.device):
+            with products(tokens.numel() * ours, self.config.hidden_size, self.device):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
                     if causal:
                         loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
@@ -217,31 +218,9 @@ class Steps:
         return step
 
 
-def _peak_apart(jobs: "Steps", shape: str, threads: int, names: Iterable[str]) -> dict[str, float]:
-    """GiB that three steps of each job add to a process of its own; nothing where the system does not tell (Windows)."""
-    if sys.platform == "win32":
-        return {}
-    package = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
-    found = {}
-    for name in names:
-        asked = json.dumps([name, shape, jobs.length, jobs.rows * jobs.length, jobs.dtype, threads])
-        command = [sys.executable, "-c", CHILD, asked]
-        out = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-        found[name] = json.loads(out.splitlines()[-1]) / 2**30
-    return found
-
-
-def _peak(device: torch.device, jobs: dict[str, Callable]) -> dict[str, float]:
-    """GiB of GPU memory at most that a step of each job takes beside its weights and its optimiser's state."""
-    found = {}
-    for name, job in jobs.items():
-        job()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        job()
-        found[name] = (torch.cuda.max_memory_allocated(device) - before) / 2**30
-    return found
+def alone(name: str, shape: str, length: int, tokens: int, dtype: str) -> Callable[[], None]:
+    """A job of `JOBS` on the CPU, for `benchmark_peak`."""
+    return Steps(SHAPES[shape], length, tokens, dtype, torch.device("cpu")).job(name)
 
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bfloat16 operations per second, dense, as NVIDIA states them

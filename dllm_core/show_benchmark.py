@@ -20,14 +20,16 @@ def ratios(found: list[dict]) -> Picture | None:
 
     marks = {("float32", 1): 0, ("float32", 2): 1, ("bfloat16", 1): 2, ("bfloat16", 2): 3, ("", 1): 0, ("", 2): 1}
     shown: dict[str, list] = {}
+    machines = {record["machine"] for record in found}
     for record in found:
         for row in record["rows"]:
             mark = marks.get((record["dtype"], record["threads"]), 4)
             if row["target"] and row["part"] == record["part"]:
-                shown.setdefault(_name(record, row), []).append((mark, row["ratio"]))
+                where = f"\n{record['machine']}" if len(machines) > 1 else ""
+                shown.setdefault(_name(record, row) + where, []).append((mark, row["ratio"]))
     if not shown:
         return None
-    figure, axes = new_figure(9, 1.4 + 0.42 * len(shown))
+    figure, axes = new_figure(9, 1.4 + (0.42 if len(machines) == 1 else 0.6) * len(shown))
     for place, (name, values) in enumerate(shown.items()):
         for mark, ratio in values:
             colour, _, marker = LINES[mark]

@@ -21,6 +21,7 @@ from dllm_core.running import Screen
 from dllm_core.sweeps import FOLDER, MEASURE, Cell, Sweep, digest, find
 
 UNWATCHED = {"eval_every": 100_000, "sample_every": 100_000}
+ALIKE = {"cpu": {"dtype": "float32"}}  # by scale, of all trainings: "auto" would make results depend on the processor
 
 
 def runs(sweeps: list[Sweep]) -> dict[str, str]:
@@ -53,7 +54,8 @@ def plan(
         weights = resolve("weights/sweeps") / place
         for (notebook, given), training in zip(cell.steps, _trainings(cell), strict=True):
             if training not in found:
-                given = _filled({**given, "seed": cell.seed, "run_name": names[training]}, run)
+                given = {**ALIKE.get(cell.scale, {}), **given, "seed": cell.seed, "run_name": names[training]}
+                given = _filled(given, run)
                 found[training] = _job(f"{names[training]}.{cell.seed}", notebook, given, place, names[training], before, weights)
                 planned[found[training]] = None
             before, run = [found[training]], names[training]
@@ -103,15 +105,15 @@ def chain_jobs(sweeps: list[Sweep], cells: list[Cell], scale: str) -> list[Job]:
             place = f"{scale}/seed{seed}"
             out, weights = resolve("runs/sweeps") / place / "chain", resolve("weights/sweeps") / place
             chosen = batch.choose(sorted(names), batch.STAGES)
-            found += [_of_seed(job, seed) for job in batch.plan(chosen, batch.STAGES, scale, [["seed", str(seed)]], out, weights)]
+            found += [_of_seed(job, seed, scale) for job in batch.plan(chosen, batch.STAGES, scale, [["seed", str(seed)]], out, weights)]
     return found
 
 
-def _of_seed(job: Job, seed: int) -> Job:
+def _of_seed(job: Job, seed: int, scale: str) -> Job:
     """The stages of several seeds run side by side: each gets its seed into its name."""
     stage = replace(job.stage, name=f"{job.stage.name}.{seed}", needs=tuple(f"{need}.{seed}" for need in job.stage.needs))
-    unwatched = UNWATCHED if job.stage.name.startswith("05") else {}
-    return replace(job, stage=stage, threads=1, given=job.given | unwatched, parameters=job.parameters | unwatched)
+    more = ALIKE.get(scale, {}) | (UNWATCHED if job.stage.name.startswith("05") else {})
+    return replace(job, stage=stage, threads=1, given=job.given | more, parameters=job.parameters | more)
 
 
 def execute(sweeps: list[Sweep], cells: list[Cell], names: dict[str, str], options, screen: Screen) -> bool:
