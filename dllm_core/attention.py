@@ -155,7 +155,7 @@ def block_mask(pattern: Pattern) -> flex.BlockMask:
         return Terms.of([label[b, q] for label in labels], [label[b, k] for label in labels]).open
 
     batch, length = pattern.view.shape
-    _, create = _flex(pattern.view.device.type)
+    create = _fused(flex.create_block_mask, pattern.view.device.type)
     return create(may_attend, batch, None, length, length, device=pattern.view.device)
 
 
@@ -171,7 +171,7 @@ def asked_first(mask: flex.BlockMask, queries: int) -> flex.BlockMask:
 
 def _flexible(q: Tensor, k: Tensor, v: Tensor, mask: flex.BlockMask, grouped: bool) -> Tensor:
     """`attend` by FlexAttention, shapes as there. Its kernel for few queries is left out, which cannot take some numbers of them."""
-    size, attention = q.shape[-1], _flex(q.device.type)[0]
+    size, attention = q.shape[-1], _fused(flex.flex_attention, q.device.type)
     if size < LEAST:
         q, k, v = (F.pad(part, (0, LEAST - size)) for part in (q, k, v))
     options = {"FORCE_USE_FLEX_ATTENTION": True}
@@ -179,19 +179,21 @@ def _flexible(q: Tensor, k: Tensor, v: Tensor, mask: flex.BlockMask, grouped: bo
     return y[..., :size]
 
 
-def _flex(device: str):
-    """FlexAttention and what makes its masks: fused kernels where they are compiled (without them a mask is written down
+def _fused(function: Callable, device: str) -> Callable:
+    """FlexAttention, or what makes its masks, as one kernel where that is compiled (without it a mask is written down
     whole); the plain form on a CPU, which has no kernel for gradients."""
+    if device != "cuda":
+        return function
     # a kernel for each of: one row or several, short or long, with a gradient or without, each precision and head size;
     # beyond the limit Dynamo would fall back to writing all scores down. Set anew: it holds for one thread and context.
-    if device == "cuda" and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    return _compiled() if device == "cuda" else (flex.flex_attention, flex.create_block_mask)
+    return _compiled(function)
 
 
 @functools.cache
-def _compiled():
-    return tuple(torch.compile(one, dynamic=True) for one in (flex.flex_attention, flex.create_block_mask))
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function, dynamic=True)
 
 
 def _by_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tiles, grouped: bool) -> Tensor:

@@ -7,9 +7,12 @@ the rounds. The JSON it writes under notebooks/benchmarks is what RESULTS.md and
 import argparse
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import date
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -97,11 +100,20 @@ def save(asked: dict, rows: list[dict], device: torch.device) -> Path:
     slug = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     own = "-".join(str(asked[key]) for key in ("part", "shape", "dtype", "threads") if asked[key])
     path = resolve(RECORDS) / slug(name) / f"{own}.json"
-    origin = {"machine": name, "torch": torch.__version__, "date": date.today().isoformat()}
+    origin = {"machine": name, "torch": torch.__version__, "date": date.today().isoformat(), "code": code()}
     record = {**origin, **pace(asked["threads"], device), **asked, "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def code() -> str:
+    """The commit that was measured, "+" behind it where files of the library differ from it; "" outside a clone."""
+    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    with suppress(OSError, subprocess.CalledProcessError):
+        commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+        return commit + "+" * bool(git(["git", "status", "--porcelain", "."]).stdout)
+    return ""
 
 
 def pace(threads: int, device: torch.device) -> dict[str, float]:

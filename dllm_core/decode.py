@@ -132,7 +132,7 @@ def decode_llada2(state: State) -> Iterator[DecodeStep]:
     total = left = state.answer_masks().sum(dim=1)
     refined = torch.zeros_like(start)
     columns = torch.arange(size, device=state.tokens.device)
-    window = None
+    window = None  # what a forward runs; None where it is to be made: in a block's first forward, and when rows have left
     while len(state.row):
         # 1. one forward over what is not cached and the current block
         if fresh := window is None:

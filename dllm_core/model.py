@@ -180,8 +180,8 @@ class Transformer(nn.Module):
         with products(tokens.numel(), x.shape[-1], tokens.device):
             for layer in self.model.layers[:-1]:
                 x = layer(x, rope, mask, cache, slots)
-            mask, queries = last or (mask, None)
-            x = self.model.layers[-1](x, rope, mask, cache, slots, read, queries)
+            own_mask, queries = last or (mask, None)
+            x = self.model.layers[-1](x, rope, own_mask, cache, slots, read, queries)
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The README's tables of results, written between its marks from the sweeps' records: `python -m dllm_core.readme`.
+"""The README's tables of results, written between its marks from the sweeps' and the benchmark's records: `python -m dllm_core.readme`.
 
 Both languages get the same numbers; the words around them stand in the README itself. Nothing is measured here.
 """
@@ -7,7 +7,7 @@ import argparse
 import re
 import sys
 
-from dllm_core import jobs, results, sweeps
+from dllm_core import benchmark_results, jobs, results, sweeps
 from dllm_core.answers import wilson
 from dllm_core.parameters import Problem
 from dllm_core.paths import resolve
@@ -32,6 +32,7 @@ def parts() -> dict[str, str]:
         "settings": results.markdown(list(_settings(answers, records["estimators"], speed))),
         "groups": results.markdown(list(_groups(answers))),
         "origin": results.origin(found["paired"], records["paired"]),
+        "speed": results.markdown(benchmark_results.headlines()),
     }
 
 

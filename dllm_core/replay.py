@@ -8,7 +8,9 @@ captured and a `Replayed` runs the static shapes as they are, which is how the t
 import contextlib
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -18,33 +20,35 @@ from torch import Tensor
 from dllm_core.model import KVCache, Transformer
 
 GRAPHS = ("cuda",)  # types of devices that replay
-MOST = 8  # shapes of caches whose graphs are kept; each holds its memory
+MOST = 8  # shapes of caches whose graphs are kept, and of windows of each; a graph holds memory
 FEW = 4096  # tokens up to which a forward is captured: above, the work takes longer than the launches
+BEFORE = 2  # forwards of a shape that run as they are: to capture costs about two, so little is lost where no more come
 _idle = weakref.WeakKeyDictionary()  # model → [(where its weights lay, what was captured)], each in no decoding's hands
 
 
 @contextlib.contextmanager
 def replayed(model) -> Iterator:
     """The model to decode with: on `GRAPHS` a `Replayed` of this Transformer with what earlier decodings captured; no two
-    decodings at a time hold the same. Anything else, and a model in training, is given back as it is."""
-    if not isinstance(model, Transformer) or model.device.type not in GRAPHS:
-        yield model
-        return
-    if model.training or torch.is_autocast_enabled(model.device.type):
+    decodings at a time hold the same. Anything else is given back as it is, and a model under autocast, whose casts
+    would be captured with it."""
+    graphs = isinstance(model, Transformer) and model.device.type in GRAPHS
+    if not graphs or torch.is_autocast_enabled(model.device.type):
         yield model
         return
     weights = [parameter.data_ptr() for parameter in model.parameters()]  # graphs read them where they lay
     idle = _idle.setdefault(model, [])
     idle[:] = [(lay, known) for lay, known in idle if lay == weights]
     made = Replayed(model, idle.pop()[1] if idle else None)
-    yield made
-    idle.append((weights, made.known))
+    try:
+        yield made
+    finally:  # also of a decoding that was stopped
+        idle.append((weights, made.known))
 
 
 class Replayed:
     """Stands where a Transformer stands in decoding; gives the same hidden states. Not for training.
 
-    The first forward of a shape runs as it is (a prompt's comes once), the second is captured, unless it is of more than
+    The first forwards of a shape run as they are (a prompt's comes once), the next is captured, unless it is of more than
     `FEW` tokens. Where capturing fails it says so and goes on as the Transformer does. A later decoding's cache
     of the same shape takes the place of the one that was captured, so that nothing is captured twice: run one decoding
     after another, not two at a time. What was captured for the `MOST` last shapes of caches is kept.
@@ -53,9 +57,9 @@ class Replayed:
     def __init__(self, model: Transformer, known: dict | None = None):
         self.model, self.config, self.device = model, model.config, model.device
         self.lm_head, self.logits = model.lm_head, model.logits
-        self.known = {} if known is None else known  # shape of a cache → (cache, {shape of a window: Capture or None})
-        self.cache, self.captured = None, self.known.setdefault(None, (None, {}))[1]
-        self.failed = False
+        self.known: dict[tuple | None, Kept] = {} if known is None else known  # by the shape of the cache
+        self.kept = self.known.setdefault(None, Kept(None))
+        self.cache, self.failed = None, False
 
     def __call__(
         self, tokens: Tensor, position: Tensor, mask: Tensor, cache: KVCache | None = None,
@@ -64,36 +68,48 @@ class Replayed:
         """As `Transformer.forward`; [n, D] of the elements `read`, or all states [B, S, D]."""
         if cache is not self.cache:
             self.adopt(cache)
-        shape = tuple(tokens.shape)
+        shape, captures = tuple(tokens.shape), self.kept.captures
         plainly = partial(self.model, tokens, position, mask, cache, slots, read=read)
-        if self.failed or tokens.numel() > FEW or shape not in self.captured:
-            self.captured.setdefault(shape)
+        self.kept.runs[shape] += 1
+        if self.failed or tokens.numel() > FEW or self.kept.runs[shape] <= BEFORE:
             return plainly()
         if cache is not None:
             mask = F.pad(mask, (0, cache.keys[0].shape[2] - 1 - mask.shape[-1]))
         inputs = [tokens, position, mask, position if slots is None else slots]
-        if self.captured[shape] is None:
-            try:
-                self.captured[shape] = Capture(self.model, cache, inputs)
-            except RuntimeError as error:
-                self.failed = True
-                warnings.warn(f"decoding goes on without CUDA graphs, slower: {error}", stacklevel=2)
-                return plainly()
-        hidden = self.captured[shape].run(inputs)
+        try:
+            capture = captures.pop(shape, None) or Capture(self.model, cache, inputs)
+        except RuntimeError as error:
+            self.failed = True
+            warnings.warn(f"decoding goes on without CUDA graphs, slower: {error}", stacklevel=2)
+            return plainly()
+        captures[shape] = capture  # the last used stands last
+        if len(captures) > MOST:
+            del captures[next(iter(captures))]
+        hidden = capture.run(inputs)
         return hidden.clone() if read is None else hidden[read]  # copies: the next run writes over it
 
     def adopt(self, cache: KVCache | None) -> None:
         """Make this the cache in use; where one of its shape is known, it gets that one's memory, its content kept."""
         shape = None if cache is None else tuple(cache.keys[0].shape)
-        kept, captured = self.known.pop(shape, (cache, {}))
-        if kept is not cache:
-            for own, new in zip([*kept.keys, *kept.values], [*cache.keys, *cache.values], strict=True):
+        self.cache, self.kept = cache, self.known.pop(shape, None) or Kept(cache)
+        if self.kept.cache is not cache:
+            theirs = [*self.kept.cache.keys, *self.kept.cache.values]
+            for own, new in zip(theirs, [*cache.keys, *cache.values], strict=True):
                 own.copy_(new)
-            cache.keys[:], cache.values[:] = kept.keys, kept.values
-        self.cache, self.captured = cache, captured
-        self.known[shape] = (kept, captured)
+            cache.keys[:], cache.values[:] = self.kept.cache.keys, self.kept.cache.values
+        self.known[shape] = self.kept
         while len(self.known) > MOST:
             del self.known[next(iter(self.known))]
+
+
+@dataclass
+class Kept:
+    """What is known of caches of one shape: the one whose memory the captures use, by the shape of a window how many
+    forwards there were, and what was captured."""
+
+    cache: KVCache | None
+    runs: Counter = field(default_factory=Counter)
+    captures: dict = field(default_factory=dict)
 
 
 class Capture:

@@ -183,7 +183,7 @@ def train(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     saved_at = step
     layers = trained.model.layers if config.activation_checkpointing else ()
-    agreed = team.alone  # whether all processes stop after this step
+    agreed = False  # whether several processes stop together after this step
     with deferred_interrupt(team.alone) as interrupt, recomputed(layers):
         try:
             while step < config.max_iters:

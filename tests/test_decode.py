@@ -348,11 +348,11 @@ def test_static_shapes_change_nothing(static, style, scale, label_shift):
         wanted = traces(tiny(4), PROMPTS, config, label_shift)
     assert not runs
     model = tiny(4)
-    for _ in range(3):  # a later decoding has a cache of its own, which takes the place of one of its shape
+    for _ in range(4):  # a later decoding has a cache of its own, which takes the place of one of its shape
         for plainly, replayed in zip(wanted, traces(model, PROMPTS, config, label_shift), strict=True):
             close(plainly, replayed)
         captured.append(len(made))
-    assert runs and captured[1] == captured[2]  # the second has seen every shape twice; nothing is captured again
+    assert runs and captured[2] == captured[3]  # by the third every shape has been run; nothing is captured again
 
 
 def test_decodings_side_by_side_share_no_memory(static):
@@ -371,7 +371,7 @@ def test_decodings_side_by_side_share_no_memory(static):
 def test_weights_that_moved_are_captured_anew(static):
     made, _ = static
     model, config = tiny(4), STYLES["ar"]
-    for _ in range(2):
+    for _ in range(3):
         traces(model, PROMPTS[:1], config, False)
     before = len(made)
     traces(model, PROMPTS[:1], config, False)
@@ -381,9 +381,10 @@ def test_weights_that_moved_are_captured_anew(static):
     assert len(made) > before
 
 
-def test_large_forwards_and_models_in_training_are_not_captured(static, monkeypatch):
+def test_large_forwards_and_those_under_autocast_are_not_captured(static, monkeypatch):
     made, _ = static
-    traces(tiny(4).train(), PROMPTS[:1], STYLES["llada2"], False)
+    with torch.autocast("cpu", torch.bfloat16):
+        traces(tiny(4), PROMPTS[:1], STYLES["llada1"], False)
     monkeypatch.setattr(replay, "FEW", 1)
     traces(tiny(4), PROMPTS[:1], STYLES["llada2"], False)
     assert not made
@@ -391,11 +392,29 @@ def test_large_forwards_and_models_in_training_are_not_captured(static, monkeypa
     assert set(made) == {(1, 1)}
 
 
+def test_few_captures_are_kept_and_what_a_stopped_decoding_captured(static, monkeypatch):
+    made, _ = static
+    monkeypatch.setattr(replay, "MOST", 1)
+    model, config = tiny(4).train(), dataclasses.replace(STYLES["llada1"], eos_early_stop=False)  # as `weights.load` leaves it
+    for prompt in PROMPTS:  # a length each, without a cache
+        list(decode(model, [prompt], config, IDS))
+    assert len(made) == 3
+    stopped = decode(model, [PROMPTS[-1]], config, IDS)
+    next(stopped)
+    stopped.close()
+    list(decode(model, [PROMPTS[-1]], config, IDS))
+    assert len(made) == 3
+    list(decode(model, [PROMPTS[0]], config, IDS))
+    assert len(made) == 4  # the first length's had given way
+
+
 def test_where_nothing_can_be_captured_decoding_says_so_and_goes_on(static, monkeypatch):
     def refuse(*_):
         raise RuntimeError("operation not permitted")
 
-    wanted = traces(tiny(4).train(), PROMPTS, STYLES["llada2"], False)
+    with monkeypatch.context() as plainly:
+        plainly.setattr(replay, "GRAPHS", ())
+        wanted = traces(tiny(4), PROMPTS, STYLES["llada2"], False)
     monkeypatch.setattr(Capture, "__init__", refuse)
     with pytest.warns(UserWarning, match="without CUDA graphs.*not permitted"):
         found = traces(tiny(4), PROMPTS, STYLES["llada2"], False)

@@ -307,9 +307,12 @@ def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
         assert job.threads == 1 and job.parameters["seed"] == int(seed) and job.weights.name == f"seed{seed}"
         assert {need.rpartition(".")[2] for need in job.stage.needs} <= {seed}
         assert set(job.stage.needs) <= set(names)
+        assert job.given["dtype"] == job.parameters["dtype"] == "float32"  # whatever the processor
         assert (job.given.get("eval_every") == job.parameters["eval_every"] == 100_000) == job.stage.name.startswith("05")
         assert all(f"seed{seed}" in str(path) for path in (job.executed, *job.upstream))
     assert sweeping.chain_jobs([paired], [], "cpu") == []
+    (paired,) = sweeps.find(["paired"], "h100")
+    assert "dtype" not in sweeping.chain_jobs([paired], paired.cells, "h100")[0].given
 
 
 @pytest.mark.parametrize("ends", ["done", "failed"])
@@ -333,6 +336,8 @@ def test_a_cell_waits_for_its_own_stages_alone(project, monkeypatch, ends):
     assert needs["merge-falling.measure.1"] == {"01.1", "merge-falling.1"}
     names = list(needs)
     assert all(need in names[: names.index(name)] for name in names for need in needs[name])
+    trained = [job for job in calls[0][0] if job.stage.name in ("merge-falling.1", "real-ar.2")]
+    assert [job.given["dtype"] for job in trained] == ["float32"] * 2
     assert [at_once for _, at_once in calls] == [2, 1] if ends == "done" else [2]
     if ends == "done":
         assert {job.stage.name for job in calls[1][0]} == {f"speed-all.measure.{seed}" for seed in (0, 1, 2)}
