@@ -39,10 +39,10 @@ class Tiles:
     @classmethod
     def of(cls, mask: Tensor) -> "Tiles":
         """Of a mask [B, S, K] bool."""
-        return cls.by(lambda queries: mask[:, queries], mask.shape)
+        return cls.from_rows(lambda queries: mask[:, queries], mask.shape)
 
     @classmethod
-    def by(cls, rows: Callable[[slice], Tensor], shape: tuple[int, int, int], size: int = TILE) -> "Tiles":
+    def from_rows(cls, rows: Callable[[slice], Tensor], shape: tuple[int, int, int], size: int = TILE) -> "Tiles":
         """Of `rows`, which gives those of a mask for some queries, [B, s, K] bool; so a mask need not be there as a whole.
         shape: of the mask. Every query must see a key."""
         made, scores = [], shape[1] * shape[2]
@@ -53,7 +53,7 @@ class Tiles:
             keys = seen.any(dim=0).any(dim=0).nonzero()[:, 0]
             first, last = int(keys[0]), int(keys[-1]) + 1
             keys = slice(first, last) if last - first == len(keys) else keys
-            seen = seen[:, :, keys]
+            seen = seen[:, :, keys].clone()  # without the columns that nobody sees
             made.append((queries, keys, torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf) if written else seen))
         return cls(made, torch.Size(shape), written)
 
@@ -83,11 +83,11 @@ def prepared(pattern: Pattern) -> Mask:
         return pattern.mask()
     if not pattern.view.any():
         length = pattern.view.shape[1]
-        return Tiles.by(lambda queries: seen(pattern, queries, slice(None)), (len(pattern.view), length, length))
+        return Tiles.from_rows(lambda queries: part_of_mask(pattern, queries, slice(None)), (len(pattern.view), length, length))
     return halves(pattern)
 
 
-def seen(pattern: Pattern, queries, keys) -> Tensor:
+def part_of_mask(pattern: Pattern, queries, keys) -> Tensor:
     """The part [B, queries, keys] of the pattern's mask, of elements chosen by slices or int64 indices."""
     labels = (pattern.document, pattern.block, pattern.view)
     return Terms.of([label[:, queries, None] for label in labels], [label[:, None, keys] for label in labels]).open
@@ -124,12 +124,12 @@ def halves(pattern: Pattern) -> Halves:
     views = torch.arange(noisy).split(size)
 
     def own(queries: slice) -> Tensor:
-        each = [seen(pattern, view[queries], torch.cat([clean, view])) for view in views]
+        each = [part_of_mask(pattern, view[queries], torch.cat([clean, view])) for view in views]
         return torch.stack(each, dim=1).flatten(0, 1)
 
     return Halves(
-        Tiles.by(lambda queries: seen(pattern, clean[queries], clean), (batch, len(clean), len(clean))),
-        Tiles.by(own, (batch * pattern.views, size, len(clean) + size)), pattern.views, size,
+        Tiles.from_rows(lambda queries: part_of_mask(pattern, clean[queries], clean), (batch, len(clean), len(clean))),
+        Tiles.from_rows(own, (batch * pattern.views, size, len(clean) + size)), pattern.views, size,
     )  # fmt: skip
 
 

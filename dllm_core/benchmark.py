@@ -21,7 +21,7 @@ import torch
 
 from dllm_core import benchmark_decode, benchmark_feed, benchmark_train
 from dllm_core.benchmark_results import RECORDS, short
-from dllm_core.devices import machine
+from dllm_core.devices import cores, machine
 from dllm_core.jobs import shown
 from dllm_core.kernels import products
 from dllm_core.paths import resolve
@@ -65,14 +65,18 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no part is called {wrong[0]!r}; choose from {', '.join((*PARTS, LARGE))}")
     if options.rounds < 1 or min(options.threads) < 1:
         parser.error("--rounds and --threads must be at least 1")
-    parts = options.parts or list(PARTS)
+    parts, fed = options.parts or list(PARTS), [shape for shape in options.shape if shape in benchmark_feed.SHAPES]
+    if "feed" in options.parts and not fed:
+        parser.error(f"feed: knows no shape {options.shape[0]!r}; there are {', '.join(benchmark_feed.SHAPES)}")
     for part, shape, dtype, threads in combinations(
         [part for part in parts if part != LARGE], options.shape, options.dtype, options.threads
     ):
+        if part == "feed" and shape not in fed:
+            continue
         asked = {"part": part, "shape": shape, "dtype": dtype, "threads": threads, "rounds": options.rounds}
         measured(PARTS[part].measure(shape, dtype, threads, options.rounds, options.quick), asked, options.quick)
     if LARGE in parts:
-        asked = {"part": "feed", "shape": LARGE, "dtype": "", "threads": benchmark_feed.cores(), "rounds": 1}
+        asked = {"part": "feed", "shape": LARGE, "dtype": "", "threads": cores(), "rounds": 1}
         measured(benchmark_feed.large_file(0.01 if options.quick else 1.6), asked, options.quick)
     return 0
 
@@ -91,15 +95,18 @@ def measured(found: Iterable[Row], asked: dict, quick: bool) -> None:
     finally:
         if rows and not quick:
             path = save(asked | ended, rows, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-            screen.say(f"{len(rows)} comparisons in {shown(path)}")
+            screen.say(f"{len(rows)} comparisons in {shown(path)}" if path else "the whole record that is there stays")
 
 
-def save(asked: dict, rows: list[dict], device: torch.device) -> Path:
-    """Write one combination's rows to a file of its own, in the machine's folder."""
+def save(asked: dict, rows: list[dict], device: torch.device) -> Path | None:
+    """Write one combination's rows to a file of its own, in the machine's folder; None: what was stopped replaces nothing
+    whole."""
     name = machine(device)
     slug = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     own = "-".join(str(asked[key]) for key in ("part", "shape", "dtype", "threads") if asked[key])
     path = resolve(RECORDS) / slug(name) / f"{own}.json"
+    if "stopped" in asked and path.exists() and "stopped" not in json.loads(path.read_text("utf-8")):
+        return None
     origin = {"machine": name, "torch": torch.__version__, "date": date.today().isoformat(), "code": code()}
     record = {**origin, **pace(asked["threads"], device), **asked, "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -120,18 +120,27 @@ class Bench:
             OURS: partial(self.ours, OURS, fast, "llada2"), FLOOR: Matmuls(self.model, self.calls),
             PLAIN: partial(self.plain, oracle), OURS_AR: partial(self.ours, OURS_AR, fast, "ar"),
         }  # fmt: skip
-        if peers:
-            theirs = hugging_face(self.model)
-            made[THEIR_AR] = partial(self.generate, theirs)
-            around = {PIPELINE: oracle}
-            if self.case.batch == 1:  # once is enough to see what the model beneath the pipeline matters
-                around[PIPELINE_QWEN3] = self.oracle(Qwen3(theirs, self.model.config))
-            try:
-                for name, of in around.items():
-                    made[name] = partial(self.pipeline, name, diffusers_pipeline(of, self.case.block), of)
-            except ImportError as error:
-                warnings.warn(f"rows against diffusers are left out: {error}", stacklevel=2)
+        return made | (self.peers(oracle) if peers else {})
+
+    def peers(self, oracle: Oracle) -> dict:
+        """The jobs of other libraries."""
+        theirs = hugging_face(self.model)
+        made, around = {THEIR_AR: partial(self.generate, theirs)}, {PIPELINE: oracle}
+        if self.case.batch == 1:  # once is enough to see what the model beneath the pipeline matters
+            around[PIPELINE_QWEN3] = self.oracle(Qwen3(theirs, self.model.config))
+        try:
+            for name, of in around.items():
+                made[name] = partial(self.pipeline, name, diffusers_pipeline(of, self.case.block), of)
+        except ImportError as error:
+            warnings.warn(f"rows against diffusers are left out: {error}", stacklevel=2)
         return made
+
+    def single(self, name: str) -> Callable[[], object]:
+        """One job by itself, nothing run or kept for others, and without graphs, whose memory is not seen."""
+        oracle, styles = self.oracle(), {OURS: "llada2", OURS_AR: "ar"}
+        if name in styles:
+            return partial(self.ours, name, oracle, styles[name])
+        return partial(self.plain, oracle) if name == PLAIN else self.peers(oracle)[name]
 
     def equal(self, one: str, other: str) -> float:
         """Share of the tokens that both wrote alike."""
@@ -186,17 +195,17 @@ TARGETS = {
 
 
 def alone(job: str, shape: str, dtype: str, case: dict) -> Callable[[], object]:
-    """A job of `Bench.jobs` on the CPU, for `benchmark_peak`. case: the fields of a `Case`."""
+    """A job of a `Bench` on the CPU, for `benchmark_peak`. case: the fields of a `Case`."""
     torch.manual_seed(0)
     model = Transformer(SHAPES[shape]).eval().to(getattr(torch, dtype))
-    return Bench(model, Case(**case)).jobs(peers=job in (THEIR_AR, PIPELINE))[job]
+    return Bench(model, Case(**case)).single(job)
 
 
 def _peaks(bench: "Bench", jobs: dict, apart: dict) -> dict[str, float]:
     """GiB that each decoder takes beside the weights, see `benchmark_peak`."""
     names = [name for name in (OURS, OURS_AR, PLAIN, PIPELINE, THEIR_AR) if name in jobs]
     if bench.model.device.type == "cuda":
-        return benchmark_peak.on_device(bench.model.device, {name: jobs[name] for name in names})
+        return benchmark_peak.on_device(bench.model.device, {name: bench.single(name) for name in names})
     if not apart:
         return {}
     asked = {name: [name, apart["shape"], apart["dtype"], asdict(bench.case)] for name in names}

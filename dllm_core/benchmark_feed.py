@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from dllm_core import corpus
 from dllm_core.batches import Batches
 from dllm_core.data import Documents, chat_documents, read_jsonl, text_documents
+from dllm_core.devices import cores
 from dllm_core.reading import THREADS
 from dllm_core.timing import Row, compared, take_turns
 from dllm_core.tokenizer import load_tokenizer
@@ -102,11 +103,6 @@ def large_file(gigabytes: float = 1.6, kind: str = "text", where: str | Path | N
     with _workplace(where) as folder:
         path = write_file(folder / f"{kind}.jsonl", source, gigabytes * 1e9, kind, 6)
         return _first_and_next(path, kind, str(source / "tokenizer"), 512, "26m", cores(), 1)
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write_file(path: Path, source: Path, size: float, kind: str, joined: int) -> Path:

@@ -234,7 +234,7 @@ def _used(config: ModelConfig, name: str, speed: float, device: torch.device) ->
     """Share of the card's bfloat16 peak, by matrix products with parameters alone: 6 operations for each of a layer's
     parameters and each position, and for the head where logits are; the clean half leaves out the last layer. 0.0 for a
     card that `PEAK` does not know."""
-    noisy, clean, logits = POSITIONS[name]
+    noisy, clean, logits = POSITIONS[name.removesuffix(COMPILED).removesuffix(SINGLE)]
     head = config.vocab_size * config.hidden_size
     layers = Transformer(config).num_parameters - head
     per_token = 6 * (layers * (noisy + clean * (1 - 1 / config.num_hidden_layers)) + head * logits)

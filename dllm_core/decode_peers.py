@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dllm_core.config import Checkpoint, ModelConfig
 from dllm_core.kernels import products
 from dllm_core.model import Transformer
+from dllm_core.replay import captured
 from dllm_core.weights import hf_config
 
 
@@ -94,11 +95,8 @@ class Matmuls:
     def __init__(self, model: Transformer, calls: list[tuple[int, int, int, int]]):
         self.model, self.calls, self.graph = model, calls, None
         self.inputs = {call: self._inputs(*call) for call in set(calls)}
-        if model.device.type == "cuda":  # one launch, as the forwards have it
-            self.run()
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.run()
+        if model.device.type == "cuda":  # all of them one launch: not even that of each forward is counted
+            self.graph, _ = captured(self.run, model.device)
 
     def _inputs(self, batch: int, width: int, keys: int, read: int):
         config, like = self.model.config, self.model.lm_head.weight

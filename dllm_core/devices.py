@@ -65,5 +65,9 @@ def machine(device: torch.device) -> str:
     with contextlib.suppress(OSError):  # Linux tells the model here alone
         if found := re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()):
             name = found[1]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{device.type}: {name}, {cores} cores"
+    return f"{device.type}: {name}, {cores()} cores"
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

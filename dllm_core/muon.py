@@ -1,25 +1,28 @@
 """Muon as in `torch.optim.Muon`, with all matrices of one shape orthogonalised together.
 
 The same update and the same state (`momentum_buffer`). PyTorch's takes one matrix at a time, always in bfloat16, which
-most CPUs only emulate: at this project's laptop size that is a quarter of a training step. Source: Keller Jordan,
-https://kellerjordan.github.io/posts/muon/.
+most CPUs only emulate: at this project's laptop size that is a quarter of a training step. Here it is bfloat16 on CUDA,
+and on CPUs with units for it where the training is. Source: Keller Jordan, https://kellerjordan.github.io/posts/muon/.
 """
 
 import torch
 from torch import Tensor
 
-from dllm_core.kernels import products
+from dllm_core.kernels import bfloat16_units, products
 from dllm_core.team import local
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum, then Newton–Schulz; for matrices only.
 
-    params: 2-D parameters, or groups of them. lr: scaled by sqrt(max(1, rows / columns)). weight_decay: decoupled.
-    Raises ValueError for a parameter that is not a matrix.
+    params: 2-D parameters, or groups of them. lr: scaled by sqrt(max(1, rows / columns)). weight_decay: decoupled. half:
+    orthogonalise in bfloat16 also on a CPU that has units for it. Raises ValueError for a parameter that is not a matrix.
     """
 
-    def __init__(self, params, lr: float, weight_decay: float = 0.1, momentum: float = 0.95, ns_steps: int = 5):
+    def __init__(
+        self, params, lr: float, weight_decay: float = 0.1, momentum: float = 0.95, ns_steps: int = 5, half: bool = False
+    ):  # fmt: skip
+        self.half = half and bfloat16_units()
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "ns_steps": ns_steps}
         super().__init__(params, defaults)
         for parameter in (p for group in self.param_groups for p in group["params"]):
@@ -54,19 +57,20 @@ class Muon(torch.optim.Optimizer):
         """ahead [n, rows here, columns] made orthogonal as the whole matrices that they are parts of, where FSDP shards
         the `parameter`s by rows."""
         if not hasattr(parameter, "device_mesh"):
-            return orthogonalise(ahead, steps)
+            return orthogonalise(ahead, steps, self.half)
         from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
         shape, mesh, by_rows = torch.Size([len(ahead), *parameter.shape]), parameter.device_mesh, [Shard(1)]
         stride = torch.empty(shape, device="meta").stride()
         whole = DTensor.from_local(ahead, mesh, by_rows, shape=shape, stride=stride, run_check=False).full_tensor()
-        return distribute_tensor(orthogonalise(whole, steps), mesh, by_rows, src_data_rank=None).to_local()
+        return distribute_tensor(orthogonalise(whole, steps, self.half), mesh, by_rows, src_data_rank=None).to_local()
 
 
-def orthogonalise(x: Tensor, steps: int) -> Tensor:
-    """x [n, rows, columns] → about U Vᵀ of each x = U S Vᵀ: singular values near 1, by Newton–Schulz iterations."""
+def orthogonalise(x: Tensor, steps: int, half: bool = False) -> Tensor:
+    """x [n, rows, columns] → about U Vᵀ of each x = U S Vᵀ: singular values near 1, by Newton–Schulz iterations; in bfloat16
+    if `half` or on CUDA."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = x.bfloat16() if x.is_cuda else x.float()
+    x = x.bfloat16() if half or x.is_cuda else x.float()
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).contiguous()  # the smaller side first: cheaper products
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)

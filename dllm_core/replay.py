@@ -9,7 +9,7 @@ import contextlib
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,6 +24,7 @@ MOST = 8  # shapes of caches whose graphs are kept, and of windows of each; a gr
 FEW = 4096  # tokens up to which a forward is captured: above, the work takes longer than the launches
 BEFORE = 2  # forwards of a shape that run as they are: to capture costs about two, so little is lost where no more come
 _idle = weakref.WeakKeyDictionary()  # model → [(where its weights lay, what was captured)], each in no decoding's hands
+_refused = weakref.WeakSet()  # models of which nothing could be captured
 
 
 @contextlib.contextmanager
@@ -31,7 +32,7 @@ def replayed(model) -> Iterator:
     """The model to decode with: on `GRAPHS` a `Replayed` of this Transformer with what earlier decodings captured; no two
     decodings at a time hold the same. Anything else is given back as it is, and a model under autocast, whose casts
     would be captured with it."""
-    graphs = isinstance(model, Transformer) and model.device.type in GRAPHS
+    graphs = isinstance(model, Transformer) and model.device.type in GRAPHS and model not in _refused
     if not graphs or torch.is_autocast_enabled(model.device.type):
         yield model
         return
@@ -42,7 +43,10 @@ def replayed(model) -> Iterator:
     try:
         yield made
     finally:  # also of a decoding that was stopped
-        idle.append((weights, made.known))
+        if made.failed:
+            _refused.add(model)
+        else:  # a cache that no graph uses is let go
+            idle.append((weights, {shape: kept for shape, kept in made.known.items() if kept.captures}))
 
 
 class Replayed:
@@ -58,15 +62,15 @@ class Replayed:
         self.model, self.config, self.device = model, model.config, model.device
         self.lm_head, self.logits = model.lm_head, model.logits
         self.known: dict[tuple | None, Kept] = {} if known is None else known  # by the shape of the cache
-        self.kept = self.known.setdefault(None, Kept(None))
-        self.cache, self.failed = None, False
+        self.cache, self.kept, self.failed = None, None, False
+        self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None  # outputs are copied: one for all
 
     def __call__(
         self, tokens: Tensor, position: Tensor, mask: Tensor, cache: KVCache | None = None,
         slots: Tensor | None = None, read: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """As `Transformer.forward`; [n, D] of the elements `read`, or all states [B, S, D]."""
-        if cache is not self.cache:
+        if self.kept is None or cache is not self.cache:
             self.adopt(cache)
         shape, captures = tuple(tokens.shape), self.kept.captures
         plainly = partial(self.model, tokens, position, mask, cache, slots, read=read)
@@ -77,14 +81,15 @@ class Replayed:
             mask = F.pad(mask, (0, cache.keys[0].shape[2] - 1 - mask.shape[-1]))
         inputs = [tokens, position, mask, position if slots is None else slots]
         try:
-            capture = captures.pop(shape, None) or Capture(self.model, cache, inputs)
+            capture = captures.pop(shape, None) or Capture(self.model, self.kept.cache, inputs, self.pool)
         except RuntimeError as error:
             self.failed = True
             warnings.warn(f"decoding goes on without CUDA graphs, slower: {error}", stacklevel=2)
             return plainly()
         captures[shape] = capture  # the last used stands last
         if len(captures) > MOST:
-            del captures[next(iter(captures))]
+            oldest = next(iter(captures))
+            del captures[oldest], self.kept.runs[oldest]
         hidden = capture.run(inputs)
         return hidden.clone() if read is None else hidden[read]  # copies: the next run writes over it
 
@@ -113,23 +118,15 @@ class Kept:
 
 
 class Capture:
-    """One forward of fixed shapes. inputs: tokens, position [B, S], mask [B, S, K], slots [B, S]."""
+    """One forward of fixed shapes. inputs: tokens, position [B, S], mask [B, S, K], slots [B, S]. cache: one that lives as
+    long as this does. Raises RuntimeError where CUDA refuses."""
 
-    def __init__(self, model: Transformer, cache: KVCache | None, inputs: list[Tensor]):
+    def __init__(self, model: Transformer, cache: KVCache | None, inputs: list[Tensor], pool=None):
         self.inputs = [tensor.clone() for tensor in inputs]
         tokens, position, mask, slots = self.inputs
-        self.forward = partial(model, tokens, position, mask, cache, slots)
-        self.graph = None
+        self.forward, self.graph = partial(model, tokens, position, mask, cache, slots), None
         if tokens.device.type == "cuda":
-            # once on a side stream, so that libraries take their workspaces before the capture
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self.forward()
-            torch.cuda.current_stream().wait_stream(stream)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.hidden = self.forward()
+            self.graph, self.hidden = captured(self.forward, tokens.device, pool)
             self.forward = None  # which would keep the model alive
 
     def run(self, inputs: list[Tensor]) -> Tensor:
@@ -140,3 +137,21 @@ class Capture:
             return self.forward()
         self.graph.replay()
         return self.hidden
+
+
+def captured(function: Callable, device: torch.device, pool=None) -> tuple[torch.cuda.CUDAGraph, object]:
+    """(graph, what the function gave) of a function that launches the same kernels in every call; run once before, so
+    that libraries have their workspaces. pool: memory that it may share with other graphs."""
+    stream, graph, before = torch.cuda.Stream(device), torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    try:
+        with torch.cuda.device(device):
+            stream.wait_stream(before)
+            with torch.cuda.stream(stream):
+                function()
+            before.wait_stream(stream)
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
+                given = function()
+        return graph, given
+    except RuntimeError:
+        torch.cuda.set_stream(before)  # a capture that failed leaves its own
+        raise

@@ -47,7 +47,8 @@ def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.
     made = []
     if config.optimizer == "muon":
         # three Newton–Schulz steps instead of Muon's usual five: cheaper, and all recorded results are made with three
-        made.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, ns_steps=3))
+        how = {"ns_steps": 3, "half": config.dtype == "bfloat16"}
+        made.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, **how))
     else:
         adamw.append({"params": matrices, "weight_decay": config.weight_decay})
     made.append(torch.optim.AdamW(adamw, lr=config.learning_rate, betas=(0.9, 0.95), fused=True))

@@ -48,7 +48,7 @@ def test_every_form_equals_the_plain_one(name, groups):
     tensors = inputs(pattern, groups=groups)
     wanted = with_gradients(plain, tensors, pattern.mask())
     dense = pattern.mask()
-    for mask in (Tiles.of(dense), Tiles.by(lambda queries: dense[:, queries], dense.shape, 8), prepared(pattern)):
+    for mask in (Tiles.of(dense), Tiles.from_rows(lambda queries: dense[:, queries], dense.shape, 8), prepared(pattern)):
         for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
@@ -107,7 +107,7 @@ def whole(tiles: Tiles) -> torch.Tensor:
 
 def test_a_tile_holds_the_keys_that_one_of_its_queries_sees():
     causal = torch.ones(1, 6, 6, dtype=torch.bool).tril()
-    tiles = Tiles.by(lambda queries: causal[:, queries], causal.shape, 4).tiles
+    tiles = Tiles.from_rows(lambda queries: causal[:, queries], causal.shape, 4).tiles
     assert [(queries, keys) for queries, keys, _ in tiles] == [(slice(0, 4), slice(0, 4)), (slice(4, 8), slice(0, 6))]
     assert torch.equal(tiles[1][2] == 0, causal[:, 4:])
     apart = torch.tensor([[[True, False, False, True]] * 2])
@@ -183,7 +183,9 @@ def test_no_mask_is_made_as_a_whole(monkeypatch):
     made = patterns.Terms.of.__func__
     monkeypatch.setattr(patterns.Terms, "of", classmethod(lambda cls, q, k: (most.append(q[0].shape[1]), made(cls, q, k))[1]))
     prepared(patterns.block_diffusion(batch.document, batch.position, 32))
-    prepared(patterns.causal(batch.document, batch.position))
+    monkeypatch.setattr(attention, "EXPLICIT", 0)
+    causal = prepared(patterns.causal(batch.document, batch.position))
+    assert sum(seen.untyped_storage().nbytes() for _, _, seen in causal.tiles) < 0.6 * 512 * 512
     assert max(most) == attention.TILE and len(most) == 12
 
 

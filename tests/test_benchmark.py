@@ -96,6 +96,11 @@ def test_what_was_finished_stays_when_the_rest_fails(tmp_path, monkeypatch):
     assert (whole["threads"], len(whole["rows"])) == (1, 2) and "stopped" not in whole
     assert (part["threads"], len(part["rows"]), part["stopped"]) == (2, 1, "RuntimeError: no second core")
     assert benchmark_results.origin(part).endswith("not the whole of it: RuntimeError: no second core")
+    (path,) = tmp_path.glob("notebooks/benchmarks/*/*-2.json")
+    path.write_text(json.dumps(part | {"stopped": ""} | {"rows": []}).replace(', "stopped": ""', ""))
+    with pytest.raises(RuntimeError):
+        benchmark.main(["train", "--shape", "tiny", "--dtype", "float32", "--threads", "2"])
+    assert json.loads(path.read_text())["rows"] == []  # what is whole is not replaced by a part
 
 
 def record(part: str, rows: list[Row], **more) -> dict:
@@ -166,7 +171,9 @@ def test_a_quick_run_writes_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", [["speed"], ["train", "--rounds", "0"], ["train", "--threads", "0"]])
+@pytest.mark.parametrize(
+    "words", [["speed"], ["train", "--rounds", "0"], ["train", "--threads", "0"], ["feed", "--shape", "100m"]]
+)
 def test_bad_arguments_end_it_before_anything_is_measured(words, monkeypatch):
     monkeypatch.setattr(benchmark.PARTS["train"], "measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(SystemExit) as end:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 
 import pytest
 import torch
@@ -339,9 +340,10 @@ def static(monkeypatch):
 
 @pytest.mark.parametrize("label_shift", [False, True])
 @pytest.mark.parametrize("style, scale", [*GUIDED, *((style, 0.0) for style in HOT)])
-def test_static_shapes_change_nothing(static, style, scale, label_shift):
+def test_static_shapes_change_nothing(static, monkeypatch, style, scale, label_shift):
     """Keys up to the cache's end, all states of the window."""
     (made, runs), captured = static, []
+    monkeypatch.setattr(replay, "BEFORE", 1)
     config = dataclasses.replace((STYLES | HOT)[style], cfg_scale=scale, draft=True)
     with pytest.MonkeyPatch.context() as plainly:
         plainly.setattr(replay, "GRAPHS", ())
@@ -361,6 +363,7 @@ def test_decodings_side_by_side_share_no_memory(static):
     prompts = [PROMPTS[0], PROMPTS[0][::-1]]
     alone = [list(decode(model, [prompt], config, IDS)) for prompt in prompts]
     for _ in range(2):
+        runs.clear()
         both = list(zip(*(decode(model, [prompt], config, IDS) for prompt in prompts), strict=False))
         assert runs and len(both) > 3
         for steps, wanted in zip(zip(*both, strict=True), alone, strict=True):
@@ -408,6 +411,25 @@ def test_few_captures_are_kept_and_what_a_stopped_decoding_captured(static, monk
     assert len(made) == 4  # the first length's had given way
 
 
+def test_what_a_capture_reads_lives_as_long_as_it_does(static, monkeypatch):
+    """Of a cache not its keys and values alone: a later decoding's own is gone when that ends."""
+    caches, begun = [], Capture.__init__
+    monkeypatch.setattr(Capture, "__init__", lambda *given: (caches.append(given[2]), begun(*given))[1])
+    model, config = tiny(4), DecodeConfig("llada2", max_new_tokens=9, block_length=3, threshold=None, eos_early_stop=False)
+    for _ in range(4):  # a prompt's window comes once in each: captured when the cache is no longer the first one's
+        list(decode(model, [PROMPTS[2]], config, IDS))
+    ((_, known),) = replay._idle[model]
+    ((_, kept),) = known.items()
+    assert len(caches) >= 3 and all(cache is kept.cache for cache in caches)
+
+
+def test_a_cache_that_no_graph_uses_is_let_go(static):
+    model = tiny(4)
+    list(decode(model, [PROMPTS[0]], dataclasses.replace(STYLES["ar"], max_new_tokens=2), IDS))
+    ((_, known),) = replay._idle[model]
+    assert known == {}
+
+
 def test_where_nothing_can_be_captured_decoding_says_so_and_goes_on(static, monkeypatch):
     def refuse(*_):
         raise RuntimeError("operation not permitted")
@@ -416,8 +438,11 @@ def test_where_nothing_can_be_captured_decoding_says_so_and_goes_on(static, monk
         plainly.setattr(replay, "GRAPHS", ())
         wanted = traces(tiny(4), PROMPTS, STYLES["llada2"], False)
     monkeypatch.setattr(Capture, "__init__", refuse)
+    model = tiny(4)
     with pytest.warns(UserWarning, match="without CUDA graphs.*not permitted"):
-        found = traces(tiny(4), PROMPTS, STYLES["llada2"], False)
+        found = traces(model, PROMPTS, STYLES["llada2"], False)
+    with warnings.catch_warnings(action="error"):  # said once: it is not tried again
+        traces(model, PROMPTS, STYLES["llada2"], False)
     for plainly, other in zip(wanted, found, strict=True):
         close(plainly, other)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dllm_core import kernels
+from dllm_core import kernels, muon
 from dllm_core.kernels import rms_norm, rotate
 from dllm_core.muon import Muon, orthogonalise
 
@@ -69,9 +69,11 @@ def matrices() -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
 
 
-def test_muon_equals_pytorchs_within_its_bfloat16():
+@pytest.mark.parametrize("half", [False, True])
+def test_muon_equals_pytorchs_within_its_bfloat16(half, monkeypatch):
+    monkeypatch.setattr(muon, "bfloat16_units", lambda: True)
     ours, theirs = matrices(), matrices()
-    made = Muon(ours, lr=0.1, weight_decay=0.2, ns_steps=4)
+    made = Muon(ours, lr=0.1, weight_decay=0.2, ns_steps=4, half=half)
     reference = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.2, ns_steps=4)
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
