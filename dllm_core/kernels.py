@@ -1,8 +1,8 @@
 """What a CPU can do faster than PyTorch's own operations: RMSNorm and RoPE with hand-written gradients, matrix products
 by the quicker of two libraries, memory that stays mapped.
 
-The same functions as `F.rms_norm` and the textbook rotation, which stand beside them and are used on other devices and
-for weights in half precision; gradients of gradients are not offered. `attention` holds the rest of a layer's work.
+The same functions as `F.rms_norm` and the textbook rotation, which stand beside them and are used on other devices and,
+in training, for weights in half precision; gradients of gradients are not offered. `attention` holds the rest of a layer's work.
 """
 
 import contextlib
@@ -20,6 +20,12 @@ ROWS, SIZE = 32, 2**14  # rows and elements (rows × width) from which oneDNN's 
 def plain_cpu(x: Tensor) -> bool:
     """Whether the hand-written operations are for x: float32 on a CPU, and not being compiled."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+def in_halves(x: Tensor) -> bool:
+    """Whether x is bfloat16 in inference on a CPU, which is slow where numbers of two precisions meet in one operation:
+    turned into float32 as a whole first, and back at the end, it is quicker and rounds once."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.is_inference_mode_enabled()
 
 
 @contextlib.contextmanager
@@ -76,6 +82,8 @@ def keep_memory() -> None:
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · gain over the last dimension; x [..., D], gain [D] → [..., D] in the gain's precision."""
     x = x.to(gain.dtype)  # under autocast they differ, and PyTorch's fused kernels ask for one
+    if in_halves(x):
+        return _normed(x.float(), gain.float(), eps)[0].to(x.dtype)
     if not plain_cpu(x):
         return F.rms_norm(x, gain.shape, gain, eps)
     # in inference an autograd function is overhead alone
@@ -84,6 +92,8 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE on x [B, H, S, D] with cos, sin [B, 1, S, D/2]; pairs are (i, i + D/2) as in Qwen3."""
+    if in_halves(x):
+        return _turn(x.float(), cos, sin, 1).to(x.dtype)
     if plain_cpu(x):
         return _turn(x, cos, sin, 1) if torch.is_inference_mode_enabled() else _Rotate.apply(x, cos, sin)
     first, second = x.chunk(2, dim=-1)

@@ -51,6 +51,18 @@ def test_half_precision_takes_pytorchs_own():
     assert torch.equal(rms_norm(x, gain, 1e-6), F.rms_norm(x, (8,), gain, 1e-6))
 
 
+def test_half_precision_in_inference_is_computed_in_float32_and_rounded_once():
+    torch.manual_seed(0)
+    x, gain = torch.randn(2, 3, 5, 8).bfloat16(), (1 + 0.3 * torch.randn(8)).bfloat16()
+    angles = torch.rand(2, 1, 5, 4)
+    with torch.inference_mode():
+        normed, turned = rms_norm(x, gain, 1e-6), rotate(x, angles.cos(), angles.sin())
+    assert normed.dtype == turned.dtype == torch.bfloat16
+    wanted = F.rms_norm(x.float(), (8,), gain.float(), 1e-6), rotate(x.float(), angles.cos(), angles.sin())
+    for found, exact in zip((normed, turned), wanted, strict=True):
+        torch.testing.assert_close(found.float(), exact, rtol=2**-8, atol=1e-6)  # half a step of bfloat16
+
+
 def test_half_precision_under_float32_gains_is_normed_in_float32():
     torch.manual_seed(0)
     x, gain = torch.randn(4, 8).bfloat16(), 1 + 0.3 * torch.randn(8)
