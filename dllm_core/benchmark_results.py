@@ -100,8 +100,10 @@ HEADLINES = (  # (in words, part, words of the case, job, against) of the 26 M s
 
 def headlines() -> list[dict]:
     """The 26 M shape's main ratios as rows of a table, a column for each precision and number of threads: of the CPU with
-    the most records."""
+    the most records. Without any: no rows."""
     found = [record for record in records() if record["shape"] == "26m" and record["machine"].startswith("cpu")]
+    if not found:
+        return []
     count = Counter(record["machine"] for record in found)
     found = [record for record in found if record["machine"] == count.most_common(1)[0][0]]
     column = lambda record: f"{record['dtype']}, {record['threads']} thread{'s' * (record['threads'] > 1)}"

@@ -22,7 +22,7 @@ def plain_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
 
 
-def in_halves(x: Tensor) -> bool:
+def half_in_inference(x: Tensor) -> bool:
     """Whether x is bfloat16 in inference on a CPU, which is slow where numbers of two precisions meet in one operation:
     turned into float32 as a whole first, and back at the end, it is quicker and rounds once."""
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.is_inference_mode_enabled()
@@ -82,7 +82,7 @@ def keep_memory() -> None:
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · gain over the last dimension; x [..., D], gain [D] → [..., D] in the gain's precision."""
     x = x.to(gain.dtype)  # under autocast they differ, and PyTorch's fused kernels ask for one
-    if in_halves(x):
+    if half_in_inference(x):
         return _normed(x.float(), gain.float(), eps)[0].to(x.dtype)
     if not plain_cpu(x):
         return F.rms_norm(x, gain.shape, gain, eps)
@@ -92,7 +92,7 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE on x [B, H, S, D] with cos, sin [B, 1, S, D/2]; pairs are (i, i + D/2) as in Qwen3."""
-    if in_halves(x):
+    if half_in_inference(x):
         return _turn(x.float(), cos, sin, 1).to(x.dtype)
     if plain_cpu(x):
         return _turn(x, cos, sin, 1) if torch.is_inference_mode_enabled() else _Rotate.apply(x, cos, sin)

@@ -49,6 +49,12 @@ def replayed(model) -> Iterator:
             idle.append((weights, {shape: kept for shape, kept in made.known.items() if kept.captures}))
 
 
+def cache_length(needed: int, most: int, device: torch.device) -> int:
+    """Positions of a cache for `needed` of at most `most`: where graphs are replayed in multiples of 64, so that later
+    decodings find graphs of their shape."""
+    return min(-(-needed // 64) * 64, most) if device.type in GRAPHS else needed
+
+
 class Replayed:
     """Stands where a Transformer stands in decoding; gives the same hidden states. Not for training.
 

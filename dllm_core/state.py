@@ -60,9 +60,8 @@ class State:
         copies = 2 if config.cfg_scale else 1
         cache = None  # LLaDA 1 has nothing to keep: every position may change with every other
         if config.style != "llada1":
-            # a few lengths, so that later decodings find graphs of theirs
-            room = min(-(-longest // 64) * 64, most) if device.type in replay.GRAPHS else longest
-            cache = KVCache.empty(model.config, batch * copies, room, device, model.lm_head.weight.dtype)
+            length = replay.cache_length(longest, most, device)
+            cache = KVCache.empty(model.config, batch * copies, length, device, model.lm_head.weight.dtype)
         numbers = prompt_lengths, [len(start) for start in starts], range(batch)
         prompt, length, row = (torch.tensor(values, device=device) for values in numbers)
         given = (tokens != ids.mask) & (torch.arange(longest, device=device) < length[:, None])

@@ -146,3 +146,12 @@ def test_the_plain_ar_loop_is_the_cached_ones_twin():
     bench.ours(OURS_AR, bench.oracle(), "ar")
     tokens = plain.decode_ar(bench.model, bench.prompts, CASE.new, bench.ids.mask)
     assert torch.equal(tokens[:, CASE.prompt :], bench.written[OURS_AR])
+
+
+@pytest.mark.parametrize("name", [OURS, OURS_AR, PLAIN, THEIR_AR])
+def test_a_job_alone_writes_all_its_tokens(name):
+    """As the process runs it that sees its memory."""
+    job = benchmark_decode.alone(name, "tiny", "float32", {"batch": 2, "prompt": 8, "new": 16, "block": 8, "accept": 4})
+    job()
+    written = job.func.__self__.written[name]
+    assert written.shape == (2, 16) and (written >= 0).all()

@@ -44,6 +44,7 @@ def started(project: Path, *command: object, engine=("--multi_gpu",), where=ONE_
 
 
 def ended(process: subprocess.Popen) -> SimpleNamespace:
+    """What it said, and its exit code. Raises TimeoutExpired after `LIMIT` seconds."""
     try:
         said, _ = process.communicate(timeout=LIMIT)
     finally:
@@ -133,7 +134,10 @@ def test_two_machines_train_as_one(alone, tmp_path, project):
     machines = ["--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
     one, two = (started(project, project / "tests/several.py", tmp_path, "ar=",
                         where=[*machines, "--machine_rank", rank]) for rank in "01")  # fmt: skip
-    first, second = ended(one), ended(two)
+    try:
+        first, second = ended(one), ended(two)
+    finally:
+        two.kill()  # also where the first did not end
     assert (first.returncode, second.returncode) == (0, 0), first.said + second.said
     assert "process 0 of 2: ar, 12 steps seen" in first.said and "process 1 of 2: ar, 0 steps seen" in second.said
     same_run(alone / "ar", tmp_path / "ar")
