@@ -7,6 +7,7 @@ is subtracted. All jobs write the same number of tokens.
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
@@ -21,8 +22,9 @@ from dllm_core.decode_peers import Matmuls, Oracle, Qwen3, diffusers_pipeline, h
 from dllm_core.devices import pick_device
 from dllm_core.model import Transformer
 from dllm_core.notebook import graded, open_checkpoint, prompt_ids
+from dllm_core.packed import packed
 from dllm_core.paths import root
-from dllm_core.replay import Replayed
+from dllm_core.replay import fastest
 from dllm_core.sampling import Vocabulary
 from dllm_core.timing import Row, compared, take_turns, torch_threads
 
@@ -32,6 +34,7 @@ SHAPES = {  # the laptop's model, and MiniMind's
     "100m": ModelConfig(6400, 768, 16, 8, max_position_embeddings=4096),  # MiniMind's larger one
 }
 OURS, PLAIN, OURS_AR, FLOOR = "LLaDA 2, cached", "plain loop", "AR, cached", "matmuls alone"
+OURS_PLAIN, FLOOR_PLAIN = "LLaDA 2, cached, weights not packed", "matmuls alone, weights not packed"
 PIPELINE, PIPELINE_QWEN3, THEIR_AR = "diffusers", "diffusers, Qwen3", "Hugging Face AR, cached"
 THRESHOLD = 0.9
 
@@ -63,8 +66,8 @@ class Bench:
         exact = self.model.lm_head.weight.dtype == torch.float32
         return Oracle(model or self.model, self.case.block, self.case.accept, self.ids.mask, own_tokens=exact)
 
-    def ours(self, name: str, oracle: Oracle, style: str) -> float:
-        """Seconds of this project's decoder, the oracle's own left out."""
+    def ours(self, name: str, oracle: Oracle, style: str, plainly: bool = False) -> float:
+        """Seconds of this project's decoder, the oracle's own left out. plainly: by the model as it is."""
         case = self.case
         config = DecodeConfig(
             style, max_new_tokens=case.new, block_length=case.block, threshold=THRESHOLD, eos_early_stop=False
@@ -72,9 +75,10 @@ class Bench:
         oracle.reset()
         prompts = self.prompts.tolist()
         began = time.perf_counter()
-        steps = list(decode(oracle, prompts, config, self.ids))
+        with nullcontext(self.model) if plainly else fastest(self.model) as oracle.model:  # as `decode` itself would
+            steps = list(decode(oracle, prompts, config, self.ids))
         seconds = time.perf_counter() - began - oracle.seconds
-        if style == "llada2":
+        if style == "llada2" and not plainly:
             self.sampler.append((seconds - oracle.inside) / len(oracle.calls))
         self.written[name] = torch.full((case.batch, case.prompt + case.new + case.block), -1)
         for step in steps:
@@ -112,14 +116,18 @@ class Bench:
 
     def jobs(self, peers: bool) -> dict:
         """Every job by name. peers: also the libraries of others."""
-        oracle = self.oracle()
-        fast = self.oracle(Replayed(self.model)) if self.model.device.type == "cuda" else oracle
-        self.ours(OURS, fast, "llada2")
-        self.calls = list(fast.calls)
+        oracle, own = self.oracle(), self.oracle()
+        self.ours(OURS, own, "llada2")
+        self.calls = list(own.calls)
         made = {
-            OURS: partial(self.ours, OURS, fast, "llada2"), FLOOR: Matmuls(self.model, self.calls),
-            PLAIN: partial(self.plain, oracle), OURS_AR: partial(self.ours, OURS_AR, fast, "ar"),
+            OURS: partial(self.ours, OURS, own, "llada2"), FLOOR: Matmuls(self.model, self.calls),
+            PLAIN: partial(self.plain, oracle), OURS_AR: partial(self.ours, OURS_AR, own, "ar"),
         }  # fmt: skip
+        if self.model.device.type == "cpu" and (quicker := packed(self.model)) is not self.model:
+            made |= {
+                FLOOR: Matmuls(quicker, self.calls), FLOOR_PLAIN: made[FLOOR],
+                OURS_PLAIN: partial(self.ours, OURS_PLAIN, own, "llada2", plainly=True),
+            }  # fmt: skip
         return made | (self.peers(oracle) if peers else {})
 
     def peers(self, oracle: Oracle) -> dict:
@@ -139,7 +147,7 @@ class Bench:
         """One job by itself, nothing run or kept for others, and without graphs, whose memory is not seen."""
         oracle, styles = self.oracle(), {OURS: "llada2", OURS_AR: "ar"}
         if name in styles:
-            return partial(self.ours, name, oracle, styles[name])
+            return partial(self.ours, name, oracle, styles[name], plainly=self.model.device.type == "cuda")
         return partial(self.plain, oracle) if name == PLAIN else self.peers(oracle)[name]
 
     def equal(self, one: str, other: str) -> float:
@@ -222,9 +230,10 @@ def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: di
     bench.sampler.clear()
     seconds = take_turns(jobs, rounds, device=model.device)
     words = f"{of}, batch {case.batch}, prompt {case.prompt}, answer {case.new}"
-    pairs = [(OURS, PIPELINE), (OURS, PIPELINE_QWEN3), (OURS, PLAIN), (FLOOR, OURS), (OURS, OURS_AR), (OURS, THEIR_AR)]
+    pairs = [(OURS, PIPELINE), (OURS, PIPELINE_QWEN3), (OURS, PLAIN), (FLOOR, OURS), (FLOOR_PLAIN, OURS)]
+    pairs += [(OURS, OURS_PLAIN), (OURS, OURS_AR), (OURS, THEIR_AR)]
     for name, against in [*pairs, (OURS_AR, THEIR_AR)]:
-        if against not in jobs:
+        if name not in jobs or against not in jobs:
             continue
         more = {"ms per token": 1e3 * median(seconds[name]) / case.new / case.batch}
         if against in (PLAIN, PIPELINE, PIPELINE_QWEN3):

@@ -12,7 +12,7 @@ import torch
 
 from dllm_core import policies
 from dllm_core.config import DecodeConfig
-from dllm_core.replay import replayed
+from dllm_core.replay import fastest
 from dllm_core.sampling import Vocabulary, guess
 from dllm_core.state import State
 from dllm_core.trace import DecodeStep, Trace, with_text
@@ -28,7 +28,7 @@ def decode(model, prompts, config: DecodeConfig, ids: Vocabulary, label_shift: b
     if not starts:
         return
     decoder = {"ar": decode_ar, "llada1": decode_llada1, "llada2": decode_llada2}[config.style]
-    with replayed(model) as runner:
+    with fastest(model) as runner:
         yield from decoder(State.begin(runner, starts, [len(prompt) for prompt in prompts], config, ids, label_shift))
 
 
@@ -70,7 +70,7 @@ def decode_gaps(model, tokens, config, ids: Vocabulary, label_shift: bool = Fals
     """Fill the masks in `tokens` [L], wherever they stand, with full attention: LLaDA 1's sampler, for bidirectional
     checkpoints. Yields a step per model call; raises `gap_config`'s ValueError."""
     config = gap_config(tokens, config, ids)
-    with replayed(model) as runner:
+    with fastest(model) as runner:
         yield from decode_llada1(State.begin(runner, [list(tokens)], [0], config, ids, label_shift))
 
 

@@ -7,7 +7,6 @@ import time
 from types import SimpleNamespace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllm_core.config import Checkpoint, ModelConfig
@@ -17,7 +16,7 @@ from dllm_core.replay import captured
 from dllm_core.weights import hf_config
 
 
-class Oracle(nn.Module):
+class Oracle:
     """A model whose acceptance is dictated: after each real forward it overwrites the logits, so that exactly `accept`
     of the block's masked positions have a probability near 1 and the others 1 / V.
 
@@ -28,7 +27,6 @@ class Oracle(nn.Module):
     """
 
     def __init__(self, model, block_size: int, accept: int, mask_token_id: int, own_tokens: bool):
-        super().__init__()
         self.model, self.block_size, self.accept = model, block_size, accept
         self.mask_token_id, self.own_tokens = mask_token_id, own_tokens
         self.config, self.device, self.lm_head = model.config, model.device, model.lm_head
@@ -38,7 +36,7 @@ class Oracle(nn.Module):
     def reset(self) -> None:
         self.seconds, self.inside, self.calls = 0.0, 0.0, []
 
-    def forward(self, tokens, position, mask, cache=None, slots=None, read=None) -> Tensor:
+    def __call__(self, tokens, position, mask, cache=None, slots=None, read=None) -> Tensor:
         began = self.now()
         self.given = tokens, position, read
         more = {} if cache is None and read is None else {"cache": cache, "slots": slots, "read": read}
@@ -87,7 +85,7 @@ class Oracle(nn.Module):
 
 class Matmuls:
     """The same sequence of matrix products as forwards of these shapes, and nothing else: the least time there is.
-    Each goes to the quicker library, as in the model.
+    Each goes to the quicker library, and by packed weights where the model's are, as in the model.
 
     calls: (rows, window, keys, elements read) of each forward, as `Oracle.calls`.
     """
@@ -121,18 +119,13 @@ class Matmuls:
                 for layer in self.model.model.layers:
                     attention, mlp = layer.self_attn, layer.mlp
                     for project in (attention.q_proj, attention.k_proj, attention.v_proj):
-                        F.linear(x, project.weight)
+                        project(x)
                     of["q"] @ of["k"].transpose(-1, -2), of["p"] @ of["k"]
                     if layer is self.model.model.layers[-1]:  # what is not read needs no more than keys and values
                         x, y, h = x[:read], y[:read], h[:read]
-                    (
-                        F.linear(y, attention.o_proj.weight),
-                        F.linear(x, mlp.gate_proj.weight),
-                        F.linear(x, mlp.up_proj.weight),
-                    )
-                    F.linear(h, mlp.down_proj.weight)
+                    attention.o_proj(y), mlp.gate_proj(x), mlp.up_proj(x), mlp.down_proj(h)
             with products(read, x.shape[1], x.device):
-                F.linear(x, self.model.lm_head.weight)
+                self.model.lm_head(x)
 
 
 def hugging_face(model: Transformer):

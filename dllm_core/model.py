@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dllm_core.attention import TILE, Mask, Tiles, attend
+from dllm_core.attention import Mask, Tiles, attend
 from dllm_core.config import ModelConfig
-from dllm_core.kernels import products, rms_norm, rotate
+from dllm_core.kernels import SIZE, products, rms_norm, rotate
 
 
 @dataclass
@@ -175,7 +175,8 @@ class Transformer(nn.Module):
         x = self.model.embed_tokens(tokens) if embeddings is None else embeddings
         rope = (self.rope_cos[position][:, None], self.rope_sin[position][:, None])
         slots = position if slots is None else slots
-        if isinstance(mask, Tensor) and mask.device.type == "cpu" and tokens.numel() >= TILE:  # fewer are quicker whole
+        few = SIZE if x.dtype == torch.float32 else 4 * SIZE  # elements up to which a mask is quicker whole
+        if isinstance(mask, Tensor) and mask.device.type == "cpu" and tokens.numel() * x.shape[-1] >= few:
             mask = Tiles.of(mask)
         with products(tokens.numel(), x.shape[-1], tokens.device):
             for layer in self.model.layers[:-1]:

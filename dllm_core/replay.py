@@ -1,7 +1,7 @@
 """A model's forwards replayed from CUDA graphs, so that a small model is not bound by launching its kernels.
 
 A decoder repeats few shapes. Made static (the window's own, and keys up to the cache's end, the rest masked), the whole
-forward is one launch. `decode` takes its model from `replayed`, which on CUDA gives a `Replayed`. Elsewhere nothing is
+forward is one launch. `decode` takes its model from `fastest`, which on CUDA gives a `Replayed`. Elsewhere nothing is
 captured and a `Replayed` runs the static shapes as they are, which is how the tests see that they change nothing.
 """
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core.model import KVCache, Transformer
+from dllm_core.packed import packed
 
 GRAPHS = ("cuda",)  # types of devices that replay
 MOST = 8  # shapes of caches whose graphs are kept, and of windows of each; a graph holds memory
@@ -28,14 +29,21 @@ _refused = weakref.WeakSet()  # models of which nothing could be captured
 
 
 @contextlib.contextmanager
-def replayed(model) -> Iterator:
-    """The model to decode with: on `GRAPHS` a `Replayed` of this Transformer with what earlier decodings captured; no two
-    decodings at a time hold the same. Anything else is given back as it is, and a model under autocast, whose casts
-    would be captured with it."""
-    graphs = isinstance(model, Transformer) and model.device.type in GRAPHS and model not in _refused
-    if not graphs or torch.is_autocast_enabled(model.device.type):
+def fastest(model) -> Iterator:
+    """The form of this Transformer that decodes fastest: replayed from graphs on `GRAPHS`, packed on a CPU. Anything else is
+    given back as it is, and a model under autocast, whose casts belong to neither."""
+    if not isinstance(model, Transformer) or torch.is_autocast_enabled(model.device.type):
         yield model
-        return
+    elif model.device.type in GRAPHS and model not in _refused:
+        with replayed(model) as made:
+            yield made
+    else:
+        yield packed(model) if model.device.type == "cpu" else model
+
+
+@contextlib.contextmanager
+def replayed(model: Transformer) -> Iterator["Replayed"]:
+    """A `Replayed` with what earlier decodings of the model captured; no two decodings at a time hold the same."""
     weights = [parameter.data_ptr() for parameter in model.parameters()]  # graphs read them where they lay
     idle = _idle.setdefault(model, [])
     idle[:] = [(lay, known) for lay, known in idle if lay == weights]

@@ -1,0 +1,68 @@
+"""Weights laid out once, so that a CPU's matrix products need not do it in every forward.
+
+A product of few rows spends a third of its time and more on bringing the weights into the order that its inner loop reads.
+Training changes them between any two products; decodings use the same again and again. The operations are oneDNN's, those
+that `torch.compile` chooses for frozen weights.
+"""
+
+import copy
+import functools
+import weakref
+
+import torch
+from torch import Tensor, nn
+
+from dllm_core.model import Transformer
+
+LEAST = 2**18  # weights from which it pays: smaller matrices stay in the processor's cache, where MKL is quicker
+ROWS = 32  # of a product that the order is chosen for; it serves any number
+_twins = weakref.WeakKeyDictionary()  # model → (its weights when it was packed, the twin)
+
+
+class PackedLinear(nn.Module):
+    """`nn.Linear` without a bias, [..., in] → [..., out], its weight [out, in] laid out anew as of now. `weight` is the one
+    it was made of."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.weight = linear.weight.detach()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+
+
+def packed(model: Transformer) -> Transformer:
+    """A twin of a model on a CPU for inference: its larger matrices are packed copies, all else is shared. Kept for as long
+    as the weights stay as they are. The model itself where no such products are offered."""
+    if not packs(model.lm_head.weight.dtype) or any(weight.is_inference() for weight in model.parameters()):
+        return model  # tensors made in inference mode do not tell when they change
+    weights = [(weight.data_ptr(), weight._version) for weight in model.parameters()]
+    known, twin = _twins.get(model, (None, None))
+    if known != weights:
+        twin = _twin(model)
+        _twins[model] = weights, twin
+    return twin
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.Linear):
+        return PackedLinear(module) if module.weight.numel() >= LEAST and module.bias is None else module
+    twin = copy.copy(module)
+    twin._modules = {name: _twin(child) for name, child in module._modules.items()}
+    return twin
+
+
+@functools.cache
+def packs(dtype: torch.dtype) -> bool:
+    """Whether packed products of this precision are there and right: seen by one, not assumed."""
+    weight, x = (torch.linspace(-1, 1, 32 * rows).view(rows, 32).to(dtype) for rows in (64, 8))
+    linear = nn.Linear(32, 64, bias=False, dtype=dtype)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            linear.weight.copy_(weight)
+            product = PackedLinear(linear)(x)
+    except (RuntimeError, AttributeError):
+        return False
+    error = (product.double() - x.double() @ weight.double().T).abs().max()
+    return bool(error < (1e-4 if dtype == torch.float32 else 0.1))
