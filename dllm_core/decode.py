@@ -128,6 +128,7 @@ def decode_llada2(state: State) -> Iterator[DecodeStep]:
     """
     config, size = state.config, block_length(state.config)
     quota = torch.tensor(policies.spread(size, config.steps or size) + [0], device=state.tokens.device)
+    quota = quota.clamp(min=config.minimal_topk)
     start = state.prompt // size * size
     total = left = state.answer_masks().sum(dim=1)
     refined = torch.zeros_like(start)
@@ -148,7 +149,7 @@ def decode_llada2(state: State) -> Iterator[DecodeStep]:
         made = guess(logits, config, state.ids, state.generator).placed(masked)
         # 3. commit what is above the threshold, at least the schedule's share, at most the budget
         here = masked.sum(dim=1)
-        least = quota[refined.clamp(max=len(quota) - 1)].clamp(min=config.minimal_topk)
+        least = quota[refined.clamp(max=len(quota) - 1)]
         ratios = config.cap_start_ratio, config.cap_end_ratio
         most = policies.budget(left, total, *ratios, config.max_decode_per_step)
         choice = policies.thresholded(made.confidence, masked, config.threshold, torch.minimum(least, here), most)
