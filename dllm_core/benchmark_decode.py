@@ -22,8 +22,8 @@ from dllm_core.decode_peers import Matmuls, Oracle, Qwen3, diffusers_pipeline, h
 from dllm_core.devices import pick_device
 from dllm_core.model import Transformer
 from dllm_core.notebook import graded, open_checkpoint, prompt_ids
-from dllm_core.packed import packed
 from dllm_core.paths import root
+from dllm_core.prepacked import prepacked
 from dllm_core.replay import fastest
 from dllm_core.sampling import Vocabulary
 from dllm_core.timing import Row, compared, take_turns, torch_threads
@@ -34,7 +34,7 @@ SHAPES = {  # the laptop's model, and MiniMind's
     "100m": ModelConfig(6400, 768, 16, 8, max_position_embeddings=4096),  # MiniMind's larger one
 }
 OURS, PLAIN, OURS_AR, FLOOR = "LLaDA 2, cached", "plain loop", "AR, cached", "matmuls alone"
-OURS_PLAIN, FLOOR_PLAIN = "LLaDA 2, cached, weights not packed", "matmuls alone, weights not packed"
+OURS_PLAIN, FLOOR_PLAIN = "LLaDA 2, cached, weights not prepacked", "matmuls alone, weights not prepacked"
 PIPELINE, PIPELINE_QWEN3, THEIR_AR = "diffusers", "diffusers, Qwen3", "Hugging Face AR, cached"
 THRESHOLD = 0.9
 
@@ -123,7 +123,7 @@ class Bench:
             OURS: partial(self.ours, OURS, own, "llada2"), FLOOR: Matmuls(self.model, self.calls),
             PLAIN: partial(self.plain, oracle), OURS_AR: partial(self.ours, OURS_AR, own, "ar"),
         }  # fmt: skip
-        if self.model.device.type == "cpu" and (quicker := packed(self.model)) is not self.model:
+        if self.model.device.type == "cpu" and (quicker := prepacked(self.model)) is not self.model:
             made |= {
                 FLOOR: Matmuls(quicker, self.calls), FLOOR_PLAIN: made[FLOOR],
                 OURS_PLAIN: partial(self.ours, OURS_PLAIN, own, "llada2", plainly=True),

@@ -85,7 +85,7 @@ class Oracle:
 
 class Matmuls:
     """The same sequence of matrix products as forwards of these shapes, and nothing else: the least time there is.
-    Each goes to the quicker library, and by packed weights where the model's are, as in the model.
+    Each goes to the quicker library, and by prepacked weights where the model's are, as in the model.
 
     calls: (rows, window, keys, elements read) of each forward, as `Oracle.calls`.
     """

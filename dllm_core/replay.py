@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core.model import KVCache, Transformer
-from dllm_core.packed import packed
+from dllm_core.prepacked import prepacked
 
 GRAPHS = ("cuda",)  # types of devices that replay
 MOST = 8  # shapes of caches whose graphs are kept, and of windows of each; a graph holds memory
@@ -30,15 +30,15 @@ _refused = weakref.WeakSet()  # models of which nothing could be captured
 
 @contextlib.contextmanager
 def fastest(model) -> Iterator:
-    """The form of this Transformer that decodes fastest: replayed from graphs on `GRAPHS`, packed on a CPU. Anything else is
-    given back as it is, and a model under autocast, whose casts belong to neither."""
+    """The form of this Transformer that decodes fastest: replayed from graphs on `GRAPHS`, with prepacked weights on a CPU.
+    Anything else is given back as it is, and a model under autocast, whose casts belong to neither."""
     if not isinstance(model, Transformer) or torch.is_autocast_enabled(model.device.type):
         yield model
     elif model.device.type in GRAPHS and model not in _refused:
         with replayed(model) as made:
             yield made
     else:
-        yield packed(model) if model.device.type == "cpu" else model
+        yield prepacked(model) if model.device.type == "cpu" else model
 
 
 @contextlib.contextmanager

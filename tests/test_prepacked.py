@@ -1,4 +1,4 @@
-"""Packed weights change how a product is computed, never what; and they follow the weights."""
+"""Prepacked weights change how a product is computed, never what; and they follow the weights."""
 
 import gc
 import weakref
@@ -8,40 +8,40 @@ import torch
 from small import BOS, IDS, tiny
 from torch import nn
 
-from dllm_core import packed as packing
+from dllm_core import prepacked as prepacking
 from dllm_core.config import DecodeConfig
 from dllm_core.decode import decode
 from dllm_core.model import KVCache
-from dllm_core.packed import PackedLinear, packed, packs
+from dllm_core.prepacked import PrepackedLinear, prepacked, prepacks
 from dllm_core.replay import fastest
 
-pytestmark = pytest.mark.skipif(not packs(torch.float32), reason="this PyTorch or processor packs nothing")
+pytestmark = pytest.mark.skipif(not prepacks(torch.float32), reason="this PyTorch or processor prepacks nothing")
 STYLES = {"ar": {}, "llada1": {"steps": 8}, "llada2": {"block_length": 4, "threshold": 0.3}}
 
 
 @pytest.fixture
 def everything(monkeypatch):
-    """Pack also the small matrices of small models."""
-    monkeypatch.setattr(packing, "LEAST", 1)
+    """Prepack also the small matrices of small models."""
+    monkeypatch.setattr(prepacking, "LEAST", 1)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 32, 130])
 @pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_a_packed_product_is_the_product(rows, dtype, close):
+def test_a_prepacked_product_is_the_product(rows, dtype, close):
     torch.manual_seed(0)
     linear, x = nn.Linear(96, 200, bias=False, dtype=dtype), torch.randn(2, rows, 96, dtype=dtype)
     with torch.inference_mode():
-        found = PackedLinear(linear)(x)
+        found = PrepackedLinear(linear)(x)
     assert found.dtype == dtype and found.shape == (2, rows, 200)
     torch.testing.assert_close(found.double(), x.double() @ linear.weight.double().T, atol=close, rtol=close)
 
 
-def test_only_large_matrices_are_packed_and_the_rest_is_shared(monkeypatch):
+def test_only_large_matrices_are_prepacked_and_the_rest_is_shared(monkeypatch):
     model = tiny(4)
-    monkeypatch.setattr(packing, "LEAST", model.lm_head.weight.numel())
-    twin = packed(model)
+    monkeypatch.setattr(prepacking, "LEAST", model.lm_head.weight.numel())
+    twin = prepacked(model)
     kinds = {name: type(module) for name, module in twin.named_modules()}
-    assert kinds["lm_head"] is PackedLinear and kinds["model.layers.0.self_attn.q_proj"] is nn.Linear
+    assert kinds["lm_head"] is PrepackedLinear and kinds["model.layers.0.self_attn.q_proj"] is nn.Linear
     assert twin.model.norm.weight is model.model.norm.weight and twin.training == model.training
     assert type(model.lm_head) is nn.Linear and twin.lm_head.weight.data_ptr() == model.lm_head.weight.data_ptr()
 
@@ -52,8 +52,8 @@ def test_the_twin_gives_the_same_states_and_logits(everything):
     position = torch.arange(9).expand(2, 9)
     mask = torch.ones(2, 9, 9, dtype=torch.bool).tril()
     with torch.inference_mode():
-        twin = packed(model)
-        assert sum(type(module) is PackedLinear for module in twin.modules()) == 1 + 7 * len(model.model.layers)
+        twin = prepacked(model)
+        assert sum(type(module) is PrepackedLinear for module in twin.modules()) == 1 + 7 * len(model.model.layers)
         for read in (None, (torch.tensor([0, 1]), torch.tensor([3, 8]))):
             given = [of(tokens, position, mask, KVCache.empty(of.config, 2, 9), read=read) for of in (model, twin)]
             torch.testing.assert_close(*given, atol=1e-5, rtol=1e-5)
@@ -61,13 +61,13 @@ def test_the_twin_gives_the_same_states_and_logits(everything):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_decoding_packed_writes_what_decoding_plainly_does(everything, monkeypatch, style):
+def test_decoding_prepacked_writes_what_decoding_plainly_does(everything, monkeypatch, style):
     config = DecodeConfig(style, max_new_tokens=8, **STYLES[style])
     prompts, model = [[BOS, 5, 6, 7, 8], [BOS, 9]], tiny(4)
     made = []
-    for twin in (packed, lambda model: model):
+    for twin in (prepacked, lambda model: model):
         used = []
-        monkeypatch.setattr("dllm_core.replay.packed", lambda model, twin=twin, used=used: used.append(1) or twin(model))
+        monkeypatch.setattr("dllm_core.replay.prepacked", lambda model, twin=twin, used=used: used.append(1) or twin(model))
         steps = list(decode(model, prompts, config, IDS))
         made.append([(s.row, [(c.position, c.token) for c in s.commits]) for s in steps])
         assert used == [1]
@@ -107,43 +107,43 @@ def changes():
 @pytest.mark.parametrize("change", changes(), ids=lambda change: change.__name__)
 def test_the_twin_follows_the_weights(everything, change):
     model = tiny(4)
-    first = packed(model)
-    assert packed(model) is first
+    first = prepacked(model)
+    assert prepacked(model) is first
     change(model)
-    second, x = packed(model), torch.randn(3, model.config.hidden_size)
-    assert second is not first and packed(model) is second
+    second, x = prepacked(model), torch.randn(3, model.config.hidden_size)
+    assert second is not first and prepacked(model) is second
     with torch.inference_mode():
         own, twin = (of.model.layers[0].mlp.up_proj(x) for of in (model, second))
         torch.testing.assert_close(own, twin, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(first.model.layers[0].mlp.up_proj(x), twin, atol=1e-5)
 
 
-def test_nothing_is_packed_where_it_cannot_be(everything, monkeypatch):
+def test_nothing_is_prepacked_where_it_cannot_be(everything, monkeypatch):
     model = tiny(4)
     with torch.autocast("cpu", torch.bfloat16), fastest(model) as form:
         assert form is model
     with fastest("another kind of model") as form:
         assert form == "another kind of model"
-    monkeypatch.setattr(packing, "packs", lambda dtype: False)
-    assert packed(model) is model
+    monkeypatch.setattr(prepacking, "prepacks", lambda dtype: False)
+    assert prepacked(model) is model
 
 
 def test_a_processor_without_such_products_is_known(monkeypatch):
     def missing(*_):
         raise RuntimeError("not compiled in")
 
-    packs.cache_clear()
-    monkeypatch.setattr(packing.PackedLinear, "forward", missing)
-    assert not packs(torch.float32)
-    packs.cache_clear()
-    monkeypatch.setattr(packing.PackedLinear, "forward", lambda self, x: x @ self.weight.T * 1.01)
-    assert not packs(torch.float32)
-    packs.cache_clear()
+    prepacks.cache_clear()
+    monkeypatch.setattr(prepacking.PrepackedLinear, "forward", missing)
+    assert not prepacks(torch.float32)
+    prepacks.cache_clear()
+    monkeypatch.setattr(prepacking.PrepackedLinear, "forward", lambda self, x: x @ self.weight.T * 1.01)
+    assert not prepacks(torch.float32)
+    prepacks.cache_clear()
 
 
-def test_packed_weights_go_with_their_model(everything):
+def test_prepacked_weights_go_with_their_model(everything):
     model = tiny(4)
-    twin = weakref.ref(packed(model))
+    twin = weakref.ref(prepacked(model))
     assert twin() is not None
     del model
     gc.collect()

@@ -16,26 +16,26 @@ from dllm_core.model import Transformer
 
 LEAST = 2**18  # weights from which it pays: smaller matrices stay in the processor's cache, where MKL is quicker
 ROWS = 32  # of a product that the order is chosen for; it serves any number
-_twins = weakref.WeakKeyDictionary()  # model → (its weights' states when it was packed, the twin)
+_twins = weakref.WeakKeyDictionary()  # model → (its weights' states when it was prepacked, the twin)
 
 
-class PackedLinear(nn.Module):
+class PrepackedLinear(nn.Module):
     """`nn.Linear` without a bias, [..., in] → [..., out], its weight [out, in] laid out anew as of now. `weight` is the one
     it was made of."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.weight = linear.weight.detach()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
+        self.prepacked = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.prepacked, None, "none", [], "")
 
 
-def packed(model: Transformer) -> Transformer:
-    """A twin of a model on a CPU for inference: its larger matrices are packed copies, all else is shared. Kept for as long
+def prepacked(model: Transformer) -> Transformer:
+    """A twin of a model on a CPU for inference: its larger matrices are prepacked copies, all else is shared. Kept for as long
     as the weights stay as they are. The model itself where no such products are offered."""
-    if not packs(model.lm_head.weight.dtype):
+    if not prepacks(model.lm_head.weight.dtype):
         return model
     weights = [_state(module.weight) for module in model.modules() if _large(module)]
     known, twin = _twins.get(model, (None, None))
@@ -59,21 +59,21 @@ def _state(weight: Tensor) -> tuple[int, int, int]:
 
 def _twin(module: nn.Module) -> nn.Module:
     if _large(module):
-        return PackedLinear(module)
+        return PrepackedLinear(module)
     twin = copy.copy(module)
     twin._modules = {name: _twin(child) for name, child in module._modules.items()}
     return twin
 
 
 @functools.cache
-def packs(dtype: torch.dtype) -> bool:
-    """Whether packed products of this precision are there and right: seen by one, not assumed."""
+def prepacks(dtype: torch.dtype) -> bool:
+    """Whether prepacked products of this precision are there and right: seen by one, not assumed."""
     weight, x = (torch.linspace(-1, 1, 32 * rows).view(rows, 32).to(dtype) for rows in (64, 8))
     linear = nn.Linear(32, 64, bias=False, dtype=dtype)
     try:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             linear.weight.copy_(weight)
-            product = PackedLinear(linear)(x)
+            product = PrepackedLinear(linear)(x)
     except (RuntimeError, AttributeError):
         return False
     error = (product.double() - x.double() @ weight.double().T).abs().max()
