@@ -76,16 +76,17 @@ class Bench:
         prompts = self.prompts.tolist()
         began = time.perf_counter()
         with nullcontext(self.model) if plainly else fastest(self.model) as oracle.model:  # as `decode` itself would
+            ready = time.perf_counter()
             steps = list(decode(oracle, prompts, config, self.ids))
-        seconds = time.perf_counter() - began - oracle.seconds
+        ended = time.perf_counter() - oracle.seconds
         if style == "llada2" and not plainly:
-            self.sampler.append((seconds - oracle.inside) / len(oracle.calls))
+            self.sampler.append((ended - ready - oracle.inside) / len(oracle.calls))
         self.written[name] = torch.full((case.batch, case.prompt + case.new + case.block), -1)
         for step in steps:
             for commit in step.commits:
                 self.written[name][step.row, commit.position] = commit.token
         self.written[name] = self.written[name][:, case.prompt : case.prompt + case.new]
-        return seconds
+        return ended - began
 
     def plain(self, oracle: Oracle) -> float:
         case = self.case
@@ -149,6 +150,17 @@ class Bench:
         if name in styles:
             return partial(self.ours, name, oracle, styles[name], plainly=self.model.device.type == "cuda")
         return partial(self.plain, oracle) if name == PLAIN else self.peers(oracle)[name]
+
+    def prepacking(self) -> float:
+        """Seconds that a model's first decoding takes to lay out the weights; later ones look whether they changed."""
+        taken = []
+        for _ in range(3):
+            for weight in self.model.parameters():
+                weight.detach().mul_(1)  # written to
+            began = time.perf_counter()
+            prepacked(self.model)
+            taken.append(time.perf_counter() - began)
+        return median(taken)
 
     def equal(self, one: str, other: str) -> float:
         """Share of the tokens that both wrote alike."""
@@ -249,6 +261,8 @@ def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: di
             values = bench.positions_per_token(), 1e3 * median(bench.sampler)
             aimed = (case.batch, case.prompt, name, against) in targets
             more |= {aim if aimed else aim.partition(" (")[0]: value for aim, value in zip(aims, values, strict=True)}
+        if against == OURS_PLAIN:
+            more["to prepack once, ms"] = 1e3 * bench.prepacking()
         more |= {f"{job}, peak GiB": round(peak[job], 3) for job in (name, against) if job in peak}
         target = targets.get((case.batch, case.prompt, name, against), "")
         yield compared("decode", words, name, against, seconds, target=target, **more)

@@ -5,6 +5,7 @@ window; they differ in what is predicted and which policy commits it. Greedy bat
 give what single runs give; where numbers are drawn, all rows share one generator.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -28,8 +29,9 @@ def decode(model, prompts, config: DecodeConfig, ids: Vocabulary, label_shift: b
     if not starts:
         return
     decoder = {"ar": decode_ar, "llada1": decode_llada1, "llada2": decode_llada2}[config.style]
+    began, lengths = time.perf_counter(), [len(prompt) for prompt in prompts]
     with fastest(model) as runner:
-        yield from decoder(State.begin(runner, starts, [len(prompt) for prompt in prompts], config, ids, label_shift))
+        yield from decoder(State.begin(runner, starts, lengths, config, ids, label_shift, began))
 
 
 def start_of(prompt: list[int], config: DecodeConfig, ids: Vocabulary) -> list[int]:
@@ -69,9 +71,9 @@ def infill(model, tokens: list[int], config: DecodeConfig, tokenizer, label_shif
 def decode_gaps(model, tokens, config, ids: Vocabulary, label_shift: bool = False) -> Iterator[DecodeStep]:
     """Fill the masks in `tokens` [L], wherever they stand, with full attention: LLaDA 1's sampler, for bidirectional
     checkpoints. Yields a step per model call; raises `gap_config`'s ValueError."""
-    config = gap_config(tokens, config, ids)
+    config, began = gap_config(tokens, config, ids), time.perf_counter()
     with fastest(model) as runner:
-        yield from decode_llada1(State.begin(runner, [list(tokens)], [0], config, ids, label_shift))
+        yield from decode_llada1(State.begin(runner, [list(tokens)], [0], config, ids, label_shift, began))
 
 
 def gap_config(tokens: list[int], config: DecodeConfig, ids: Vocabulary) -> DecodeConfig:

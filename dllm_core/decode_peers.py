@@ -119,13 +119,14 @@ class Matmuls:
                 for layer in self.model.model.layers:
                     attention, mlp = layer.self_attn, layer.mlp
                     for project in (attention.q_proj, attention.k_proj, attention.v_proj):
-                        project(x)
+                        project.forward(x)
                     of["q"] @ of["k"].transpose(-1, -2), of["p"] @ of["k"]
                     if layer is self.model.model.layers[-1]:  # what is not read needs no more than keys and values
                         x, y, h = x[:read], y[:read], h[:read]
-                    attention.o_proj(y), mlp.gate_proj(x), mlp.up_proj(x), mlp.down_proj(h)
+                    attention.o_proj.forward(y), mlp.gate_proj.forward(x), mlp.up_proj.forward(x)
+                    mlp.down_proj.forward(h)
             with products(read, x.shape[1], x.device):
-                self.model.lm_head(x)
+                self.model.lm_head.forward(x)
 
 
 def hugging_face(model: Transformer):

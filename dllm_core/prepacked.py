@@ -7,73 +7,74 @@ that `torch.compile` chooses for frozen weights.
 
 import copy
 import functools
-import weakref
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from dllm_core.model import Transformer
+from dllm_core.kernels import SIZE, products
 
 LEAST = 2**18  # weights from which it pays: smaller matrices stay in the processor's cache, where MKL is quicker
 ROWS = 32  # of a product that the order is chosen for; it serves any number
-_twins = weakref.WeakKeyDictionary()  # model → (its weights' states when it was prepacked, the twin)
+_kept = WeakTensorKeyDictionary()  # weight → (its state when it was laid out, the layout)
 
 
 class PrepackedLinear(nn.Module):
-    """`nn.Linear` without a bias, [..., in] → [..., out], its weight [out, in] laid out anew as of now. `weight` is the one
-    it was made of."""
+    """`nn.Linear` without a bias, [..., in] → [..., out], by a layout of its weight [out, in] as that is now."""
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, weight: Tensor):
         super().__init__()
-        self.weight = linear.weight.detach()
-        self.prepacked = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
+        self.weight, now = weight.detach(), _state(weight)
+        then, self.layout = _kept.pop(weight, (None, None))
+        if then != now:
+            self.layout = None  # its memory is free before the next is made
+            self.layout = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
+        _kept[weight] = now, self.layout
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.prepacked, None, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.layout, None, "none", [], "")
 
 
-def prepacked(model: Transformer) -> Transformer:
-    """A twin of a model on a CPU for inference: its larger matrices are prepacked copies, all else is shared. Kept for as long
-    as the weights stay as they are. The model itself where no such products are offered."""
-    if not prepacks(model.lm_head.weight.dtype):
-        return model
-    weights = [_state(module.weight) for module in model.modules() if _large(module)]
-    known, twin = _twins.get(model, (None, None))
-    if known != weights:
-        twin = _twin(model)
-        _twins[model] = weights, twin
+def prepacked(module: nn.Module) -> nn.Module:
+    """A twin of a model on a CPU (or a part of one) for inference, which reads the larger matrices, as they are now, from
+    layouts of their own and shares the rest. A layout is kept for the next twin, for as long as its weight lives. Where
+    nothing is to be gained: the module itself, as where somebody gave it hooks or a forward of its own."""
+    if "forward" in module.__dict__ or module._compiled_call_impl is not None:
+        return module
+    if type(module) is nn.Linear:
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        return module if hooked or module.bias is not None or not _gains(module.weight) else PrepackedLinear(module.weight)
+    children = {name: child and prepacked(child) for name, child in module._modules.items()}
+    if all(twin is module._modules[name] for name, twin in children.items()):
+        return module
+    twin = copy.copy(module)
+    twin._modules = children
     return twin
 
 
-def _large(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and module.weight.numel() >= LEAST and module.bias is None
+def _gains(weight: Tensor) -> bool:
+    plain = type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.layout == torch.strided
+    return plain and weight.numel() >= LEAST and prepacks(weight.dtype)
 
 
 def _state(weight: Tensor) -> tuple[int, int, int]:
-    """What differs once a weight was written to: its version, but for fused optimisers, which leave that as it was; so the
-    sum of its bits too, as whole numbers, which takes a sixth of a forward's time."""
-    whole = torch.int64 if weight.nbytes % 8 == 0 else torch.int16
+    """What differs once a weight [out, in] was written to: its version, which fused optimisers and `.data` leave as it was; so
+    also a sum of its bits, taken as whole numbers, each row with a factor of its own."""
+    rows = weight.detach().contiguous()
+    eighths = rows.shape[1] * rows.element_size() % 8 == 0 and rows.storage_offset() * rows.element_size() % 8 == 0
+    sums = rows.view(torch.int64 if eighths else torch.int16).sum(dim=1)
     version = 0 if weight.is_inference() else weight._version
-    return weight.data_ptr(), version, int(weight.detach().flatten().view(whole).sum())
-
-
-def _twin(module: nn.Module) -> nn.Module:
-    if _large(module):
-        return PrepackedLinear(module)
-    twin = copy.copy(module)
-    twin._modules = {name: _twin(child) for name, child in module._modules.items()}
-    return twin
+    return weight.data_ptr(), version, int((sums * torch.arange(1, 2 * len(sums), 2)).sum())
 
 
 @functools.cache
 def prepacks(dtype: torch.dtype) -> bool:
     """Whether prepacked products of this precision are there and right: seen by one, not assumed."""
-    weight, x = (torch.linspace(-1, 1, 32 * rows).view(rows, 32).to(dtype) for rows in (64, 8))
-    linear = nn.Linear(32, 64, bias=False, dtype=dtype)
+    weight, x = (torch.linspace(-1, 1, 32 * rows, device="cpu").view(rows, 32).to(dtype) for rows in (64, 48))
     try:
-        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            linear.weight.copy_(weight)
-            product = PrepackedLinear(linear)(x)
+        with torch.autocast("cpu", enabled=False), products(SIZE, 1, weight.device):  # as the model asks for them
+            layout = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+            product = torch.ops.mkldnn._linear_pointwise(x, layout, None, "none", [], "")
     except (RuntimeError, AttributeError):
         return False
     error = (product.double() - x.double() @ weight.double().T).abs().max()

@@ -1,6 +1,5 @@
 """A batch in decoding: its tokens, its cache, and one forward over the part of it that must be run."""
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +48,7 @@ class State:
     record: Recorder
 
     @classmethod
-    def begin(cls, model, starts, prompt_lengths, config, ids, label_shift) -> "State":
+    def begin(cls, model, starts, prompt_lengths, config, ids, label_shift, began: float) -> "State":
         device, batch, longest = model.device, len(starts), max(map(len, starts))
         most = model.config.max_position_embeddings
         if longest > most:
@@ -67,7 +66,7 @@ class State:
         given = (tokens != ids.mask) & (torch.arange(longest, device=device) < length[:, None])
         return cls(
             model, config, ids, label_shift, torch.Generator().manual_seed(config.seed), tokens, given, prompt,
-            length, torch.zeros_like(row), row, cache, Recorder(config, time.perf_counter(), [0] * batch),
+            length, torch.zeros_like(row), row, cache, Recorder(config, began, [0] * batch),
         )  # fmt: skip
 
     def window(self, start: Tensor, end: Tensor, block: int) -> Window:

@@ -9,8 +9,20 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dllm_core import benchmark_decode, plain
-from dllm_core.benchmark_decode import FLOOR, OURS, OURS_AR, PIPELINE, PIPELINE_QWEN3, PLAIN, THEIR_AR, Bench, Case
+from dllm_core import benchmark_decode, plain, prepacked
+from dllm_core.benchmark_decode import (
+    FLOOR,
+    FLOOR_PLAIN,
+    OURS,
+    OURS_AR,
+    OURS_PLAIN,
+    PIPELINE,
+    PIPELINE_QWEN3,
+    PLAIN,
+    THEIR_AR,
+    Bench,
+    Case,
+)  # fmt: skip
 from dllm_core.config import ModelConfig
 from dllm_core.decode_peers import Oracle, Qwen3, diffusers_pipeline, hugging_face
 from dllm_core.model import Transformer
@@ -117,6 +129,27 @@ def test_a_quick_run_yields_rows(monkeypatch):
         assert len({row.more[along] for row in rows if along in row.more}) == 2
     (floor,) = (row for row in rows if row.name == FLOOR)
     assert floor.more["positions per token"] > 1 and "sampler, ms per forward" in floor.more
+
+
+@pytest.mark.skipif(not prepacked.prepacks(torch.float32), reason="this PyTorch or processor prepacks nothing")
+def test_what_prepacking_gains_is_a_row_with_what_it_costs(monkeypatch):
+    monkeypatch.setattr(prepacked, "LEAST", 1)
+    bench, made = Bench(small_model(), CASE), []
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda *given: made.append(1) or reorder(*given))
+    jobs = bench.jobs(peers=False)
+    count, forms, product = len(made), [], prepacked.PrepackedLinear.forward
+    for name in (OURS, OURS_PLAIN, FLOOR, FLOOR_PLAIN):
+        counted = lambda self, x, name=name: forms.append(name) or product(self, x)
+        monkeypatch.setattr(prepacked.PrepackedLinear, "forward", counted)
+        jobs[name]()
+    assert count > 8 and len(made) == count  # none of it again
+    assert set(forms) == {OURS, FLOOR} and bench.equal(OURS, OURS_PLAIN) == 1
+    assert bench.prepacking() > 0 and len(made) == 4 * count
+    rows = list(benchmark_decode.comparison(bench.model, CASE, "", 1, {}, {}))
+    (row,) = (row for row in rows if row.against == OURS_PLAIN)
+    assert row.more["to prepack once, ms"] > 0
+    assert {(row.name, row.against) for row in rows} >= {(FLOOR, OURS), (FLOOR_PLAIN, OURS)}
 
 
 def test_targets_name_rows_that_there_are():
