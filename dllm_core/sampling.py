@@ -26,24 +26,27 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Guess:
-    """token, confidence, entropy (nats): [n], or [B, N] once placed; top: runners-up (ids, probabilities) of the same
-    shape and k more, or None."""
+    """token: [n], or [B, N] once placed; measures: [2, n] or [2, B, N], its confidence and the entropy (nats); top:
+    runners-up (ids, probabilities) of the token's shape and k more, or None."""
 
     token: Tensor
-    confidence: Tensor
-    entropy: Tensor
+    measures: Tensor
     top: tuple[Tensor, Tensor] | None
+
+    @property
+    def confidence(self) -> Tensor:
+        return self.measures[0]
+
+    @property
+    def entropy(self) -> Tensor:
+        return self.measures[1]
 
     def placed(self, masked: Tensor) -> "Guess":
         """The guesses [n] of the n True places of `masked` [B, N], put there; 0 elsewhere."""
 
-        def put(values: Tensor) -> Tensor:
-            more = values.shape[1:]
-            where = masked.view(*masked.shape, *(1 for _ in more))
-            return values.new_zeros(*masked.shape, *more).masked_scatter(where, values)
-
-        top = self.top and (put(self.top[0]), put(self.top[1]))
-        return Guess(put(self.token), put(self.confidence), put(self.entropy), top)
+        put = lambda values: values.new_zeros(*values.shape[:-1], *masked.shape).masked_scatter_(masked, values)
+        top = self.top and tuple(put(part.T).movedim(0, -1) for part in self.top)
+        return Guess(put(self.token), put(self.measures), top)
 
 
 LOWEST = -1e30  # a logit for "never": finite, so that a probability of 0 adds 0 · LOWEST = 0 to the entropy
@@ -74,7 +77,7 @@ def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torc
         probabilities, ids_of_top = p.topk(min(config.alternatives + 1, p.shape[-1]), dim=-1)
         top = (ids_of_top, probabilities)
     entropy = log_sum - p.mul_(logits).sum(dim=-1)  # H = −Σ p log p = logsumexp − Σ p · logit
-    return Guess(token, confidence, entropy, top)
+    return Guess(token, torch.stack([confidence, entropy]), top)
 
 
 CHUNK = 128  # logits looked through at once in `likeliest`
@@ -125,13 +128,13 @@ class Recorder:
         seconds = time.perf_counter() - self.began
         forwards = 2 if self.config.cfg_scale else 1
         # few transfers in all: each waits for the device
-        whole = torch.stack([guess.token, choice.reasons, choice.commit.long(), masked.long()], dim=1).tolist()
-        shares = torch.stack([guess.confidence, guess.entropy], dim=1).tolist()
+        whole = torch.stack([guess.token, choice.reasons, choice.commit, masked], dim=1).tolist()
+        confidences, entropies = guess.measures.tolist()
         of_rows = torch.stack([first, left, choice.held], dim=1).tolist()
         top = guess.top and [part.tolist() for part in guess.top]
         made = []
         for i, row in enumerate(rows):
-            (token, reason, commit, was_open), (confidence, entropy) = whole[i], shares[i]
+            (token, reason, commit, was_open), confidence, entropy = whole[i], confidences[i], entropies[i]
             start, still_masked, held = of_rows[i]
             candidates = [n for n, is_open in enumerate(was_open) if is_open]
             commits = tuple(
