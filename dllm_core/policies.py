@@ -15,7 +15,7 @@ from dllm_core.trace import REASONS
 
 @dataclass(frozen=True)
 class Choice:
-    """commit: [B, N] bool; reasons: name of the reason per row and position, [B, N] int64 index into `REASONS`;
+    """commit: [B, N] bool; reasons: [B, N] int64, index into `REASONS` of why a position is committed, if it is;
     held: [B] int64, positions above the threshold that a budget held back."""
 
     commit: Tensor
@@ -51,21 +51,20 @@ def thresholded(
     """
     above = masked & (confidence > (math.inf if threshold is None else threshold))
     enough = above.sum(dim=1) >= least
-    commit, held, over = above, torch.zeros_like(least), REASONS.index("threshold")
-    if most is not None or not enough.all():  # else the order decides nothing, and need not be known
-        rank = ranks(confidence, masked)
-        # 1. enough above the threshold: all of them; else the most confident `least`
-        fallback = masked & (rank < least[:, None])
-        commit = torch.where(enough[:, None], above, fallback)
-        # 2. the budget keeps the most confident of these
-        if most is not None:
-            commit = commit & (rank < most[:, None])
-            held = (above & ~commit).sum(dim=1)
-            over = torch.where(held > 0, REASONS.index("budget"), over)[:, None]
+    held, over = torch.zeros_like(least), REASONS.index("threshold")
+    if most is None and enough.all():  # the order decides nothing, and need not be known
+        return Choice(above, torch.full_like(above, over, dtype=torch.long), held)
+    rank = ranks(confidence, masked)
+    # 1. enough above the threshold: all of them; else the most confident `least`
+    commit = torch.where(enough[:, None], above, masked & (rank < least[:, None]))
+    # 2. the budget keeps the most confident of these
+    if most is not None:
+        commit = commit & (rank < most[:, None])
+        held = (above & ~commit).sum(dim=1)
+        over = torch.where(held > 0, REASONS.index("budget"), over)[:, None]
     # 3. why
     otherwise = REASONS.index("schedule" if threshold is None else "fallback")
-    reasons = torch.where(above, over, otherwise)
-    return Choice(commit, reasons, held)
+    return Choice(commit, torch.where(above, over, otherwise), held)
 
 
 def budget(masked: Tensor, total: Tensor, start: float | None, end: float | None, hard: int | None) -> Tensor | None:

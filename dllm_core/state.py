@@ -85,8 +85,8 @@ class State:
         """Run the window, whose keys and values are (over)written in the cache; logits [n, V] of the tokens at the n
         True places of `masked` [B, N], places whose positions are `position` [B, N]."""
         rows, columns = masked.nonzero(as_tuple=True)
-        ahead = int(self.label_shift or self.config.style == "ar")
-        elements = (position - (window.first + ahead)[:, None]).clamp(min=0)[rows, columns]
+        first = window.first + 1 if self.label_shift or self.config.style == "ar" else window.first
+        elements = (position - first[:, None]).clamp(min=0)[rows, columns]
         tokens = self.tokens.gather(1, window.position[: len(self.row)])
         if self.config.cfg_scale:
             given = self.given.gather(1, window.position[: len(self.row)])
