@@ -78,20 +78,23 @@ def tables(sweep: Sweep, records: list[dict]) -> Iterator[tuple[str, list[dict]]
 
 
 def paired_rows(sweep: Sweep, records: list[dict]) -> list[dict]:
-    """`paired: {against: CELL}`: every other cell's answers against that cell's, question by question, at each setting: the
-    difference of exact match with its 95 % interval, and on how many answers only one of the two was right."""
+    """`paired: {against: CELL}`: every other cell's answers against that cell's, question by question, at each setting (at
+    the same one, where that cell knows it): the difference of exact match with its 95 % interval, and on how many answers
+    only one of the two was right."""
     against = sweep.text["paired"]["against"]
-    reference = {r["seed"]: _right(row) for r in records if r["cell"] == against for row in r["rows"] if "right" in row}
+    own = {(r["seed"], row.get("threshold")): _right(row)
+           for r in records if r["cell"] == against for row in r["rows"] if "right" in row}  # fmt: skip
+    reference = lambda seed, threshold: own.get((seed, threshold), own.get((seed, None)))
     found: dict[tuple, dict[int, dict]] = {}
     for record in records:
         for row in record["rows"]:
-            if "right" in row and record["cell"] != against and record["seed"] in reference:
+            if "right" in row and record["cell"] != against and reference(record["seed"], row.get("threshold")):
                 found.setdefault((record["label"], row.get("threshold")), {})[record["seed"]] = row
     label = next((r["label"] for r in records if r["cell"] == against), against)
     rows = []
     for (name, threshold), of_seed in found.items():
         seeds = sorted(of_seed)
-        difference = paired([_right(of_seed[seed]) for seed in seeds], [reference[seed] for seed in seeds])
+        difference = paired([_right(of_seed[seed]) for seed in seeds], [reference(seed, threshold) for seed in seeds])
         rows.append({
             f"against {label}": name, "threshold": threshold, "questions × seeds": f"{difference.items} × {len(seeds)}",
             "difference (95 % interval)": f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})",

@@ -225,6 +225,13 @@ def test_paired_against_a_cell():
     assert row["a loss above 0.02 is excluded"] == "no"
 
 
+def test_paired_at_the_same_setting():
+    found = list(records({"AR": [{0.9: "1110", 0.95: "0000"}], "D": [{0.9: "1110", 0.95: "1111", 0.99: "1111"}]}))
+    first, second = results.paired_rows(SimpleNamespace(text={"paired": {"against": "ar"}}), found)
+    assert (first["threshold"], first["only it right"], first["only AR right"]) == (0.9, 0, 0)
+    assert (second["threshold"], second["only it right"], second["only AR right"]) == (0.95, 4, 0)
+
+
 def test_a_markdown_table():
     assert results.markdown([]) == "*nothing measured*"
     assert results.markdown([{"a|b": 1, "c": None}, {"a|b": "x|y", "c": 0.5}]).splitlines()[2:] == ["| 1 | – |", "| x\\|y | 0.5 |"]
