@@ -20,9 +20,9 @@ INTRODUCTION = (
     "diffusers write equal tokens. Positions per token do not count the prompt. *Matmuls alone* is the least time: the matrix "
     "products of the same forwards and nothing else. On a CPU this project's decoders lay out the larger weights once (prepack "
     "them); the others, and the rows *not prepacked*, have it done again in every product. Training is whole steps, "
-    "optimiser included. Machines of one name differ, hence the speed of a product of square matrices (1,024², on a GPU 8,192²) beside each. Hugging Face's AR attends "
-    "across the documents of a packed row, this project's does not. By positions, both views beside one clean half can be 4/3 "
-    "times as fast as a pass for each (three halves instead of four)."
+    "optimiser included. Machines of one name differ, hence the speed of a product of square matrices (1,024², on a GPU "
+    "8,192²) beside each. Hugging Face's AR attends across the documents of a packed row, this project's does not. By "
+    "positions, both views beside one clean half can be 4/3 times as fast as a pass for each (three halves instead of four)."
 )
 
 

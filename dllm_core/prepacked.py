@@ -1,6 +1,6 @@
 """Weights laid out once, so that a CPU's matrix products need not do it in every forward.
 
-A product of few rows spends a third of its time and more on bringing the weights into the order that its inner loop reads.
+A product of few rows spends a quarter of its time and more on bringing the weights into the order that its inner loop reads.
 Training changes them between any two products; decodings use the same again and again. The operations are oneDNN's, those
 that `torch.compile` chooses for frozen weights.
 """
