@@ -19,7 +19,7 @@ from statistics import median
 
 import torch
 
-from dllm_core import benchmark_decode, benchmark_feed, benchmark_train
+from dllm_core import benchmark_decode, benchmark_feed, benchmark_jobs, benchmark_train
 from dllm_core.benchmark_results import RECORDS, short
 from dllm_core.devices import cores, machine
 from dllm_core.jobs import shown
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "parts", nargs="*", help=f"of {', '.join(PARTS)} (default: all); or {LARGE}: feeding from a file of 1.6 GB"
     )
-    parser.add_argument("--shape", nargs="+", choices=tuple(benchmark_decode.SHAPES), default=["tiny", "26m"])
+    parser.add_argument("--shape", nargs="+", choices=tuple(benchmark_jobs.SHAPES), default=["tiny", "26m"])
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="CPU threads (default: 1 2)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every job (default: 5)")

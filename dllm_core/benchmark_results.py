@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from dllm_core.benchmark_decode import OURS, OURS_AR, PIPELINE, THEIR_AR
+from dllm_core.benchmark_jobs import OURS, OURS_AR, PIPELINE, THEIR_AR
 from dllm_core.benchmark_train import AR, LLADA1, LLADA2, THEIR_FULL
 from dllm_core.benchmark_train import THEIR_AR as THEIR_AR_STEP
 from dllm_core.paths import resolve

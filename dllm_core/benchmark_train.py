@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from dllm_core import benchmark_peak, patterns
 from dllm_core.batches import Batches
-from dllm_core.benchmark_decode import SHAPES
+from dllm_core.benchmark_jobs import SHAPES
 from dllm_core.config import ModelConfig, TrainConfig
 from dllm_core.decode_peers import hugging_face
 from dllm_core.documents import Documents

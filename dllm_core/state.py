@@ -85,6 +85,7 @@ class State:
         """Run the window, whose keys and values are (over)written in the cache; logits [n, V] of the tokens at the n
         True places of `masked` [B, N], places whose positions are `position` [B, N]."""
         rows, columns = masked.nonzero(as_tuple=True)
+        # with shifted labels a token is predicted one element before its own
         first = window.first + 1 if self.label_shift or self.config.style == "ar" else window.first
         elements = (position - first[:, None]).clamp(min=0)[rows, columns]
         tokens = self.tokens.gather(1, window.position[: len(self.row)])

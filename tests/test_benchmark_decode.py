@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dllm_core import benchmark_decode, plain, prepacked
-from dllm_core.benchmark_decode import (
+from dllm_core.benchmark_jobs import (
     FLOOR,
     FLOOR_PLAIN,
     OURS,
@@ -22,7 +22,7 @@ from dllm_core.benchmark_decode import (
     THEIR_AR,
     Bench,
     Case,
-)  # fmt: skip
+)
 from dllm_core.config import ModelConfig
 from dllm_core.decode_peers import Oracle, Qwen3, diffusers_pipeline, hugging_face
 from dllm_core.model import Transformer

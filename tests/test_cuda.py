@@ -8,7 +8,7 @@ from small import BOS, IDS, MASK, batch_of, packed, tiny
 
 from dllm_core import patterns, train
 from dllm_core.attention import attend, block_mask, last_layer
-from dllm_core.benchmark_decode import OURS, PLAIN, Bench, Case
+from dllm_core.benchmark_jobs import OURS, PLAIN, Bench, Case
 from dllm_core.config import DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.decode import decode
 from dllm_core.model import Transformer

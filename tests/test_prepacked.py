@@ -28,6 +28,8 @@ def everything(monkeypatch):
 @pytest.mark.parametrize("rows", [1, 3, 32, 130])
 @pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_a_prepacked_product_is_the_product(rows, dtype, close):
+    if not prepacks(dtype):
+        pytest.skip(f"this processor prepacks no {dtype}")
     torch.manual_seed(0)
     linear, x = nn.Linear(96, 200, bias=False, dtype=dtype), torch.randn(2, rows, 96, dtype=dtype)
     with torch.inference_mode():
@@ -187,7 +189,6 @@ def test_layouts_go_with_their_weights(everything):
 
 
 def test_time_to_prepack_counts_as_time_of_decoding(everything, monkeypatch):
-    began = []
-    monkeypatch.setattr("dllm_core.replay.prepacked", lambda model: (began.append(time.perf_counter()), time.sleep(0.05))[1] or model)
+    monkeypatch.setattr("dllm_core.replay.prepacked", lambda model: time.sleep(0.05) or model)
     first = next(decode(tiny(4), [[BOS, 5]], DecodeConfig("ar", max_new_tokens=2), IDS))
-    assert began and first.seconds >= 0.05
+    assert first.seconds >= 0.05
