@@ -28,6 +28,7 @@ from dllm_core.train import optimizers, train
 LENGTHS = {"tiny": 128, "26m": 512, "100m": 512}
 ROWS = [128, 512, 1024, 2048, 4096]  # lengths along which time is measured; a CPU's step has as many tokens as the longest
 BLOCK, TOKENS = 32, 1024  # tokens of a step on a CPU; sixteen times as many on a GPU
+TURN = 16  # steps of a turn on a GPU, where a step is begun before the last one has ended; one on a CPU
 AR, LLADA1, LLADA2, VIEWS, TWICE = "AR", "LLaDA 1", "LLaDA 2", "LLaDA 2, both views", "LLaDA 2, one pass a view"
 WHOLE, WHOLE_TWICE = "LLaDA 2, everything computed", "LLaDA 2, everything computed, one pass a view"
 THEIR_AR, THEIR_FULL = "Hugging Face AR", "Hugging Face, full diffusion"
@@ -107,10 +108,10 @@ def _measured(shape: str, dtype: str, threads: int, rounds: int, quick: bool) ->
     first = {}
     # a quick run does not wait for the compiler; on a CPU each of a diffusion's shapes takes it a minute at 26 M
     for name in () if quick or (device.type == "cpu" and shape != "tiny") else (AR, LLADA1, LLADA2):
-        made[f"{name}{COMPILED}"] = job = jobs.job(f"{name}{COMPILED}")
-        began = time.perf_counter()
-        job()
+        step, began = jobs.step(f"{name}{COMPILED}"), time.perf_counter()
+        step()
         first[name] = time.perf_counter() - began
+        made[f"{name}{COMPILED}"] = jobs.turn(step)
     peak = {}
     if device.type == "cuda":
         peak = benchmark_peak.on_device(device, made)
@@ -130,13 +131,13 @@ def _measured(shape: str, dtype: str, threads: int, rounds: int, quick: bool) ->
         *((f"{name}{COMPILED}", name, "") for name in first),
     ]
     for name, against, target in goals:
-        speed = tokens / sorted(seconds[name])[rounds // 2]
+        speed = tokens * jobs.steps / sorted(seconds[name])[rounds // 2]
         more = {"tokens per second": round(speed)}
         if device.type == "cuda":
             more["share of bfloat16 peak"] = round(_used(config, name, speed, device), 3)
         if name.endswith(COMPILED):
             more["first step, s"] = round(first[against], 1)
-            saved = sorted(seconds[against])[rounds // 2] - sorted(seconds[name])[rounds // 2]
+            saved = (sorted(seconds[against])[rounds // 2] - sorted(seconds[name])[rounds // 2]) / jobs.steps
             more["steps until it has paid"] = round(first[against] / saved) if saved > 0 else "never"
         more |= {f"{job}, peak GiB": round(peak[job], 2) for job in (name, against) if job in peak}
         yield compared("train", case, name, against, seconds, target=target, **more)
@@ -154,16 +155,17 @@ def _by_length(shape: str, dtype: str, rounds: int, device: torch.device, where:
         seconds = take_turns(jobs, min(rounds, 3), device=device)
         for job, n in zip(jobs, lengths, strict=True):
             case = f"{shape} {dtype}, {most} tokens a step, {where}"
-            at = {"line": name, "row length": n, "tokens": most}
+            at = {"line": name, "row length": n, "tokens": most * (TURN if device.type == "cuda" else 1)}
             yield compared("train along row length", case, job, f"rows of {lengths[0]}", seconds, **at)
 
 
 class Steps:
-    """Makes jobs that take one optimiser step a call, `tokens` tokens in rows of `length`."""
+    """Makes jobs that take `steps` optimiser steps a call, `tokens` tokens a step in rows of `length`."""
 
     def __init__(self, config: ModelConfig, length: int, tokens: int, dtype: str, device: torch.device):
         self.config, self.length, self.rows = config, length, max(tokens // length, 1)
         self.dtype, self.device = dtype, device
+        self.steps = TURN if device.type == "cuda" else 1
 
     def batches(self) -> Batches:
         """Endless full rows of random tokens, documents of about half a row."""
@@ -178,6 +180,19 @@ class Steps:
 
     def job(self, name: str) -> Callable[[], None]:
         """The job of `JOBS` called `name`, which may end in `COMPILED` where it is ours. Raises KeyError for another."""
+        return self.turn(self.step(name))
+
+    def turn(self, step: Callable[[], None]) -> Callable[[], None]:
+        """So many of these steps as one job."""
+
+        def work() -> None:
+            for _ in range(self.steps):
+                step()
+
+        return work
+
+    def step(self, name: str) -> Callable[[], None]:
+        """One step of the job called `name`."""
         kind, *rest = JOBS[name.removesuffix(COMPILED)]
         if kind == "theirs":
             return self.theirs(*rest)

@@ -17,7 +17,10 @@ class Muon(torch.optim.Optimizer):
 
     params: 2-D parameters, or groups of them. lr: scaled by sqrt(max(1, rows / columns)). weight_decay: decoupled. half:
     orthogonalise in bfloat16 also on a CPU that has units for it. Raises ValueError for a parameter that is not a matrix.
+    A step changes nothing while `found_inf`, which a GradScaler sets on PyTorch's fused optimisers too, is a tensor of 1.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self, params, lr: float, weight_decay: float = 0.1, momentum: float = 0.95, ns_steps: int = 5, half: bool = False
@@ -40,18 +43,24 @@ class Muon(torch.optim.Optimizer):
                 self._update(parameters, group)
 
     def _update(self, parameters: list[Tensor], group: dict) -> None:
+        rows, columns = parameters[0].shape
         gradients = [local(parameter.grad) for parameter in parameters]
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         momenta = [local(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
+        decay, rate = 1 - group["lr"] * group["weight_decay"], -group["lr"] * max(1, rows / columns) ** 0.5
+        if self.found_inf is not None:  # decided on the device, where nobody waits for it
+            skipped = self.found_inf.bool()
+            gradients = [torch.where(skipped, momentum, gradient) for momentum, gradient in zip(momenta, gradients)]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))  # Nesterov
-        rows, columns = parameters[0].shape
         updates = self._orthogonal(ahead, parameters[0], group["ns_steps"]).to(ahead.dtype)
         parts = [local(parameter) for parameter in parameters]
-        torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parts, list(updates.unbind()), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+        if self.found_inf is not None:
+            decay, updates = torch.where(skipped, 1.0, decay), updates.masked_fill_(skipped, 0)
+        torch._foreach_mul_(parts, decay)
+        torch._foreach_add_(parts, list(updates.unbind()), alpha=rate)
 
     def _orthogonal(self, ahead: Tensor, parameter: Tensor, steps: int) -> Tensor:
         """ahead [n, rows here, columns] made orthogonal as the whole matrices that they are parts of, where FSDP shards

@@ -14,6 +14,7 @@ from dllm_core import patterns
 from dllm_core.attention import last_layer, prepared
 from dllm_core.patterns import Pattern
 from dllm_core.schedules import NoiseSchedule
+from dllm_core.transfer import sent
 
 # States are read in multiples of so many: for every new shape of a matrix product oneDNN makes code, which takes
 # time and is kept, and a compiled model may compile anew.
@@ -124,7 +125,7 @@ def ar_loss(model, batch, **_) -> Loss:
     pattern = patterns.causal(batch.document, batch.position)
     chosen = batch.scored & pattern.scorable
     logits = predict(model, batch.tokens, pattern, read_places(pattern, 0, chosen))
-    losses = F.cross_entropy(logits, batch.tokens[chosen].to(logits.device, non_blocking=True), reduction="none")
+    losses = F.cross_entropy(logits, sent(batch.tokens[chosen], logits.device), reduction="none")
     return Loss(losses.sum(), losses.numel())
 
 
@@ -132,7 +133,7 @@ def predict(model, tokens: Tensor, pattern: Pattern, read: tuple[Tensor, Tensor]
     """One forward of tokens [B, S] under `pattern`; float32 logits [n, V] of the states `read` (rows [n], elements [n]).
 
     What is on the host goes to the model's device here, where nothing else needs to be looked at."""
-    put = lambda part: part.to(model.device, non_blocking=True)
+    put = lambda part: sent(part, model.device)
     count = len(read[0])
     rows, elements = (F.pad(part, (0, -count % READS)) for part in read)  # a few more of element 0, which nobody looks at
     noisy = int((pattern.view[0] > 0).sum())  # the first elements; 0 where there is no clean half beside them
@@ -225,9 +226,9 @@ class Diffusion:
         maskable, views = batch.scored & pattern.scorable, len(noised)
         # 3. what is to be predicted, on the device before the forward is under way
         normal, count = self._normaliser(batch, maskable)
-        targets = torch.cat([batch.tokens[noise.masked] for noise in noised]).to(model.device, non_blocking=True)
+        targets = sent(torch.cat([batch.tokens[noise.masked] for noise in noised]), model.device)
         weights = torch.cat([(noise.weight * normal)[noise.masked] for noise in noised])
-        weights = weights.to(model.device, non_blocking=True)
+        weights = sent(weights, model.device)
         # 4. one forward; states only where a masked token is predicted; weighted cross entropy there
         logits = self._predict(model, batch, noised, pattern, embedding_noise, generator)
         losses = F.cross_entropy(logits, targets, reduction="none")
@@ -270,7 +271,7 @@ class Diffusion:
         if sigma:
             embeddings = model.model.embed_tokens(tokens.to(model.device))
             noise = torch.randn(embeddings.shape, generator=generator) * (tokens == self.mask_token_id)[..., None].cpu()
-            embeddings = embeddings + sigma * noise.to(embeddings, non_blocking=True)
+            embeddings = embeddings + sigma * sent(noise, model.device).to(embeddings.dtype)
         read = tuple(torch.cat(part) for part in zip(*places, strict=True))
         return predict(model, tokens, pattern, read, embeddings)
 

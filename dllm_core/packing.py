@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dllm_core.documents import Documents
 from dllm_core.download import DataError
+from dllm_core.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Batch:
         return [Batch(*views) for views in zip(*(cut(part) for part in parts), strict=True)]
 
     def to(self, device) -> "Batch":
-        return self._each(lambda part: part.to(device, non_blocking=True))
+        return self._each(lambda part: sent(part, device))
 
     def _each(self, change) -> "Batch":
         return Batch(change(self.tokens), change(self.document), change(self.position), change(self.scored))

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dllm_core.transfer import sent
+
 GRAIN = 16  # noisy and clean elements of a row are kept in multiples of so many: few shapes, see `objectives.READS`
 
 
@@ -43,7 +45,7 @@ class Pattern:
         return self.read.shape[1]
 
     def to(self, device) -> "Pattern":
-        return self._each(lambda part: part.to(device, non_blocking=True))
+        return self._each(lambda part: sent(part, device))
 
     def _each(self, change) -> "Pattern":
         return Pattern(*(change(getattr(self, field.name)) for field in fields(self)))

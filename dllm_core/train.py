@@ -3,20 +3,23 @@
 import contextlib
 import functools
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dllm_core.config import TrainConfig
+from dllm_core.interrupt import deferred_interrupt
 from dllm_core.kernels import keep_memory, products
 from dllm_core.muon import Muon
 from dllm_core.schedules import BlockSchedule, learning_rate
 from dllm_core.team import Team, local
+from dllm_core.transfer import Fetched
+
+AHEAD = ("cuda",)  # devices that compute while the host goes on: their next step is begun before this one is looked at
 
 
 @dataclass(frozen=True)
@@ -58,45 +61,6 @@ def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.
     return made
 
 
-@dataclass
-class Interrupt:
-    """asked: Ctrl-C came. working: the training is in a step, not the consumer of its steps."""
-
-    asked: bool = False
-    working: bool = True
-
-    def check(self, step: int, stop: bool) -> None:
-        """Raise KeyboardInterrupt where `stop` says so; step: the last one that is whole."""
-        if stop:
-            raise KeyboardInterrupt(f"stopped after step {step}; run the cell again to go on from there")
-
-
-@contextlib.contextmanager
-def deferred_interrupt(alone: bool = True) -> Iterator[Interrupt]:
-    """Hold Ctrl-C (the notebook's stop button) back until a step is whole, so that what is saved is consistent.
-
-    Also while the consumer draws: it is stopped with its next step; at once when asked twice, if `alone`, for several
-    processes can only stop together. Outside the main thread nothing is held back.
-    """
-    held = Interrupt()
-    if threading.current_thread() is not threading.main_thread():
-        yield held
-        return
-
-    def hold(*_) -> None:
-        if held.asked and not held.working and alone:
-            raise KeyboardInterrupt
-        held.asked = True
-
-    before = signal.signal(signal.SIGINT, hold) or signal.default_int_handler
-    try:
-        yield held
-    finally:
-        # a generator closed late, or by another thread, leaves the handlers of others alone
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is hold:
-            signal.signal(signal.SIGINT, before)
-
-
 @contextlib.contextmanager
 def recomputed(layers) -> Iterator[None]:
     """Within it each of the layers keeps its input alone and computes again in the backward pass (activation
@@ -108,6 +72,17 @@ def recomputed(layers) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward  # the class's own stands again
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A step whose gradients are computed or, on a GPU, will be. values: [n] on the device: summed loss, its count, the
+    processes that were asked to stop, the summed `parts`, the gradient's norm. tokens: it read."""
+
+    values: Tensor
+    parts: list[str]
+    tokens: int
+    block_size: int | None
 
 
 class Scored(torch.nn.Module):
@@ -141,6 +116,8 @@ def train(
     `runs.Run`; when it holds the state of an unfinished training, that is continued, parameter for parameter.
     An interrupt (KeyboardInterrupt, also of the consumer's cell) saves before it stops; any other end of the consumer does
     too, but for several processes under FSDP, which then go back to the last saved state.
+    On a GPU the next step's gradients are begun before a step's numbers are read: neither waits for the other, and what
+    is yielded, measured and saved is that step's all the same.
     Raises FloatingPointError when the loss or its gradient is not finite: the weights stay those of the step before;
     RuntimeError when another process of the training has ended.
 
@@ -152,6 +129,7 @@ def train(
     """
     device, width = next(model.parameters()).device, model.config.hidden_size
     team = Team(device)
+    validated = validate is not None  # on all processes alike
     run, validate = (run, validate) if team.rank == 0 else (None, None)
     generator = torch.Generator().manual_seed(config.seed)
     step, tokens, seconds = 0, 0, 0.0
@@ -170,80 +148,96 @@ def train(
         batches.load_state(state["batches"])
         step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
 
+    def position() -> dict:
+        return {"generator": generator.get_state(), "batches": batches.state()}
+
     def save() -> None:
         states = [team.whole(optimizer.state_dict()) for optimizer in made]
         if run is not None:
             run.save_state({
-                "model": model.state_dict(), "optimizers": states,
-                "generator": generator.get_state(), "batches": batches.state(),
+                "model": model.state_dict(), "optimizers": states, **reached,
                 "step": step, "tokens": tokens, "seconds": seconds,
             })  # fmt: skip
+
+    def gradients(step: int) -> Queued:
+        """Compute them, of the mean over all processes, into the parameters, as far as the host is concerned."""
+        size = blocks.block_size(step) if blocks else None
+        noise = config.embedding_noise if step < config.embedding_noise_steps else 0.0
+        # 1. sums of losses and counts, gradients accumulated over a few rows at a time
+        total, count, parts, tokens = 0.0, 0.0, {}, 0
+        split = team.split(next(batches), config.micro_batch_size)
+        how = {"block_size": size, "generator": generator, "embedding_noise": noise}
+        for number, batch in enumerate(split):
+            tokens += int((batch.document >= 0).sum())  # before it leaves the host
+            if not team.owns(number):
+                if skip is not None:
+                    skip(model, batch, **how)
+                continue
+            with products(batch.tokens.numel(), width, device), team.gradients(scored, number + team.size >= len(split)):
+                with autocast:
+                    loss, scale, named = scored(batch, **how)
+                loss.backward()
+            total, count = total + loss.detach(), count + scale
+            parts = {name: parts.get(name, 0.0) + value for name, value in named.items()}
+        if not (team.alone or skip) and not torch.equal(generator.get_state(), undrawn):
+            raise ValueError("on several processes an objective that draws random numbers needs a `skip`")
+        # 2. the gradient of the mean over all processes (DDP has averaged theirs), clipped
+        sums = team.sum([total, count, float(interrupt.asked), *parts.values()])
+        grads = [local(p.grad) for p in trained.parameters() if p.grad is not None]
+        torch._foreach_div_(grads, (sums[1].clamp(min=1) / team.size).float())
+        norm = team.clip(trained.parameters(), config.grad_clip)
+        return Queued(torch.cat([sums, norm[None].to(sums)]), list(parts), tokens, size)
+
+    def update(values: Tensor, step: int) -> float:
+        """One step of the optimisers, which the device leaves out where loss or gradient is not finite; its rate, of 1."""
+        rate = learning_rate(step, config.max_iters, warmup=config.warmup_steps,
+                             decay_ratio=config.decay_ratio, min_ratio=config.min_lr_ratio)  # fmt: skip
+        found_inf = (~(values[0] + values[-1]).isfinite()).float()  # a GradScaler tells optimisers in the same way
+        with team.together():
+            for optimizer in made:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["peak"]
+                optimizer.found_inf = found_inf
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        team.show(trained, model)
+        return rate
 
     keep_memory()
     skip, undrawn = getattr(objective, "skip", None), generator.get_state()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
-    saved_at = step
+    saved_at, reached, following = step, position(), None
     layers = trained.model.layers if config.activation_checkpointing else ()
     agreed = False  # whether several processes stop together after this step
     with deferred_interrupt(team.alone) as interrupt, recomputed(layers):
         try:
             while step < config.max_iters:
                 began = time.perf_counter()
-                # 1. rates and block size of this step
-                rate = learning_rate(step, config.max_iters, warmup=config.warmup_steps,
-                                     decay_ratio=config.decay_ratio, min_ratio=config.min_lr_ratio)  # fmt: skip
-                for group in (group for optimizer in made for group in optimizer.param_groups):
-                    group["lr"] = rate * group["peak"]
-                size = blocks.block_size(step) if blocks else None
-                noise = config.embedding_noise if step < config.embedding_noise_steps else 0.0
-                # 2. sums of losses and counts, gradients accumulated over a few rows at a time
-                total, count, parts = 0.0, 0.0, {}
-                split = team.split(next(batches), config.micro_batch_size)
-                how = {"block_size": size, "generator": generator, "embedding_noise": noise}
-                for number, batch in enumerate(split):
-                    tokens += int((batch.document >= 0).sum())  # before it leaves the host
-                    if not team.owns(number):
-                        if skip is not None:
-                            skip(model, batch, **how)
-                        continue
-                    with products(batch.tokens.numel(), width, device), team.gradients(scored, number + team.size >= len(split)):
-                        with autocast:
-                            loss, scale, named = scored(batch, **how)
-                        loss.backward()
-                    total, count = total + loss.detach(), count + scale
-                    parts = {name: parts.get(name, 0.0) + value for name, value in named.items()}
-                if not (team.alone or skip) and not torch.equal(generator.get_state(), undrawn):
-                    raise ValueError("on several processes an objective that draws random numbers needs a `skip`")
-                # 3. gradient of the mean over all processes (DDP has averaged theirs), clipped
-                sums = team.sum([total, count, float(interrupt.asked), *parts.values()])
-                grads = [local(p.grad) for p in trained.parameters() if p.grad is not None]
-                torch._foreach_div_(grads, (sums[1].clamp(min=1) / team.size).float())
-                norm = team.clip(trained.parameters(), config.grad_clip)
-                # 4. the step's one wait for the device: nothing is updated before the loss is known to be finite
-                total, count, asked, *values, norm = torch.cat([sums, norm[None].to(sums)]).tolist()
+                # 1. gradients and update; nothing waits for the device
+                queued = following or gradients(step)
+                rate, values, reached = update(queued.values, step), Fetched(queued.values), position()
+                step, tokens = step + 1, tokens + queued.tokens
+                last = step == config.max_iters
+                validates = validated and (last or (config.eval_every and step % config.eval_every == 0))
+                saves = last or (config.save_every and step % config.save_every == 0)
+                # 2. a GPU is given the next step's gradients before this step's numbers are waited for
+                following = gradients(step) if device.type in AHEAD and not (validates or saves) else None
+                total, count, asked, *sums, norm = values.read()
                 mean = total / max(count, 1)
                 if not (math.isfinite(mean) and math.isfinite(norm)):
                     raise FloatingPointError(
-                        f"step {step + 1}: loss is {mean}, its gradient's norm {norm}; "
+                        f"step {step}: loss is {mean}, its gradient's norm {norm}; "
                         f"lower learning_rate={config.learning_rate} or raise warmup_steps={config.warmup_steps}"
                     )
-                with team.together():
-                    for optimizer in made:
-                        optimizer.step()
-                        optimizer.zero_grad(set_to_none=True)
-                team.show(trained, model)
-                step += 1
                 seconds += time.perf_counter() - began
-                # 5. validation, records
-                last, bound = step == config.max_iters, None
-                if validate and (last or (config.eval_every and step % config.eval_every == 0)):
-                    bound = validate(model)
-                parts = {name: value / max(count, 1) for name, value in zip(parts, values, strict=True)}
-                done = TrainStep(step, mean, rate * config.learning_rate, tokens, seconds, norm, size,
-                                 blocks.phase(step - 1) if blocks else None, bound, parts)  # fmt: skip
+                # 3. validation, records
+                parts = {name: value / max(count, 1) for name, value in zip(queued.parts, sums, strict=True)}
+                done = TrainStep(step, mean, rate * config.learning_rate, tokens, seconds, norm, queued.block_size,
+                                 blocks.phase(step - 1) if blocks else None, validate(model) if validates and validate else None,
+                                 parts)  # fmt: skip
                 if run is not None:
                     run.record(done, model)
-                if last or (config.save_every and step % config.save_every == 0):
+                if saves:
                     save()
                     saved_at = step
                 # several processes stop together, after the step whose sums told all of them that one was asked
@@ -260,3 +254,6 @@ def train(
             if step > saved_at and (agreed or not team.sharded):  # shards are saved by all processes or by none
                 save()
             raise
+        finally:
+            if following is not None:
+                batches.load_state(reached["batches"])

@@ -14,6 +14,7 @@ from dllm_core.decode import decode
 from dllm_core.model import Transformer
 from dllm_core.objectives import Diffusion, ar_loss
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
+from dllm_core.transfer import Fetched, sent
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 BAND = NoiseSchedule.band(0.05, 0.95)
@@ -51,6 +52,32 @@ def test_training_goes_as_on_the_cpu(objective, size):
                             blocks=BlockSchedule.constant(12, 6, size or 12))  # fmt: skip
         losses.append(torch.tensor([step.loss for step in steps]))
     torch.testing.assert_close(*losses, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("objective, size", [(ar_loss, None), (Diffusion(NoiseSchedule(), MASK), None),
+                                             (Diffusion(BAND, MASK, complementary=True, cap_lambda=0.1), 3)])  # fmt: skip
+def test_a_training_step_waits_for_nothing(objective, size):
+    """PyTorch raises where an operation would wait for the device; the first steps, which compile, are let off."""
+    config = TrainConfig(30, batch_size=2, seq_len=12, micro_batch_size=1, optimizer="muon", embedding_noise=0.1,
+                         embedding_noise_steps=30)  # fmt: skip
+    steps = train.train(tiny().to("cuda"), packed(2), objective, config, blocks=BlockSchedule.constant(12, 30, size or 12))
+    for _ in range(15):
+        next(steps)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert [next(steps).step for _ in range(10)] == list(range(16, 26))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_what_is_sent_and_fetched_arrives():
+    wide = torch.arange(1000)[None].expand(50, -1)
+    there = sent(wide, "cuda")
+    assert there.is_cuda and torch.equal(there.cpu(), wide)
+    later = Fetched(there.double().sum()[None])
+    for _ in range(20):  # what is begun afterwards changes nothing of it
+        there.add_(1)
+    assert later.read() == [50 * 499500.0]
 
 
 @pytest.mark.parametrize("config", [DecodeConfig("ar", max_new_tokens=20), DecodeConfig("llada1", max_new_tokens=20),

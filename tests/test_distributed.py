@@ -152,7 +152,7 @@ def test_stopped_on_two_processes_it_goes_on_with_one(alone, together):
     stopped = [line for line in said.splitlines() if "llada2, stopped after step" in line]
     assert len(stopped) == 2 and len({line.split("step ")[1] for line in stopped}) == 1, said
     state = torch.load(home / "llada2" / "state.pt", weights_only=True)
-    assert several.STOPPED <= state["step"] <= several.STOPPED + 1
+    assert several.STOPPED <= state["step"] <= several.STOPPED + 2  # told by the sums of a step that may be begun already
     _, steps = several.trained(home / "llada2", "llada2")
     assert steps[0].step == state["step"] + 1
     same_run(alone / "llada2", home / "llada2")

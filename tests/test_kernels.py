@@ -99,6 +99,22 @@ def test_muon_equals_pytorchs_within_its_bfloat16(half, monkeypatch):
         torch.testing.assert_close(made.state[a]["momentum_buffer"], reference.state[b]["momentum_buffer"])
 
 
+def test_muon_takes_no_step_where_infinities_were_found():
+    """Nor does its momentum keep anything of them; told of none, it steps as if nobody had told it."""
+    told, plain, generator = matrices(), matrices(), torch.Generator().manual_seed(1)
+    one, other = (Muon(given, lr=0.1, weight_decay=0.2) for given in (told, plain))
+    for found in (0, 1, 0):
+        one.found_inf = torch.tensor(float(found))
+        for a, b in zip(told, plain, strict=True):
+            b.grad = torch.randn(b.shape, generator=generator)
+            a.grad = b.grad.clone() if not found else torch.full_like(b, torch.inf)
+        one.step()
+        if not found:
+            other.step()
+        for a, b in zip(told, plain, strict=True):
+            assert torch.equal(a, b) and torch.equal(one.state[a]["momentum_buffer"], other.state[b]["momentum_buffer"])
+
+
 def test_orthogonalising_brings_singular_values_near_one():
     x = torch.randn(3, 6, 10, generator=torch.Generator().manual_seed(0)) * 5
     values = torch.linalg.svdvals(orthogonalise(x, 5))

@@ -14,11 +14,13 @@ import pytest
 import torch
 from small import MASK, NoTokenizer, batch_of, packed, tiny
 
+from dllm_core import train as training
 from dllm_core.config import Checkpoint, TrainConfig
+from dllm_core.interrupt import deferred_interrupt
 from dllm_core.objectives import Diffusion, Loss, ar_loss
 from dllm_core.runs import Run
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
-from dllm_core.train import TrainStep, deferred_interrupt, optimizers, train
+from dllm_core.train import TrainStep, optimizers, train
 
 CONFIG = TrainConfig(
     12,
@@ -80,6 +82,13 @@ def uninterrupted(tmp_path_factory):
     model, run = tiny(), opened(tmp_path_factory.mktemp("whole") / "run")
     steps = list(train(**setting(model), run=run))
     return model, steps, run
+
+
+@pytest.fixture(params=[(), ("cpu",)], ids=["waiting", "ahead"])
+def ahead(request, monkeypatch) -> bool:
+    """Whether the next step is begun before this one's numbers are read, as on a GPU: nothing may come of it but speed."""
+    monkeypatch.setattr(training, "AHEAD", request.param)
+    return bool(request.param)
 
 
 def check_equal(uninterrupted, model, run) -> None:
@@ -197,22 +206,64 @@ def test_micro_batches_leave_the_loss_and_the_step(rows):
 # --- stopping and going on ----------------------------------------------------------------------------------------
 
 
+def test_a_step_begun_ahead_changes_nothing(uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "AHEAD", ("cpu",))
+    model, run = tiny(), opened(tmp_path / "run")
+    assert [step.step for step in train(**setting(model), run=run)] == list(range(1, 13))
+    check_equal(uninterrupted, model, run)
+
+
+@pytest.mark.parametrize("devices, wanted", [((), "bu." * 6), (("cpu",), "bub.u.bub.u.bu.bu.")])
+def test_when_the_next_step_is_begun(monkeypatch, devices, wanted):
+    """b: a step is begun, u: it is taken, a dot: its numbers are read. Not ahead of a validation (step 2), a save (5), the end."""
+    seen = []
+    objective = lambda *given, **_: seen.append("b") or ar_loss(*given)
+
+    class Fetched(training.Fetched):
+        def __init__(self, values):
+            seen.append("u")
+            super().__init__(values)
+
+        def read(self):
+            seen.append(".")
+            return super().read()
+
+    monkeypatch.setattr(training, "AHEAD", devices)
+    monkeypatch.setattr(training, "Fetched", Fetched)
+    config = TrainConfig(6, eval_every=2, save_every=5)
+    list(train(tiny(), Given(batch_of([6])), objective, config, validate=lambda _: 0.0))
+    assert "".join(seen) == wanted
+
+
+def test_a_step_begun_ahead_and_not_taken_gives_its_batch_back(monkeypatch):
+    monkeypatch.setattr(training, "AHEAD", ("cpu",))
+    batches = Given(batch_of([6]))
+    steps = train(tiny(), batches, ar_loss, TrainConfig(9))
+    next(steps)
+    assert batches.next == 2
+    steps.close()
+    assert batches.next == 1
+
+
 KILLED = """
     import os, signal, sys
     sys.path[:0] = [{tests!r}, {root!r}]
     import test_train as t
-    from dllm_core.train import train
-    for step in train(**t.setting(t.tiny()), run=t.opened({folder!r})):
+    from dllm_core import train as training
+    training.AHEAD = {ahead!r}
+    for step in training.train(**t.setting(t.tiny()), run=t.opened({folder!r})):
         if step.step == 9:
             os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(uninterrupted, tmp_path, project):
+def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(uninterrupted, tmp_path, project, ahead):
     """SIGKILL after step 9, four steps after the last save and one after a validation: weights, records and kept
     checkpoints of the resumed run equal those of the whole one, bit by bit."""
     folder = tmp_path / "run"
-    script = textwrap.dedent(KILLED).format(tests=str(project / "tests"), root=str(project), folder=str(folder))
+    script = textwrap.dedent(KILLED).format(
+        tests=str(project / "tests"), root=str(project), folder=str(folder), ahead=training.AHEAD
+    )
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -243,9 +294,11 @@ def interrupted_at(step: int, at: str):
 
 @pytest.mark.parametrize("at", ["step", "consumer"])
 @pytest.mark.parametrize("step", [3, 5, 7])
-def test_an_interrupt_saves_before_it_stops(uninterrupted, tmp_path, step, at):
+def test_an_interrupt_saves_before_it_stops(uninterrupted, tmp_path, step, at, ahead):
+    # ahead, the next step's objective is already asked; not before step 5 is saved
+    begun = step + (ahead and at == "step" and step != 5)
     model, run = tiny(), opened(tmp_path / "run")
-    objective, body = interrupted_at(step, at)
+    objective, body = interrupted_at(begun, at)
     before, shown = signal.getsignal(signal.SIGINT), []
     with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step}; run the cell again"):
         for done in train(**{**setting(model), "objective": objective}, run=run):
@@ -288,7 +341,7 @@ def test_asked_twice_the_consumer_stops_at_once(tmp_path):
     assert torch.load(run.folder / "state.pt", weights_only=True)["step"] == 3
 
 
-def test_leaving_the_loop_saves(uninterrupted, tmp_path):
+def test_leaving_the_loop_saves(uninterrupted, tmp_path, ahead):
     model, run = tiny(), opened(tmp_path / "run")
     before = signal.getsignal(signal.SIGINT)
     for done in train(**setting(model), run=run):
@@ -329,7 +382,8 @@ def test_a_late_closed_generator_leaves_a_newer_handler_alone():
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_weights(tmp_path, where):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_weights(where, optimizer, ahead):
     calls = count(1)
 
     def objective(model, batch, **_):
@@ -341,7 +395,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_weights(tmp_path, where):
         weight = model.model.norm.weight
         return Loss(loss.total + (weight - weight.detach()).abs().sqrt().sum(), loss.count)  # slope infinite at 0
 
-    model, config = tiny(), TrainConfig(6, learning_rate=0.01)
+    model, config = tiny(), TrainConfig(6, learning_rate=0.01, optimizer=optimizer)
     steps = train(model, Given(batch_of([12])), objective, config)
     for _ in range(3):
         next(steps)
