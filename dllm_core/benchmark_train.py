@@ -4,6 +4,7 @@ Every job runs packed rows of the same size through forward, backward, clipping 
 however many positions a job makes of them.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from dllm_core import benchmark_peak, patterns
+from dllm_core import train as training
 from dllm_core.batches import Batches
 from dllm_core.benchmark_jobs import SHAPES
 from dllm_core.config import ModelConfig, TrainConfig
@@ -24,6 +26,7 @@ from dllm_core.objectives import Diffusion, Loss, ar_loss, corrupt
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.timing import Row, compared, take_turns, torch_threads
 from dllm_core.train import optimizers, train
+from dllm_core.transfer import sent
 
 LENGTHS = {"tiny": 128, "26m": 512, "100m": 512}
 ROWS = [128, 512, 1024, 2048, 4096]  # lengths along which time is measured; a CPU's step has as many tokens as the longest
@@ -38,6 +41,16 @@ COMPILED = ", compiled"  # of jobs by torch.compile: whether that does
 BAND = NoiseSchedule.band(0.05, 0.95)
 
 
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Within it no step is begun before the last one's numbers are there: what one alone takes can be seen."""
+    before, training.AHEAD = training.AHEAD, ()
+    try:
+        yield
+    finally:
+        training.AHEAD = before
+
+
 class EverythingComputed:
     """Block diffusion as it is first written: both halves through every layer, under one mask of 2L × 2L, logits of all
     noisy positions. twice: then the inverse of the mask, beside a clean half of its own."""
@@ -46,16 +59,17 @@ class EverythingComputed:
         self.mask_token_id, self.views = mask_token_id, 1 + twice
 
     def __call__(self, model, batch, *, block_size, generator=None, embedding_noise=0.0) -> Loss:
-        batch, length = batch.to(model.device), batch.tokens.shape[1]
-        pattern = patterns.block_diffusion(batch.document, batch.position, block_size)
+        length, count = batch.tokens.shape[1], float(batch.scored.sum())
         views = corrupt(batch.tokens, batch.scored, BAND, self.mask_token_id, generator, batch.document)
-        total = torch.zeros((), device=model.device)
+        pattern = patterns.block_diffusion(batch.document, batch.position, block_size).labels_to(model.device)
+        total, clean = torch.zeros((), device=model.device), sent(batch.tokens, model.device)
         for view in views[: self.views]:
-            hidden = model(torch.cat([view.x_t, batch.tokens], dim=1), pattern.position, pattern.mask())
+            noisy, weight = (sent(part, model.device) for part in (view.x_t, view.weight * view.masked))
+            hidden = model(torch.cat([noisy, clean], dim=1), pattern.position, pattern.mask())
             logits = model.logits(hidden[:, :length]).float().flatten(0, 1)
-            losses = F.cross_entropy(logits, batch.tokens.flatten(), reduction="none").view_as(view.weight)
-            total = total + (losses * view.weight * view.masked).sum() / self.views
-        return Loss(total, float(batch.scored.sum()))
+            losses = F.cross_entropy(logits, clean.flatten(), reduction="none").view_as(weight)
+            total = total + (losses * weight).sum() / self.views
+        return Loss(total, count)
 
 
 class OnePassAView:
@@ -109,12 +123,14 @@ def _measured(shape: str, dtype: str, threads: int, rounds: int, quick: bool) ->
     # a quick run does not wait for the compiler; on a CPU each of a diffusion's shapes takes it a minute at 26 M
     for name in () if quick or (device.type == "cpu" and shape != "tiny") else (AR, LLADA1, LLADA2):
         step, began = jobs.step(f"{name}{COMPILED}"), time.perf_counter()
-        step()
+        with waiting():
+            step()
         first[name] = time.perf_counter() - began
         made[f"{name}{COMPILED}"] = jobs.turn(step)
     peak = {}
     if device.type == "cuda":
-        peak = benchmark_peak.on_device(device, made)
+        with waiting():
+            peak = benchmark_peak.on_device(device, made)
     elif not quick:
         asked = {name: [name, shape, length, jobs.rows * length, dtype] for name in JOBS}
         peak = benchmark_peak.apart("benchmark_train", asked, threads)
@@ -134,7 +150,7 @@ def _measured(shape: str, dtype: str, threads: int, rounds: int, quick: bool) ->
         speed = tokens * jobs.steps / sorted(seconds[name])[rounds // 2]
         more = {"tokens per second": round(speed)}
         if device.type == "cuda":
-            more["share of bfloat16 peak"] = round(_used(config, name, speed, device), 3)
+            more |= {"share of bfloat16 peak": round(_used(config, name, speed, device), 3), "steps a turn": jobs.steps}
         if name.endswith(COMPILED):
             more["first step, s"] = round(first[against], 1)
             saved = (sorted(seconds[against])[rounds // 2] - sorted(seconds[name])[rounds // 2]) / jobs.steps
@@ -151,11 +167,12 @@ def _by_length(shape: str, dtype: str, rounds: int, device: torch.device, where:
     if shape != "tiny":
         return
     for name in (AR, LLADA1, LLADA2):
-        jobs = {f"rows of {n}": Steps(SHAPES[shape], n, most, dtype, device).job(name) for n in lengths}
+        made = {n: Steps(SHAPES[shape], n, most, dtype, device) for n in lengths}
+        jobs = {f"rows of {n}": steps.job(name) for n, steps in made.items()}
         seconds = take_turns(jobs, min(rounds, 3), device=device)
         for job, n in zip(jobs, lengths, strict=True):
             case = f"{shape} {dtype}, {most} tokens a step, {where}"
-            at = {"line": name, "row length": n, "tokens": most * (TURN if device.type == "cuda" else 1)}
+            at = {"line": name, "row length": n, "tokens": most * made[n].steps}
             yield compared("train along row length", case, job, f"rows of {lengths[0]}", seconds, **at)
 
 
@@ -214,18 +231,21 @@ class Steps:
         (optimizer,), batches, mask = optimizers(model, self.settings()), self.batches(), self.config.vocab_size - 1
 
         def step() -> None:
-            batch = next(batches).to(self.device)
+            batch = next(batches)
+            if not causal:  # on the host, as ours: drawing there for a GPU would wait for it
+                noise, _ = corrupt(batch.tokens, batch.scored, NoiseSchedule(), mask)
+                x_t, weight = (sent(part, self.device) for part in (noise.x_t, noise.weight * noise.masked))
+            batch = batch.to(self.device)
             tokens = batch.tokens
             with products(tokens.numel() * ours, self.config.hidden_size, self.device):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
                     if causal:
                         loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
                     else:
-                        noise, _ = corrupt(tokens, batch.scored, NoiseSchedule(), mask)
-                        may_see = patterns.bidirectional(batch.document, batch.position).mask()[:, None]
-                        logits = model(input_ids=noise.x_t, attention_mask=may_see, use_cache=False).logits.float()
+                        may_see = (batch.document[:, :, None] == batch.document[:, None, :])[:, None]
+                        logits = model(input_ids=x_t, attention_mask=may_see, use_cache=False).logits.float()
                         losses = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
-                        loss = (losses * (noise.weight * noise.masked).flatten()).mean()
+                        loss = (losses * weight.flatten()).mean()
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

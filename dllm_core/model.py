@@ -166,12 +166,10 @@ class Transformer(nn.Module):
 
         With a `cache`, keys and values are stored at `slots` [B, S] (the positions, unless said) and attended to are
         the K first positions of the cache. `embeddings` [B, S, D] stand in for those of `tokens`.
-        Raises ValueError when a position is beyond `max_position_embeddings`.
+        Raises ValueError, on a CPU, when a position is beyond `max_position_embeddings` (elsewhere see `check`).
         """
-        most = self.config.max_position_embeddings
-        keys = tokens.shape[1] if cache is None else mask.shape[-1]
-        if max(tokens.shape[1], keys) > most and int(position.max()) >= most:  # looked up only when in doubt
-            raise ValueError(f"position {int(position.max())}: beyond max_position_embeddings={most}; shorten the row")
+        if position.device.type == "cpu":  # a GPU would be waited for: who sends it positions has checked them
+            self.check(position, tokens.shape[1] if cache is None else mask.shape[-1])
         x = self.model.embed_tokens(tokens) if embeddings is None else embeddings
         rope = (self.rope_cos[position][:, None], self.rope_sin[position][:, None])
         slots = position if slots is None else slots
@@ -184,6 +182,13 @@ class Transformer(nn.Module):
             own_mask, queries = last or (mask, None)
             x = self.model.layers[-1](x, rope, own_mask, cache, slots, read, queries)
         return self.model.norm(x)
+
+    def check(self, position: Tensor, keys: int = 0) -> None:
+        """Raise ValueError when one of the positions [B, S] is beyond `max_position_embeddings`. keys: there are beside
+        them, if more than S."""
+        most = self.config.max_position_embeddings
+        if max(position.shape[1], keys) > most and int(position.max()) >= most:  # looked up only when in doubt
+            raise ValueError(f"position {int(position.max())}: beyond max_position_embeddings={most}; shorten the row")
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] → [..., V]."""

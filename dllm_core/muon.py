@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
         decay, rate = 1 - group["lr"] * group["weight_decay"], -group["lr"] * max(1, rows / columns) ** 0.5
         if self.found_inf is not None:  # decided on the device, where nobody waits for it
             skipped = self.found_inf.bool()
-            gradients = [torch.where(skipped, momentum, gradient) for momentum, gradient in zip(momenta, gradients)]
+            gradients = list(torch.where(skipped, torch.stack(momenta), torch.stack(gradients)).unbind())
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))  # Nesterov
         updates = self._orthogonal(ahead, parameters[0], group["ns_steps"]).to(ahead.dtype)

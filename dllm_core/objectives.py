@@ -138,7 +138,9 @@ def predict(model, tokens: Tensor, pattern: Pattern, read: tuple[Tensor, Tensor]
     rows, elements = (F.pad(part, (0, -count % READS)) for part in read)  # a few more of element 0, which nobody looks at
     noisy = int((pattern.view[0] > 0).sum())  # the first elements; 0 where there is no clean half beside them
     clean_unread = 0 < noisy < pattern.view.shape[1] and bool((elements < noisy).all())
-    pattern = pattern.to(model.device)
+    if model.device.type != "cpu":  # there a forward does not look
+        model.check(pattern.position)
+    pattern = pattern.labels_to(model.device)
     mask = prepared(pattern)
     hidden = model(
         put(tokens), pattern.position, mask, embeddings=embeddings, read=(put(rows), put(elements)),
@@ -269,7 +271,7 @@ class Diffusion:
             tokens, pattern = torch.cat([noise.x_t for noise in noised]), pattern.repeat(len(noised))
         embeddings = None
         if sigma:
-            embeddings = model.model.embed_tokens(tokens.to(model.device))
+            embeddings = model.model.embed_tokens(sent(tokens, model.device))
             noise = torch.randn(embeddings.shape, generator=generator) * (tokens == self.mask_token_id)[..., None].cpu()
             embeddings = embeddings + sigma * sent(noise, model.device).to(embeddings.dtype)
         read = tuple(torch.cat(part) for part in zip(*places, strict=True))

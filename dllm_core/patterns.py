@@ -11,7 +11,7 @@ beside the clean half. Block indices count from each document's start, so packin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -44,8 +44,10 @@ class Pattern:
     def views(self) -> int:
         return self.read.shape[1]
 
-    def to(self, device) -> "Pattern":
-        return self._each(lambda part: sent(part, device))
+    def labels_to(self, device) -> "Pattern":
+        """With what a forward asks for on `device`; where predictions are read stays."""
+        labels = ("document", "block", "view", "position")
+        return replace(self, **{name: sent(getattr(self, name), device) for name in labels})
 
     def _each(self, change) -> "Pattern":
         return Pattern(*(change(getattr(self, field.name)) for field in fields(self)))

@@ -25,7 +25,8 @@ AHEAD = ("cuda",)  # devices that compute while the host goes on: their next ste
 @dataclass(frozen=True)
 class TrainStep:
     """What one optimiser step did. step: 1-based; loss: nats per scored token; tokens: read so far, padding left out;
-    seconds: of training so far, validation left out; validation: bound or likelihood measured after this step."""
+    seconds: of training so far, validation left out, and what a GPU computes while the consumer works; validation: bound
+    or likelihood measured after this step."""
 
     step: int
     loss: float
@@ -117,7 +118,7 @@ def train(
     An interrupt (KeyboardInterrupt, also of the consumer's cell) saves before it stops; any other end of the consumer does
     too, but for several processes under FSDP, which then go back to the last saved state.
     On a GPU the next step's gradients are begun before a step's numbers are read: neither waits for the other, and what
-    is yielded, measured and saved is that step's all the same.
+    is yielded, measured and saved is that step's all the same. The consumer leaves weights, gradients and `batches` alone.
     Raises FloatingPointError when the loss or its gradient is not finite: the weights stay those of the step before;
     RuntimeError when another process of the training has ended.
 
@@ -129,7 +130,7 @@ def train(
     """
     device, width = next(model.parameters()).device, model.config.hidden_size
     team = Team(device)
-    validated = validate is not None  # on all processes alike
+    measured = validate is not None  # on all processes alike
     run, validate = (run, validate) if team.rank == 0 else (None, None)
     generator = torch.Generator().manual_seed(config.seed)
     step, tokens, seconds = 0, 0, 0.0
@@ -159,16 +160,20 @@ def train(
                 "step": step, "tokens": tokens, "seconds": seconds,
             })  # fmt: skip
 
-    def gradients(step: int) -> Queued:
-        """Compute them, of the mean over all processes, into the parameters, as far as the host is concerned."""
-        size = blocks.block_size(step) if blocks else None
-        noise = config.embedding_noise if step < config.embedding_noise_steps else 0.0
+    skip, undrawn = getattr(objective, "skip", None), generator.get_state()
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+    ahead = lambda: device.type in AHEAD
+
+    def gradients(index: int) -> Queued:
+        """Those of step `index`, from 0, left in the parameters: computed on a CPU, under way on a GPU."""
+        size = blocks.block_size(index) if blocks else None
+        noise = config.embedding_noise if index < config.embedding_noise_steps else 0.0
         # 1. sums of losses and counts, gradients accumulated over a few rows at a time
-        total, count, parts, tokens = 0.0, 0.0, {}, 0
+        total, count, parts, read = 0.0, 0.0, {}, 0
         split = team.split(next(batches), config.micro_batch_size)
         how = {"block_size": size, "generator": generator, "embedding_noise": noise}
         for number, batch in enumerate(split):
-            tokens += int((batch.document >= 0).sum())  # before it leaves the host
+            read += int((batch.document >= 0).sum())  # before it leaves the host
             if not team.owns(number):
                 if skip is not None:
                     skip(model, batch, **how)
@@ -186,26 +191,27 @@ def train(
         grads = [local(p.grad) for p in trained.parameters() if p.grad is not None]
         torch._foreach_div_(grads, (sums[1].clamp(min=1) / team.size).float())
         norm = team.clip(trained.parameters(), config.grad_clip)
-        return Queued(torch.cat([sums, norm[None].to(sums)]), list(parts), tokens, size)
+        return Queued(torch.cat([sums, norm[None].to(sums)]), list(parts), read, size)
 
-    def update(values: Tensor, step: int) -> float:
-        """One step of the optimisers, which the device leaves out where loss or gradient is not finite; its rate, of 1."""
-        rate = learning_rate(step, config.max_iters, warmup=config.warmup_steps,
+    def update(values: Tensor, index: int) -> float:
+        """Step `index` of the optimisers, which is left out where loss or gradient is not finite; its rate, of 1."""
+        rate = learning_rate(index, config.max_iters, warmup=config.warmup_steps,
                              decay_ratio=config.decay_ratio, min_ratio=config.min_lr_ratio)  # fmt: skip
-        found_inf = (~(values[0] + values[-1]).isfinite()).float()  # a GradScaler tells optimisers in the same way
+        found_inf = (~(values[0] + values[-1]).isfinite()).float()
+        if not ahead() and found_inf:
+            return rate
         with team.together():
             for optimizer in made:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["peak"]
-                optimizer.found_inf = found_inf
+                # as a GradScaler has it: the device itself decides, and nobody waits for it
+                optimizer.found_inf = found_inf if ahead() else None
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         team.show(trained, model)
         return rate
 
     keep_memory()
-    skip, undrawn = getattr(objective, "skip", None), generator.get_state()
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     saved_at, reached, following = step, position(), None
     layers = trained.model.layers if config.activation_checkpointing else ()
     agreed = False  # whether several processes stop together after this step
@@ -213,16 +219,17 @@ def train(
         try:
             while step < config.max_iters:
                 began = time.perf_counter()
-                # 1. gradients and update; nothing waits for the device
+                # 1. gradients and update
                 queued = following or gradients(step)
                 rate, values, reached = update(queued.values, step), Fetched(queued.values), position()
                 step, tokens = step + 1, tokens + queued.tokens
                 last = step == config.max_iters
-                validates = validated and (last or (config.eval_every and step % config.eval_every == 0))
+                due = measured and (last or (config.eval_every and step % config.eval_every == 0))
                 saves = last or (config.save_every and step % config.save_every == 0)
-                # 2. a GPU is given the next step's gradients before this step's numbers are waited for
-                following = gradients(step) if device.type in AHEAD and not (validates or saves) else None
-                total, count, asked, *sums, norm = values.read()
+                # 2. a GPU is given the next step before this one's numbers are waited for; not where other work comes
+                # first, which would be timed and take its memory beside that step's gradients
+                following = gradients(step) if ahead() and not (due or saves) else None
+                total, count, asked, *named, norm = values.read()
                 mean = total / max(count, 1)
                 if not (math.isfinite(mean) and math.isfinite(norm)):
                     raise FloatingPointError(
@@ -231,10 +238,10 @@ def train(
                     )
                 seconds += time.perf_counter() - began
                 # 3. validation, records
-                parts = {name: value / max(count, 1) for name, value in zip(queued.parts, sums, strict=True)}
+                bound = validate(model) if due and validate else None
+                parts = {name: value / max(count, 1) for name, value in zip(queued.parts, named, strict=True)}
                 done = TrainStep(step, mean, rate * config.learning_rate, tokens, seconds, norm, queued.block_size,
-                                 blocks.phase(step - 1) if blocks else None, validate(model) if validates and validate else None,
-                                 parts)  # fmt: skip
+                                 blocks.phase(step - 1) if blocks else None, bound, parts)  # fmt: skip
                 if run is not None:
                     run.record(done, model)
                 if saves:
@@ -255,5 +262,6 @@ def train(
                 save()
             raise
         finally:
-            if following is not None:
+            if following is not None:  # begun and not to be taken
                 batches.load_state(reached["batches"])
+                trained.zero_grad(set_to_none=True)

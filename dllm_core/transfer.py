@@ -1,4 +1,4 @@
-"""What goes between the host and a GPU without either waiting for the other; elsewhere these are plain copies.
+"""What goes between the host and a CUDA device without either waiting for the other; elsewhere these are plain copies.
 
 Only from and to pinned memory is a copy asynchronous; PyTorch keeps such memory and gives it out again once the device
 is done with it (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
@@ -9,10 +9,12 @@ from torch import Tensor
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on `device`, to a GPU by way of pinned memory."""
+    """The tensor on `device`, to a CUDA device by way of pinned memory. Others are waited for: nothing keeps a copy's source
+    for them until it is read (https://github.com/pytorch/pytorch/issues/139550)."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
-        tensor = tensor.contiguous().pin_memory()  # an expanded one cannot be pinned as it is
-    return tensor.to(device, non_blocking=True)
+        # an expanded one cannot be pinned as it is
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class Fetched:

@@ -45,7 +45,8 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
     """(the model, the steps this process was given) of one setting, by all processes there are. Raises
     KeyboardInterrupt where it was stopped."""
     objective, blocks, other = SETTINGS[name]
-    training.AHEAD = ("cpu",) if size() > 1 and name != "ar" else ()  # as GPUs do; one process, and AR, wait for each step
+    if size() > 1:
+        training.AHEAD = ("cpu",) if name != "ar" else ()  # as on GPUs, or waiting for each step
     calls = count(1)
 
     def killed(*args, **kwargs):

@@ -57,9 +57,10 @@ def test_training_goes_as_on_the_cpu(objective, size):
 @pytest.mark.parametrize("objective, size", [(ar_loss, None), (Diffusion(NoiseSchedule(), MASK), None),
                                              (Diffusion(BAND, MASK, complementary=True, cap_lambda=0.1), 3)])  # fmt: skip
 def test_a_training_step_waits_for_nothing(objective, size):
-    """PyTorch raises where an operation would wait for the device; the first steps, which compile, are let off."""
+    """PyTorch raises where an operation would wait for the device; it does not see the wait for an event, which the last
+    step's numbers are. The first steps, which compile, are let off."""
     config = TrainConfig(30, batch_size=2, seq_len=12, micro_batch_size=1, optimizer="muon", embedding_noise=0.1,
-                         embedding_noise_steps=30)  # fmt: skip
+                         embedding_noise_steps=30, dtype="bfloat16", activation_checkpointing=size is None)  # fmt: skip
     steps = train.train(tiny().to("cuda"), packed(2), objective, config, blocks=BlockSchedule.constant(12, 30, size or 12))
     for _ in range(15):
         next(steps)
@@ -71,13 +72,14 @@ def test_a_training_step_waits_for_nothing(objective, size):
 
 
 def test_what_is_sent_and_fetched_arrives():
-    wide = torch.arange(1000)[None].expand(50, -1)
-    there = sent(wide, "cuda")
-    assert there.is_cuda and torch.equal(there.cpu(), wide)
-    later = Fetched(there.double().sum()[None])
-    for _ in range(20):  # what is begun afterwards changes nothing of it
-        there.add_(1)
-    assert later.read() == [50 * 499500.0]
+    numbers = torch.arange(1000)
+    for given in (numbers, numbers[None].expand(50, -1), numbers[::3], numbers[:0], numbers > 500, torch.tensor(3.0)):
+        there = sent(given, "cuda")
+        assert there.is_cuda and there.dtype == given.dtype and torch.equal(there.cpu(), given)
+    values = torch.arange(3.0, device="cuda")
+    fetched = Fetched(values)
+    values.add_(1)  # begun afterwards
+    assert fetched.read() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("config", [DecodeConfig("ar", max_new_tokens=20), DecodeConfig("llada1", max_new_tokens=20),

@@ -237,12 +237,12 @@ def test_when_the_next_step_is_begun(monkeypatch, devices, wanted):
 
 def test_a_step_begun_ahead_and_not_taken_gives_its_batch_back(monkeypatch):
     monkeypatch.setattr(training, "AHEAD", ("cpu",))
-    batches = Given(batch_of([6]))
-    steps = train(tiny(), batches, ar_loss, TrainConfig(9))
+    model, batches = tiny(), Given(batch_of([6]))
+    steps = train(model, batches, ar_loss, TrainConfig(9))
     next(steps)
     assert batches.next == 2
     steps.close()
-    assert batches.next == 1
+    assert batches.next == 1 and all(parameter.grad is None for parameter in model.parameters())
 
 
 KILLED = """
@@ -435,7 +435,7 @@ def test_bfloat16_products_train_nearly_as_float32(objective, size):
     torch.testing.assert_close(losses["bfloat16"], losses["float32"], rtol=0.05, atol=0.05)
 
 
-def test_looking_on_changes_nothing():
+def test_looking_on_changes_nothing(ahead):
     """Validation, and samples drawn between steps, leave the training as it is, random numbers included."""
     models = []
     for watched in (False, True):
