@@ -153,7 +153,8 @@ def page(found: list[Sweep]) -> str:
     log = resolve(sweeps.FOLDER) / "records/log.jsonl"
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
     lines = [line for line in lines if line["scale"] == "cpu"]
-    others = {sweep.name for sweep in found if sweep.text.get("environment")}  # on data that do not come along
+    # on data that do not come along, or asked for by name
+    others = {sweep.name for sweep in found if sweep.text.get("environment") or sweep.text.get("by_name")}
     apart = [line for line in lines if line["cells"] and {cell.partition("/")[0] for cell in line["cells"]} <= others]
     minutes, more = (sum(line["seconds"] for line in some) / 60 for some in ([one for one in lines if one not in apart], apart))
     head = [
@@ -165,9 +166,9 @@ def page(found: list[Sweep]) -> str:
     ]  # fmt: skip
     if lines:
         head.append(
-            f"All runs on the embedded corpus took {minutes:.0f} minutes ({len(lines) - len(apart)} invocations of "
-            f"`dllm sweep`, {max(line['jobs'] for line in lines)} papermill runs side by side)"
-            + (f", those on other data ({', '.join(sorted(others))}) {more:.0f} more." if apart else ".")
+            f"All that needs nothing else took {minutes:.0f} minutes ({len(lines) - len(apart)} invocations of `dllm sweep`, "
+            f"{max(line['jobs'] for line in lines)} papermill runs side by side)"
+            + (f", what `all` leaves out or needs other data for ({', '.join(sorted(others))}) {more:.0f} more." if apart else ".")
         )
     speed = benchmark_results.section(markdown)
     return "\n\n".join([*head, *(section(sweep) for sweep in found), *([speed] if speed else [])]) + "\n"

@@ -158,7 +158,7 @@ def _log(options, cells: list[Cell], seconds: float) -> None:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What can be said after `dllm sweep`."""
-    parser.add_argument("names", nargs="*", help=f"all, or files of {FOLDER} without .yaml")
+    parser.add_argument("names", nargs="*", help=f"all (but what is by_name), or files of {FOLDER} without .yaml")
     parser.add_argument("--jobs", type=int, default=2, help="papermill runs side by side, one thread each (default: 2)")
     parser.add_argument("--preset", default="cpu", help="scale: cpu (default), h100, smoke")
     parser.add_argument("--cells", help="only these cells, with commas between them")
@@ -170,7 +170,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def sweep(options: argparse.Namespace, screen: Screen) -> int:
     """`dllm sweep`. Exit code 0: every cell has its record; 1: a cell failed. Raises Problem."""
     began, everything = time.time(), find([], options.preset)
-    sweeps = find(options.names, options.preset)
+    sweeps = [one for one in find(options.names, options.preset) if one.name in options.names or not one.text.get("by_name")]
     chosen = _only(sweeps, options)
     for sweep in sweeps:
         mine = [cell for cell in chosen if cell.sweep == sweep.name]

@@ -21,7 +21,7 @@ from dllm_core.paths import resolve
 FOLDER = "notebooks/sweeps"
 MEASURE = "sweeps/measure"
 KEYS = {"title", "question", "answer", "order", "seeds", "chain", "train", "measure", "cells", "tables", "figure",
-        "paired", "alone", "environment"}  # fmt: skip
+        "paired", "alone", "environment", "by_name"}  # fmt: skip
 SCALES = ("cpu", "h100", "smoke")
 STEP_KEYS = {"notebook", "preset", "cells", "given", *SCALES}
 

@@ -237,9 +237,10 @@ def test_a_markdown_table():
     assert results.markdown([{"a|b": 1, "c": None}, {"a|b": "x|y", "c": 0.5}]).splitlines()[2:] == ["| 1 | – |", "| x\\|y | 0.5 |"]
 
 
-def test_the_page_tells_the_minutes_of_the_corpus_and_of_other_data_apart(toy):
+@pytest.mark.parametrize("key", ["environment: NOWHERE\n", "by_name: true\n"])
+def test_the_page_tells_the_minutes_of_what_all_leaves_out_apart(toy, key):
     like = (toy / "notebooks/sweeps/toy.yaml").read_text("utf-8")
-    (toy / "notebooks/sweeps/apart.yaml").write_text(like + "environment: NOWHERE\n", "utf-8")
+    (toy / "notebooks/sweeps/apart.yaml").write_text(like + key, "utf-8")
     lines = [(600, ["toy/once.seed0", "apart/once.seed0"], "cpu"), (120, [], "cpu"), (300, ["apart/once.seed1"], "cpu"),
              (9000, ["toy/once.seed0"], "h100")]  # fmt: skip
     text = "".join(json.dumps({"seconds": s, "cells": c, "scale": n, "jobs": 2}) + "\n" for s, c, n in lines)
@@ -247,7 +248,16 @@ def test_the_page_tells_the_minutes_of_the_corpus_and_of_other_data_apart(toy):
     folder.mkdir(exist_ok=True)
     (folder / "log.jsonl").write_text(text, "utf-8")
     page = results.page(sweeps.find([]))
-    assert "corpus took 12 minutes (2 invocations" in page and "those on other data (apart) 5 more." in page
+    assert "took 12 minutes (2 invocations" in page and "needs other data for (apart) 5 more." in page
+
+
+def test_what_is_asked_for_by_name_is_not_among_all(toy, capsys):
+    like = (toy / "notebooks/sweeps/toy.yaml").read_text("utf-8")
+    (toy / "notebooks/sweeps/apart.yaml").write_text(like + "by_name: true\n", "utf-8")
+    for names, listed in (["all"], False), ([], False), (["apart"], True), (["all", "apart"], True):
+        assert batch.main(["sweep", *names, "--list"]) == 0
+        said = capsys.readouterr().out
+        assert ("would run apart" in said) == listed and ("would run toy" in said) == (names != ["apart"])
 
 
 # The sweeps that come with the project
