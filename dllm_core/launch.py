@@ -48,7 +48,12 @@ def train_stage(argv: list[str]) -> None:
     with _quiet() if rank() else contextlib.nullcontext(), _polite():
         with team.first_then_others():  # so that one process downloads and tokenises, and the others find it done
             _run(notebook, cells[:trains], 0, scope)
-        _run(notebook, cells[trains : trains + 1], trains, scope)
+        try:
+            _run(notebook, cells[trains : trains + 1], trains, scope)
+        except KeyboardInterrupt as stop:
+            if str(stop):  # told by the loop: all have stopped after the same step, and none waits for another
+                team.close()
+            raise
         team.close()
         if rank() == 0:
             _run(notebook, cells[trains + 1 :], trains + 1, scope)

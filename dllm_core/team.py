@@ -10,6 +10,7 @@ import contextlib
 import copy
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -195,7 +196,7 @@ class Team:
     def close(self) -> None:
         """Nothing is shared any more: the others may end while the first goes on."""
         if not self.alone:
-            torch.distributed.destroy_process_group()
+            leave()
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -210,6 +211,14 @@ class Team:
                 f"process {self.rank} of {self.size}: another process of this training has ended, its own error says "
                 "why; the same command goes on from the last saved state"
             ) from error
+
+
+def leave() -> None:
+    """Leave the processes that this one was started with, before it ends."""
+    # gloo's threads let go of a summed tensor a moment after it is there, and ask for the interpreter; one that is about
+    # to end aborts the process then (https://github.com/pytorch/pytorch/pull/179291)
+    time.sleep(0.2)
+    torch.distributed.destroy_process_group()
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from dllm_core.config import Checkpoint, TrainConfig
 from dllm_core.objectives import Diffusion, ar_loss
 from dllm_core.runs import Run
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
-from dllm_core.team import local, rank, size
+from dllm_core.team import leave, local, rank, size
 from dllm_core.train import TrainStep, train
 
 STOPPED = 7
@@ -93,3 +93,4 @@ if __name__ == "__main__":
             print(f"process {rank()} of {size()}: {setting}, {len(steps)} steps seen, kept {kept(made):.0%}", flush=True)
         except KeyboardInterrupt as stop:
             print(f"process {rank()} of {size()}: {setting}, {stop}", flush=True)
+    leave()
