@@ -49,12 +49,10 @@ class Pattern:
         labels = ("document", "block", "view", "position")
         return replace(self, **{name: sent(getattr(self, name), device) for name in labels})
 
-    def _each(self, change) -> "Pattern":
-        return Pattern(*(change(getattr(self, field.name)) for field in fields(self)))
-
     def repeat(self, times: int) -> "Pattern":
         """The batch so many times over, one after another."""
-        return self._each(lambda part: part.repeat(times, *(1,) * (part.ndim - 1)))
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Pattern(*(part.repeat(times, *(1,) * (part.ndim - 1)) for part in parts))
 
     def terms(self) -> "Terms":
         """Eq. 3, term by term, for every query q (row) and key k (column)."""

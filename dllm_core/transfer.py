@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on `device`, to a CUDA device by way of pinned memory. Others are waited for: nothing keeps a copy's source
+    """The tensor, of any shape, on `device`: to a CUDA device by way of pinned memory. Others are waited for: nothing keeps a copy's source
     for them until it is read (https://github.com/pytorch/pytorch/issues/139550)."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         # an expanded one cannot be pinned as it is
@@ -18,7 +18,7 @@ def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 class Fetched:
-    """Numbers of the device on their way to the host: `read` waits for them, not for what was begun after them."""
+    """Numbers [n] of the device on their way to the host: `read` waits for them, not for what was begun after them."""
 
     def __init__(self, values: Tensor):
         self._values, self._arrived = values, None

@@ -8,7 +8,8 @@ import torch
 from small import batch_of, tiny
 
 from dllm_core import benchmark, benchmark_peak, benchmark_results, benchmark_train, show_benchmark
-from dllm_core.benchmark_train import BAND, EverythingComputed, OnePassAView, measure
+from dllm_core.benchmark_jobs import SHAPES
+from dllm_core.benchmark_train import AR, BAND, TURN, EverythingComputed, OnePassAView, Steps, measure
 from dllm_core.objectives import Diffusion
 from dllm_core.results import markdown
 from dllm_core.timing import Row, Spread
@@ -226,3 +227,14 @@ def test_steps_along_the_length_of_rows(monkeypatch):
     (lines,) = benchmark_results.curves(record("train", rows)).values()
     assert {name: sorted(points) for name, points in lines.items()} == {n: [32, 64] for n in ("AR", "LLaDA 1", "LLaDA 2")}
     assert not list(benchmark_train._by_length("26m", "float32", 1, torch.device("cpu"), "1 thread"))
+
+
+def test_a_turn_on_a_gpu_is_several_steps(monkeypatch):
+    """Of a device that is not asked for anything: no job is made on it."""
+    taken = []
+    for device, count in (("cpu", 1), ("cuda", TURN)):
+        jobs = Steps(SHAPES["tiny"], 32, 64, "float32", torch.device(device))
+        monkeypatch.setattr(jobs, "step", lambda name: lambda: taken.append(name))
+        jobs.job(AR)()
+        assert taken == [AR] * count and TURN > 1
+        taken.clear()
