@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dllm_core.attention import Mask, Tiles, attend
+from dllm_core.compute.attention import Mask, Tiles, attend
+from dllm_core.compute.cpu import SIZE, products, rms_norm, rotate
 from dllm_core.config import ModelConfig
-from dllm_core.kernels import SIZE, products, rms_norm, rotate
 
 
 @dataclass

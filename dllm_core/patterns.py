@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dllm_core.transfer import sent
+from dllm_core.compute.transfer import sent
 
 GRAIN = 16  # noisy and clean elements of a row are kept in multiples of so many: few shapes, see `objectives.READS`
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from dllm_core.common.interrupt import deferred_interrupt
+from dllm_core.compute.cpu import keep_memory, products
+from dllm_core.compute.muon import Muon
+from dllm_core.compute.processes import Team, local
+from dllm_core.compute.transfer import Fetched
 from dllm_core.config import TrainConfig
-from dllm_core.interrupt import deferred_interrupt
-from dllm_core.kernels import keep_memory, products
-from dllm_core.muon import Muon
 from dllm_core.schedules import BlockSchedule, learning_rate
-from dllm_core.team import Team, local
-from dllm_core.transfer import Fetched
 
 AHEAD = ("cuda",)  # devices that compute while the host goes on: their next step is begun before this one is looked at
 

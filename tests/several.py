@@ -17,11 +17,11 @@ import torch
 from small import MASK, NoTokenizer, packed, tiny
 
 from dllm_core import train as training
+from dllm_core.checkpoints.run_folder import Run
+from dllm_core.compute.processes import leave, local, rank, size
 from dllm_core.config import Checkpoint, TrainConfig
-from dllm_core.objectives import Diffusion, ar_loss
-from dllm_core.runs import Run
+from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
-from dllm_core.team import leave, local, rank, size
 from dllm_core.train import TrainStep, train
 
 STOPPED = 7

@@ -1,13 +1,13 @@
-"""Small models and batches that the tests of the core share; the slow, obvious losses are in `dllm_core.plain`."""
+"""Small models and batches that the tests of the core share; the slow, obvious losses are in `dllm_core.reference`."""
 
 import json
 from pathlib import Path
 
 import torch
 
-from dllm_core.batches import Batch, Batches
 from dllm_core.config import ModelConfig
-from dllm_core.documents import Documents
+from dllm_core.data.batches import Batch, Batches
+from dllm_core.data.token_cache import Documents
 from dllm_core.model import Transformer
 from dllm_core.sampling import Vocabulary
 

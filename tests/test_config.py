@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from dllm_core.config import IN_NOTEBOOKS, Checkpoint, DecodeConfig, ModelConfig, TrainConfig
-from dllm_core.parameters import declared
+from dllm_core.notebook.parameters import declared
 
 
 def test_model_shape_is_completed():

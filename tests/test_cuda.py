@@ -7,14 +7,14 @@ import torch
 from small import BOS, IDS, MASK, batch_of, packed, tiny
 
 from dllm_core import patterns, train
-from dllm_core.attention import attend, block_mask, last_layer
-from dllm_core.benchmark_jobs import OURS, PLAIN, Bench, Case
+from dllm_core.compute.attention import attend, block_mask, last_layer
+from dllm_core.compute.transfer import Fetched, sent
 from dllm_core.config import DecodeConfig, ModelConfig, TrainConfig
-from dllm_core.decode import decode
+from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.model import Transformer
-from dllm_core.objectives import Diffusion, ar_loss
+from dllm_core.samplers import decode
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
-from dllm_core.transfer import Fetched, sent
+from dllm_core.workshop.benchmark.jobs import OURS, PLAIN, Bench, Case
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 BAND = NoiseSchedule.band(0.05, 0.95)

@@ -11,8 +11,8 @@ ELSEWHERE += ("psutil", "rich", "tqdm", "requests", "pandas", "jupyterlab")
 def test_every_module_imports_without_what_is_used_in_some_place_only():
     code = (
         f"import importlib, pkgutil, sys\nfor name in {ELSEWHERE}:\n    sys.modules[name] = None\n"
-        "import dllm_core\nfor module in pkgutil.iter_modules(dllm_core.__path__):\n"
-        "    importlib.import_module(f'dllm_core.{module.name}')"
+        "import dllm_core\nfor module in pkgutil.walk_packages(dllm_core.__path__, 'dllm_core.'):\n"
+        "    importlib.import_module(module.name)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False

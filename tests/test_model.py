@@ -8,7 +8,7 @@ from small import MASK, VOCAB, batch_of, documents_of, logits_of, tiny
 from dllm_core import patterns
 from dllm_core.config import ModelConfig
 from dllm_core.model import KVCache, RMSNorm, Transformer, rotate
-from dllm_core.plain import block_logits
+from dllm_core.reference import block_logits
 
 
 def run(model, tokens, pattern) -> torch.Tensor:

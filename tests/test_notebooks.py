@@ -12,14 +12,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dllm_core import parameters, report
-from dllm_core.batch import STAGES
-from dllm_core.batches import fixed_batches
-from dllm_core.compare import SCHEMA
+from dllm_core.checkpoints.run_folder import load
+from dllm_core.cli import report
+from dllm_core.cli.main import STAGES
 from dllm_core.config import DecodeConfig
-from dllm_core.data import chat_documents, text_documents
-from dllm_core.evaluate import ar_nll, bound
-from dllm_core.runs import load
+from dllm_core.data.batches import fixed_batches
+from dllm_core.data.jsonl import chat_documents, text_documents
+from dllm_core.likelihood import ar_nll, bound
+from dllm_core.notebook import parameters
+from dllm_core.notebook.comparison import SCHEMA
 from dllm_core.trace import Trace
 
 PRETRAIN = (
@@ -148,7 +149,7 @@ def copy_of(project: Path, folder: Path) -> SimpleNamespace:
     env |= {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
     def run(*arguments: str) -> None:
-        command = [sys.executable, "-m", "dllm_core.batch", "run", *arguments, "--preset", "smoke", "--jobs", "2"]
+        command = [sys.executable, "-m", "dllm_core.cli.main", "run", *arguments, "--preset", "smoke", "--jobs", "2"]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 

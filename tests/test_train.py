@@ -15,10 +15,10 @@ import torch
 from small import MASK, NoTokenizer, batch_of, packed, tiny
 
 from dllm_core import train as training
+from dllm_core.checkpoints.run_folder import Run
+from dllm_core.common.interrupt import deferred_interrupt
 from dllm_core.config import Checkpoint, TrainConfig
-from dllm_core.interrupt import deferred_interrupt
-from dllm_core.objectives import Diffusion, Loss, ar_loss
-from dllm_core.runs import Run
+from dllm_core.losses import Diffusion, Loss, ar_loss
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.train import TrainStep, optimizers, train
 

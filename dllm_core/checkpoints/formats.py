@@ -1,0 +1,241 @@
+"""Weights on disk: found by name, read in any of the known layouts, fitted into a model, written.
+
+Known layouts: this project's run folders, Hugging Face's Qwen3 and MiniMind's (folders or bare .pt / .pth state dicts).
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dllm_core.common.paths import resolve
+from dllm_core.config import Checkpoint, ModelConfig
+from dllm_core.model import Transformer
+
+VARIANTS = {"last": "model.safetensors", "best": "best.safetensors", "merged": "merged.safetensors"}
+
+
+class RunError(ValueError):
+    """A run or checkpoint that is absent or does not fit; the message says what, where and what to do."""
+
+
+@dataclass
+class Loaded:
+    """A checkpoint ready to use. tokenizer is None for a bare state dict."""
+
+    model: Transformer
+    checkpoint: Checkpoint
+    tokenizer: object | None
+    path: Path
+
+
+def locate(name: str | Path) -> tuple[Path, str]:
+    """A run's folder and variant, or a state dict file and "file". Accepts a folder, a run's name, the report's names
+    (`weights/NAME.pt`, `NAME_state_dict.pt`, `NAME_best.pt`, also `NAME_merged.pt`) and real .pt/.pth/.safetensors files.
+    Raises RunError that lists the runs there are."""
+    path = resolve(name)
+    if path.is_file():
+        return path, "file"
+    stem = path.with_suffix("") if path.suffix in (".pt", ".pth") else path
+    folder_first = [(stem, "last"), (resolve("weights") / stem.name, "last")]
+    for ending, variant in (("_state_dict", "last"), ("_best", "best"), ("_merged", "merged")):
+        if stem.name.endswith(ending):
+            folder_first.append((stem.with_name(stem.name.removesuffix(ending)), variant))
+            folder_first.append((resolve("weights") / stem.name.removesuffix(ending), variant))
+    for folder, variant in folder_first:
+        if (folder / VARIANTS[variant]).is_file():
+            return folder, variant
+    there = sorted(p.parent.name for p in resolve("weights").glob(f"*/{VARIANTS['last']}"))
+    raise RunError(
+        f"checkpoint {name}: no such file or finished run; runs here: {', '.join(there) or 'none'}. Train it first"
+    )
+
+
+def run_name(name: str | Path) -> str:
+    """The run that any of its names means: `weights/NAME_best.pt` → NAME."""
+    stem = Path(name).name.removesuffix(".pt")
+    return stem.removesuffix("_state_dict").removesuffix("_best").removesuffix("_merged")
+
+
+def load(
+    name: str | Path, *, num_attention_heads: int | None = None, vocab_size: int | None = None, device="cpu"
+) -> Loaded:
+    """Load a checkpoint for training on or decoding.
+
+    A bare state dict (MiniMind's or Qwen3's key layout, read with weights_only=True) needs its head count from a
+    config.json beside it or from `num_attention_heads`; it is never guessed. vocab_size: grow the embedding to it (the
+    rows of added tokens start as the mean of the others). Raises RunError when a tensor is missing or of another shape.
+    """
+    path, variant = locate(name)
+    folder = path if variant != "file" else path.parent
+    config_file = folder / "config.json"
+    record = read_json(config_file) if config_file.is_file() else {}
+    file = folder / VARIANTS[variant] if variant != "file" else path
+    state = read_state(file)
+    shape = model_config(record, state, config_file) if record else shape_of(state, num_attention_heads, file)
+    if vocab_size and vocab_size > shape.vocab_size:
+        state = grow_vocabulary(state, vocab_size)
+        shape = ModelConfig(**{**shape.to_dict(), "vocab_size": vocab_size})
+    model = Transformer(shape)
+    fit(model, state, file)
+    tokenizer = None
+    if (folder / "tokenizer.json").is_file():
+        from dllm_core.data.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(folder)
+    own = record.get("dllm", {}).get("checkpoint")
+    checkpoint = Checkpoint(**own) if own else Checkpoint("ar", label_shift=True)
+    return Loaded(model.to(device), checkpoint, tokenizer, path)
+
+
+def read_json(file: Path) -> dict:
+    """A JSON file's record. Raises RunError that names the file when it is not valid JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{file}: not valid JSON ({error})") from error
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors, .pt or .pth file; a dict under "model" or "state_dict" is unwrapped."""
+    try:
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the readers raise, the cause is this file
+        raise RunError(f"{file}: cannot be read as a plain state dict ({error})") from error
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise RunError(f"{file}: holds no state dict of tensors")
+    skip = ("freqs_cos", "freqs_sin", "rotary_emb", "rope_cos", "rope_sin")
+    return {
+        name.removeprefix("_orig_mod.").removeprefix("module."): tensor.float()
+        for name, tensor in state.items()
+        if not any(part in name for part in skip)
+    }
+
+
+def shape_of(state: dict[str, Tensor], heads: int | None, file: Path) -> ModelConfig:
+    """ModelConfig of a bare state dict; `heads` must be given, everything else is read off the tensors."""
+    if heads is None:
+        raise RunError(
+            f"{file}: a bare state dict does not say its head count; give num_attention_heads or put a config.json beside it"
+        )
+    try:
+        vocab, hidden = state["model.embed_tokens.weight"].shape
+        q, k = (state[f"model.layers.0.self_attn.{n}_proj.weight"].shape[0] for n in "qk")
+        inner = state["model.layers.0.mlp.gate_proj.weight"].shape[0]
+    except KeyError as error:
+        raise RunError(f"{file}: no tensor {error}; expected MiniMind's or Qwen3's key layout") from error
+    if q % heads or k % (q // heads):
+        raise RunError(f"{file}: num_attention_heads={heads} does not fit query rows {q} and key rows {k}")
+    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("model.layers."))
+    seen = _seen(state)
+    eps = 1e-6 if seen["qk_norm"] else 1e-5  # MiniMind-3's and MiniMind2's
+    return ModelConfig(vocab, hidden, layers, heads, k // (q // heads), q // heads, inner, rms_norm_eps=eps, **seen)
+
+
+def _seen(state: dict[str, Tensor]) -> dict[str, bool]:
+    """What the tensors themselves say of the layout, whatever a config.json leaves out."""
+    embedding, head = state.get("model.embed_tokens.weight"), state.get("lm_head.weight")
+    tied = head is None or (embedding is not None and torch.equal(head, embedding))
+    return {"qk_norm": "model.layers.0.self_attn.q_norm.weight" in state, "tie_word_embeddings": tied}
+
+
+def model_config(record: dict, state: dict[str, Tensor], where: Path) -> ModelConfig:
+    """ModelConfig from a config.json (this project's, Hugging Face's Qwen3 or Llama, MiniMind's) and the weights beside
+    it. Raises RunError for a config of something else, or of stretched positions (rope_scaling)."""
+    names = {field.name for field in fields(ModelConfig)}
+    known = {name: value for name, value in record.items() if name in names and value is not None}
+    known |= {name: value for name, value in record.get("dllm", {}).items() if name in names}
+    missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - set(known)
+    if missing:
+        raise RunError(f"{where}: not a model config (no {', '.join(sorted(missing))})")
+    rope = record.get("rope_parameters") or record.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise RunError(f"{where}: rope_scaling of type {kind!r} is not supported; use weights with plain RoPE")
+    known.setdefault("rope_theta", rope.get("rope_theta", 1e6))
+    gate = state.get("model.layers.0.mlp.gate_proj.weight")
+    if "intermediate_size" not in known and gate is not None:
+        known["intermediate_size"] = gate.shape[0]
+    return ModelConfig(**{**known, **_seen(state)})
+
+
+def hf_config(config: ModelConfig, checkpoint: Checkpoint, settings: dict) -> dict:
+    """config.json that transformers' Qwen3ForCausalLM (LlamaForCausalLM without QK-norm) reads, with this project's own
+    part under "dllm"."""
+    shape = config.to_dict()
+    own = {name: shape.pop(name) for name in ("qk_norm", "qk_norm_init")}
+    kind = "Qwen3" if config.qk_norm else "Llama"
+    return {
+        "architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower(), "hidden_act": "silu", "attention_bias": False,
+        **shape, "dllm": {**own, "checkpoint": asdict(checkpoint), "settings": settings},
+    }  # fmt: skip
+
+
+def grow_vocabulary(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+    """State with embedding (and untied head) of `size` rows; new rows are the mean of the old."""
+    grown = dict(state)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in state:
+            rows = state[name]
+            grown[name] = torch.cat([rows, rows.mean(dim=0, keepdim=True).expand(size - len(rows), -1)])
+    return grown
+
+
+def fit(model: Transformer, state: dict[str, Tensor], where) -> None:
+    """Copy `state` into `model`; RunError names the first tensor that is missing, left over or of another shape."""
+    wanted = model.state_dict()
+    if model.config.tie_word_embeddings:
+        state = {**state, "lm_head.weight": state.get("model.embed_tokens.weight")}
+    for name, tensor in wanted.items():
+        found = state.get(name)
+        if found is None or found.shape != tensor.shape:
+            shape = "absent" if found is None else tuple(found.shape)
+            raise RunError(
+                f"{where}: tensor {name} is {shape}, the model needs {tuple(tensor.shape)}; is this the right checkpoint or shape?"
+            )
+    extra = sorted(set(state) - set(wanted))
+    if extra:
+        raise RunError(
+            f"{where}: tensor {extra[0]} has no place in the model ({len(extra)} such); is this the right layout?"
+        )
+    model.load_state_dict(state)
+
+
+def mean_weights(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Element-wise mean of equally shaped state dicts, summed in float64."""
+    return {
+        name: (sum(state[name].double() for state in states) / len(states)).to(tensor.dtype)
+        for name, tensor in states[0].items()
+    }
+
+
+def save_weights(model: Transformer, file: Path) -> None:
+    """Weights without the tied head, as Hugging Face writes them."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del state["lm_head.weight"]
+    save_tensors(state, file)
+
+
+def save_tensors(state: dict[str, Tensor], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    save_file(state, partial, metadata={"format": "pt"})
+    os.replace(partial, file)
+
+
+def write_text(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)

@@ -1,0 +1,189 @@
+"""From jsonl to tokens: read, check, tokenise once, keep memory-mapped.
+
+Two schemas, MiniMind's: `{"text": …}` for pretraining, `{"conversations": [{"role", "content"}, …]}` for SFT. A file of
+any size passes through in chunks, on all cores (`reading`), into flat files under data/cache/; the next call maps them
+without reading the text again.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from dllm_core.common.paths import resolve, root
+from dllm_core.data.chat import chat_prompt, encode_conversations
+from dllm_core.data.download import DataError, fetch_dataset_file, home, is_repository
+from dllm_core.data.parallel import Lines, chunks_of_lines
+from dllm_core.data.token_cache import Documents, Tokenised, tokenised_documents
+from dllm_core.data.tokenizer import backend
+
+__all__ = [
+    "DataError",
+    "Documents",
+    "chat_documents",
+    "chat_prompt",
+    "locate",
+    "read_jsonl",
+    "read_texts",
+    "text_documents",
+]
+
+MODELSCOPE = "modelscope:"
+REPORT_DATA = "gongjy/minimind_dataset"
+REPORT_FILES = ("pretrain_hq.jsonl", "sft_mini_512.jsonl")
+
+
+def locate(path: str | Path) -> Path:
+    """The file a user means, on this disk.
+
+    `modelscope:owner/name/file` is downloaded once, to data/modelscope/datasets/owner/name/file. The files of the
+    embedded corpus are made when absent. Relative paths count from the project root.
+    Raises DataError that says where it looked.
+    """
+    text = str(path)
+    if text.startswith(MODELSCOPE):
+        owner, _, rest = text.removeprefix(MODELSCOPE).partition("/")
+        name, _, file = rest.partition("/")
+        if not is_repository(f"{owner}/{name}") or not file or ".." in Path(file).parts:
+            raise DataError(f"{text}: expected modelscope:owner/name/file, such as {_report_uri(REPORT_FILES[0])}")
+        return fetch_dataset_file(f"{owner}/{name}", file)
+    where = resolve(path)
+    if where.is_file():
+        return where
+    if where.is_dir():
+        raise DataError(f"{where}: this is a folder, expected a jsonl file")
+    if where.parent == root() / "data":
+        from dllm_core.workshop.corpus import generator as corpus
+
+        if where.name in corpus.EMBEDDED:
+            corpus.ensure()
+            return where
+    if where.name in REPORT_FILES:
+        fetched = home("datasets", REPORT_DATA) / where.name
+        if fetched.is_file():
+            return fetched
+        raise DataError(f"{where}: no such file. To download it, give {_report_uri(where.name)} as the path")
+    hint = "" if Path(path).is_absolute() else f" (relative paths count from {root()})"
+    raise DataError(f"{where}: no such file{hint}")
+
+
+def _report_uri(file: str) -> str:
+    return f"{MODELSCOPE}{REPORT_DATA}/{file}"
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """(line number from 1, object) of every line that is not blank.
+
+    Raises DataError naming file and line: not UTF-8, not JSON, not an object; or when the file holds no line at all.
+    """
+    path = locate(path)
+    for lines, _ in chunks_of_lines(path):
+        for number, line in lines:
+            yield number, _object(path, number, line)
+
+
+def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
+    """The texts of a file of either schema (each turn of a conversation by itself), to make a vocabulary from."""
+    path = locate(path)
+    for number, row in read_jsonl(path):
+        if "conversations" in row and field not in row:
+            yield from (turn["content"] for turn in _conversation(path, number, row))
+        else:
+            yield _text(path, number, row, field)
+
+
+def text_documents(
+    path: str | Path, tokenizer, field: str = "text", limit: int | None = None, cache: bool = True
+) -> Documents:
+    """Each line's text as one document, bos text eos, every token scored. Blank texts are left out (info["blank"]).
+
+    limit: at most this many lines. cache: keep the tokens under data/cache/. Raises DataError naming file and line.
+    """
+    path = locate(path)
+    bos, eos, mask = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
+    encode = backend(tokenizer).encode_batch_fast
+
+    def tokenise(lines: Lines) -> Tokenised:
+        texts = [(n, _text(path, n, _object(path, n, line), field)) for n, line in lines]
+        kept = [(n, text) for n, text in texts if not text.isspace() and text]
+        ids = [[bos, *e.ids, eos] for e in encode([text for _, text in kept], add_special_tokens=False)]
+        _refuse_mask(path, [n for n, _ in kept], ids, mask)
+        return Tokenised.of(ids, None, {"blank": len(texts) - len(kept)})
+
+    options = {"schema": "text", "field": field, "limit": limit}
+    return tokenised_documents(path, tokenizer, options, tokenise, cache)
+
+
+def chat_documents(
+    path: str | Path, tokenizer, max_length: int, turns: str = "all", limit: int | None = None, cache: bool = True
+) -> Documents:
+    """Conversations through the chat template; only assistant content and its eos are scored.
+
+    turns: "all", one example per conversation with every answer scored; "each", one example per answer with the turns
+    before it as its prompt. An answer that passes max_length is cut, without eos (info["cut"]); an example without room
+    for an answer, or with nothing but blank ones, is left out (info["dropped"], info["blank"]).
+    Prompt and answer are tokenised apart, so that their boundary is the one generation has.
+    Raises DataError naming file and line for a wrong schema or a template that does not fit.
+    """
+    if turns not in ("all", "each"):
+        raise DataError(f'turns={turns!r}: must be "all" or "each"')
+    if max_length < 2:
+        raise DataError(f"max_length={max_length}: must be at least 2")
+    path = locate(path)
+
+    def tokenise(lines: Lines) -> Tokenised:
+        talks = [_conversation(path, n, _object(path, n, line)) for n, line in lines]
+        places = [f"{path}:{n}" for n, _ in lines]
+        ids, scored, origin, counts = encode_conversations(tokenizer, talks, max_length, turns, places)
+        _refuse_mask(path, [lines[i][0] for i in origin], ids, tokenizer.mask_token_id)
+        return Tokenised.of(ids, scored, counts)
+
+    options = {"schema": "chat", "max_length": max_length, "turns": turns, "limit": limit}
+    return tokenised_documents(path, tokenizer, options, tokenise, cache)
+
+
+def _object(path: Path, number: int, line: bytes) -> dict:
+    try:
+        row = json.loads(line.decode("utf-8").rstrip())  # else a line cut short is told as column 1 of the next
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{number}: not valid JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+    return row
+
+
+def _text(path: Path, number: int, row: dict, field: str) -> str:
+    text = row.get(field)
+    if not isinstance(text, str):
+        found = f"found {type(text).__name__}" if field in row else f"this line has: {', '.join(row) or 'nothing'}"
+        raise DataError(f'{path}:{number}: expected a string under "{field}", as in {{"{field}": "…"}}; {found}')
+    return text
+
+
+def _conversation(path: Path, number: int, row: dict) -> list[dict]:
+    """The turns as [{"role", "content"}, …], checked."""
+    wanted = '{"conversations": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
+
+    def wrong(what: str) -> DataError:
+        return DataError(f"{path}:{number}: {what}; expected {wanted}")
+
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise wrong(f'no list of turns under "conversations" (this line has: {", ".join(row) or "nothing"})')
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+            raise wrong(f'turn {i + 1} has no string under "content"')
+        if turn.get("role") not in ("system", "user", "assistant"):
+            raise wrong(f"turn {i + 1} has role {turn.get('role')!r}, not system, user or assistant")
+    if turns[0]["role"] == "assistant":
+        raise wrong("the first turn is the assistant's: there is nothing to answer")
+    if turns[-1]["role"] != "assistant":
+        raise wrong(f"the last turn is the {turns[-1]['role']}'s: there is no answer to learn")
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+
+
+def _refuse_mask(path: Path, lines: list[int], ids: list[list[int]], mask: int | None) -> None:
+    for number, one in zip(lines, ids):
+        if mask in one:
+            raise DataError(f"{path}:{number}: the text holds the mask token, which stands for what is not yet written")

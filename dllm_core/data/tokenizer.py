@@ -1,0 +1,139 @@
+"""Tokenizers: any Hugging Face folder or ModelScope model, or one token per character. All speak the same language:
+pad, bos, eos and a mask, and ChatML for conversations.
+
+| role | token | used for |
+|---|---|---|
+| pad | `<|endoftext|>` | the empty end of a row; never attended to, never scored |
+| bos | `<|im_start|>` | the start of a document or of a turn |
+| eos | `<|im_end|>` | the end of a document or of a turn; the model learns to write it |
+| mask | `<|mask|>` | the state "not yet decided" of a diffusion model; never in a text |
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from dllm_core.common.paths import resolve, root
+from dllm_core.data.download import DataError, fetch_tokenizer, is_repository
+
+PAD, BOS, EOS, MASK, UNKNOWN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>", "<|unk|>"
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def load_tokenizer(source: str | Path = "data/tokenizer"):
+    """A `PreTrainedTokenizerFast` with pad, bos, eos and mask.
+
+    source: a folder that holds a tokenizer (relative paths count from the project root), or a ModelScope model id
+    `owner/name` (also `modelscope:owner/name`), of which only the tokenizer's files are fetched, once.
+    A tokenizer without a mask gets `<|mask|>` as its last id, so the model's vocabulary is `len(tokenizer)`.
+    Raises DataError when there is no tokenizer, it cannot be read, or it lacks one of the needed tokens.
+    """
+    folder = _folder(str(source))
+    tokenizer = _read(folder)
+    missing = [name for name in ("pad", "bos", "eos") if getattr(tokenizer, f"{name}_token_id") is None]
+    if missing:
+        raise DataError(
+            f"{folder}: the tokenizer has no {' and no '.join(missing)} token. Documents are written as bos text eos "
+            f"and rows are filled with pad: name them in {folder / 'tokenizer_config.json'}, "
+            f'for example "{missing[0]}_token": "{ {"pad": PAD, "bos": BOS, "eos": EOS}[missing[0]] }"'
+        )
+    if tokenizer.mask_token_id is None:
+        tokenizer.add_special_tokens({"mask_token": MASK})
+    if tokenizer.mask_token_id in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id):
+        raise DataError(f"{folder}: the mask token {tokenizer.mask_token!r} is also pad, bos or eos")
+    if tokenizer.eos_token_id == tokenizer.bos_token_id:
+        raise DataError(f"{folder}: bos and eos are the same token {tokenizer.eos_token!r}; the model could not stop")
+    return tokenizer
+
+
+def character_tokenizer(texts: Iterable[str]):
+    """One token per character seen in `texts` (sorted by code point, after the special tokens), ChatML included.
+
+    Every other character becomes `<|unk|>`. `save_pretrained(folder)` makes it an ordinary tokenizer folder.
+    Raises DataError when the texts hold no character.
+    """
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    seen: set[str] = set()
+    for text in texts:
+        seen.update(text)
+    if not seen:
+        raise DataError("character_tokenizer: the texts hold no character, so there is nothing to make tokens of")
+    seen.update("system\nuser\nassistant\n")  # the words of the chat template
+    entries = [PAD, BOS, EOS, MASK, UNKNOWN, *sorted(seen)]
+    # A BPE without merges splits into characters; without a pre-tokenizer no space is touched.
+    backend = Tokenizer(models.BPE({entry: i for i, entry in enumerate(entries)}, [], unk_token=UNKNOWN))
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(entries[:5])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        mask_token=MASK,
+        unk_token=UNKNOWN,
+        chat_template=CHATML,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def require_chat_template(tokenizer) -> None:
+    """Raise DataError when the tokenizer cannot write conversations."""
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"the tokenizer {tokenizer.name_or_path or ''} has no chat template, which conversations need: add "
+            '"chat_template" to its tokenizer_config.json, or use a tokenizer that has one'
+        )
+
+
+def backend(tokenizer):
+    """The `tokenizers.Tokenizer` within, without the padding and cutting that a call such as
+    `tokenizer(text, padding="max_length", truncation=True)` leaves set in it."""
+    inner = tokenizer.backend_tokenizer
+    inner.no_padding()
+    inner.no_truncation()
+    return inner
+
+
+def _folder(source: str) -> Path:
+    """The folder that holds the tokenizer's files, fetched from ModelScope when `source` is a model id."""
+    path = resolve(source.removeprefix("modelscope:"))
+    if not source.startswith("modelscope:") and path.is_dir():
+        if any((path / name).is_file() for name in _FILES):
+            return path
+        raise DataError(f"{path}: no tokenizer here (looked for {', '.join(_FILES)}); try data/tokenizer")
+    # owner/name, unless its first part is a folder of the project (then it is a path that does not exist)
+    named = source.removeprefix("modelscope:")
+    if is_repository(named) and not (root() / named.split("/")[0]).is_dir():
+        return fetch_tokenizer(named)
+    raise DataError(
+        f"tokenizer {source!r}: no such folder ({path}). Give a folder with tokenizer.json, such as data/tokenizer, "
+        "or a ModelScope model id owner/name"
+    )
+
+
+def _read(folder: Path):
+    # tokenizer.json says everything by itself; the other layouts need the class that knows them, and a second to import it
+    if (folder / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast as reader
+    else:
+        from transformers import AutoTokenizer as reader
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.is_file():
+            try:
+                json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise DataError(f"{path}: not valid JSON ({error}); fetch or save the tokenizer again") from error
+    try:
+        tokenizer = reader.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # whatever the tokenizer's classes raise, the cause is these files
+        raise DataError(f"{folder}: cannot read a tokenizer from this folder: {error}") from error
+    if not tokenizer.is_fast:
+        raise DataError(f"{folder}: this tokenizer has no fast form; save it once as tokenizer.json")
+    return tokenizer

@@ -1,0 +1,151 @@
+"""How probable: exact and bounded negative log-likelihood, in nats, each with its standard error.
+
+`answers` holds the other half of an evaluation: what was answered, how well and how fast.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dllm_core import patterns
+from dllm_core.losses import Diffusion, ar_loss, corrupt, corrupt_exactly, numbered
+from dllm_core.schedules import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """mean and standard error in `unit`; tokens: how many were scored; draws: Monte-Carlo draws (0: exact)."""
+
+    mean: float
+    error: float
+    tokens: int
+    draws: int
+    unit: str = "nats/token"
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.error:.4f} {self.unit}"
+
+
+def _mean(values: list[float]) -> tuple[float, float]:
+    tensor = torch.tensor(values, dtype=torch.float64)
+    return float(tensor.mean()), float(tensor.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+@torch.inference_mode()
+def ar_nll(model, batches: Iterable) -> Estimate:
+    """Exact negative log-likelihood of an AR model, nats per scored token; the error is over batches."""
+    sums = [(float(loss.total), loss.count) for loss in (ar_loss(model, batch.to(model.device)) for batch in batches)]
+    tokens = sum(count for _, count in sums)
+    _, error = _mean([total / count for total, count in sums if count])
+    return Estimate(sum(total for total, _ in sums) / tokens, error, int(tokens), 0)
+
+
+@torch.inference_mode()
+def bound(
+    model, batches: Iterable, mask_token_id: int, *, block_size: int | None = None, draws: int = 8, seed: int = 0,
+    label_shift: bool = False, kind: str = "linear", first_given: bool = False, estimator: str = "iid_t",
+) -> Estimate:  # fmt: skip
+    """Upper bound on the negative log-likelihood (LLaDA Eq. 4; LLaDA 2.0 Eq. 1 at `block_size`), nats per token.
+
+    estimator, for each block of a document (block_size None: for each document) and its n scored tokens:
+      "iid_t"        a time t, each token masked with probability 1 − alpha(t), Σ CE · w(t); `kind` is the schedule
+      "exact_masks"  exactly l of the n masked, Σ CE · n / l (LLaDA Eq. 6): the same mean with less variance
+    t covers the full range (a bandwidth's loss is not the bound). t and l come from one number u of each block, evenly
+    spread over the blocks of a batch and over the draws (see `spread_over_draws`); the masks are drawn anew. Both come
+    from (seed, draw, batch) alone, so that checkpoints are compared on shared masks.
+    The error is the standard error over draws. With iid t it is itself uncertain: a small t is rare and weighs 1 / t.
+    first_given: leave each document's first token unmasked and unscored, as an AR model must, so that the bound and
+    `ar_nll` are of the same tokens. Raises ValueError for another estimator, or no draw.
+    """
+    _at_least_one(draws, "bound_draws")
+    if estimator not in ("iid_t", "exact_masks"):
+        raise ValueError(f"estimator={estimator!r}: must be 'iid_t' or 'exact_masks'")
+    schedule = NoiseSchedule(kind, t_min=1e-3)
+    objective = Diffusion(schedule, mask_token_id, label_shift, one_t_per="block")
+    sums, tokens = [0.0] * draws, 0.0
+    for index, batch in enumerate(batches):
+        batch = batch.to(model.device)
+        if first_given:
+            batch = replace(batch, scored=batch.scored & (batch.position > 0))
+        pattern, groups = objective.pattern(batch, block_size), objective.groups(batch, block_size)
+        maskable = batch.scored & pattern.scorable
+        tokens += float(maskable.sum())
+        if not maskable.any():
+            continue
+        # 1. u of every block and draw
+        numbers = spread_over_draws(groups, maskable, draws, _generator(seed, draws, index))
+        for draw, u in enumerate(numbers):
+            # 2. one noisy view
+            generator = _generator(seed, draw, index)
+            if estimator == "iid_t":
+                view = corrupt(batch.tokens, maskable, schedule, mask_token_id, generator, groups, u)[0]
+            else:
+                view = corrupt_exactly(batch.tokens, maskable, mask_token_id, groups, u, generator)
+            # 3. its weighted cross entropy
+            sums[draw] += float(objective.score(model, batch, (view,), pattern).total)
+    constant = schedule.constant if estimator == "iid_t" else 1.0
+    mean, error = _mean([total / tokens / constant for total in sums])
+    return Estimate(mean, error, int(tokens), draws)
+
+
+def spread_over_draws(groups: Tensor, maskable: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """[draws, count of groups]: numbers u in [0, 1), each uniform, of low discrepancy in both directions.
+
+    In one draw, the G groups that have something to mask take one number in each of G equal strata, in random order;
+    from draw to draw every number moves on by 1 / draws, round the circle, so that a group meets the whole range.
+    groups: [B, L] int64 as in `objectives.numbered`; maskable: [B, L] bool.
+    """
+    number, count = numbered(groups)
+    used = torch.zeros(count, dtype=torch.bool)
+    used[number[maskable].cpu()] = True
+    amount = int(used.sum())
+    start = torch.zeros(count)
+    start[used] = (torch.randperm(amount, generator=generator) + torch.rand(amount, generator=generator)) / amount
+    return (start + torch.arange(draws)[:, None] / draws) % 1
+
+
+def _at_least_one(draws: int, parameter: str) -> None:
+    if draws < 1:
+        raise ValueError(f"draws={draws}: must be at least 1 ({parameter} of the notebooks)")
+
+
+def _generator(seed: int, draw: int, batch: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 1_000_003 + draw) * 1_000_003 + batch)
+
+
+@torch.inference_mode()
+def conditional_nll(
+    model, prompt: list[int], answer: list[int], mask_token_id: int, *, draws: int = 128, seed: int = 0,
+    batch_size: int = 32, label_shift: bool = False,
+) -> Estimate:  # fmt: skip
+    """Monte-Carlo bound on −log p(answer | prompt), nats in all, for full diffusion (LLaDA Eq. 6, `get_log_likelihood`).
+
+    Each draw masks exactly l of the L' answer tokens, l stratified over 1..L', and scores Σ CE · L'/l: less variance
+    than an iid t. `tokens` is L'; `mean` is the sum over the answer, not per token. Raises ValueError for no draw.
+    """
+    _at_least_one(draws, "likelihood_draws")
+    generator = torch.Generator().manual_seed(seed)
+    length, start = len(answer), len(prompt)
+    row = torch.tensor(prompt + answer, device=model.device)
+    # 1. l: evenly spaced from a random start (low discrepancy)
+    offset = torch.randint(1, length + 1, (), generator=generator)
+    lengths = ((offset + torch.arange(draws) * length // draws) % length) + 1
+    values = []
+    for chunk in lengths.split(batch_size):
+        # 2. exactly l positions masked
+        order = torch.rand(len(chunk), length, generator=generator).argsort(dim=1).argsort(dim=1)
+        chosen = F.pad(order < chunk[:, None], (start, 0)).to(model.device)
+        x_t = row.expand(len(chunk), -1).masked_fill(chosen, mask_token_id)
+        position = torch.arange(len(row), device=model.device).expand(len(chunk), -1)
+        pattern = patterns.bidirectional(torch.zeros_like(position), position, label_shift)
+        hidden = model(x_t, position, pattern.mask())
+        logits = model.logits(hidden[torch.arange(len(chunk))[:, None], pattern.read[:, 0]])
+        losses = F.cross_entropy(logits.float().transpose(1, 2), row.expand(len(chunk), -1), reduction="none")
+        # 3. Σ CE · L'/l
+        values += ((losses * chosen).sum(dim=1) * length / chunk.to(model.device)).tolist()
+    mean, error = _mean(values)
+    return Estimate(mean, error, length, draws, "nats")

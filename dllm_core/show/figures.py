@@ -1,0 +1,236 @@
+"""The ground of all figures (matplotlib), and the attention mask. They draw what they are given, no more.
+
+Every function gives a `Picture`, which a notebook shows by itself; no backend is chosen and no pyplot state touched.
+Palette: Okabe and Ito's, told apart by colour-blind people; marks, hatches or labels always say the same as the colour.
+"""
+
+import functools
+import io
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dllm_core.common.paths import resolve
+from dllm_core.show.html import visible
+
+COLOURS = {
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#AA4499",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "grey": "#8a8a8a",
+}
+LINES = (("blue", "-", "o"), ("vermilion", "--", "s"), ("green", "-.", "^"), ("purple", ":", "D"), ("orange", "-", "v"))
+HATCHES = ("", "//", "..", "xx", "\\\\")
+STYLE_COLOURS = {"ar": "grey", "llada1": "vermilion", "llada2": "blue"}
+CJK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "SimHei", "Arial Unicode MS",
+)  # fmt: skip
+
+
+@functools.cache
+def fonts() -> tuple[str, ...]:
+    """Font families to draw with: DejaVu Sans and the first family with Chinese glyphs that is installed.
+
+    Warns once when there is none (Chinese then shows as boxes).
+    """
+    from matplotlib import font_manager
+
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    found = next((name for name in CJK_FONTS if name in known), None)
+    if found is None:  # installed after matplotlib wrote its list of fonts?
+        for path in font_manager.findSystemFonts():
+            if any(word in Path(path).name.lower() for word in ("cjk", "wqy", "simhei", "msyh", "sourcehan")):
+                font_manager.fontManager.addfont(path)
+        known = {font.name for font in font_manager.fontManager.ttflist}
+        found = next((name for name in CJK_FONTS if name in known), None)
+    if found is None:
+        warnings.warn(
+            "no font with Chinese glyphs found, pictures show boxes; install one: `apt-get install fonts-noto-cjk`",
+            stacklevel=2,
+        )
+    return ("DejaVu Sans", found) if found else ("DejaVu Sans",)
+
+
+def look() -> dict:
+    """matplotlib settings of this project's pictures, for `matplotlib.rc_context`: nothing is set for anyone else."""
+    return {
+        "font.family": list(fonts()), "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11,
+        "legend.fontsize": 10, "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.unicode_minus": False,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+        "axes.titlelocation": "left", "legend.frameon": False, "figure.facecolor": "white",
+        "axes.facecolor": "white", "text.color": "#1a1a1a", "hatch.linewidth": 0.6,
+    }  # fmt: skip
+
+
+def in_our_look(function):
+    """Decorator: whatever `function` draws is drawn with `look()`."""
+
+    @functools.wraps(function)
+    def drawn(*arguments, **options):
+        import matplotlib
+
+        with matplotlib.rc_context(look()):
+            return function(*arguments, **options)
+
+    return drawn
+
+
+class Picture:
+    """A drawn figure: shown as PNG by a notebook, `alt` elsewhere. `figure` is matplotlib's, open to changes.
+
+    On white paper, which paper.css turns dark in a dark notebook; where no style comes through it stays white.
+    """
+
+    def __init__(self, figure, alt: str):
+        self.figure, self.alt = figure, alt
+
+    def png(self, dpi: int = 110) -> bytes:
+        """With a palette: a third of the size, and nothing that the eye misses.
+
+        Drawn once: `savefig` would draw twice, the first time for the layout alone.
+        """
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from PIL import Image
+
+        canvas = FigureCanvasAgg(self.figure)
+        with matplotlib.rc_context(look()):
+            self.figure.set_dpi(dpi)
+            canvas.draw()
+        return packed(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()), self.alt)
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        return {"image/png": self.png(), "text/plain": self.alt}, {"needs_background": "light"}
+
+    def __repr__(self) -> str:
+        return self.alt
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None, share_x=False, widths=None):
+    """(Figure, axes) without pyplot, for functions `in_our_look`. width, height: inches; axes: one, or a list.
+
+    ratios, widths: heights of the rows and widths of the columns, relative to each other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, height_ratios=ratios, width_ratios=widths)
+    return figure, axes[0, 0] if rows * columns == 1 else list(axes.flat)
+
+
+def error_bars(spreads: list[tuple[float, float, float]]) -> list[list[float]]:
+    """(middle, least, greatest) of each point → how far down and up its bar goes, as matplotlib's `errorbar` takes them."""
+    return [[middle - least for middle, least, _ in spreads], [greatest - middle for middle, _, greatest in spreads]]
+
+
+def packed(image, alt: str) -> bytes:
+    """PNG of a Pillow image with its own 256 colours: first those that lie far apart, so that a thin line keeps its own,
+    then moved to where the pixels are. White stays white. alt: kept in the file as its description."""
+    from PIL import Image, PngImagePlugin
+
+    out, told = io.BytesIO(), PngImagePlugin.PngInfo()
+    told.add_itxt("Description", alt)
+    flat = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    flat.save(out, "PNG", optimize=True, pnginfo=told)
+    return out.getvalue()
+
+
+def save_figure(picture, name: str) -> Path:
+    """Write a `Picture` (or a matplotlib figure) to figures/NAME.png under the project root; gives the path.
+
+    Raises ValueError when `name` is not a plain file name.
+    """
+    if not name or Path(name).name != name:
+        raise ValueError(f"save_figure: name={name!r} must be a plain file name, without folders")
+    picture = picture if isinstance(picture, Picture) else Picture(picture, name)
+    return write_whole(resolve("figures") / f"{name.removesuffix('.png')}.png", picture.png())
+
+
+def write_whole(path: str | Path, content: bytes) -> Path:
+    """Write a file whole or not at all; its folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+    return path
+
+
+def shade(axes, stretches: Sequence[tuple[float, float, str]]) -> None:
+    """Shade consecutive [start, end) of the x axis in two alternating greys and name each that is wide enough."""
+    span = stretches[-1][1] - stretches[0][0] if stretches else 0
+    for i, (start, end, name) in enumerate(stretches):
+        axes.axvspan(start, end, color="#000000", alpha=0.03 + 0.06 * (i % 2), linewidth=0)
+        if end - start > 0.04 * span:
+            axes.annotate(name, ((start + end) / 2, 0.02), xycoords=("data", "axes fraction"), ha="center",
+                          va="bottom", fontsize=9, color="#444444")  # fmt: skip
+
+
+def cell_lines(axes, rows: int, columns: int, **look) -> None:
+    """Lines between the cells of an image: two collections, for a tick at every line takes a second to draw."""
+    across, down = [i - 0.5 for i in range(columns + 1)], [i - 0.5 for i in range(rows + 1)]
+    axes.vlines(across, down[0], down[-1], **look)
+    axes.hlines(down, across[0], across[-1], **look)
+    axes.set_xlim(across[0], across[-1])
+    axes.set_ylim(down[-1], down[0])
+
+
+@in_our_look
+def mask_picture(
+    mask,
+    labels: Sequence[str] | None = None,
+    title: str | None = None,
+    parts: Mapping[str, tuple[int, int]] | None = None,
+) -> Picture:
+    """An attention mask [Q, K] bool: row q may see column k where filled. labels: [Q] (square masks) or absent.
+
+    parts: name → [start, end), stretches to set apart by lines, e.g. {"x_t": (0, 8), "x_0": (8, 16)}.
+    Raises ValueError when the mask is not two-dimensional or the labels do not fit.
+    """
+    import numpy as np
+
+    mask = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask).astype(bool)
+    if mask.ndim != 2:
+        raise ValueError(f"mask: shape {mask.shape} must be [Q, K]; take one row of the batch (mask[0])")
+    rows, columns = mask.shape
+    if labels is not None and len(labels) != columns:
+        raise ValueError(f"labels: {len(labels)} for {columns} columns; give one per column")
+    side = min(7.5, max(3.0, 0.32 * columns + 1.2))
+    figure, axes = new_figure(side, side * (rows + 1) / (columns + 1) + 0.4)
+    axes.grid(False)
+    axes.imshow(np.where(mask, 1.0, 0.0), cmap=_two_tone(), vmin=0, vmax=1, aspect="equal", interpolation="nearest")
+    if columns <= 64:  # thin lines between cells, and a dot in each open one: readable without colour
+        cell_lines(axes, rows, columns, color="#bbbbbb", linewidth=0.5)
+        axes.tick_params(length=0)
+        q, k = np.nonzero(mask)
+        axes.plot(k, q, ".", color="white", markersize=max(2, 40 / columns))
+    if labels is not None and columns <= 40:
+        names = [visible(str(label)) for label in labels]
+        turn = 0 if max(map(len, names)) <= 2 else 90
+        axes.set_xticks(range(columns), names, rotation=turn)
+        axes.set_yticks(range(rows), names if rows == columns else range(rows))
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    for name, (start, end) in (parts or {}).items():
+        for edge in (start, end):
+            if 0 < edge < columns:
+                axes.axvline(edge - 0.5, color="#1a1a1a", linewidth=1.5)
+            if 0 < edge < rows:
+                axes.axhline(edge - 0.5, color="#1a1a1a", linewidth=1.5)
+        axes.annotate(name, ((start + end - 1) / 2, 0), (0, -14), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", ha="center", va="baseline")  # fmt: skip
+    axes.set_xlabel("token that is seen (key)")
+    axes.set_ylabel("token that looks (query)")
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return Picture(figure, f"{title or 'attention mask'}: {rows} × {columns}, {int(mask.sum())} cells open")
+
+
+def _two_tone():
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(["#f2f2f2", COLOURS["blue"]])

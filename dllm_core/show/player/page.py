@@ -1,0 +1,205 @@
+"""The decoding player: a `Trace` (up to three, side by side) as one piece of HTML and JavaScript without any address.
+
+Python turns traces into plain data and a static form (see `show_static`); player.js replaces that with the controls.
+Text of a model is data everywhere: it passes `visible`, then `html.escape` here or textContent there, and `<` never
+stands in the JSON.
+"""
+
+import base64
+import html
+import json
+import secrets
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+from dllm_core.show.figures import write_whole
+from dllm_core.show.html import asset, visible
+from dllm_core.show.player.static import plain_form, static_form, still_picture
+from dllm_core.show.results import times, trace_labels
+from dllm_core.trace import DecodeStep, Trace
+
+MOST_TRACES = 3
+SCRIPTS = (
+    "player/player_record.js",
+    "player/player_side.js",
+    "player/player_curve.js",
+    "player/player_why.js",
+    "player/player_bar.js",
+    "player/player.js",
+)
+COMPRESS_ABOVE = 150_000  # characters of JSON
+
+
+class Player:
+    """The player of one to three traces. A notebook shows it by itself, with a picture where no script runs; `html` is
+    the piece without that picture, `page()` a whole page."""
+
+    def __init__(self, traces: Sequence[Trace], labels: Sequence[str] | None = None, clock: str = "forwards"):
+        if not 1 <= len(traces) <= MOST_TRACES:
+            raise ValueError(f"player: got {len(traces)} traces; give one to {MOST_TRACES}")
+        self.traces, self.clock = list(traces), clock
+        self.labels = [visible(label) for label in trace_labels(traces, labels)]
+        times(traces[0], clock)  # raises for an unknown clock
+
+    @property
+    def html(self) -> str:
+        """The piece to put into a page; its static form holds no picture."""
+        return self._piece(picture=None)
+
+    def _piece(self, picture: bytes | None) -> str:
+        data = {
+            "clock": self.clock,
+            "traces": [record(trace, label) for trace, label in zip(self.traces, self.labels, strict=True)],
+        }
+        return Template(asset("player/player.html")).substitute(
+            id=f"dllm-player-{secrets.token_hex(5)}",
+            css=asset("palette.css") + asset("player/player.css"),
+            script="".join(map(asset, SCRIPTS)),
+            data=_script_data(data),
+            static=static_form(self.traces, self.labels, picture),
+        )
+
+    @property
+    def text(self) -> str:
+        return plain_form(self.traces, self.labels)
+
+    def page(self, title: str = "decoding") -> str:
+        """A whole HTML document that forbids itself every request."""
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+            "script-src 'unsafe-inline'\">"
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{html.escape(title)}</title>"
+            "<style>:root{color-scheme:light dark}body{margin:0 auto;max-width:1500px;padding:1rem;"
+            "font-family:system-ui,sans-serif}h1{font-size:1.3rem}</style></head>"
+            f"<body><main><h1>{html.escape(title)}</h1>{self.html}</main></body></html>\n"
+        )
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str | bytes]:
+        """HTML that plays, or stands still with a picture where no script runs; that picture by itself for what shows no
+        HTML (slides, PDF)."""
+        picture = still_picture(self.traces[0], self.labels[0])
+        shown = {"text/html": self._piece(picture), "text/plain": self.text}
+        return shown | ({"image/png": picture} if picture else {})
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def player(*traces: Trace, labels: Sequence[str] | None = None, clock: str = "forwards") -> Player:
+    """Step through one to three decodings on a common clock, "forwards" (of the model) or "seconds".
+
+    Raises ValueError for another number of traces, of labels, or another clock; TypeError for what is no `Trace`.
+    """
+    return Player(traces, labels, clock)
+
+
+def save_html(
+    path: str | Path, *traces: Trace, labels: Sequence[str] | None = None, clock: str = "forwards",
+    title: str = "decoding",
+) -> Path:  # fmt: skip
+    """Write the player as a stand-alone page that works with the network off. Gives the path."""
+    return write_whole(path, Player(traces, labels, clock).page(title).encode("utf-8"))
+
+
+def reasons(trace: Trace) -> dict[str, str]:
+    """Why a token was committed, in words with the trace's settings. {filled}, {held}: numbers of the step."""
+    level, drawn = _level(trace), trace.style == "llada1" and trace.settings.get("remasking") == "random"
+    which = "it was drawn at random" if drawn else "it was among the most confident"
+    return {
+        "threshold": f"its confidence was above {level}",
+        "fallback": f"too few were above {level}: it was among the most confident",
+        "schedule": f"the step's share was {{filled}}: {which}",
+        "budget": f"above {level}, and let through by the step's budget, which held {{held}} more back",
+        "ar": "the next token, left to right",
+        "edit": "it replaced a token that was filled before",
+    }
+
+
+def waits(trace: Trace) -> dict[str, str]:
+    """Why a guess was not kept, in words. {filled}: tokens that the step kept."""
+    level = _level(trace)
+    return {
+        "below": f"its confidence was not above {level}",
+        "held": f"above {level}, but held back by the step's budget",
+        "share": "the step's share was {filled}, and others were chosen",
+    }
+
+
+def _level(trace: Trace) -> str:
+    threshold = trace.settings.get("threshold")
+    return "the threshold" if threshold is None else f"the threshold {threshold:g}"
+
+
+def record(trace: Trace, label: str) -> dict:
+    """What player.js draws from, beside names and words.
+
+    steps: block [start, end], commits [position, token, confidence, reason, runners-up], masked, confidence, entropy,
+    held, and drafts: those that changed, as three columns [gaps between positions, tokens, thousandths of confidence].
+    """
+    seen: dict[int, tuple] = {}
+    steps = [
+        {
+            "block": list(step.block),
+            "commits": [
+                [c.position, c.token, round(c.confidence, 4), c.reason, [[t, round(p, 4)] for t, p in c.alternatives]]
+                for c in step.commits
+            ],
+            "masked": step.masked,
+            "confidence": round(step.confidence, 4),
+            "entropy": round(step.entropy, 4),
+            "drafts": _changed(step, seen),
+            "held": step.held,
+        }
+        for step in trace.steps
+    ]
+    return {
+        "label": label,
+        "reasons": reasons(trace),
+        "waits": waits(trace),
+        "threshold": trace.settings.get("threshold") if trace.style == "llada2" else None,
+        "mask": trace.mask_token_id,
+        "eos": trace.eos_token_id,
+        "initial": trace.initial,
+        "vocabulary": {str(token): visible(text) for token, text in trace.vocabulary.items()},
+        "forwards": times(trace, "forwards"),
+        "seconds": [round(value, 6) for value in times(trace, "seconds")],
+        "tokens": trace.tokens,
+        "written": trace.written(),
+        "finished": bool(trace.steps) and (trace.ended or not trace.steps[-1].masked),
+        "rate": f"{trace.tokens_per_forward:.2f}",
+        "settings": {key: _short(value) for key, value in trace.settings.items() if value is not None},
+        "steps": steps,
+    }
+
+
+def _short(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _changed(step: DecodeStep, seen: dict[int, tuple]) -> list[list[int]]:
+    """The drafts that differ from those `seen` at their position, as columns; updates `seen`."""
+    gaps, tokens, confidences, last = [], [], [], 0
+    for position, token, confidence in sorted(step.draft):
+        now = (token, round(1000 * confidence))
+        if seen.get(position) != now:
+            seen[position] = now
+            gaps.append(position - last)
+            tokens.append(token)
+            confidences.append(now[1])
+            last = position
+    return [gaps, tokens, confidences]
+
+
+def _script_data(data: dict) -> str:
+    """A JavaScript expression: the object itself, or {"deflate": base64} of its JSON where that is long."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    if len(text) > COMPRESS_ABOVE:
+        packed = base64.b64encode(zlib.compress(text.encode("utf-8"))).decode("ascii")
+        return json.dumps({"deflate": packed})
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text

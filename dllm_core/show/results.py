@@ -1,0 +1,171 @@
+"""Figures of results: scores with their intervals, decodings over their forwards, quality against speed."""
+
+from collections.abc import Mapping, Sequence
+
+from dllm_core.show.figures import COLOURS, HATCHES, LINES, STYLE_COLOURS, Picture, in_our_look, new_figure
+from dllm_core.show.html import visible
+from dllm_core.trace import Trace
+
+NAMES = {"ar": "AR", "llada1": "LLaDA 1", "llada2": "LLaDA 2"}
+
+
+def trace_labels(traces: Sequence[Trace], labels: Sequence[str] | None = None) -> list[str]:
+    """A name per trace: those given, else its style, numbered where one style comes twice.
+
+    Raises ValueError when the number of labels differs, TypeError for anything that is not a `Trace`.
+    """
+    for trace in traces:
+        if not isinstance(trace, Trace):
+            raise TypeError(
+                f"expected a Trace, got {type(trace).__name__}; decode.generate gives a list: pass its items"
+            )
+    if labels is not None:
+        if len(labels) != len(traces):
+            raise ValueError(f"labels: {len(labels)} for {len(traces)} traces; give one per trace")
+        return [str(label) for label in labels]
+    names = [NAMES.get(trace.style, trace.style) for trace in traces]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: i + 1].count(name)})" for i, name in enumerate(names)
+    ]
+
+
+def times(trace: Trace, clock: str = "forwards") -> list[float]:
+    """The clock after 0, 1, 2, … steps, [steps + 1]: model forwards so far, or seconds since decoding began."""
+    if clock not in ("forwards", "seconds"):
+        raise ValueError(f"clock={clock!r}: must be 'forwards' or 'seconds'")
+    now, out = 0, [0]
+    for step in trace.steps:
+        now = now + step.forwards if clock == "forwards" else step.seconds
+        out.append(now)
+    return out
+
+
+def first_masked(trace: Trace) -> int:
+    """Masks at the start."""
+    return trace.initial.count(trace.mask_token_id)
+
+
+def _fields(score) -> tuple[str, int, int]:
+    if isinstance(score, Mapping):
+        return str(score["group"]), int(score["right"]), int(score["count"])
+    return str(score.group), int(score.right), int(score.count)
+
+
+@in_our_look
+def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match per group") -> Picture:
+    """Share right per group as bars, with 95 % Wilson intervals and the counts.
+
+    table: scores with `group`, `right`, `count` (`answers.Score`, or dicts of the same keys); or name → such a list,
+    drawn side by side. Raises ValueError when it is empty.
+    """
+    from dllm_core.notebook.grading import wilson
+
+    named = dict(table) if isinstance(table, Mapping) else {"": list(table)}
+    named = {
+        name: {group: (right, count) for group, right, count in map(_fields, rows)} for name, rows in named.items()
+    }
+    groups = list(dict.fromkeys(group for rows in named.values() for group in rows))
+    if not groups:
+        raise ValueError("scores: the table is empty; give at least one group's score")
+    figure, axes = new_figure(8, 1.3 + len(groups) * (0.22 + 0.26 * len(named)))
+    thick = 0.84 / len(named)
+    for i, (name, rows) in enumerate(named.items()):
+        colour = COLOURS[LINES[i % len(LINES)][0]]
+        for j, group in enumerate(groups):
+            if group not in rows:
+                continue
+            right, count = rows[group]
+            share, (low, high) = right / max(count, 1), wilson(right, count)
+            y = j + (i - (len(named) - 1) / 2) * thick
+            axes.barh(y, share, thick * 0.9, color=colour, alpha=0.55, hatch=HATCHES[i % len(HATCHES)],
+                      edgecolor=colour, label=name if group == next(iter(rows)) else None)  # fmt: skip
+            axes.plot([low, high], [y, y], color="#1a1a1a", linewidth=1.3, marker="|", markersize=6)
+            axes.annotate(f"{right}/{count}", (1.015, y), va="center", fontsize=9, annotation_clip=False)
+    axes.set_yticks(range(len(groups)), groups)
+    axes.set_xlim(0, 1.1)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_title(title)
+    axes.set_xlabel("answers exactly right (line: 95 % Wilson interval)")
+    if len(named) > 1:
+        figure.legend(loc="outside lower center", ncols=len(named))
+    lines = [f"{name} {group} {r}/{c}".strip() for name, rows in named.items() for group, (r, c) in rows.items()]
+    return Picture(figure, f"{title}: " + ", ".join(lines))
+
+
+@in_our_look
+def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock: str = "forwards") -> Picture:
+    """Still-masked positions and tokens per forward so far of several decodings over a common clock.
+
+    clock: "forwards" or "seconds". Raises ValueError for an empty list.
+    """
+    traces = list(traces)
+    if not traces:
+        raise ValueError("compare: the list is empty; give at least one Trace")
+    figure, (left, right) = new_figure(10, 3.6, columns=2)
+    for i, (trace, label) in enumerate(zip(traces, trace_labels(traces, labels), strict=True)):
+        colour, line, marker = LINES[i % len(LINES)]
+        x, forwards = times(trace, clock), times(trace)
+        masked = [first_masked(trace), *(step.masked for step in trace.steps)]
+        done, rates = 0, []
+        for step, passed in zip(trace.steps, forwards[1:], strict=True):
+            done += sum(commit.reason != "edit" for commit in step.commits)
+            rates.append(done / max(passed, 1))
+        how = {"color": COLOURS[colour], "linestyle": line, "marker": marker, "markevery": max(1, len(x) // 12)}
+        left.plot(x, masked, label=f"{label}: {trace.tokens} tokens in {trace.forwards} forwards", **how)
+        right.plot(x[1:], rates, **how)
+    left.set_title("positions still masked")
+    right.set_title("positions filled per forward, so far")
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("model forwards" if clock == "forwards" else "seconds")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(traces), 3))
+    alt = "; ".join(
+        f"{label}: {trace.tokens_per_forward:.2f} tokens per forward"
+        for label, trace in zip(trace_labels(traces, labels), traces, strict=True)
+    )
+    return Picture(figure, alt)
+
+
+@in_our_look
+def quality_speed(
+    rows: Sequence[Mapping],
+    *,
+    x: str = "tokens_per_forward",
+    y: str = "exact_match",
+    group: str = "style",
+    note: str = "threshold",
+) -> Picture:
+    """Quality against speed: a point per row (dict), rows of one `group` joined in order, each noted with `note`.
+
+    y: a share in 0..1; its interval is drawn when the row has `low` and `high`.
+    Raises ValueError naming the row and the missing key.
+    """
+    rows = list(rows)
+    for i, row in enumerate(rows):
+        for key in (x, y, group):
+            if key not in row:
+                raise ValueError(f"quality_speed: row {i} has no {key!r}; it has {', '.join(map(str, row))}")
+    figure, axes = new_figure(7, 4)
+    for i, name in enumerate(dict.fromkeys(row[group] for row in rows)):
+        own = [row for row in rows if row[group] == name]
+        colour, line, marker = LINES[i % len(LINES)]
+        colour = STYLE_COLOURS.get(str(name), colour)
+        axes.plot([row[x] for row in own], [row[y] for row in own], color=COLOURS[colour], linestyle=line,
+                  marker=marker, markersize=8, label=NAMES.get(str(name), str(name)))  # fmt: skip
+        for row in own:
+            if "low" in row and "high" in row:
+                axes.plot([row[x]] * 2, [row["low"], row["high"]], color=COLOURS[colour], linewidth=1, marker="_")
+            if row.get(note) is not None:
+                axes.annotate(visible(str(row[note])), (row[x], row[y]), xytext=(6, 6), textcoords="offset points",
+                              fontsize=10)  # fmt: skip
+    axes.set_xlabel(x.replace("_", " "))
+    axes.set_ylabel(y.replace("_", " "))
+    axes.set_ylim(0, 1.05)
+    axes.set_xlim(left=0)
+    axes.set_title(f"quality against speed (numbers at the points: {note.replace('_', ' ')})")
+    axes.legend(loc="lower right")
+    return Picture(
+        figure, "; ".join(f"{row[group]}: {row[y]:.3f} at {row[x]:.2f} {x.replace('_', ' ')}" for row in rows)
+    )

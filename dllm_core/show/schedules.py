@@ -1,0 +1,157 @@
+"""Figures of what changes over time: noise level and weight, where the loss comes from, block size, learning rate.
+
+Everything drawn is asked of a `NoiseSchedule` or `BlockSchedule`; nothing is worked out here but means over stretches.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from dllm_core.show.figures import COLOURS, HATCHES, LINES, Picture, in_our_look, new_figure, shade
+
+
+@in_our_look
+def noise_schedules(schedules: Iterable) -> Picture:
+    """alpha(t), the weight w(t) and where the loss comes from, w(t)·(1 − alpha(t)), for each `NoiseSchedule`.
+
+    The third is a token's expected weight at t: with uniform logits, the share of the loss per unit of t. A schedule's
+    own range [t_min, t_max] is drawn thick; outside it, thin. Raises ValueError for an empty list.
+    """
+    import torch
+
+    schedules = list(schedules)
+    if not schedules:
+        raise ValueError("noise_schedules: the list is empty; give at least one NoiseSchedule")
+    figure, (left, middle, right) = new_figure(11, 3.4, columns=3)
+    everywhere = torch.linspace(0.002, 1, 500, dtype=torch.float64)
+    for i, schedule in enumerate(schedules):
+        colour, line, _ = LINES[i % len(LINES)]
+        inside = everywhere[(everywhere >= schedule.t_min) & (everywhere <= schedule.t_max)]
+        for t, thick in ((everywhere, False), (inside, True)):
+            alpha, weight = schedule.alpha(t), schedule.weight(t)
+            how = {
+                "color": COLOURS[colour], "linestyle": line if thick else "-", "linewidth": 2.2 if thick else 0.7,
+                "label": _named(schedule) if thick else None,
+            }  # fmt: skip
+            for axes, values in ((left, alpha), (middle, weight), (right, weight * (1 - alpha))):
+                axes.plot(t, values, **how)
+        if _narrow(schedule) and sum(map(_narrow, schedules)) == 1:  # several bands would hide one another
+            for axes in (left, middle, right):
+                axes.axvspan(schedule.t_min, schedule.t_max, color=COLOURS[colour], alpha=0.12, linewidth=0)
+    middle.set_yscale("log")
+    middle.set_ylim(1e-2, 1e3)
+    right.set_ylim(bottom=0)
+    titles = ("still clean: α(t)", "weight: w(t)", "share of the loss: w(t)·(1 − α(t))")
+    for axes, title in zip((left, middle, right), titles, strict=True):
+        axes.set_title(title)
+        axes.set_xlabel("t (0 clean, 1 all masked)")
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=2 if any(map(_narrow, schedules)) else 3
+    )
+    return Picture(figure, "noise schedules over t: " + "; ".join(map(_named, schedules)))
+
+
+def _narrow(schedule) -> bool:
+    return schedule.t_min > 0.01 or schedule.t_max < 0.99
+
+
+def _named(schedule) -> str:
+    return schedule.name + (f", t in [{schedule.t_min:.3g}, {schedule.t_max:.3g}]" if _narrow(schedule) else "")
+
+
+def shares(schedule, measured: Mapping[float, float] | None = None, parts: int = 10):
+    """[parts] floats that sum to 1: the share of a schedule's loss that comes from t in each of `parts` equal stretches
+    of [0, 1]; 0 outside its band. measured: t → loss of a hidden token there (else the same everywhere)."""
+    import numpy as np
+    import torch
+
+    t = torch.linspace(0, 1, 100 * parts + 1, dtype=torch.float64)[:-1] + 0.005 / parts
+    inside = ((t >= schedule.t_min) & (t <= schedule.t_max)).double()
+    density = (schedule.weight(t) * (1 - schedule.alpha(t)) * inside).numpy()
+    if measured:
+        hidden = (1 - schedule.alpha(t)).numpy()
+        known = sorted(measured.items())
+        density = density * np.interp(hidden, [share for share, _ in known], [loss for _, loss in known])
+    total = density.reshape(parts, -1).sum(axis=1)
+    return total / total.sum()
+
+
+@in_our_look
+def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = None) -> Picture:
+    """Where the gradient comes from: the share (%) of the loss from each tenth of t, a panel for every `NoiseSchedule`.
+
+    The band [t_min, t_max] is shaded. measured: hidden share → loss of a hidden token there (nats), as a trained model
+    has it: drawn hatched beside the bars of a model that knows nothing. Raises ValueError for an empty list.
+    """
+    import numpy as np
+
+    schedules = list(schedules)
+    if not schedules:
+        raise ValueError("loss_shares: the list is empty; give at least one NoiseSchedule")
+    figure, axes = new_figure(1 + 3.4 * len(schedules), 3.3, columns=len(schedules))
+    axes = [axes] if len(schedules) == 1 else axes
+    middles, top = np.arange(10) / 10 + 0.05, 0.0
+    for ax, schedule in zip(axes, schedules, strict=True):
+        plain = 100 * shares(schedule)
+        width, shift = (0.042, 0.021) if measured else (0.085, 0.0)
+        ax.bar(middles - shift, plain, width, color=COLOURS["blue"], label="model that knows nothing")
+        top = max(top, plain.max())
+        if measured:
+            real = 100 * shares(schedule, measured)
+            ax.bar(middles + shift, real, width, facecolor="white", edgecolor=COLOURS["vermilion"], hatch=HATCHES[1],
+                   label="this model")  # fmt: skip
+            top = max(top, real.max())
+        ax.axvspan(schedule.t_min, schedule.t_max, color=COLOURS["orange"], alpha=0.15, linewidth=0, zorder=0,
+                   label="drawn t")  # fmt: skip
+        ax.set_xlim(0, 1)
+        ax.set_xlabel("t (0 clean, 1 all masked)")
+        low, high = (float(1 - schedule.alpha(_scalar(t))) for t in (schedule.t_min, schedule.t_max))
+        ax.set_title(f"{schedule.name}\nhidden share {low:.2f} to {high:.2f}", fontsize=10.5)
+    for ax in axes:
+        ax.set_ylim(0, 1.12 * top)
+    axes[0].set_ylabel("share of the loss (%)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    told = "; ".join(f"{s.name}: " + " ".join(f"{100 * part:.0f}" for part in shares(s, measured)) for s in schedules)
+    return Picture(figure, f"share of the loss (%) from each tenth of t: {told}")
+
+
+def _scalar(t: float):
+    import torch
+
+    return torch.tensor(t, dtype=torch.float64)
+
+
+@in_our_look
+def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] | None = None) -> Picture:
+    """Block size over training steps with its phases shaded; above it the learning rate of each step when given.
+
+    schedule: anything with block_size(step) and phase(step), such as `BlockSchedule`; learning_rates: [total_steps].
+    """
+    if learning_rates is not None and len(learning_rates) != total_steps:
+        raise ValueError(f"learning_rates: has {len(learning_rates)} entries for total_steps={total_steps}")
+    sizes = [schedule.block_size(step) for step in range(total_steps)]
+    phases = [schedule.phase(step) for step in range(total_steps)]
+    rows = 1 if learning_rates is None else 2
+    figure, axes = new_figure(8, 2.2 + 1.3 * rows, rows=rows, ratios=(1, 2) if rows == 2 else None, share_x=True)
+    lower = axes if rows == 1 else axes[1]
+    lower.step(
+        [*range(total_steps), total_steps], [*sizes, sizes[-1]], where="post", color=COLOURS["blue"], linewidth=2
+    )
+    lower.set_yscale("log", base=2)
+    ticks = sorted(set(sizes))
+    lower.set_yticks(ticks, [str(size) for size in ticks])
+    lower.minorticks_off()
+    lower.set_ylim(min(sizes) / 2.2, max(sizes) * 1.3)
+    starts = [step for step in range(total_steps) if step == 0 or phases[step] != phases[step - 1]]
+    stretches = [(start, end, phases[start]) for start, end in zip(starts, [*starts[1:], total_steps], strict=True)]
+    for ax in [lower] if rows == 1 else axes:
+        shade(ax, stretches if ax is lower else [(start, end, "") for start, end, _ in stretches])
+    lower.set_ylabel("block size\n(tokens)")
+    lower.set_xlabel("training step")
+    if learning_rates is not None:
+        axes[0].plot(range(total_steps), learning_rates, color=COLOURS["green"], linewidth=2)
+        axes[0].set_ylim(bottom=0)
+        axes[0].set_ylabel("learning\nrate")
+    return Picture(figure, f"block size over {total_steps} steps: {' → '.join(map(str, _runs(sizes)))}")
+
+
+def _runs(values: Sequence) -> list:
+    return [value for i, value in enumerate(values) if i == 0 or value != values[i - 1]]

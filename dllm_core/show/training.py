@@ -1,0 +1,217 @@
+"""Training to look at while it runs: the loss curve and the progress bar. They read `TrainStep`s and change nothing.
+
+Cost is bounded: a picture is drawn at most every few seconds, never more than a twentieth of the time, and only once,
+at the end, where nobody looks on (papermill, scripts, tests).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from dllm_core.common.progress_bar import bar as text_bar
+from dllm_core.common.progress_bar import interactive
+from dllm_core.show.figures import COLOURS, Picture, in_our_look, new_figure, shade
+
+
+class Live:
+    """A loss curve that grows: `live.update(train_step)` for every step, `live.close()` at the end (or `with`).
+
+    every: least seconds between two pictures; share: most of the time that drawing may take (on top of `every`).
+    One picture remains in the notebook. `live.picture()` draws the present state at any time.
+    """
+
+    def __init__(
+        self, title: str = "training", *, every: float = 2.0, share: float = 0.03, watched: bool | None = None
+    ):
+        self.title, self.every, self.share = title, every, share
+        self.watched = interactive() if watched is None else watched
+        self.steps: list = []
+        self.handle = None
+        self.drawn_at = time.perf_counter()
+        self.cost = 0.0
+        self.closed = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def update(self, step) -> None:
+        """Take in a step; draw when it is time. step: any record with `TrainStep`'s fields."""
+        self.steps.append(step)
+        if self.watched and time.perf_counter() - self.drawn_at > max(self.every, self.cost / self.share):
+            self._draw()
+
+    def close(self) -> None:
+        """Draw the last picture (once)."""
+        if not self.closed and self.steps:
+            self._draw()
+        self.closed = True
+
+    def _draw(self) -> None:
+        began = time.perf_counter()
+        picture = self.picture()
+        try:
+            from IPython import get_ipython
+            from IPython.display import display
+        except ImportError:
+            return
+        if get_ipython() is None:
+            return
+        if self.handle is None:
+            self.handle = display(picture, display_id=True)
+        else:
+            self.handle.update(picture)
+        self.drawn_at = time.perf_counter()
+        self.cost = self.drawn_at - began
+
+    def picture(self) -> Picture:
+        """Loss (raw, smoothed, validation) over steps, phases of the block size shaded; learning rate below."""
+        return training_curve(self.steps, self.title)
+
+
+@in_our_look
+def training_curve(steps: list, title: str = "training", merged: Iterable[int] = ()) -> Picture:
+    """The curve of a list of `TrainStep`s (also of a run's metrics read back): loss and validation bound, stretches of
+    one block size shaded, the phases of a schedule named above.
+
+    merged: steps whose checkpoints were averaged (top-k merge), ringed on the validation curve.
+    Raises ValueError when there are no steps, or a merged one was not validated.
+    """
+    import numpy as np
+
+    if not steps:
+        raise ValueError("training_curve: steps is empty; give at least one TrainStep")
+    figure, (upper, lower) = new_figure(9, 4.4, rows=2, ratios=(4, 1), share_x=True)
+    x = np.array([step.step for step in steps])
+    loss = np.array([step.loss for step in steps], dtype=float)
+    smooth = _smoothed(loss)
+    thin = np.unique(np.linspace(0, len(x) - 1, min(len(x), 1500)).astype(int))
+    upper.plot(x[thin], loss[thin], color=COLOURS["grey"], linewidth=0.8, alpha=0.6, label="loss, each step")
+    upper.plot(x[thin], smooth[thin], color=COLOURS["blue"], linewidth=2, label="loss, smoothed")
+    checks = [(step.step, step.validation) for step in steps if step.validation is not None]
+    if checks:
+        upper.plot(
+            *zip(*checks, strict=True),
+            "D--",
+            color=COLOURS["vermilion"],
+            markersize=6,
+            label="validation (bound)" if any(step.block_size for step in steps) else "validation",
+        )
+    merged = sorted(merged)
+    if merged:
+        bounds = dict(checks)
+        lost = [step for step in merged if step not in bounds]
+        if lost:
+            raise ValueError(f"merged={merged}: step {lost[0]} has no validation; give steps that were validated")
+        upper.plot(merged, [bounds[step] for step in merged], "o", markersize=15, markeredgewidth=2, fillstyle="none",
+                   linestyle="none", color=COLOURS["purple"],
+                   label=f"averaged: the merge of {len(merged)}")  # fmt: skip
+    shade(upper, _phases(steps))
+    named = _named_phases(steps)
+    for start, end, name in named:
+        upper.annotate(name, ((start + end) / 2, 1.01), xycoords=("data", "axes fraction"), ha="center", va="bottom",
+                       fontsize=10, color="#444444")  # fmt: skip
+        if end < named[-1][1]:
+            upper.axvline(end, color="#444444", linewidth=0.8, linestyle=":")
+    values = np.concatenate([smooth[thin], [value for _, value in checks], np.quantile(loss[thin], [0.02, 0.98])])
+    room = 0.06 * (values.max() - values.min()) + 1e-6
+    upper.set_ylim(
+        values.min() - (2.2 if named else 1) * room, values.max() + 2.5 * room
+    )  # a few outliers of a 1/t weight may leave the frame
+    upper.set_ylabel("loss (nats/token)")
+    last = steps[-1]
+    rate = f", {last.tokens / last.seconds:,.0f} tokens/s" if last.seconds else ""
+    upper.set_title(
+        f"{title}: step {last.step:,}, loss {smooth[-1]:.3f}, {last.tokens:,} tokens{rate}", pad=20 if named else None
+    )
+    upper.legend(loc="upper right", ncols=3)
+    lower.plot(x[thin], [steps[i].learning_rate for i in thin], color=COLOURS["green"])
+    lower.set_ylim(bottom=0)
+    lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    lower.set_ylabel("learning\nrate")
+    lower.set_xlabel("step")
+    return Picture(figure, f"{title}: {len(steps)} steps, smoothed loss {smooth[0]:.3f} to {smooth[-1]:.3f}")
+
+
+def _smoothed(loss):
+    """Exponential mean over about a thirtieth of the run, with the start's bias taken out."""
+    import numpy as np
+
+    keep = 1 - 1 / max(1.0, len(loss) / 30)
+    mean, mass, smooth = 0.0, 0.0, np.empty_like(loss)
+    for i, value in enumerate(loss):
+        mean, mass = keep * mean + (1 - keep) * value, keep * mass + (1 - keep)
+        smooth[i] = mean / mass
+    return smooth
+
+
+def _named_phases(steps: list) -> list[tuple[float, float, str]]:
+    """(first step − ½, last step + ½, name) of each phase of a schedule; [] where there is only one."""
+    stretches: list[list] = []
+    for step in steps:
+        if not stretches or stretches[-1][2] != step.phase:
+            stretches.append([step.step - 0.5, step.step + 0.5, step.phase])
+        stretches[-1][1] = step.step + 0.5
+    return [tuple(one) for one in stretches if one[2]] if len(stretches) > 1 else []
+
+
+def _phases(steps: list) -> list[tuple[float, float, str]]:
+    """(first step − ½, last step + ½, name) of each stretch of one phase and block size; [] where all is one."""
+    stretches: list[list] = []
+    for step in steps:
+        key = (step.phase, step.block_size)
+        if stretches and stretches[-1][2] == key:
+            stretches[-1][1] = step.step + 0.5
+        else:
+            stretches.append([step.step - 0.5, step.step + 0.5, key])
+    if len(stretches) < 2:
+        return []
+    return [(start, end, f"{size}" if size else phase or "") for start, end, (phase, size) in stretches]
+
+
+def progress(
+    steps: Iterable,
+    total: int,
+    live: Live | None = None,
+    sample: Callable[[object], object] | None = None,
+    every: int | None = None,
+    *,
+    name: str = "training",
+    film=None,
+) -> Iterator:
+    """Yield `TrainStep`s on while showing a bar, feeding `live`, and every `every` steps the text of `sample(step)`,
+    which gives a `Trace` or a text. film: a `Film` that keeps the samples, one of the first step among them.
+
+    Sampling happens between steps. The bar is plain text, also in JupyterLab; where nobody looks on it is renewed every
+    10 s. `live` is closed at the end, also after an error or a stop. Raises ValueError when
+    `sample` comes without `every` (0: no samples).
+    """
+    if sample is not None and every is None:
+        raise ValueError("progress: `sample` needs `every` (steps between two samples)")
+    return _progress(steps, total, live, sample, every, name, film)
+
+
+def _progress(steps, total, live, sample, every, name, film) -> Iterator:
+    bar = text_bar(total, name, unit="step", smoothing=0.1)
+    try:
+        for step in steps:
+            if step.step - 1 > bar.n:
+                bar.initial = bar.n = step.step - 1  # a run taken up again
+            bar.update(1)
+            bar.set_postfix_str(f"loss {step.loss:.3f}", refresh=False)
+            if live is not None:
+                live.update(step)
+            due = sample is not None and every and (step.step % every == 0 or film is not None and step.step == 1)
+            if due:
+                made = sample(step)
+                bar.write(f"step {step.step}: {getattr(made, 'text', made)}")
+                if film is not None:
+                    film.add(step, made)
+            yield step
+    finally:
+        bar.close()
+        if live is not None:
+            live.close()
+        if hasattr(steps, "close"):
+            steps.close()

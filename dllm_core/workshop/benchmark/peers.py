@@ -1,0 +1,186 @@
+"""What decoding is measured against: an oracle that holds acceptance equal, the matmuls alone, and other libraries.
+
+Nothing here is needed to decode. Hugging Face's and diffusers' code is imported where it is called for.
+"""
+
+import time
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from dllm_core.checkpoints.formats import hf_config
+from dllm_core.compute.cpu import products
+from dllm_core.compute.cuda_graphs import captured
+from dllm_core.config import Checkpoint, ModelConfig
+from dllm_core.model import Transformer
+
+
+class Oracle:
+    """A model whose acceptance is dictated: after each real forward it overwrites the logits, so that exactly `accept`
+    of the block's masked positions have a probability near 1 and the others 1 / V.
+
+    Stands where a Transformer stands; all rows must be at the same step. Which positions: a fixed random order of the
+    block's places. Which tokens: the model's own likeliest (`own_tokens`), so that equal outputs mean equal logits; or
+    scripted ones, for bfloat16, where rounding differs with a matmul's shape.
+    seconds: spent on this, to be subtracted; inside: seconds in the real forwards; calls: the shapes they were of.
+    """
+
+    def __init__(self, model, block_size: int, accept: int, mask_token_id: int, own_tokens: bool):
+        self.model, self.block_size, self.accept = model, block_size, accept
+        self.mask_token_id, self.own_tokens = mask_token_id, own_tokens
+        self.config, self.device, self.lm_head = model.config, model.device, model.lm_head
+        self.rank = torch.randperm(block_size, generator=torch.Generator().manual_seed(0)).to(self.device)
+        self.reset()
+
+    def reset(self) -> None:
+        self.seconds, self.inside, self.calls = 0.0, 0.0, []
+
+    def __call__(self, tokens, position, mask, cache=None, slots=None, read=None) -> Tensor:
+        began = self.now()
+        self.given = tokens, position, read
+        more = {} if cache is None and read is None else {"cache": cache, "slots": slots, "read": read}
+        hidden = self.model(tokens, position, mask, **more)
+        self.inside += self.now() - began
+        count = tokens.numel() if read is None else len(read[0])
+        self.calls.append((*tokens.shape, mask.shape[-1], count))
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        began = self.now()
+        logits = self.model.logits(hidden)
+        real = self.now()
+        self.overwrite(logits.view(-1, logits.shape[-1]))
+        self.inside += real - began
+        self.seconds += self.now() - real
+        return logits
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def overwrite(self, logits: Tensor) -> None:
+        """In place; logits: [n, V] of the elements read, row after row."""
+        tokens, position, read = self.given
+        rows, columns = torch.ones_like(tokens).nonzero(as_tuple=True) if read is None else read
+        # 1. the masked positions of the block in work, the last one of the window
+        masked = tokens[rows, columns] == self.mask_token_id
+        masked &= columns >= tokens.shape[1] - self.block_size
+        still = int(masked.sum()) // len(tokens)
+        # 2. the next `accept` of them in the oracle's order: those before are committed
+        index = masked.nonzero()[:, 0]
+        place = position[rows[index], columns[index]]
+        chosen = self.rank[place % self.block_size] < self.block_size - still + self.accept
+        # 3. their tokens
+        if self.own_tokens:
+            real = logits[index]
+            real[:, self.mask_token_id] = -torch.inf
+            token = real.argmax(dim=-1)
+        else:
+            token = (place * 31 + rows[index] * 17) % (logits.shape[-1] - 1)
+        logits[index] = 0
+        logits[index[chosen], token[chosen]] = 30
+
+
+class Matmuls:
+    """The same sequence of matrix products as forwards of these shapes, and nothing else: the least time there is.
+    Each goes to the quicker library, and by prepacked weights where the model's are, as in the model.
+
+    calls: (rows, window, keys, elements read) of each forward, as `Oracle.calls`.
+    """
+
+    def __init__(self, model: Transformer, calls: list[tuple[int, int, int, int]]):
+        self.model, self.calls, self.graph = model, calls, None
+        self.inputs = {call: self._inputs(*call) for call in set(calls)}
+        if model.device.type == "cuda":  # all of them one launch: not even that of each forward is counted
+            self.graph, _ = captured(self.run, model.device)
+
+    def _inputs(self, batch: int, width: int, keys: int, read: int):
+        config, like = self.model.config, self.model.lm_head.weight
+        heads, size = config.num_key_value_heads, config.head_dim
+        shared = config.num_attention_heads // heads  # query heads per key head: their rows stand below one another
+        shapes = {
+            "x": (batch * width, config.hidden_size), "y": (batch * width, config.num_attention_heads * size),
+            "h": (batch * width, config.intermediate_size), "q": (batch, heads, shared * width, size),
+            "p": (batch, heads, shared * width, keys), "k": (batch, heads, keys, size),
+        }  # fmt: skip
+        return {name: torch.randn(shape, dtype=like.dtype, device=like.device) for name, shape in shapes.items()}, read
+
+    def __call__(self) -> None:
+        self.run() if self.graph is None else self.graph.replay()
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        for call in self.calls:
+            of, read = self.inputs[call]
+            x, y, h = of["x"], of["y"], of["h"]
+            with products(*x.shape, x.device):
+                for layer in self.model.model.layers:
+                    attention, mlp = layer.self_attn, layer.mlp
+                    for project in (attention.q_proj, attention.k_proj, attention.v_proj):
+                        project.forward(x)
+                    of["q"] @ of["k"].transpose(-1, -2), of["p"] @ of["k"]
+                    if layer is self.model.model.layers[-1]:  # what is not read needs no more than keys and values
+                        x, y, h = x[:read], y[:read], h[:read]
+                    attention.o_proj.forward(y), mlp.gate_proj.forward(x), mlp.up_proj.forward(x)
+                    mlp.down_proj.forward(h)
+            with products(read, x.shape[1], x.device):
+                self.model.lm_head.forward(x)
+
+
+def hugging_face(model: Transformer):
+    """transformers' Qwen3ForCausalLM with the model's own weights, in its precision."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    record = hf_config(model.config, Checkpoint("ar"), {})
+    record["rope_parameters"] = {"rope_type": "default", "rope_theta": model.config.rope_theta}
+    theirs = Qwen3ForCausalLM(Qwen3Config(**record)).to(model.device, model.lm_head.weight.dtype).eval()
+    theirs.load_state_dict(model.state_dict())
+    theirs.generation_config.eos_token_id = None  # all tokens asked for, as the other jobs
+    theirs.generation_config.pad_token_id = 0
+    return theirs
+
+
+class Qwen3(nn.Module):
+    """Hugging Face's model called as this project's is (without a cache)."""
+
+    def __init__(self, theirs, config: ModelConfig):
+        super().__init__()
+        self.theirs, self.config, self.device, self.lm_head = theirs, config, theirs.device, theirs.lm_head
+
+    def forward(self, tokens, position, mask) -> Tensor:
+        seen = self.theirs.model(tokens, attention_mask=mask[:, None], position_ids=position, use_cache=False)
+        return seen.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.lm_head(hidden)
+
+
+class ForPipeline(nn.Module):
+    """A model called as diffusers' pipeline calls one: ids and positions [B, S] → `.logits` [B, S, V]."""
+
+    def __init__(self, model, block_size: int):
+        super().__init__()
+        self.model, self.block_size, self.device = model, block_size, model.device
+
+    def forward(self, input_ids, attention_mask, position_ids) -> SimpleNamespace:
+        block = position_ids // self.block_size
+        hidden = self.model(input_ids, position_ids, block[:, None, :] <= block[:, :, None])
+        return SimpleNamespace(logits=self.model.logits(hidden))
+
+
+def diffusers_pipeline(model, block_size: int):
+    """diffusers' LLaDA2 pipeline around a model (`Oracle` or `Transformer`).
+
+    Raises ImportError that says what to install where diffusers is missing, or older than 0.42.
+    """
+    try:
+        from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
+    except ImportError as error:
+        raise ImportError(
+            "diffusers with its LLaDA2 pipeline is not installed: pip install 'diffusers>=0.42'"
+        ) from error
+    pipeline = LLaDA2Pipeline(ForPipeline(model, block_size), BlockRefinementScheduler(block_length=block_size))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

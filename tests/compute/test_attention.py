@@ -1,0 +1,240 @@
+"""Every form of attention against the plain one: values and gradients, on patterns as training makes them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small import batch_of, tiny
+
+from dllm_core import patterns
+from dllm_core.compute import attention
+from dllm_core.compute import cpu as kernels
+from dllm_core.compute.attention import Halves, Tiles, asked_first, attend, block_mask, last_layer, prepared
+from dllm_core.compute.cpu import products
+
+CPU = torch.device("cpu")
+BATCH = batch_of([13, 9, 6], [28], [5, 5, 4, 8], prompt=3)
+
+
+def inputs(pattern, heads: int = 4, groups: int = 2, size: int = 16) -> list[torch.Tensor]:
+    generator, (batch, length) = torch.Generator().manual_seed(0), pattern.view.shape
+    shapes = [(batch, count, length, size) for count in (heads, groups, groups)]
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def plain(q, k, v, mask):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=True)
+
+
+def with_gradients(function, tensors, mask):
+    value = function(*tensors, mask)
+    weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
+    return value, *torch.autograd.grad((value * weights).sum(), tensors)
+
+
+def patterns_of(batch, label_shift: bool = False) -> dict[str, patterns.Pattern]:
+    labels = batch.document, batch.position
+    return {
+        "causal": patterns.causal(*labels),
+        "full": patterns.bidirectional(*labels),
+        "blocks": patterns.block_causal(*labels, 4),
+        "diffusion": patterns.block_diffusion(*labels, 4, 1, label_shift),
+        "views": patterns.block_diffusion(*labels, 4, 2, label_shift),
+        "needed": patterns.block_diffusion(*labels, 4, 2, label_shift, batch.scored),
+    }
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("name", ["causal", "full", "blocks", "diffusion", "views", "needed"])
+def test_every_form_equals_the_plain_one(name, groups):
+    pattern = patterns_of(BATCH)[name]
+    tensors = inputs(pattern, groups=groups)
+    wanted = with_gradients(plain, tensors, pattern.mask())
+    dense = pattern.mask()
+    for mask in (Tiles.of(dense), Tiles.from_rows(lambda queries: dense[:, queries], dense.shape, 8), prepared(pattern)):
+        for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # its kernel is for CUDA
+@pytest.mark.parametrize("name", ["causal", "full", "blocks", "diffusion", "views", "needed"])
+def test_flex_attention_has_the_same_rule(name):
+    pattern = patterns_of(BATCH)[name]
+    q, k, v = (part.detach() for part in inputs(pattern))
+    torch.testing.assert_close(
+        attend(q, k, v, block_mask(pattern)), plain(q, k, v, pattern.mask()), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("name", ["diffusion", "views", "needed"])
+def test_the_last_layers_clean_half_may_ask_nothing(name):
+    pattern = patterns_of(BATCH)[name]
+    q, k, v = inputs(pattern)
+    noisy = int((pattern.view[0] > 0).sum())
+    assert 0 < noisy < q.shape[2]
+    wanted = with_gradients(lambda *parts: plain(*parts)[:, :, :noisy], (q, k, v), pattern.mask())
+    asking = lambda q, *rest: attend(q[:, :, :noisy], *rest)
+    mask, queries = last_layer(prepared(pattern), pattern, noisy)
+    for mine, other in zip(with_gradients(asking, (q, k, v), mask), wanted, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+    flexible, same = last_layer(block_mask(pattern), pattern, noisy)
+    found = asking(*(part.detach() for part in (q, k, v)), flexible)  # its gradient is for CUDA
+    torch.testing.assert_close(found, wanted[0], rtol=1e-4, atol=1e-5)
+    assert queries == same == noisy and last_layer(pattern.mask(), pattern, noisy)[1] == q.shape[2]  # dense: all ask
+
+
+@pytest.mark.parametrize("label_shift", [False, True])
+def test_the_halves_hold_every_open_cell(label_shift):
+    """Nothing that the dense mask opens is lost, and what is left out is closed in it."""
+    for views in (1, 2, 3):
+        pattern = patterns.block_diffusion(BATCH.document, BATCH.position, 4, views, label_shift, BATCH.scored)
+        dense, parts = pattern.mask(), prepared(pattern)
+        size, noisy = parts.size, parts.size * views
+        clean, own = whole(parts.clean), whole(parts.noisy)
+        assert torch.equal(clean, dense[:, noisy:, noisy:])
+        assert clean.sum() + own.sum() == dense.sum()
+        for view in range(views):
+            queries = slice(view * size, (view + 1) * size)
+            wanted = torch.cat([dense[:, queries, noisy:], dense[:, queries, queries]], dim=2)
+            assert torch.equal(own[view::views], wanted)
+
+
+def whole(tiles: Tiles) -> torch.Tensor:
+    """The mask that was cut."""
+    mask = torch.zeros(tiles.shape, dtype=torch.bool)
+    for queries, keys, bias in tiles.tiles:
+        mask[:, queries, keys] = bias == 0 if tiles.written else bias
+    return mask
+
+
+def test_a_tile_holds_the_keys_that_one_of_its_queries_sees():
+    causal = torch.ones(1, 6, 6, dtype=torch.bool).tril()
+    tiles = Tiles.from_rows(lambda queries: causal[:, queries], causal.shape, 4).tiles
+    assert [(queries, keys) for queries, keys, _ in tiles] == [(slice(0, 4), slice(0, 4)), (slice(4, 8), slice(0, 6))]
+    assert torch.equal(tiles[1][2] == 0, causal[:, 4:])
+    apart = torch.tensor([[[True, False, False, True]] * 2])
+    ((_, keys, bias),) = Tiles.of(apart).tiles
+    assert keys.tolist() == [0, 3] and (bias == 0).all()
+
+
+@pytest.mark.parametrize("label_shift", [False, True])
+def test_flex_attention_knows_its_tiles(label_shift):
+    """The tiles of 128 × 128 that are listed for a long row are those in which the dense mask opens something."""
+    batch = batch_of([200, 120, 33], [353], prompt=40)
+    pattern = patterns.block_diffusion(batch.document, batch.position, 32, 1, label_shift, batch.scored)
+    noisy, dense = int((pattern.view[0] > 0).sum()), pattern.mask()
+    assert noisy % 128 and dense.shape[1] % 128
+    whole = F.pad(dense, (0, -dense.shape[2] % 128, 0, -dense.shape[1] % 128))
+    tiles = whole.unflatten(2, (-1, 128)).unflatten(1, (-1, 128)).any(dim=4).any(dim=2)
+    made = block_mask(pattern)
+    assert torch.equal(made.to_dense()[:, 0].bool(), tiles) and not tiles.all()
+    first = asked_first(made, noisy)
+    assert torch.equal(first.to_dense()[:, 0].bool(), tiles[:, : -(-noisy // 128)]) and first.shape[-2:] == (noisy, dense.shape[2])
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("size", [4, 24])  # of a head: the kernels want 16 at least
+def test_flex_attention_of_a_long_row_whose_clean_half_asks_nothing(size):
+    batch = batch_of([200, 120, 33], [353], prompt=40)
+    pattern = patterns.block_diffusion(batch.document, batch.position, 32, 2, False, batch.scored)
+    noisy, length = int((pattern.view[0] > 0).sum()), pattern.view.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, length, size, generator=generator) for heads in (4, 2, 2))
+    wanted = plain(q, k, v, pattern.mask())
+    with torch.inference_mode():
+        mask = block_mask(pattern)
+        torch.testing.assert_close(attend(q, k, v, mask), wanted, rtol=1e-4, atol=1e-5)
+        first, queries = last_layer(mask, pattern, noisy)
+        found = attend(q[:, :, :queries], k, v, first)
+    torch.testing.assert_close(found, wanted[:, :, :noisy], rtol=1e-4, atol=1e-5)
+
+
+def test_only_a_block_diffusion_is_halved():
+    for name, pattern in patterns_of(BATCH).items():
+        assert isinstance(prepared(pattern), Halves) == (name in ("diffusion", "views", "needed"))
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("name", ["causal", "full", "blocks", "diffusion", "views", "needed"])
+def test_long_rows_are_not_written_down(monkeypatch, name, groups):
+    """Tile by tile through flash attention, in all layers and, of a block diffusion, in the last."""
+    for limit in ({"EXPLICIT": 0}, {"EXPLICIT_IN_ALL": 28 * 28}):
+        with monkeypatch.context() as context:
+            for constant, value in limit.items():
+                context.setattr(attention, constant, value)
+            pattern = patterns_of(BATCH)[name]
+            tensors, mask = inputs(pattern, groups=groups), prepared(pattern)
+        parts = (mask.clean, mask.noisy) if isinstance(mask, Halves) else (mask,)
+        assert not any(part.written for part in parts)
+        wanted = with_gradients(plain, tensors, pattern.mask())
+        for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+        if isinstance(mask, Halves):
+            noisy = int((pattern.view[0] > 0).sum())
+            last, _ = last_layer(mask, pattern, noisy)
+            plainly = lambda *parts, noisy=noisy: plain(*parts)[:, :, :noisy]
+            asking = lambda q, *rest, noisy=noisy: attend(q[:, :, :noisy], *rest)
+            wanted = with_gradients(plainly, tensors, pattern.mask())
+            for mine, other in zip(with_gradients(asking, tensors, last), wanted, strict=True):
+                torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_no_mask_is_made_as_a_whole(monkeypatch):
+    """Of a row of 512 and its noisy half no more than a tile's rows are ever there."""
+    batch, most = batch_of([300, 212]), []
+    made = patterns.Terms.of.__func__
+    monkeypatch.setattr(patterns.Terms, "of", classmethod(lambda cls, q, k: (most.append(q[0].shape[1]), made(cls, q, k))[1]))
+    prepared(patterns.block_diffusion(batch.document, batch.position, 32))
+    monkeypatch.setattr(attention, "EXPLICIT", 0)
+    causal = prepared(patterns.causal(batch.document, batch.position))
+    assert sum(seen.untyped_storage().nbytes() for _, _, seen in causal.tiles) < 0.6 * 512 * 512
+    assert max(most) == attention.TILE and len(most) == 12
+
+
+def test_half_precision_under_autocast():
+    pattern = patterns_of(BATCH)["views"]
+    tensors = [part.detach().bfloat16().requires_grad_() for part in inputs(pattern)]
+    wanted = with_gradients(plain, [part.detach().float().requires_grad_() for part in tensors], pattern.mask())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = with_gradients(attend, tensors, prepared(pattern))
+    for mine, other in zip(found, wanted, strict=True):
+        assert mine.dtype == torch.bfloat16 and (mine - other).norm() < 0.02 * other.norm()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["causal", "views"])
+def test_a_model_gives_the_same_whichever_form_it_gets(name):
+    model, pattern = tiny(), patterns_of(BATCH)[name]
+    tokens = BATCH.tokens.gather(1, pattern.source)
+    states = [
+        model(tokens, pattern.position, mask) for mask in (pattern.mask(), prepared(pattern), block_mask(pattern))
+    ]
+    for other in states[1:]:
+        torch.testing.assert_close(other, states[0], rtol=1e-4, atol=1e-4)
+
+
+def test_products_are_float32s_and_the_setting_is_left_as_it_was():
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    a, b = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((64, 32), (32, 48)))
+    with products(64, 512, CPU):
+        with products(1, 512, CPU):
+            inner = setting.fp32_precision
+        inside, product = setting.fp32_precision, a @ b
+    assert inner == inside == ("bf16" if kernels.by_onednn() else before)
+    assert setting.fp32_precision == before
+    torch.testing.assert_close(product, (a.double() @ b.double()).float(), rtol=1e-5, atol=1e-5)  # of bfloat16: 0.05
+    with pytest.raises(KeyError), products(64, 512, CPU):
+        raise KeyError
+    assert setting.fp32_precision == before
+    with products(kernels.ROWS - 1, 4096, CPU), products(64, 128, CPU):
+        assert setting.fp32_precision == before
+    with products(64, 512, torch.device("cuda")):  # where the setting makes PyTorch refuse to compile FlexAttention
+        assert setting.fp32_precision == before
+
+
+def test_where_onednn_would_round_it_is_not_asked(monkeypatch):
+    monkeypatch.setattr(kernels, "by_onednn", lambda: False)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with products(64, 512, CPU):
+        assert torch.backends.mkldnn.matmul.fp32_precision == before

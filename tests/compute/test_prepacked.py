@@ -1,0 +1,194 @@
+"""Prepacked weights change how a product is computed, never what; and they follow the weights."""
+
+import gc
+import time
+
+import pytest
+import torch
+from small import BOS, IDS, tiny
+from torch import nn
+
+from dllm_core.compute import prepacked as prepacking
+from dllm_core.compute.cuda_graphs import fastest
+from dllm_core.compute.prepacked import PrepackedLinear, prepacked, prepacks
+from dllm_core.config import DecodeConfig
+from dllm_core.model import KVCache
+from dllm_core.samplers import decode
+
+pytestmark = pytest.mark.skipif(not prepacks(torch.float32), reason="this PyTorch or processor prepacks nothing")
+STYLES = {"ar": {}, "llada1": {"steps": 8}, "llada2": {"block_length": 4, "threshold": 0.3}}
+
+
+@pytest.fixture
+def everything(monkeypatch):
+    """Prepack also the small matrices of small models."""
+    monkeypatch.setattr(prepacking, "LEAST", 1)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 32, 130])
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_a_prepacked_product_is_the_product(rows, dtype, close):
+    if not prepacks(dtype):
+        pytest.skip(f"this processor prepacks no {dtype}")
+    torch.manual_seed(0)
+    linear, x = nn.Linear(96, 200, bias=False, dtype=dtype), torch.randn(2, rows, 96, dtype=dtype)
+    with torch.inference_mode():
+        found = PrepackedLinear(linear.weight)(x)
+    assert found.dtype == dtype and found.shape == (2, rows, 200)
+    torch.testing.assert_close(found.double(), x.double() @ linear.weight.double().T, atol=close, rtol=close)
+
+
+def test_only_large_matrices_are_prepacked_and_the_rest_is_shared(monkeypatch):
+    model = tiny(4, vocab=200)
+    monkeypatch.setattr(prepacking, "LEAST", model.lm_head.weight.numel())
+    twin = prepacked(model)
+    assert twin.model is model.model
+    kinds = {name: type(module) for name, module in twin.named_modules()}
+    assert kinds["lm_head"] is PrepackedLinear and kinds["model.layers.0.self_attn.q_proj"] is nn.Linear
+    assert twin.training == model.training
+    assert type(model.lm_head) is nn.Linear and twin.lm_head.weight.data_ptr() == model.lm_head.weight.data_ptr()
+    monkeypatch.setattr(prepacking, "LEAST", model.lm_head.weight.numel() + 1)
+    assert prepacked(model) is model
+
+
+def test_the_twin_gives_the_same_states_and_logits(everything):
+    model = tiny(4)
+    tokens = torch.randint(3, 12, (2, 9))
+    position = torch.arange(9).expand(2, 9)
+    mask = torch.ones(2, 9, 9, dtype=torch.bool).tril()
+    with torch.inference_mode():
+        twin = prepacked(model)
+        assert sum(type(module) is PrepackedLinear for module in twin.modules()) == 1 + 7 * len(model.model.layers)
+        for read in (None, (torch.tensor([0, 1]), torch.tensor([3, 8]))):
+            given = [of(tokens, position, mask, KVCache.empty(of.config, 2, 9), read=read) for of in (model, twin)]
+            torch.testing.assert_close(*given, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(model.logits(given[0]), twin.logits(given[0]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_decoding_prepacked_writes_what_decoding_plainly_does(everything, monkeypatch, style):
+    config = DecodeConfig(style, max_new_tokens=8, **STYLES[style])
+    prompts, model = [[BOS, 5, 6, 7, 8], [BOS, 9]], tiny(4)
+    made = []
+    for twin in (prepacked, lambda model: model):
+        used = []
+        monkeypatch.setattr("dllm_core.compute.cuda_graphs.prepacked", lambda model, twin=twin, used=used: used.append(1) or twin(model))
+        steps = list(decode(model, prompts, config, IDS))
+        made.append([(s.row, [(c.position, c.token) for c in s.commits]) for s in steps])
+        assert used == [1]
+    assert made[0] == made[1] and any(commits for _, commits in made[0])
+
+
+def changes():
+    def step(model):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+        model(torch.tensor([[1, 2]]), torch.tensor([[0, 1]]), torch.ones(1, 2, 2, dtype=torch.bool)).sum().backward()
+        optimizer.step()
+
+    def each(model):
+        for parameter in model.parameters():
+            parameter.detach().add_(1)
+
+    def loaded(model):
+        model.load_state_dict(tiny(5).state_dict())
+
+    def reordered(model):  # unseen by its version
+        weight = model.model.layers[0].mlp.up_proj.weight
+        weight.data[:] = weight.data.flip(0)
+
+    def moved(model):
+        model.to(torch.bfloat16).to(torch.float32)
+
+    def replaced(model):
+        model.model.layers[0].mlp.up_proj.weight = nn.Parameter(torch.ones_like(model.model.layers[0].mlp.up_proj.weight))
+
+    def born_in_inference(model):
+        with torch.inference_mode():
+            replaced(model)
+
+    return [step, each, loaded, reordered, moved, replaced, born_in_inference]
+
+
+@pytest.mark.parametrize("change", changes(), ids=lambda change: change.__name__)
+def test_the_twin_follows_the_model(everything, change):
+    model = tiny(4)
+    first = prepacked(model)
+    known = first.model.layers[0].mlp.up_proj.layout
+    assert prepacked(model).model.layers[0].mlp.up_proj.layout is known
+    change(model)
+    second, x = prepacked(model), torch.randn(3, model.config.hidden_size)
+    with torch.inference_mode():
+        own, twin = (of.model.layers[0].mlp.up_proj(x) for of in (model, second))
+        torch.testing.assert_close(own, twin, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(first.model.layers[0].mlp.up_proj(x), twin, atol=1e-5)
+
+
+def test_what_somebody_put_into_a_model_is_left_as_it_is(everything):
+    class Adapted(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model, seen = tiny(4), []
+    prepacked(model)
+    mlp, other = (layer.mlp for layer in model.model.layers)
+    mlp.up_proj = Adapted(16, mlp.up_proj.out_features, bias=False)
+    mlp.down_proj.register_forward_hook(lambda *_: seen.append("hook"))
+    other.forward = lambda x: seen.append("forward") or x
+    model.model.norm = nn.Identity()
+    twin = prepacked(model)
+    mine, own = (layer.mlp for layer in twin.model.layers)
+    assert mine.up_proj is mlp.up_proj and mine.down_proj is mlp.down_proj and own is other
+    assert twin.model.norm is model.model.norm and type(mine.gate_proj) is PrepackedLinear
+    assert model.model.layers[0].mlp is mlp  # the model itself is as it was
+    given = torch.tensor([[1, 2]]), torch.tensor([[0, 1]]), torch.ones(1, 2, 2, dtype=torch.bool)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(*given), twin(*given), atol=1e-5, rtol=1e-5)
+    assert seen == ["hook", "forward"] * 2
+
+
+def test_nothing_is_prepacked_where_it_cannot_be(everything, monkeypatch):
+    model = tiny(4)
+    with torch.autocast("cpu", torch.bfloat16), fastest(model) as form:
+        assert form is model
+    with fastest("another kind of model") as form:
+        assert form == "another kind of model"
+    biased, whole = nn.Linear(16, 16), tiny(4).double()
+    assert prepacked(biased) is biased and prepacked(whole) is whole
+    monkeypatch.setattr(prepacking, "prepacks", lambda dtype: False)
+    assert prepacked(model) is model
+
+
+@pytest.mark.parametrize("product", [RuntimeError("not compiled in"), 1.01])
+def test_a_processor_without_such_products_is_known(monkeypatch, product):
+    class Operations:
+        @staticmethod
+        def _reorder_linear_weight(weight, rows):
+            return weight
+
+        @staticmethod
+        def _linear_pointwise(x, weight, *_):
+            if isinstance(product, Exception):
+                raise product
+            return x @ weight.T * product
+
+    drawn = torch.get_rng_state()
+    prepacks.cache_clear()
+    monkeypatch.setattr(torch.ops, "mkldnn", Operations)
+    assert not prepacks(torch.float32)
+    prepacks.cache_clear()
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_layouts_go_with_their_weights(everything):
+    model = tiny(4)
+    prepacked(model)
+    before = len(prepacking._kept)
+    del model
+    gc.collect()
+    assert len(prepacking._kept) <= before - 15
+
+
+def test_time_to_prepack_counts_as_time_of_decoding(everything, monkeypatch):
+    monkeypatch.setattr("dllm_core.compute.cuda_graphs.prepacked", lambda model: time.sleep(0.05) or model)
+    first = next(decode(tiny(4), [[BOS, 5]], DecodeConfig("ar", max_new_tokens=2), IDS))
+    assert first.seconds >= 0.05

@@ -1,0 +1,366 @@
+"""Several processes train as one does: the same steps on the same global batch, one writer, resumed by any number."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import several
+import torch
+from safetensors.torch import load_file
+from small import MASK, NoTokenizer, batch_of, tiny
+
+from dllm_core.checkpoints.run_folder import Run
+from dllm_core.cli import launch
+from dllm_core.cli.main import STAGES
+from dllm_core.compute import processes as team
+from dllm_core.compute.processes import Team
+from dllm_core.config import Checkpoint
+from dllm_core.losses import Diffusion
+from dllm_core.notebook import parameters
+from dllm_core.notebook.parameters import Problem
+from dllm_core.schedules import NoiseSchedule
+from dllm_core.train import train
+
+LAUNCH = ["--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"]
+ONE_MACHINE = ["--num_machines", "1", "--main_process_port", "0"]
+FSDP = ["--use_fsdp", "--fsdp_version", "2"]
+LIMIT = 120  # seconds after which a launcher that still runs has failed
+
+
+def started(project: Path, *command: object, engine=("--multi_gpu",), where=ONE_MACHINE, **environment: str):
+    """`accelerate launch` of two processes, begun; its two streams as one."""
+    line = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *engine, *LAUNCH, *where, *map(str, command)]
+    paths = {"PYTHONPATH": os.pathsep.join([str(project), str(project / "tests")]), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(line, cwd=project, env={**os.environ, **paths, **environment}, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def ended(process: subprocess.Popen) -> SimpleNamespace:
+    """What it said, and its exit code. Raises TimeoutExpired after `LIMIT` seconds."""
+    try:
+        said, _ = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    return SimpleNamespace(said=said, returncode=process.returncode)
+
+
+def on_two(project: Path, *command: object, **how) -> SimpleNamespace:
+    """What `accelerate launch` of two processes said of it."""
+    return ended(started(project, *command, **how))
+
+
+def same_run(one: Path, other: Path) -> None:
+    """Two finished runs: equal records and weights, to rounding."""
+    first, second = Run(one).metrics(), Run(other).metrics()
+    assert [step["step"] for step in first] == [step["step"] for step in second] == list(range(1, 13))
+    for a, b in zip(first, second, strict=True):
+        assert a.pop("seconds") and b.pop("seconds")
+        assert a.pop("parts") == pytest.approx(b.pop("parts"), rel=1e-4)
+        for name, value in a.items():
+            assert b[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), name
+    weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], atol=2e-5, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The folder of every setting trained by one process, and of llada2 stopped half-way (under half/)."""
+    home = tmp_path_factory.mktemp("alone")
+    for name in several.SETTINGS:
+        several.trained(home / name, name)
+    with pytest.raises(KeyboardInterrupt):
+        several.trained(home / "half" / "llada2", "llada2", "stop")
+    return home
+
+
+@pytest.fixture(scope="module")
+def together(alone, tmp_path_factory, project) -> tuple[Path, str]:
+    """(folder, what was said) of two processes: AR and LLaDA 1 whole, LLaDA 2 stopped half-way."""
+    home = tmp_path_factory.mktemp("together")
+    done = on_two(project, project / "tests/several.py", home, "ar=", "llada1=", "llada2=stop")
+    assert done.returncode == 0, done.said
+    return home, done.said
+
+
+# --- the same steps -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ar", "llada1"])
+def test_two_processes_train_as_one(alone, together, name):
+    same_run(alone / name, together[0] / name)
+
+
+@pytest.mark.parametrize("name", ["ar", "llada1"])
+def test_only_the_first_process_yields_and_writes(together, name):
+    home, said = together
+    assert f"process 0 of 2: {name}, 12 steps seen" in said
+    assert f"process 1 of 2: {name}, 0 steps seen" in said
+    assert len(Run(home / name).metrics()) == 12  # two writers would have left 24 lines
+    first, second = (torch.load(home / f"{name}.{number}.pt", weights_only=True) for number in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)  # the second's weights are there, and the same
+
+
+SETTINGS = [
+    Diffusion(NoiseSchedule(), MASK, one_t_per="row"),
+    Diffusion(NoiseSchedule(draw_method="stratified"), MASK, random_length=0.5),
+    Diffusion(NoiseSchedule.band(0.05, 0.95), MASK, complementary=True, cap_lambda=0.1, one_t_per="block"),
+    Diffusion(NoiseSchedule(), MASK, label_shift=True, per_answer=True),
+]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("block_size", [None, 4])
+@pytest.mark.parametrize("objective", SETTINGS)
+def test_skipping_a_part_draws_what_computing_it_does(objective, block_size, noise):
+    batch, model = batch_of([5, 3], [12], [2, 2, 6], prompt=1), tiny()
+    computing, skipping = (torch.Generator().manual_seed(4) for _ in range(2))
+    for _ in range(3):
+        objective(model, batch, block_size=block_size, generator=computing, embedding_noise=noise)
+        objective.skip(model, batch, block_size=block_size, generator=skipping, embedding_noise=noise)
+        assert torch.equal(computing.get_state(), skipping.get_state())
+
+
+def test_two_machines_train_as_one(alone, tmp_path, project):
+    """A launcher for each, of one process each, that meet at the first one's address. Here both are this machine."""
+    machines = ["--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
+    one, two = (started(project, project / "tests/several.py", tmp_path, "ar=",
+                        where=[*machines, "--machine_rank", rank]) for rank in "01")  # fmt: skip
+    try:
+        first, second = ended(one), ended(two)
+    finally:
+        two.kill()  # also where the first did not end
+    assert (first.returncode, second.returncode) == (0, 0), first.said + second.said
+    assert "process 0 of 2: ar, 12 steps seen" in first.said and "process 1 of 2: ar, 0 steps seen" in second.said
+    same_run(alone / "ar", tmp_path / "ar")
+
+
+# --- stopping and going on ------------------------------------------------------------------------------------------
+
+
+def test_stopped_on_two_processes_it_goes_on_with_one(alone, together):
+    """Ctrl-C reaches the first process only: both stop after the same step, with the state saved."""
+    home, said = together
+    stopped = [line for line in said.splitlines() if "llada2, stopped after step" in line]
+    assert len(stopped) == 2 and len({line.split("step ")[1] for line in stopped}) == 1, said
+    state = torch.load(home / "llada2" / "state.pt", weights_only=True)
+    assert several.STOPPED <= state["step"] <= several.STOPPED + 2  # told by the sums of a step that may be begun already
+    _, steps = several.trained(home / "llada2", "llada2")
+    assert steps[0].step == state["step"] + 1
+    same_run(alone / "llada2", home / "llada2")
+
+
+def test_killed_on_two_processes_it_ends_and_the_same_command_goes_on(alone, tmp_path, project):
+    """SIGKILL of the second process in step 7, two steps after the last save. The run before that is one process's."""
+    shutil.copytree(alone / "half" / "llada2", tmp_path / "llada2")
+    killed = on_two(project, project / "tests/several.py", tmp_path, "llada1=kill", "llada2=")
+    assert killed.returncode not in (0, None)
+    assert "SIGKILL" in killed.said and "another process of this training has ended" in killed.said, killed.said
+    state = torch.load(tmp_path / "llada1" / "state.pt", weights_only=True)
+    assert state["step"] == 5
+    again = on_two(project, project / "tests/several.py", tmp_path, "llada1=", "llada2=")
+    assert again.returncode == 0, again.said
+    assert "process 0 of 2: llada1, 7 steps seen" in again.said
+    same_run(alone / "llada1", tmp_path / "llada1")
+    assert "process 0 of 2: llada2, 5 steps seen" in again.said  # stopped by one process at step 7, finished by two
+    same_run(alone / "llada2", tmp_path / "llada2")
+
+
+# --- shards (FSDP) --------------------------------------------------------------------------------------------------
+
+
+def test_sharded_over_two_processes_it_trains_as_one(alone, tmp_path, project):
+    """AR whole; LLaDA 1 stopped at step 7 and finished by one process; LLaDA 2 begun by one and finished in shards."""
+    shutil.copytree(alone / "half" / "llada2", tmp_path / "llada2")
+    done = on_two(project, project / "tests/several.py", tmp_path, "ar=", "llada1=stop", "llada2=", engine=FSDP)
+    assert done.returncode == 0, done.said
+    assert "process 0 of 2: ar, 12 steps seen" in done.said and "process 0 of 2: llada2, 5 steps seen" in done.said
+    shares = [int(share) for share in re.findall(r"steps seen, kept (\d+)%", done.said)]
+    assert len(shares) == 4 and all(40 < share < 60 for share in shares), done.said
+    assert done.said.count("llada1, stopped after step") == 2
+    _, steps = several.trained(tmp_path / "llada1", "llada1")
+    assert steps[-1].step == 12 and len(steps) <= 12 - several.STOPPED
+    for name in several.SETTINGS:
+        same_run(alone / name, tmp_path / name)
+    first, second = (torch.load(tmp_path / f"ar.{number}.pt", weights_only=True) for number in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+# --- the launcher of notebooks --------------------------------------------------------------------------------------
+
+NOTEBOOK = """
+    import torch
+    (torch.randn(400, 400) @ torch.randn(400, 400)).sum()  # as a notebook's earlier cells would
+    from accelerate import notebook_launcher
+    from dllm_core.cli.launch import train_stage
+    notebook_launcher(train_stage, ([{folder!r}],), num_processes=2, use_port="{port}")
+    print("back in the notebook")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_a_notebook_is_trained_by_accelerate_launch_and_its_run_by_a_notebook(tmp_path, project):
+    """01 of the smoke preset, in two processes; then, by notebook_launcher, the run that its config.json describes."""
+    environment = {"DLLM_WEIGHTS": str(tmp_path), "MPLBACKEND": "Agg"}
+    done = on_two(project, "-m", "dllm_core.cli.launch", "01", "--preset", "smoke", "-p", "valid_rows", "4", **environment)
+    assert done.returncode == 0, done.said
+    folder = tmp_path / "minimind_pretrain"
+    first = load_file(folder / "model.safetensors")
+    assert done.said.count("same text with and without the cache: True") == 1  # the notebook's end, once
+    settings = json.loads((folder / "config.json").read_text())["dllm"]["settings"]
+    assert settings["hidden_size"] == 32 and settings["valid_rows"] == 4
+    code = textwrap.dedent(NOTEBOOK).format(folder=str(folder), port=free_port())
+    again = subprocess.run([sys.executable, "-c", code], cwd=project, env={**os.environ, **environment}, check=False,
+                           capture_output=True, text=True, timeout=LIMIT)  # fmt: skip
+    assert again.returncode == 0 and "back in the notebook" in again.stdout, again.stdout + again.stderr
+    assert (tmp_path / "minimind_pretrain.old").is_dir()  # the finished run was kept, a new one trained
+    second = load_file(folder / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_every_notebook_that_trains_does_so_in_one_cell(project):
+    for notebook in sorted({stage.notebook for stage in STAGES}):
+        found = [
+            source for source in parameters.code(project / f"notebooks/{notebook}.ipynb") if launch.TRAINS in source
+        ]
+        assert len(found) == (notebook < "06"), notebook
+        assert all("Run.open(" in source and "run.finish(model)" in source for source in found)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["05"], "'05' means 2 stages, train one: 05-llada1, 05-llada2"),
+        (["06"], "notebooks/06_parallel_decoding.ipynb trains nothing"),
+        (["01", "-p", "batch_sise", "4"], "did you mean batch_size"),
+        (["weights/tiny-ar"], "weights/tiny-ar/config.json: its settings are those of no notebook here; name a stage"),
+    ],
+)
+def test_arguments_that_cannot_be_right_are_told_before_anything_runs(argv, told, capsys):
+    with pytest.raises(Problem, match=told):
+        launch.train_stage(argv)
+    assert launch.main(argv) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])  # ignored: as of a script's background
+def test_a_polite_kill_is_an_interrupt(ctrl_c):
+    before, own = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        with pytest.raises(KeyboardInterrupt), launch._polite():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, own)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_is_described_by_its_config(tmp_path, project):
+    declared = parameters.declared(project / "notebooks/03_llada2_pretrain.ipynb")
+    settings = {name: parameter.default for name, parameter in declared.items()} | {"run_name": "mine", "max_iters": 7}
+    (tmp_path / "config.json").write_text(json.dumps({"dllm": {"settings": settings}}))
+    notebook, found = launch.described(str(tmp_path), "cpu", [["seed", "3"]])
+    assert notebook.stem == "03_llada2_pretrain" and found == settings | {"seed": 3}
+    with pytest.raises(Problem, match="-p sead: no such parameter; did you mean seed"):
+        launch.described(str(tmp_path), "cpu", [["sead", "3"]])
+    with pytest.raises(Problem, match="-p seed: must be int, not 'x'"):
+        launch.described(str(tmp_path), "cpu", [["seed", "x"]])
+
+
+# --- what is told when it cannot work -------------------------------------------------------------------------------
+
+
+def a_team(monkeypatch, **made) -> Team:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    made = SimpleNamespace(**{"distributed_type": SimpleNamespace(value="MULTI_GPU"), **made})
+    monkeypatch.setattr("accelerate.Accelerator", lambda **_: made)
+    return Team(torch.device("cpu"))
+
+
+def test_a_batch_with_too_few_parts_is_an_error(monkeypatch):
+    one = a_team(monkeypatch)
+    assert [len(part.tokens) for part in one.split(batch_of([4], [3], [2]), 0)] == [2, 1]
+    assert [one.owns(part) for part in range(4)] == [False, True, False, True]
+    one.size = 4
+    assert [len(part.tokens) for part in one.split(batch_of(*[[4]] * 6), 0)] == [2, 2, 1, 1]
+    with pytest.raises(ValueError, match="a batch of 3 rows makes 3 parts of micro_batch_size=0, too few for 4 proc"):
+        one.split(batch_of([4], [3], [2]), 0)
+    one.size = 2
+    with pytest.raises(ValueError, match="a batch of 3 rows makes 1 parts of micro_batch_size=4, too few for 2 proc"):
+        one.split(batch_of([4], [3], [2]), 4)
+
+
+def test_an_objective_that_draws_without_a_skip_is_an_error(monkeypatch):
+    """Its other parts' noise would not be drawn: the processes would mask other rows alike."""
+    lost = {"gradients": lambda *_, **__: contextlib.nullcontext(), "wrap": lambda _, module: module,
+            "from_first": lambda _, value: value}  # fmt: skip
+    a_team(monkeypatch)
+    for name, stub in lost.items():
+        monkeypatch.setattr(Team, name, stub)
+    diffusion = Diffusion(NoiseSchedule(), MASK)
+    with pytest.raises(ValueError, match="needs a `skip`"):
+        next(train(tiny(), several.packed(4), lambda *args, **how: diffusion(*args, **how), several.CONFIG))
+
+
+def test_an_engine_that_cannot_train_here_is_an_error(monkeypatch):
+    with pytest.raises(ValueError, match="configured for DEEPSPEED; DDP .* and FSDP .* can train here"):
+        a_team(monkeypatch, distributed_type=SimpleNamespace(value="DEEPSPEED"))
+
+
+def sharding(monkeypatch, version: int = 2) -> dict:
+    monkeypatch.setenv("FSDP_VERSION", str(version))
+    return {"distributed_type": SimpleNamespace(value="FSDP"), "state": SimpleNamespace()}
+
+
+@pytest.mark.parametrize(("version", "offload"), [(1, False), (2, True)])
+def test_shards_of_another_make_are_an_error(monkeypatch, version, offload):
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", str(offload).lower())
+    with pytest.raises(ValueError, match=f"version {version}, offload {offload}.*launch with --fsdp_version 2"):
+        a_team(monkeypatch, **sharding(monkeypatch, version))
+
+
+def test_shards_need_the_same_number_of_parts_for_each(monkeypatch):
+    one = a_team(monkeypatch, **sharding(monkeypatch))
+    with pytest.raises(ValueError, match="3 rows makes 3 parts of micro_batch_size=1; FSDP needs the same number for each"):
+        one.split(batch_of([4], [3], [2]), 1)
+
+
+def test_another_device_than_accelerates_is_an_error(monkeypatch):
+    a_team(monkeypatch, device=torch.device("cuda:0"))
+    with pytest.raises(ValueError, match="the model is on cuda:1, this process's device is cuda:0"):
+        Team(torch.device("cuda:1"))
+
+
+def test_a_second_process_leaves_the_folder_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    Run.open(str(tmp_path / "run"), tiny(), Checkpoint("ar"), NoTokenizer(), {}).finish(tiny())
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_is_alone_and_needs_no_accelerate(monkeypatch):
+    monkeypatch.setenv("RANK", "3")  # left in the environment without a WORLD_SIZE
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    one = Team(torch.device("cpu"))
+    assert (
+        one.alone
+        and team.rank() == 0
+        and one.from_first("x") == "x"
+        and one.sum([1.5, torch.ones(())]).tolist() == [1.5, 1]
+    )

@@ -1,0 +1,395 @@
+"""Reading and tokenising: what is scored, where prompts end, what bad files are told, what the cache keeps."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import CHARACTERS, write
+
+from dllm_core.data import parallel as reading
+from dllm_core.data import token_cache as documents
+from dllm_core.data.chat import chat_prompt
+from dllm_core.data.jsonl import DataError, Documents, chat_documents, locate, read_jsonl, read_texts, text_documents
+from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
+
+TALK = [
+    {"role": "user", "content": "你是谁？"},
+    {"role": "assistant", "content": "我是小言。"},
+    {"role": "user", "content": "你好"},
+    {"role": "assistant", "content": "你好。"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return character_tokenizer([CHARACTERS])
+
+
+def talks(name: str, *conversations) -> Path:
+    return write(name, *({"conversations": talk} for talk in conversations))
+
+
+def words(tokenizer, documents: Documents, i: int = 0) -> tuple[str, list[str]]:
+    """(the whole example, the stretches of it that are scored), as text."""
+    ids, scored = documents[i]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], scored, [False]]).astype(int)))
+    return tokenizer.decode(ids), [tokenizer.decode(ids[a:b]) for a, b in zip(edges[::2], edges[1::2])]
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def test_lines_are_numbered_and_blank_ones_skipped(workspace):
+    Path("x.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\n  \n{"text": "b"}')
+    assert list(read_jsonl("x.jsonl")) == [(1, {"text": "a"}), (4, {"text": "b"})]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"text": "a"}\n{"text": "b"\n', r"x\.jsonl:2: not valid JSON: .* at column 13"),
+        (b'{"text": "a"}\n[1]\n', r"x\.jsonl:2: expected a JSON object, found list"),
+        (b'{"text": "a"}\n\n{"text": "\xff"}\n', r"x\.jsonl:3: not UTF-8"),
+        (b"", r"x\.jsonl: the file is empty"),
+        (b"\n  \n", r"x\.jsonl: the file is empty"),
+    ],
+)
+def test_bad_lines_are_named(workspace, content, message):
+    Path("x.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(read_jsonl("x.jsonl"))
+
+
+def test_relative_paths_count_from_the_project(workspace, monkeypatch):
+    write("x.jsonl", {"text": "a"})
+    monkeypatch.chdir(workspace / "notebooks")
+    assert locate("x.jsonl") == workspace / "x.jsonl"
+
+
+def test_absent_files_say_where_was_looked(workspace):
+    with pytest.raises(DataError, match=f"{workspace}/data/none.jsonl: no such file .*count from"):
+        locate("data/none.jsonl")
+    with pytest.raises(DataError, match="this is a folder"):
+        locate("notebooks")
+    with pytest.raises(DataError, match="expected modelscope:owner/name/file"):
+        locate("modelscope:owner/name")
+    with pytest.raises(DataError, match="expected modelscope:owner/name/file"):
+        locate("modelscope:owner/name/../../x")
+
+
+@pytest.mark.parametrize("name", ["pretrain_hq.jsonl", "sft_mini_512.jsonl"])
+def test_the_two_modelscope_files_by_name(workspace, name):
+    with pytest.raises(DataError, match=f"modelscope:gongjy/minimind_dataset/{name} as the path"):
+        locate(f"./dataset/{name}")
+    kept = workspace / "data/modelscope/datasets/gongjy/minimind_dataset" / name
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert locate(f"./dataset/{name}") == kept
+    assert locate(f"modelscope:gongjy/minimind_dataset/{name}") == kept  # without a network
+
+
+def test_the_embedded_corpus_is_made_when_absent(workspace, monkeypatch):
+    from dllm_core.workshop.corpus import generator as corpus
+
+    made = []
+    monkeypatch.setattr(corpus, "ensure", lambda *_: made.append(True))
+    assert locate("data/pretrain_tiny.jsonl") == workspace / "data/pretrain_tiny.jsonl"
+    assert made == [True]
+
+
+# --- plain text ---------------------------------------------------------------------------------------------------
+
+
+def test_text_becomes_bos_text_eos(workspace, tokenizer):
+    write("x.jsonl", {"text": "ab"}, {"text": "  "}, {"text": "你好"})
+    read = text_documents("x.jsonl", tokenizer)
+    assert len(read) == 2 and read.info["blank"] == 1
+    assert words(tokenizer, read, 1) == ("<|im_start|>你好<|im_end|>",) + (["<|im_start|>你好<|im_end|>"],)
+    assert read.tokens.dtype == np.uint16
+
+
+def test_field_and_limit(workspace, tokenizer):
+    write("x.jsonl", {"body": "a"}, {"body": "b"}, {"body": "c"})
+    assert len(text_documents("x.jsonl", tokenizer, field="body", limit=2)) == 2
+    with pytest.raises(DataError, match=r'x\.jsonl:1: expected a string under "text".*this line has: body'):
+        text_documents("x.jsonl", tokenizer)
+
+
+def test_text_of_another_type(workspace, tokenizer):
+    write("x.jsonl", {"text": "a"}, {"text": 3})
+    with pytest.raises(DataError, match=r"x\.jsonl:2: .*found int"):
+        text_documents("x.jsonl", tokenizer)
+    assert not list(Path("data").glob("cache/*")), "a failed reading left something in the cache"
+
+
+def test_nothing_but_blanks(workspace, tokenizer):
+    write("x.jsonl", {"text": ""}, {"text": "\n"})
+    with pytest.raises(DataError, match="no document is left to train on .2 blank"):
+        text_documents("x.jsonl", tokenizer)
+
+
+def test_the_mask_token_is_no_text(workspace, tokenizer):
+    write("x.jsonl", {"text": "a"}, {"text": "a<|mask|>b"})
+    with pytest.raises(DataError, match=r"x\.jsonl:2: the text holds the mask token"):
+        text_documents("x.jsonl", tokenizer)
+    talks("y.jsonl", TALK[:2], [TALK[0], {"role": "assistant", "content": "<|mask|>"}])
+    with pytest.raises(DataError, match=r"y\.jsonl:2: the text holds the mask token"):
+        chat_documents("y.jsonl", tokenizer, 64)
+
+
+def test_more_lines_than_a_chunk_keep_their_order(workspace, tokenizer, monkeypatch):
+    monkeypatch.setattr(reading, "CHUNK", 50)
+    write("x.jsonl", *({"text": chr(97 + i % 26) * (i % 5 + 1)} for i in range(40)))
+    read = text_documents("x.jsonl", tokenizer)
+    assert [words(tokenizer, read, i)[0] for i in range(40)] == [
+        f"<|im_start|>{chr(97 + i % 26) * (i % 5 + 1)}<|im_end|>" for i in range(40)
+    ]
+
+
+def test_a_call_that_pads_and_cuts_leaves_no_trace(workspace):
+    texts, path = write("x.jsonl", {"text": "ab"}, {"text": "你好"}), talks("y.jsonl", TALK)
+    fresh, used = character_tokenizer([CHARACTERS]), character_tokenizer([CHARACTERS])
+    used("abc", padding="max_length", truncation=True, max_length=2)
+    assert chat_prompt(used, "你好") == chat_prompt(fresh, "你好")
+    for read in (lambda t: text_documents(texts, t), lambda t: chat_documents(path, t, 64, cache=False)):
+        used("abc", padding="max_length", truncation=True, max_length=2)
+        assert read(used).tokens.tolist() == read(fresh).tokens.tolist()
+    assert len(list(Path("data/cache").iterdir())) == 1
+
+
+def test_large_vocabularies_take_wider_numbers(workspace):
+    wide = character_tokenizer(["a", "".join(map(chr, range(0x10000, 0x20100)))])
+    write("x.jsonl", {"text": "a\U00020000"})
+    read = text_documents("x.jsonl", wide)
+    assert read.tokens.dtype == np.int32
+    assert read[0][0].tolist() == [1, *wide("a\U00020000", add_special_tokens=False)["input_ids"], 2]
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_call_reads_nothing_again(workspace, tokenizer, monkeypatch):
+    path = talks("x.jsonl", TALK)
+    first = chat_documents(path, tokenizer, 64)
+    monkeypatch.setattr(documents, "in_order", lambda *_: pytest.fail("the text was read again"))
+    second = chat_documents(path, tokenizer, 64)
+    assert isinstance(second.tokens, np.memmap)
+    assert (first.tokens == second.tokens).all() and (first.scored == second.scored).all()
+    assert first.info == second.info
+
+
+def test_whatever_changes_the_tokens_is_read_anew(workspace, tokenizer):
+    path = write("x.jsonl", {"text": "ab"}, {"text": "cd"})
+    assert len(text_documents(path, tokenizer)) == 2
+    assert len(text_documents(path, tokenizer, limit=1)) == 1
+    other = character_tokenizer([CHARACTERS, "!"])
+    assert text_documents(path, other)[0][0].tolist() != text_documents(path, tokenizer)[0][0].tolist()
+    write("x.jsonl", {"text": "ab"}, {"text": "cd"}, {"text": "e"})
+    assert len(text_documents(path, tokenizer)) == 3
+
+
+def test_another_way_of_reading_is_read_anew(workspace, tokenizer):
+    path = talks("x.jsonl", TALK)
+    assert [len(chat_documents(path, tokenizer, 200, turns=turns)) for turns in ("all", "each")] == [1, 2]
+    whole = "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    first, second = (with_template(whole.replace("{{ m.content }}", gap + "{{ m.content }}")) for gap in ("", " "))
+    assert chat_documents(path, first, 200).tokens.tolist() != chat_documents(path, second, 200).tokens.tolist()
+    both = write("y.jsonl", {"text": "ab", "body": "cd"})
+    read = lambda **how: text_documents(both, tokenizer, **how)[0][0].tolist()
+    before = read()
+    assert read(field="body") != before
+    write("y.jsonl", {"text": "ba", "body": "cd"})  # of the same size
+    os.utime(both, ns=(1, 1))
+    assert read() != before
+
+
+def test_no_network_is_asked(workspace, tokenizer, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    text_documents(write("x.jsonl", {"text": "ab"}), tokenizer)
+
+
+# --- conversations ------------------------------------------------------------------------------------------------
+
+
+def test_only_answers_and_their_end_are_scored(workspace, tokenizer):
+    read = chat_documents(talks("x.jsonl", TALK), tokenizer, 200)
+    whole, scored = words(tokenizer, read)
+    assert scored == ["我是小言。<|im_end|>", "你好。<|im_end|>"]
+    assert whole == tokenizer.apply_chat_template(TALK, tokenize=False).removesuffix("\n")
+
+
+def test_each_answer_its_own_example(workspace, tokenizer):
+    read = chat_documents(talks("x.jsonl", TALK), tokenizer, 200, turns="each")
+    assert [words(tokenizer, read, i)[1] for i in range(len(read))] == [["我是小言。<|im_end|>"], ["你好。<|im_end|>"]]
+    for i, end in enumerate((1, 3)):  # the prompt is token for token what generation starts from
+        ids, scored = read[i]
+        assert ids[~scored].tolist() == chat_prompt(tokenizer, TALK[:end])
+
+
+def test_system_turns(workspace, tokenizer):
+    talk = [{"role": "system", "content": "你是小言。"}, *TALK[:2]]
+    whole, scored = words(tokenizer, chat_documents(talks("x.jsonl", talk), tokenizer, 200))
+    assert whole.startswith("<|im_start|>system\n你是小言。<|im_end|>\n<|im_start|>user\n") and scored == [
+        "我是小言。<|im_end|>"
+    ]
+
+
+def test_long_answers_are_cut_without_an_end(workspace, tokenizer):
+    prompt = len(chat_prompt(tokenizer, "你是谁？"))
+    read = chat_documents(talks("x.jsonl", TALK[:2]), tokenizer, prompt + 3)
+    assert words(tokenizer, read)[1] == ["我是小"] and read.info["cut"] == 1
+    exact = chat_documents("x.jsonl", tokenizer, prompt + 6)
+    assert words(tokenizer, exact)[1] == ["我是小言。<|im_end|>"] and exact.info["cut"] == 0
+
+
+def test_examples_without_room_or_answer_are_left_out(workspace, tokenizer):
+    long = [{"role": "user", "content": "a" * 60}, TALK[1]]
+    silent = [TALK[0], {"role": "assistant", "content": " \n"}]
+    read = chat_documents(talks("x.jsonl", long, TALK[:2], silent), tokenizer, 50)
+    assert len(read) == 1 and read.info == {"cut": 0, "dropped": 1, "blank": 1}
+    with pytest.raises(DataError, match="no document is left .*1 dropped"):
+        chat_documents(talks("y.jsonl", long), tokenizer, 50)
+
+
+def test_a_blank_answer_among_others_is_not_learned(workspace, tokenizer):
+    silent = [TALK[0], {"role": "assistant", "content": ""}, *TALK[2:]]
+    assert words(tokenizer, chat_documents(talks("x.jsonl", silent), tokenizer, 200))[1] == ["你好。<|im_end|>"]
+
+
+WRONG = [
+    ({"text": "a"}, "no list of turns.*this line has: text"),
+    ({"conversations": []}, "no list of turns"),
+    ({"conversations": "a"}, "no list of turns"),
+    ({"conversations": [["user", "a"]]}, 'turn 1 has no string under "content"'),
+    ({"conversations": [TALK[0], {"role": "assistant", "content": None}]}, 'turn 2 has no string under "content"'),
+    ({"conversations": [{"role": "human", "content": "a"}]}, "turn 1 has role 'human'"),
+    ({"conversations": TALK[:3]}, "the last turn is the user's"),
+    ({"conversations": [TALK[1]]}, "the first turn is the assistant's"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), WRONG)
+def test_wrong_schemas_are_named(workspace, tokenizer, row, message):
+    write("x.jsonl", {"conversations": TALK}, row)
+    with pytest.raises(DataError, match=rf"x\.jsonl:2: {message}.*expected .*conversations"):
+        chat_documents("x.jsonl", tokenizer, 64)
+    assert not list(Path("data").glob("cache/*"))
+
+
+def test_settings(workspace, tokenizer):
+    path = talks("x.jsonl", TALK)
+    with pytest.raises(DataError, match="turns='some'"):
+        chat_documents(path, tokenizer, 64, turns="some")
+    with pytest.raises(DataError, match="max_length=1"):
+        chat_documents(path, tokenizer, 1)
+
+
+# --- other chat templates -----------------------------------------------------------------------------------------
+
+
+def with_template(template: str):
+    tokenizer = character_tokenizer([CHARACTERS])
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+THOUGHT = "<think>\n\n</think>\n\n"
+
+
+def test_a_thought_after_the_generation_prompt_belongs_to_the_prompt(workspace):
+    """MiniMind's way: both generation and history show an empty thought before the answer."""
+    tokenizer = with_template(
+        "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n" + THOUGHT + "{{ m.content }}"
+        "<|im_end|>\n{% else %}" + TURN + "{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n" + THOUGHT + "{% endif %}"
+    )
+    read = chat_documents(talks("x.jsonl", TALK), tokenizer, 300)
+    assert words(tokenizer, read)[1] == ["我是小言。<|im_end|>", "你好。<|im_end|>"]
+
+
+def test_a_thought_only_at_generation_is_left_out(workspace):
+    """The answer was never given after the inserted text, so the longest common beginning is the prompt."""
+    tokenizer = with_template(
+        "{% for m in messages %}" + TURN + "{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n" + THOUGHT + "{% endif %}"
+    )
+    whole, scored = words(tokenizer, chat_documents(talks("x.jsonl", TALK[:2]), tokenizer, 300))
+    assert scored == ["我是小言。<|im_end|>"] and "think" not in whole
+
+
+def test_a_template_that_rewrites_history(workspace):
+    """Qwen3's way: the last answer shows its thought, earlier ones do not."""
+    tokenizer = with_template(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
+        + THOUGHT
+        + "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    path = talks("x.jsonl", TALK)
+    with pytest.raises(DataError, match=r'x\.jsonl:1: the chat template rewrites earlier turns.*turns="each"'):
+        chat_documents(path, tokenizer, 300)
+    read = chat_documents(path, tokenizer, 300, turns="each")
+    assert [words(tokenizer, read, i)[1] for i in (0, 1)] == [
+        [THOUGHT + "我是小言。<|im_end|>"], [THOUGHT + "你好。<|im_end|>"]
+    ]  # fmt: skip
+
+
+def test_templates_that_cannot_serve(workspace):
+    path = talks("x.jsonl", TALK)
+    endless = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    with pytest.raises(DataError, match=r"x\.jsonl:1: the chat template does not end an answer with eos"):
+        chat_documents(path, with_template(endless), 64)
+    counting = "{{ messages | length }}" + "{% for m in messages %}" + TURN + "{% endfor %}"
+    with pytest.raises(DataError, match=r"x\.jsonl:1: the chat template shows earlier turns differently"):
+        chat_documents(path, with_template(counting), 64)
+    refusing = "{{ raise_exception('no such role') }}"
+    with pytest.raises(DataError, match=r"x\.jsonl:1 .*the chat template refuses it: no such role"):
+        chat_documents(path, with_template(refusing), 64)
+
+
+# --- documents ----------------------------------------------------------------------------------------------------
+
+
+def test_documents_select_and_split():
+    made = Documents.of([[i] * (i + 1) for i in range(10)])
+    assert [len(made[i][0]) for i in range(10)] == list(range(1, 11)) == made.lengths.tolist()
+    assert made[-1][0].tolist() == [9] * 10
+    few = made.select([7, 2]).select([1, 0])
+    assert [ids[0] for ids, _ in few] == [2, 7] and few.lengths.tolist() == [3, 8] and len(few) == 2
+    with pytest.raises(IndexError):
+        few[2]
+    train, valid = made.split(0.3, seed=5)
+    assert len(valid) == 3 and sorted([ids[0] for ids, _ in train] + [ids[0] for ids, _ in valid]) == list(range(10))
+    again = made.split(0.3, seed=5)[1]
+    assert [ids[0] for ids, _ in again] == [ids[0] for ids, _ in valid]
+    assert len(made.split(0.9, at_most=2)[1]) == 2 and len(made.split(1.0)[0]) == 1
+    with pytest.raises(DataError, match="cannot be split"):
+        made.select([0]).split()
+
+
+def test_texts_of_both_schemas(workspace):
+    write("x.jsonl", {"text": "ab"}, {"conversations": TALK[:2]})
+    assert list(read_texts("x.jsonl")) == ["ab", "你是谁？", "我是小言。"]
+
+
+def test_real_files(workspace, real_data):
+    folder = real_data.resolve()
+    tokenizer = load_tokenizer(folder / "minimind_tokenizer")
+    poems = text_documents(folder / "tang_pretrain.jsonl", tokenizer, limit=1500)
+    assert len(poems) == 1500
+    for i, (_, row) in zip(range(3), read_jsonl(folder / "tang_pretrain.jsonl")):
+        assert tokenizer.decode(poems[i][0][1:-1]) == row["text"]
+    pairs = chat_documents(folder / "alpaca_zh_sft.jsonl", tokenizer, 512, limit=1500)
+    assert len(pairs) + pairs.info["dropped"] + pairs.info["blank"] == 1500
+    for i, (_, row) in zip(range(3), read_jsonl(folder / "alpaca_zh_sft.jsonl")):
+        ids, scored = pairs[i]
+        question, answer = (turn["content"] for turn in row["conversations"])
+        assert ids[~scored].tolist() == chat_prompt(tokenizer, question)
+        assert tokenizer.decode(ids[scored]) == answer + "<|im_end|>"

@@ -1,0 +1,166 @@
+"""Tokenising on all cores: the same tokens, the first error in the file's order, nothing left by what was killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from small import CHARACTERS, write
+
+from dllm_core.data import jsonl as data
+from dllm_core.data import parallel as reading
+from dllm_core.data.chat import encode_conversations
+from dllm_core.data.jsonl import DataError, chat_documents, text_documents
+from dllm_core.data.tokenizer import character_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+TALK = [{"role": "user", "content": "你是谁？"}, {"role": "assistant", "content": "我是小言。"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return character_tokenizer([CHARACTERS])
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 5, 40])
+def test_a_limit_counts_lines_that_are_not_blank(workspace, tokenizer, monkeypatch, limit):
+    monkeypatch.setattr(reading, "CHUNK", 30)
+    write(
+        "x.jsonl", {"text": "a"}, "", " ", {"text": "bb"}, {"text": "ccc"}, "", "", "", "", {"text": "d"}, {"text": "e"}
+    )
+    assert len(text_documents("x.jsonl", tokenizer, limit=limit)) == min(limit, 5)
+
+
+def conversations(path: str, count: int = 60) -> Path:
+    answers = [{"role": "assistant", "content": "a" * i} for i in range(1, count)]
+    return write(path, *({"conversations": [TALK[0], answer]} for answer in answers))
+
+
+def in_several_processes(monkeypatch, count: int = 3) -> None:
+    if sys.platform != "linux":
+        pytest.skip("one process does all here")
+    monkeypatch.setattr(reading, "CHUNK", 300)
+    monkeypatch.setattr(reading, "LARGE", 0)
+    monkeypatch.setattr(reading.os, "sched_getaffinity", lambda _: range(count))
+
+
+@pytest.mark.parametrize("given", ["true", None])
+def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeypatch, given):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM")
+    if given:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", given)
+    path = conversations("x.jsonl")
+    first = chat_documents(path, tokenizer, 40, cache=False)
+    in_several_processes(monkeypatch)
+
+    def noted(*arguments):
+        Path(f"by-{os.getpid()}").touch()
+        return encode_conversations(*arguments)
+
+    monkeypatch.setattr(data, "encode_conversations", noted)
+    second = chat_documents(path, tokenizer, 40, cache=False)
+    workers = {path.name for path in Path().glob("by-*")}
+    assert workers and f"by-{os.getpid()}" not in workers
+    assert (first.tokens == second.tokens).all() and (first.scored == second.scored).all()
+    assert (first.offsets == second.offsets).all() and first.info == second.info
+    few = chat_documents(path, tokenizer, 40, limit=7, cache=False)
+    assert len(few) == 7 and (few.tokens == first.tokens[: len(few.tokens)]).all()
+    assert os.environ.get("TOKENIZERS_PARALLELISM") == given
+    good = [{"conversations": TALK}] * 40
+    for bad in ({"conversations": []}, {"conversations": [TALK[0], {"role": "assistant", "content": "<|mask|>"}]}):
+        write("y.jsonl", *good, bad, *good, {})
+        with pytest.raises(DataError, match=r"y\.jsonl:41: "):
+            chat_documents("y.jsonl", tokenizer, 200)
+    assert not list(Path("data/cache").iterdir())
+
+
+def test_no_more_is_read_than_is_worked_on(workspace, monkeypatch):
+    """Memory stays bounded: at most two chunks a process are read ahead of what was taken."""
+    in_several_processes(monkeypatch)
+    path = conversations("x.jsonl", 200)
+    taken, read = 0, []
+    chunks = reading.chunks_of_lines
+
+    def noted(*arguments):
+        for chunk in chunks(*arguments):
+            read.append(chunk)
+            yield chunk
+
+    monkeypatch.setattr(reading, "chunks_of_lines", noted)
+    for _ in reading.in_order(path, len, None):
+        assert len(read) - taken <= 6
+        taken += 1
+    assert taken == len(read) > 20
+
+
+def test_a_process_that_is_killed_is_told(workspace, tokenizer, monkeypatch):
+    in_several_processes(monkeypatch)
+    path = conversations("x.jsonl")
+    monkeypatch.setattr(data, "encode_conversations", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(DataError, match=r"x\.jsonl: a process that tokenised it was ended by the system"):
+        chat_documents(path, tokenizer, 40)
+    assert not list(Path("data/cache").iterdir())
+
+
+def test_a_killed_run_leaves_nothing_that_seems_done(workspace, tokenizer):
+    """SIGKILL in the middle: the processes it started end as well, and the next run begins anew and tidies up."""
+    path = conversations("x.jsonl")
+    code = (
+        "import json, os, sys, time\nfrom pathlib import Path\nfrom dllm_core import data, reading\n"
+        "from dllm_core.data.tokenizer import character_tokenizer\n"
+        "reading.CHUNK, reading.LARGE, whole = 300, 0, data.encode_conversations\n"
+        "def slow(tokenizer, talks, length, turns, places):\n"
+        "    if len(talks[0][1]['content']) > 30:\n"
+        "        Path(f'waiting-{os.getpid()}').touch()\n        time.sleep(100)\n"
+        "    return whole(tokenizer, talks, length, turns, places)\n"
+        "data.encode_conversations = slow\n"
+        f"data.chat_documents('x.jsonl', character_tokenizer([{CHARACTERS!r}]), 40)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    began = time.monotonic()
+    while not list(Path().glob("waiting-*")) and run.poll() is None:
+        assert time.monotonic() - began < 60
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    (left,) = Path("data/cache").iterdir()
+    assert left.name.startswith(".unfinished-") and not (left / "info.json").exists()
+    helpers = {int(waiting.name.removeprefix("waiting-")) for waiting in Path().glob("waiting-*")} - {run.pid}
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in helpers):
+        assert time.monotonic() - began < 60, "a process outlived its parent"
+        time.sleep(0.05)
+    assert len(chat_documents(path, tokenizer, 40)) == 59
+    assert left.is_dir(), "it might belong to a run that is alive"
+    for entry in (left, *left.iterdir()):
+        os.utime(entry, (0, 0))
+    chat_documents(path, tokenizer, 41)
+    assert not left.exists() and len(list(Path("data/cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("limit", [None, 30])
+def test_the_bar_counts_the_bytes_of_the_file(workspace, tokenizer, monkeypatch, limit):
+    from tqdm import tqdm
+
+    monkeypatch.setattr(reading, "CHUNK", 300)
+    shown = []
+
+    class Noted(tqdm):
+        def __init__(self, **options):
+            shown.append((self, options["total"], []))
+            super().__init__(**options)
+
+        def update(self, n=1):
+            shown[-1][2].append(n)
+            super().update(n)
+
+    monkeypatch.setattr("tqdm.tqdm", Noted)
+    path = conversations("x.jsonl")
+    chat_documents(path, tokenizer, 40, limit=limit)
+    ((bar, total, steps),) = shown
+    assert total == (None if limit else path.stat().st_size) and len(steps) > 5
+    assert sum(steps) == path.stat().st_size if limit is None else sum(steps) < path.stat().st_size
+    assert bar.desc.startswith("Tokenising x.jsonl")

@@ -1,0 +1,535 @@
+"""The decoding player against hand-made traces: what it shows equals the record, in every form that it takes."""
+
+import base64
+import html
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from traces import ALL, EOS, HOSTILE, MASK, WORDS, ar, llada1, llada2, long, step
+
+from dllm_core import show
+from dllm_core.show.player.page import reasons, record, waits
+from dllm_core.show.player.static import STATIC_STEPS
+from dllm_core.show.results import times, trace_labels
+from dllm_core.show.strip import chosen_steps
+from dllm_core.show.terminal import frames, terminal
+from dllm_core.trace import Trace
+
+
+def infilled():
+    """Gaps in the middle, no prompt; the order was drawn at random."""
+    steps = [
+        step(0, [(3, 4, 0.4)], 1, (0, 5), [(1, 3, 0.6)], "schedule"),
+        step(1, [(1, 8, 0.9)], 0, (0, 5), (), "schedule"),
+    ]
+    settings = {"remasking": "random"}
+    return Trace("llada1", [], [3, MASK, 4, MASK, 3], MASK, EOS, steps, settings, WORDS)
+
+
+# data and text -----------------------------------------------------------------------------------------------------
+
+
+def test_clock_and_labels():
+    assert times(llada1()) == [0, 2, 4] and times(ar(), "seconds") == [0, 0.25, 0.5, 0.75]
+    assert trace_labels([ar(), llada2(), llada2()]) == ["AR", "LLaDA 2 (1)", "LLaDA 2 (2)"]
+    assert chosen_steps(3, 24) == [0, 1, 2, 3] and len(chosen_steps(512, 24)) == 24
+    assert chosen_steps(512, 24)[0] == 0 and chosen_steps(512, 24)[-1] == 512
+
+
+def test_player_refuses_what_it_cannot_show():
+    with pytest.raises(ValueError, match="one to 3"):
+        show.player()
+    with pytest.raises(ValueError, match="2 for 1 traces"):
+        show.player(ar(), labels=["a", "b"])
+    with pytest.raises(ValueError, match="'forwards' or 'seconds'"):
+        show.player(ar(), clock="hours")
+    with pytest.raises(TypeError, match="expected a Trace, got list"):
+        show.player([ar()])
+
+
+def test_record_keeps_every_commit_and_only_changed_drafts():
+    made = record(llada2(), "x")
+    assert [[c[:4] for c in s["commits"]] for s in made["steps"]][1] == [[4, 3, 0.5, "fallback"]]
+    assert [s["drafts"] for s in made["steps"]][1:] == [
+        [[5, 1, 1], [3, 4, 4], [300, 200, 100]], [[7], [EOS], [950]], [[7], [EOS], [800]],
+    ]  # fmt: skip
+    assert made["steps"][2]["held"] == 1 and made["forwards"] == [0, 1, 2, 3, 4]
+    assert made["finished"] and not record(replace(llada2(), steps=llada2().steps[:2]), "x")["finished"]
+
+
+def test_reasons_in_words_carry_the_settings():
+    assert reasons(llada2())["threshold"] == "its confidence was above the threshold 0.9"
+    assert reasons(llada1())["schedule"].endswith("it was among the most confident")
+    assert reasons(infilled())["schedule"].endswith("it was drawn at random")
+    assert reasons(ar())["fallback"] == "too few were above the threshold: it was among the most confident"
+
+
+def test_html_holds_hostile_text_as_data_and_no_address():
+    made = show.player(*(make() for make in ALL), labels=[HOSTILE, "\u202eb", "c"])._repr_mimebundle_()
+    page = made["text/html"]
+    assert "<img src=x" not in page and page.count("<script") == 1 and page.count("</script") == 1
+    assert "\u202e" not in page and "\u202e" not in made["text/plain"]
+    assert [
+        hit for hit in re.findall(r"(?:https?:)?//[\w.]+", re.sub(r"base64,[^\"]*", "", page))
+        if "w3.org" not in hit and not hit.startswith("// ")
+    ] == []  # fmt: skip
+    data = re.search(r"start\(root, (\{.*\})\);\n\}\)", page).group(1)
+    assert "<" not in data and len(json.loads(data)["traces"]) == 3
+    assert "░" in made["text/plain"]
+
+
+def test_static_form_survives_without_script_and_style():
+    made = show.player(llada2())._repr_mimebundle_()
+    page = made["text/html"]
+    assert base64.b64encode(made["image/png"]).decode("ascii") in page  # for what shows no HTML: slides, PDF
+    bare = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+    assert bare.count("<details") == 5 and "style=" in bare
+    assert "4 filled" not in bare and "step 2: 1 filled, 3 masked" in bare
+    assert html.escape(HOSTILE) in bare
+    assert re.search(r'<img src="data:image/png;base64,iVBOR[^"]+" alt="LLaDA 2: four moments', bare)
+    naked = re.sub(r' style="[^"]*"', "", bare)
+    assert "<b>你</b>" in naked and "<span>░░░</span>" in naked  # new and masked read without any style
+
+
+def test_the_piece_for_pages_and_widgets_holds_no_picture():
+    assert "<img" not in show.player(llada2()).html and "<img" not in show.player(llada2()).page()
+
+
+def test_long_traces_are_packed_and_small():
+    trace = long()
+    made = show.player(trace)._repr_mimebundle_()["text/html"]
+    assert '"deflate"' in made and len(made.encode()) < 3_000_000
+    assert 4 <= made.count("<details") <= STATIC_STEPS
+    many = ar()
+    many.initial = [1, 3] + [MASK] * 300
+    many.steps = [step(i, [(2 + i, 4, 0.9)], 299 - i, (2 + i, 3 + i), reason="ar") for i in range(300)]
+    assert show.player(many).html.count("<details") == STATIC_STEPS
+    assert show.player(many, many, many).html.count("<details") <= STATIC_STEPS
+
+
+# pictures and terminal ---------------------------------------------------------------------------------------------
+
+
+def test_save_html_gif_png(tmp_path):
+    from PIL import Image
+
+    page = show.save_html(tmp_path / "a" / "x.html", ar(), llada2(), title=HOSTILE)
+    assert HOSTILE not in page.read_text("utf-8") and "default-src 'none'" in page.read_text("utf-8")
+    moving = Image.open(show.gif(llada2(), tmp_path / "x.gif"))
+    assert moving.n_frames == 5
+    assert Image.open(show.gif(llada2(), tmp_path / "y.gif", legend=False)).height < moving.height
+    strip, single, other = (
+        Image.open(show.png(llada2(), tmp_path / f"{i}.png", steps=steps, width=300))
+        for i, steps in enumerate([[0, 4], [4], [0]])
+    )
+    assert strip.width == single.width == 600 and single.height == other.height
+    assert single.height < strip.height < 2 * single.height  # the legend stands once
+    assert single.convert("RGB").tobytes() != other.convert("RGB").tobytes()
+    with pytest.raises(ValueError, match="from 0 to 4"):
+        show.png(llada2(), tmp_path / "z.png", steps=[5])
+    assert not list(tmp_path.glob("*.partial")) and not (tmp_path / "z.png").exists()
+
+
+def test_frames_of_an_infilling_draw_the_whole_text(tmp_path):
+    assert show.gif(infilled(), tmp_path / "x.gif", prompt=False).stat().st_size > 0
+    assert "你░好░你" in show.player(infilled()).text
+
+
+def drawn(what, **options) -> str:
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=200, **options).print(what)
+    return out.getvalue()
+
+
+def test_terminal_tells_the_steps():
+    text = drawn(terminal(llada2(), drafts=True, prompt=True))
+    lines = text.splitlines()
+    assert lines[0].startswith("LLaDA 2: 5 tokens, 4 forwards, 1.25 tokens per forward")
+    assert lines[1].endswith("0 forwards, 6 masked") and lines[2].startswith("  ⟨bos⟩你░░░")
+    assert "‹1 fallback›: too few were above the threshold 0.9: it was among the most confident" in text
+    assert "‹1 budget›: above the threshold 0.9, and let through by the step's budget, which held 1 more back" in text
+    assert "⟨bos⟩你好😀‹你›░你░好" in text  # the guesses behind their masks
+    assert "\u202e" not in drawn(terminal(llada1())) and "⟨U+202E⟩abc" in drawn(terminal(llada1()))
+    assert (
+        "░你" not in drawn(terminal(llada2(), steps=[2]))
+        and drawn(terminal(llada2(), steps=[2])).count("forwards") == 2
+    )
+    assert "\x1b[" in drawn(terminal(llada2()), force_terminal=True)
+    assert [seconds for seconds, _ in frames(llada2())] == times(llada2(), "seconds")
+
+
+def test_terminal_takes_markup_for_letters():
+    trace = ar()
+    trace.vocabulary = {**WORDS, 4: "[bold red]x[/]", 3: "[link=y]"}
+    assert "[bold red]x[/]" in drawn(terminal(trace)) and "[link=y]" in drawn(terminal(trace))
+
+
+def test_terminal_says_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match="from 0 to 4"):
+        terminal(llada2(), steps=[5])
+    with pytest.raises(TypeError, match="expected a Trace, got list"):
+        terminal([llada2()])
+    path = llada2().save(tmp_path / "x.json")
+
+    def called(*arguments):
+        command = [sys.executable, "-m", "dllm_core.show.terminal", *map(str, arguments)]
+        env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+        return subprocess.run(
+            command, check=False, capture_output=True, encoding="utf-8", cwd=Path(__file__).parents[2], env=env
+        )
+
+    run = called(path, "--steps", "4")
+    assert run.returncode == 0 and "step 4 of 4" in run.stdout and "step 3" not in run.stdout
+    run = called(path, "--play", "--speed", "50")
+    assert run.returncode == 0 and "step 4 of 4" in run.stdout
+    path.write_text("{}", "utf-8")
+    for wrong in ([path], [path, "--speed", "0"], [tmp_path / "no.json"]):
+        run = called(*wrong)
+        assert run.returncode == 2 and "error: " in run.stderr and "Traceback" not in run.stderr
+
+
+# in a browser ------------------------------------------------------------------------------------------------------
+
+
+def open_page(browser, path, ready=".dllm-bar", script="", **options):
+    """A page with the network off; `problems` are its console's errors, `asked` what it wanted to load."""
+    page = browser.new_page(**options)
+    page.context.set_offline(True)
+    page.problems, page.asked = [], []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda message: message.type in ("error", "warning") and page.problems.append(message.text))
+    page.on("request", lambda request: page.asked.append(request.url))
+    if script:
+        page.add_init_script(script)
+    page.goto(path.as_uri())
+    page.wait_for_selector(ready)
+    return page
+
+
+def clean(page) -> bool:
+    """Nothing hostile ran, nothing was complained about, nothing but the file itself was loaded."""
+    return page.evaluate("window.hit") is None and page.problems == [] and len(page.asked) == 1
+
+
+def cells(page, side=0):
+    """(class names, text, label, what the panel says) of every token of one trace."""
+    return page.evaluate(
+        """(n) => { const side = document.querySelectorAll('.dllm-side')[n], why = document.querySelector('.dllm-why');
+        return [...side.querySelectorAll('.dllm-cell')].map(cell => {
+          cell.dispatchEvent(new MouseEvent('mouseover', { bubbles: true }));
+          return [cell.className.split(' '), cell.textContent, cell.getAttribute('aria-label'), why.innerText];
+        }); }""", side,
+    )  # fmt: skip
+
+
+def wanted(trace: Trace, k: int) -> list[dict]:
+    """What the record says of every position after `k` steps."""
+    made = []
+    for position, token in enumerate(trace.tokens_at(k)):
+        past = [
+            (s.index, commit) for s in trace.steps[:k] for commit in s.commits if commit.position == position
+        ]  # fmt: skip
+        drafts = [(s.index, d) for s in trace.steps[:k] for d in s.draft if d[0] == position]
+        state = "masked" if token == trace.mask_token_id else "prompt"
+        if past:
+            state = "now" if past[-1][0] == k - 1 else "before"
+        block = trace.steps[max(k, 1) - 1].block
+        made.append({"state": state, "token": token, "past": past, "draft": drafts[-1][1] if drafts else None,
+                     "in block": block[0] <= position < block[1]})  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize("make", [*ALL, infilled])
+def test_every_cell_equals_the_record_at_every_step(browser, tmp_path, make):
+    trace = make()
+    page = open_page(browser, show.save_html(tmp_path / "x.html", trace))
+    for k in range(len(trace.steps) + 1):
+        for position, ((kinds, text, label, told), want) in enumerate(zip(cells(page), wanted(trace, k), strict=True)):
+            assert {"masked", "now", "before", "prompt"} & set(kinds) == {want["state"]}, (k, position)
+            assert ("inblock" in kinds) == want["in block"]
+            assert f"position {position}" in told and f"position {position}" in label
+            if want["past"]:
+                index, commit = want["past"][-1]
+                assert text == show.visible(WORDS[commit.token])
+                assert f"step {index + 1}, confidence {commit.confidence:.2f}, {commit.reason}" in label
+                assert f"filled in step {index + 1} (forward {times(trace)[index + 1]})" in told
+                words = reasons(trace)[commit.reason].format(
+                    filled=sum(c.reason == commit.reason for c in trace.steps[index].commits),
+                    held=trace.steps[index].held,
+                )
+                assert f"Why: {words} ({commit.reason})." in told
+                assert f"Confidence {commit.confidence:.3f}" in told
+                for other, share in commit.alternatives:
+                    assert f"{show.visible(WORDS[other])} {share:.3f}" in told
+                assert ("edited" in kinds) == (len(want["past"]) > 1 or commit.reason == "edit")
+                assert ("It replaced:" in told) == (len(want["past"]) > 1)
+            elif want["state"] == "prompt":
+                assert text == show.visible(WORDS[want["token"]]) and "given, never masked" in told
+            elif want["draft"]:
+                _, token, share = want["draft"]
+                assert text == show.visible(WORDS[token]) and "guess" in kinds
+                assert f"The model's guess: {text} {share:.3f}" in told and "Why not kept: " in told
+            else:
+                assert text == "·" and "guess" not in told
+        page.locator(".dllm-player").press("ArrowRight")
+    assert clean(page)
+    page.close()
+
+
+def test_why_a_guess_was_not_kept(browser, tmp_path):
+    page = open_page(browser, show.save_html(tmp_path / "x.html", llada1(), llada2()))
+    said = {}
+    for time in (2, 3):
+        page.locator("input").fill(str(time))
+        for side in (0, 1):
+            said |= {(time, side, position): row[3] for position, row in enumerate(cells(page, side))}
+    assert waits(llada1())["share"].format(filled=2) in said[2, 0, 2]
+    assert waits(llada2())["below"] in said[3, 1, 6] and waits(llada2())["held"] in said[3, 1, 7]
+    assert "Guesses before: 好 0.100 (step 2) → ⟨eos⟩ 0.950 (step 3)" in said[3, 1, 7]
+    page.close()
+
+
+def test_three_traces_share_a_clock(browser, tmp_path):
+    traces = [make() for make in ALL]
+    traces[2].steps = [replace(s, seconds=1.0 + s.index) for s in traces[2].steps]
+    page = open_page(browser, show.save_html(tmp_path / "x.html", *traces))
+    for unit in ("forwards", "seconds"):
+        page.get_by_label("clock", exact=True).select_option(unit)
+        ticks = sorted({time for trace in traces for time in times(trace, unit)})
+        assert page.locator("input").get_attribute("max") == str(len(ticks) - 1)
+        page.locator(".dllm-player").press("Home")
+        for tick in ticks:
+            for n, trace in enumerate(traces):
+                k = max(i for i, time in enumerate(times(trace, unit)) if time <= tick)
+                state = page.locator(".dllm-state").nth(n).inner_text()
+                assert state.startswith(f"step {k} of {len(trace.steps)} · {times(trace)[k]} forwards")
+                assert state.endswith("finished") == (k == len(trace.steps))
+                assert f"{trace.steps[k - 1].masked if k else trace.initial.count(MASK)} masked" in state
+            page.locator(".dllm-player").press("ArrowRight")
+    page.get_by_label("clock", exact=True).select_option("seconds")
+    assert "3.00 s of 4.00 s" in (page.locator("input").fill("6"), page.locator(".dllm-clock").inner_text())[1]
+    assert clean(page)
+    page.close()
+
+
+def test_curves_follow_the_cursor(browser, tmp_path):
+    trace = llada1()
+    trace.steps = [replace(s, confidence=0.25 + 0.5 * s.index, entropy=1.5 - s.index) for s in trace.steps]
+    page = open_page(browser, show.save_html(tmp_path / "x.html", trace))
+    shown, places = [], []
+    for _ in range(3):
+        shown.append(page.locator(".dllm-values").all_inner_texts())
+        places.append([float(line.get_attribute("x1")) for line in page.locator("figure line").all()])
+        page.locator(".dllm-player").press("ArrowRight")
+    assert shown == [["4", "–", "–", "–"], ["2", "1.00", "0.25", "1.50"], ["0", "1.00", "0.75", "0.50"]]
+    assert places == [[0] * 4, [150] * 4, [300] * 4]
+    box = page.locator("figure svg:not(.dllm-dash)").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + 10)
+    assert page.locator(".dllm-clock").inner_text() == "2 of 4 forwards"
+    page.close()
+
+
+def test_keys_views_and_the_kept_token(browser, tmp_path):
+    page = open_page(browser, show.save_html(tmp_path / "x.html", llada2()))
+    player, panel, cell = (
+        page.locator(".dllm-player"),
+        page.locator(".dllm-why"),
+        page.locator(".dllm-cells .dllm-cell"),
+    )
+    player.press("c")  # from the start, the view by step shows the finished text
+    assert page.locator(".dllm-clock").inner_text() == "4 of 4 forwards"
+    assert cell.nth(5).get_attribute("data-step") == "3" and "color-mix" in cell.nth(5).get_attribute("style")
+    player.press("c")
+    assert cell.nth(5).get_attribute("data-step") == ""
+    for key, at in (("Home", 0), (".", 1), ("PageDown", 4), (",", 3), ("PageUp", 0), ("End", 4), ("ArrowLeft", 3)):
+        player.press(key)
+        assert page.locator(".dllm-clock").inner_text() == f"{at} of 4 forwards"
+    assert cell.nth(6).inner_text() == "好" and "remasked" not in cell.nth(6).get_attribute("class")
+    player.press("g")
+    assert "remasked" in cell.nth(6).get_attribute("class").split()
+    assert "changed" in cell.nth(7).get_attribute("class").split() and "changed" not in cell.nth(6).get_attribute(
+        "class"
+    )
+    assert "3 guessed · 2 masked again · kept: 1 (budget) · 1 held back" in page.locator(".dllm-state").inner_text()
+    player.press("g")
+    assert cell.nth(6).inner_text() == "·"
+    player.press("z")
+    assert page.evaluate("getComputedStyle(document.querySelector('.dllm-player')).fontSize") == "19.6px"
+    page.locator(".dllm-cell[tabindex='0']").focus()
+    page.keyboard.press("ArrowRight")
+    assert "position 3" in panel.inner_text()
+    page.keyboard.press("Enter")
+    player.press("Home")
+    assert "position 3: masked at the start" in panel.inner_text() and "Its block comes first" in panel.inner_text()
+    assert cell.nth(3).get_attribute("aria-selected") == "true"
+    player.press("End")
+    assert "position 3, token 8: filled in step 1" in panel.inner_text()
+    page.get_by_role("button", name="show that step").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".dllm-clock").inner_text() == "1 of 4 forwards"
+    player.press("Escape")
+    assert "Point at a token" in panel.inner_text()
+    page.get_by_label("speed").select_option("4")
+    player.press(" ")
+    page.get_by_text("finished").wait_for(timeout=20_000)
+    page.get_by_role("button", name="play").wait_for()
+    assert clean(page)
+    page.close()
+
+
+def test_every_control_is_reached_by_tab(browser, tmp_path):
+    page = open_page(browser, show.save_html(tmp_path / "x.html", llada1(), llada2()))
+    reached = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate("""() => { const now = document.activeElement, box = getComputedStyle(now);
+            return [now.getAttribute('aria-label') || now.textContent, box.outlineStyle]; }""")
+        )
+    names = [name for name, _ in reached]
+    for name in ("play", "to the start", "one step back", "one step on", "to the end", "position on the clock", "clock",
+                 "speed", "colour", "guesses", "size", "settings", "keys"):  # fmt: skip
+        assert name in names
+    assert sum(name.startswith("position ") and ":" in name for name in names) >= 2  # one token of each trace
+    assert all(outline != "none" for name, outline in reached if name in ("play", "clock", "keys"))
+    page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_readable_in_both_themes(browser, tmp_path, theme):
+    page = open_page(
+        browser, show.save_html(tmp_path / "x.html", llada2()), color_scheme=theme, reduced_motion="reduce"
+    )
+    contrasts = []
+    for keys in ("", "ArrowRight", "ArrowRight", "g", "c", "End"):
+        page.locator(".dllm-player").press(keys) if keys else None
+        contrasts += page.evaluate("""() => {
+          const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
+          const pen = canvas.getContext('2d', { willReadFrequently: true });
+          const light = (colours) => {
+            pen.clearRect(0, 0, 1, 1);
+            for (const colour of colours) { pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1); }
+            const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3)
+              .map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+            return .2126 * r + .7152 * g + .0722 * b;
+          };
+          const paper = getComputedStyle(document.querySelector('.dllm-player')).backgroundColor;
+          return [...document.querySelectorAll('.dllm-cell, .dllm-state, .dllm-small, figcaption, .dllm-axis')].map(node => {
+            const style = getComputedStyle(node);
+            const [a, b] = [light([paper, style.backgroundColor, style.color]), light([paper, style.backgroundColor])];
+            return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+          });
+        }""")
+    assert min(contrasts) >= 4.5 and not math.isnan(min(contrasts))
+    moving = (
+        "[...document.querySelectorAll('.dllm-player *')].filter(n => getComputedStyle(n).transitionDuration != '0s')"
+    )
+    assert page.evaluate(f"{moving}.length") == 0
+    page.evaluate("document.body.dataset.jpThemeLight = 'false'")  # JupyterLab's theme wins over the system's
+    paper = page.evaluate("getComputedStyle(document.querySelector('.dllm-player')).backgroundColor")
+    page.evaluate("document.body.dataset.jpThemeLight = 'true'")
+    assert paper != page.evaluate("getComputedStyle(document.querySelector('.dllm-player')).backgroundColor")
+    page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_violation(browser, axe, tmp_path, theme):
+    path = show.save_html(tmp_path / "x.html", ar(), llada1(), llada2())
+    page = open_page(browser, path, color_scheme=theme, bypass_csp=True)
+    page.evaluate(axe)
+    for keys in ("ArrowRight", "g", "c"):
+        page.locator(".dllm-player").press(keys)
+        page.locator("summary").last.click()
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(one["id"], one["impact"], one["nodes"][0]["html"]) for one in found] == []
+    page.close()
+
+
+def test_a_long_trace_in_the_browser(browser, tmp_path):
+    trace = long()
+    path = show.save_html(tmp_path / "x.html", trace)
+    assert path.stat().st_size < 3_000_000
+    page = open_page(browser, path)
+    for k in (0, 1, 300, 511, 512):
+        page.locator("input").fill(str(k))
+        shown = page.evaluate(
+            "[...document.querySelectorAll('.dllm-cells .dllm-cell')].map(c => [c.className, c.textContent])"
+        )
+        assert len(shown) == 1024
+        now = {commit.position for commit in trace.steps[k - 1].commits} if k else set()
+        drafts = {p: token for p, token, _ in trace.steps[k - 1].draft} if k else {}
+        for position, ((kinds, text), token) in enumerate(zip(shown, trace.tokens_at(k), strict=True)):
+            assert ("now" in kinds.split()) == (position in now)
+            seen = drafts.get(position) if token == trace.mask_token_id else token
+            assert text == ("·" if seen is None else trace.vocabulary[seen])
+    assert clean(page)
+    page.close()
+
+
+def test_a_long_trace_that_is_watched_stands_at_its_end(browser, tmp_path):
+    path = show.save_html(tmp_path / "x.html", long(256, 128))
+    text = path.read_text("utf-8")
+    assert '"deflate"' in text  # it starts after it was unpacked
+    path.write_text(text.replace('<div class="dllm-player"', '<div data-at="end" class="dllm-player"'), "utf-8")
+    page = open_page(browser, path)
+    assert page.locator(".dllm-clock").inner_text() == "128 of 128 forwards" and clean(page)
+    page.close()
+
+
+def test_without_decompression_the_static_form_stays(browser, tmp_path):
+    path = show.save_html(tmp_path / "x.html", long(256, 128))
+    assert '"deflate"' in path.read_text("utf-8")
+    page = open_page(browser, path, ready=".dllm-static", script="delete window.DecompressionStream")
+    page.get_by_text("cannot unpack").wait_for()
+    assert page.locator("details").count() >= 4 and page.problems == []
+    page.close()
+
+
+def notebook_page(tmp_path, *shown) -> Path:
+    """What `jupyter nbconvert --to html` makes of a notebook with these outputs, without its own addresses."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    made = nbformat.v4
+    outputs = [made.new_output("display_data", {"text/html": item._repr_mimebundle_()["text/html"]}) for item in shown]
+    notebook = made.new_notebook(cells=[made.new_code_cell("show", outputs=outputs)])
+    body, _ = HTMLExporter().from_notebook_node(notebook)
+    path = tmp_path / "made.html"
+    path.write_text(re.sub(r'<script[^>]*src="https?:[^"]*"[^>]*></script>', "", body), "utf-8")
+    return path
+
+
+def test_two_players_in_an_exported_notebook(browser, tmp_path):
+    path = notebook_page(tmp_path, show.player(llada1()), show.player(llada2(), ar()))
+    page = open_page(browser, path)
+    first, second = page.locator(".dllm-player").all()
+    second.press("End")
+    assert first.locator(".dllm-clock").inner_text() == "0 of 4 forwards"
+    assert second.locator(".dllm-clock").inner_text() == "4 of 4 forwards" and second.locator(".dllm-side").count() == 2
+    first.press("ArrowRight")
+    assert first.locator(".dllm-cells .now").count() == 2 and page.locator(".dllm-static").count() == 0
+    assert page.evaluate("window.hit") is None
+    assert not [
+        text for text in page.problems if "ERR_INTERNET_DISCONNECTED" not in text
+    ]  # the exporter's own addresses
+    page.close()
+
+
+def test_where_no_script_runs_a_picture_and_steps_stand(browser, tmp_path):
+    path = notebook_page(tmp_path, show.player(llada2()))
+    page = open_page(browser, path, ready=".dllm-static", java_script_enabled=False)
+    assert page.locator(".dllm-player img").bounding_box()["width"] > 300
+    assert page.locator(".dllm-static details").count() == 5 and page.locator(".dllm-bar").count() == 0
+    assert "step 4: 2 filled, 1 masked" in page.locator(".dllm-static").inner_text()
+    page.close()

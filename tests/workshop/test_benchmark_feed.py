@@ -1,0 +1,99 @@
+"""The feeding benchmark: both ways deliver the same text, the rows say what was done, nothing is left behind."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from dllm_core.data.jsonl import chat_documents, read_jsonl, text_documents
+from dllm_core.data.tokenizer import load_tokenizer
+from dllm_core.workshop.benchmark import feed
+from dllm_core.workshop.corpus import generator as corpus
+
+
+@pytest.fixture(scope="module")
+def source():
+    return corpus.ensure()
+
+
+@pytest.fixture(scope="module")
+def rows(source):
+    around = lambda: (set((source / "cache").glob("*")), Path.cwd(), os.environ.get("TOKENIZERS_PARALLELISM"))
+    before = around()
+    measured = list(feed.measure("26m", "", 2, 1, True))
+    assert around() == before  # nothing is left behind, and nothing changed
+    return measured
+
+
+def test_the_rows_of_a_measurement(rows, source):
+    assert [row.part for row in rows] == ["feed"] * len(rows)
+    text, chat, *runs = rows
+    assert "pretraining rows of 512" in text.case and text.more["fill"] == 1.0 and text.target == "at least 100"
+    assert 0.9 < chat.more["fill"] <= 1 and "conversations of 512" in chat.case
+    for row in (text, chat):
+        assert (row.name, row.against) == ("packed", "plain") and row.more["plain_fill"] < 0.5
+        assert row.ratio.median > 1 and all(spread.low > 0 for spread in row.seconds.values())
+    assert runs[-1].name == "next run" and runs[-1].against == "first run" and runs[-1].target == "under 2 s"
+    for row in runs:
+        assert row.more["tokens"] > 1e5 and row.more["peak_memory_mb"] > 10
+    json.dumps([row.to_dict() for row in rows])
+
+
+def test_another_shape_is_refused():
+    with pytest.raises(ValueError, match="shape='1b': must be one of tiny, 26m"):
+        next(feed.measure("1b", "float32", 1, 1, True))
+
+
+@pytest.mark.parametrize("kind", ["text", "chat"])
+def test_the_plain_way_is_the_oracle(workspace, source, kind):
+    """Untruncated, the useful tokens of both ways are the same documents, token for token."""
+    tokenizer = load_tokenizer(source / "tokenizer")
+    path = feed.write_file(workspace / "x.jsonl", source, 2e4, kind, 1)
+    plain = feed.TokenisedInTheLoader(path, tokenizer, 256)
+    documents = feed.documents_of(kind, path, tokenizer, 256)
+    assert len(plain) == len(documents) > 20
+    for (tokens, own), (ids, _) in zip((plain[i] for i in range(len(plain))), documents, strict=True):
+        assert tokens.shape == own.shape == (256,) and tokens.dtype == torch.int64 and own.dtype == torch.bool
+        assert tokens[own].tolist() == ids.tolist()
+        assert (tokens[~own] == tokenizer.pad_token_id).all()
+    packed = feed.batches_of(kind, documents, tokenizer, 256)
+    assert next(packed).tokens.shape == (feed.BATCH, 256)
+
+
+def test_long_lines_are_cut_by_the_plain_way(workspace, source):
+    tokenizer = load_tokenizer(source / "tokenizer")
+    path = feed.write_file(workspace / "x.jsonl", source, 2e4, "text", 6)
+    for tokens, own in feed.TokenisedInTheLoader(path, tokenizer, 16):
+        assert tokens.shape == (16,) and own.all()
+        break
+
+
+def test_a_made_file_holds_what_was_asked_for(tmp_path, source):
+    text = feed.write_file(tmp_path / "t.jsonl", source, 5e4, "text", 6)
+    assert 5e4 <= text.stat().st_size < 6e4
+    again = feed.write_file(tmp_path / "again.jsonl", source, 5e4, "text", 6)
+    assert text.read_bytes() == again.read_bytes()
+    chat = feed.write_file(tmp_path / "c.jsonl", source, 5e4, "chat", 3)
+    tokenizer = load_tokenizer(source / "tokenizer")
+    assert len(text_documents(text, tokenizer, cache=False)) == sum(1 for _ in read_jsonl(text))
+    assert len(chat_documents(chat, tokenizer, 512, cache=False)) == sum(1 for _ in read_jsonl(chat))
+
+
+def test_memory_does_not_grow_with_the_file(workspace, source):
+    """Six times the file, in several processes where there are several cores, and hardly more memory."""
+    peaks, tokens = [], []
+    for name, size in (("small", 5e6), ("large", 3e7)):
+        path = feed.write_file(workspace / f"{name}.jsonl", source, size, "text", 6)
+        _, count, peak = feed._run_apart(2, "text", path, str(source / "tokenizer"), 512)
+        peaks.append(peak / 1e6)
+        tokens.append(count)
+    assert tokens[1] > 5 * tokens[0]
+    assert peaks[1] < peaks[0] + 150
+
+
+def test_a_run_that_fails_is_told(workspace, source):
+    (workspace / "x.jsonl").write_text("no json\n")
+    with pytest.raises(RuntimeError, match="x.jsonl:1: not valid JSON"):
+        feed._run_apart(1, "text", workspace / "x.jsonl", str(source / "tokenizer"), 64)

@@ -1,0 +1,67 @@
+"""The weights that come with the project: small copies that stand in until there are others."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from small import tiny
+
+from dllm_core.checkpoints.run_folder import Run, RunError, load
+from dllm_core.config import Checkpoint
+from dllm_core.data.tokenizer import load_tokenizer
+from dllm_core.notebook import setup as notebook
+from dllm_core.workshop import bundle_weights as ship
+
+
+def trained(name: str):
+    """A finished run under weights/, and its model."""
+    tokenizer = load_tokenizer("data/tokenizer")
+    model = tiny(vocab=len(tokenizer))
+    Run.open(name, model, Checkpoint("llada2", block_size=4, chat=True), tokenizer, {"seed": 3}).finish(model)
+    return model
+
+
+@pytest.fixture
+def weights(project, workspace, monkeypatch):
+    """weights/ of an empty project that has a tokenizer."""
+    monkeypatch.delenv("DLLM_WEIGHTS", raising=False)
+    shutil.copytree(project / "data/tokenizer", workspace / "data/tokenizer")
+    return workspace / "weights"
+
+
+def test_a_copy_is_the_run_in_half_precision(weights):
+    model = trained("diffusion_llada2_sft")
+    size = ship.copy_run("weights/diffusion_llada2_sft_best.pt", weights / "tiny-llada2")
+    copy = load("weights/tiny-llada2")
+    assert copy.checkpoint == Checkpoint("llada2", block_size=4, chat=True)
+    assert copy.tokenizer.get_vocab() == load_tokenizer("data/tokenizer").get_vocab()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(copy.model.state_dict()[name], tensor.half().float())
+    whole = (weights / "diffusion_llada2_sft" / "model.safetensors").stat().st_size
+    assert size < 0.6 * whole
+    assert "settings" not in json.loads((weights / "tiny-llada2" / "config.json").read_text())["dllm"]
+
+
+def test_the_copy_stands_in_only_where_asked_and_needed(weights):
+    for name in ("weights/diffusion_llada2_sft_state_dict.pt", "diffusion_llada2_sft"):
+        assert ship.stand_in(name) is None  # nothing shipped yet
+        with pytest.raises(RunError, match="dllm run 05-llada2"):
+            notebook.open_checkpoint(name, shipped=True)
+    trained("tiny-llada2")
+    for name in ("weights/diffusion_llada2_sft_state_dict.pt", "weights/diffusion_llada2_sft_best.pt"):
+        assert notebook.open_checkpoint(name, shipped=True).path.name == "tiny-llada2"
+        with pytest.raises(RunError, match="dllm run 05-llada2"):
+            notebook.open_checkpoint(name)
+    with pytest.raises(RunError):
+        notebook.open_checkpoint("weights/diffusion_llada2_pretrain_best.pt", shipped=True)
+    trained("diffusion_llada2_sft")
+    found = notebook.open_checkpoint("weights/diffusion_llada2_sft_best.pt", shipped=True)
+    assert found.path.name == "diffusion_llada2_sft"
+
+
+def test_the_copy_is_the_projects_wherever_runs_are_kept(weights, monkeypatch):
+    trained("tiny-llada2")
+    monkeypatch.setenv("DLLM_WEIGHTS", "seeds/1")
+    found = notebook.open_checkpoint("weights/diffusion_llada2_sft_state_dict.pt", shipped=True)
+    assert found.path == weights / "tiny-llada2"

@@ -1,0 +1,168 @@
+"""What the sweeps measure: rows that say which settings they are of, on the small weights that come with the project."""
+
+import json
+import math
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dllm_core import likelihood as evaluate
+from dllm_core.checkpoints.run_folder import Run, load
+from dllm_core.config import Checkpoint, DecodeConfig
+from dllm_core.data.batches import fixed_batches
+from dllm_core.data.jsonl import chat_documents
+from dllm_core.likelihood import Estimate
+from dllm_core.train import TrainStep
+from dllm_core.workshop.corpus.generator import Item
+from dllm_core.workshop.sweeps import measure
+
+ITEMS = [Item("a", "你是谁？", "我是小言，一个刚刚学会说话的小小语言模型。"), Item("b", "请介绍你自己。", "不是这个")]
+
+
+@pytest.fixture(scope="module")
+def loaded(project):
+    return {name: load(project / f"weights/tiny-{name}") for name in ("ar", "llada1", "llada2")}
+
+
+@pytest.fixture(scope="module")
+def batches(loaded, project):
+    ids = loaded["ar"].tokenizer
+    texts = chat_documents(project / "data/sft_valid.jsonl", ids, 64)
+    return fixed_batches(texts, rows=4, batch_size=4, seq_len=64, pack="whole", pad_token_id=ids.pad_token_id,
+                         eos_token_id=ids.eos_token_id)  # fmt: skip
+
+
+def test_likelihood_rows_name_block_and_estimator(loaded, batches):
+    (row,) = measure.likelihood(loaded["ar"], batches, (16,), ("iid_t",), 2, 0)
+    assert (row["estimator"], row["block_size"], row["error"] >= 0) == ("exact", 1, True)
+    rows = list(measure.likelihood(loaded["llada2"], batches, (16, 0), ("iid_t", "exact_masks"), 2, 0))
+    assert [(row["block_size"], row["estimator"]) for row in rows] == [
+        (16, "iid_t"), (16, "exact_masks"), (0, "iid_t"), (0, "exact_masks")]  # fmt: skip
+    assert all(set(row["settings"]) == {"block_size", "estimator"} and row["mean"] > 0 for row in rows)
+    assert rows[0]["mean"] < rows[2]["mean"]  # nearer to the training's block
+
+
+def test_answers_cross_the_settings_and_skip_what_a_style_does_not_have(loaded):
+    way = DecodeConfig("llada1", 32, block_length=16)
+    grid = {"block_length": (16, 24), "steps": (32, 16)}  # 24 does not divide 32
+    rows = list(measure.answers(loaded["llada1"], ITEMS, way, grid, keep_items=True))
+    assert [(row["block_length"], row["steps"]) for row in rows] == [(16, 32), (16, 16)]
+    assert rows[0]["right"] == "10" and rows[0]["exact_match"] == 0.5 and rows[0]["groups"] == {"a": [1, 1], "b": [0, 1]}
+    assert rows[0]["tokens_per_forward"] < rows[1]["tokens_per_forward"]
+    assert rows[0]["too_long"] == 0.5  # of the two answers the second is longer than what was wanted
+    (plain,) = measure.answers(loaded["llada1"], ITEMS, way, {"steps": (None,)})
+    assert "right" not in plain and plain["steps"] == -1
+
+
+@pytest.mark.parametrize("style", ["ar", "llada1", "llada2"])
+def test_own_answers_are_those_of_one_token_a_forward(loaded, project, style):
+    one = loaded[style]
+    texts = chat_documents(project / "data/sft_valid.jsonl", one.tokenizer, 64)
+    way = DecodeConfig(style, 32, block_length=None if style == "ar" else 16)
+    items = measure.own_items(one, texts, 6, way)
+    for item, (tokens, scored) in zip(items, texts, strict=False):
+        assert len(items) == 6 and list(item.prompt) == tokens[: len(item.prompt)].tolist()
+        assert scored[len(item.prompt)] and not scored[: len(item.prompt)].any()
+    grid = {"threshold": (None, 0.3)} if style == "llada2" else {"steps": (None, 8)} if style == "llada1" else {"seed": (0,)}
+    careful, *faster = measure.answers(one, items, way, grid)
+    assert careful["exact_match"] == 1 and careful["tokens_per_forward"] <= 1 and careful["too_long"] == 0
+    assert all(row["tokens_per_forward"] > 1.5 and row["groups"]["own"][1] == 6 for row in faster)
+
+
+def test_first_steps(tmp_path):
+    run = Run(tmp_path)
+    lines = [TrainStep(n, 10.0 - n / 10, 0.1, n, 1.0, float(n)) for n in range(1, 61)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+    (row,) = measure.first_steps(run)
+    assert row["step_1"] == 9.9 and math.isclose(row["step_10"], 9.45) and row["norm_10"] == 10.0
+    assert math.isclose(row["step_50"], 10 - 45.5 / 10)
+    (row,) = measure.training(run)
+    assert (row["trained_steps"], row["tokens"], row["seconds"]) == (60, 60, 1.0)
+    assert list(measure.training(Run(tmp_path / "absent"))) == []
+
+
+def test_merges_measure_the_last_the_best_and_their_mean(loaded, tmp_path):
+    one = load(loaded["llada2"].path)
+    one.path = tmp_path
+    run, weight = Run(tmp_path, keep_best=2), one.model.model.norm.weight
+    for step, value in ((1, 3.0), (2, 5.0)):
+        torch.nn.init.constant_(weight, value)
+        run.record(TrainStep(step, 1.0, 0.1, 1, 1.0, 1.0, validation=value), one.model)
+    torch.nn.init.constant_(weight, 7.0)
+    value = lambda model: Estimate(float(model.model.norm.weight.detach()[0]), 0.0, 1, 1)
+    rows = list(measure.merges(one, (1, 2), value))
+    assert [(row["k"], row["mean"]) for row in rows] == [(0, 7.0), (1, 3.0), (2, 4.0)]
+    assert weight[0].item() == 7.0  # left as it was
+    with pytest.raises(ValueError, match="kept 2; raise llada2_topk_merge_k"):
+        list(measure.merges(one, (3,), value))
+
+
+def test_speeds_are_medians_of_turns_and_ratios_of_the_same_turn(monkeypatch):
+    pace = {"ar": iter([9.0, 100.0, 200.0, 400.0]), "llada2": iter([9.0, 300.0, 200.0, 2000.0])}
+    found = lambda model, prompts, way, *_: {"tokens_per_second": next(pace[way.style]), "tokens_per_forward": 2.0}
+    monkeypatch.setattr(measure, "prompt_ids", lambda *_: [1])
+    monkeypatch.setattr(measure, "speed", found)
+    one = SimpleNamespace(model=None, tokenizer=None, checkpoint=Checkpoint("ar"))
+    ar, llada2 = measure.speeds([(one, DecodeConfig("ar")), (one, DecodeConfig("llada2"))], [Item("a", "?", "!")])
+    assert (ar["tokens_per_second"], ar["times"]) == (200, 1)
+    assert (llada2["tokens_per_second"], llada2["times"]) == (300, 3)  # of the medians it would be 1.5
+    assert (llada2["least"], llada2["most"]) == (1, 5) and not any(list(turns) for turns in pace.values())
+
+
+def test_reversal_ranks_every_name(loaded, monkeypatch):
+    facts = [("甲", "山"), ("乙", "水"), ("丙", "云")]
+    asked = []
+
+    def price(_, text, draws, seed):  # knows the facts as they were told, and nothing the other way round
+        asked.append(text)
+        return 0.0 if text in [f"[[{k}]]写了{v}" for k, v in facts] else 1.0
+
+    monkeypatch.setattr(measure, "_cost", price)
+    written = [SimpleNamespace(text=text) for text in ("甲写的", "水乙", "丙")]
+    monkeypatch.setattr(measure, "answer_all", lambda *_, **__: written)
+    way = DecodeConfig("ar", 4)
+    rows = list(measure.reversal(loaded["ar"], facts, "{k}写了{v}", "{v}是{k}写的", way, 2, 0, "one way"))
+    assert [row["way"] for row in rows] == ["written", "likeliest as asked", "likeliest as told"]
+    assert rows[0]["right"] == pytest.approx(2 / 3)  # begins with the name
+    assert rows[1]["right"] == pytest.approx(1 / 3) and rows[2]["right"] == 1.0  # all equal: the first name, once right
+    assert len(asked) == 2 * 9 and all(row["direction"] == "one way" for row in rows)
+
+
+@pytest.mark.parametrize("style", ["ar", "llada1", "llada2"])
+def test_the_price_of_a_gap_is_lower_where_it_is_likely(loaded, style):
+    likely, unlikely = (measure._cost(loaded[style], f"我是[[{name}]]，一个", 8, 0) for name in ("小言", "一云"))
+    assert likely < unlikely
+
+
+@pytest.mark.parametrize("style", ["llada1", "llada2"])
+def test_the_price_is_of_the_gap_given_the_rest(loaded, style, monkeypatch):
+    one, seen = loaded[style], []
+    made = evaluate.corrupt_exactly
+    monkeypatch.setattr(evaluate, "corrupt_exactly", lambda *given: seen.append(made(*given)) or seen[-1])
+    price = measure._cost(one, "我是[[小言]]，一个", 6, 0)
+    (view,) = seen
+    ids = one.tokenizer.encode("我是小言，一个", add_special_tokens=False)
+    gap = one.tokenizer.encode("小言", add_special_tokens=False)
+    start = 1 + next(i for i in range(len(ids)) if ids[i : i + len(gap)] == gap)
+    open_ = torch.zeros(view.masked.shape, dtype=torch.bool)
+    open_[:, start : start + len(gap)] = True
+    assert len(view.masked) == 6 and not (view.masked & ~open_).any() and view.masked.any(dim=1).all()
+    assert {int(n) for n in view.masked.sum(dim=1)} == set(range(1, len(gap) + 1))  # every count of masks has its turn
+    # the mean over the copies, nats of the gap: of a model that knows nothing, the log of the vocabulary for each token
+    for parameter in one.model.parameters():
+        monkeypatch.setattr(parameter, "data", torch.zeros_like(parameter))
+    blind = measure._cost(one, "我是[[小言]]，一个", 6, 0)
+    assert price < blind == pytest.approx(len(gap) * math.log(one.model.config.vocab_size))
+
+
+
+def test_cost_counts_the_same_work_with_and_without_the_cache(loaded):
+    rows = list(measure.cost(loaded["llada2"], (5, 40), (8,), 16, 4, 0, repeats=1))
+    assert [(row["prompt_length"], row["cache"]) for row in rows] == [
+        (5, "with"), (5, "without"), (40, "with"), (40, "without")]  # fmt: skip
+    for with_cache, without in zip(rows[::2], rows[1::2]):
+        assert with_cache["forwards"] == without["forwards"]
+    assert rows[2]["forwards"] == 4  # 16 tokens in two blocks of eight, four a forward
+    assert all(row["milliseconds"] > 0 for row in rows)

@@ -1,0 +1,365 @@
+"""Sweeps: what their files may say, trainings shared, killed and resumed; their records as tables, pictures and a page."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from conftest import ROOT
+from test_batch import notebook
+
+from dllm_core.cli import main as batch
+from dllm_core.notebook.parameters import Problem
+from dllm_core.workshop import readme
+from dllm_core.workshop import results_page as results
+from dllm_core.workshop.sweeps import files as sweeps
+from dllm_core.workshop.sweeps import run as sweeping
+
+TRAIN = """
+from dllm_core.common.paths import resolve
+folder = resolve("weights") / run_name
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "config.json").write_text(f"{before} {factor} {seed}")
+with open("trained.txt", "a") as file:
+    file.write(run_name + " " + str(seed) + chr(10))
+"""
+MEASURE = """
+import json, time
+from pathlib import Path
+from dllm_core.common.paths import resolve
+time.sleep(wait)
+text = (resolve("weights") / Path(checkpoint).stem / "config.json").read_text()
+rows = [{"kind": "answers", "settings": ["threshold"], "threshold": t, "exact_match": (seed + t) / 10} for t in (1, 2)]
+Path(output).parent.mkdir(parents=True, exist_ok=True)
+Path(output).write_text(json.dumps({"versions": {"device": "cpu: m", "torch": "2"}, "text": text, "rows": rows}))
+"""
+TOY = """
+title: A toy
+question: Does it work?
+seeds: [0, 1]
+train:
+  - {notebook: 01_first, given: {factor: 2}, smoke: {factor: 3}}
+  - {notebook: 01_first, cells: [twice], given: {before: "weights/{previous}.pt"}}
+measure: {wait: 0.0}
+cells:
+  once: {label: trained once}
+  twice: {label: trained twice}
+tables:
+  - {rows: answers, by: [threshold], columns: [exact_match]}
+figure: {rows: answers, kind: lines, x: threshold, y: exact_match}
+"""
+
+
+@pytest.fixture
+def toy(workspace):
+    folder = workspace / "notebooks/sweeps"
+    folder.mkdir()
+    first = 'run_name: str = "r"\\nfactor: int = 1\\nbefore: str = ""\\nseed: int = 0\\n'.replace("\\n", "\n")
+    (workspace / "notebooks/01_first.ipynb").write_text(notebook(TRAIN, parameters=first), "utf-8")
+    asked = 'checkpoint: str = ""\noutput: str = ""\nwait: float = 0.0\nseed: int = 0\n'
+    (folder / "measure.ipynb").write_text(notebook(MEASURE, parameters=asked), "utf-8")
+    (folder / "toy.yaml").write_text(TOY, "utf-8")
+    return workspace
+
+
+def changed(toy, **keys):
+    text = yaml.safe_load(TOY) | keys
+    (toy / "notebooks/sweeps/toy.yaml").write_text(yaml.safe_dump(text, allow_unicode=True), "utf-8")
+    return toy / "notebooks/sweeps/toy.yaml"
+
+
+# What a sweep's file may say
+
+
+@pytest.mark.parametrize("keys, words", [
+    ({"cell": {}}, ["cell", "no such key"]),
+    ({"chain": [4]}, ["chain", "4", "quotes"]),
+    ({"cells": {"A b": {}}}, ["A b", "small letters"]),
+    ({"cells": {"once": {"factr": 3}}}, ["cell once", "factr"]),
+    ({"cells": {"once": {"factor": "many"}}}, ["factor", "int"]),
+    ({"measure": {"wiat": 1}}, ["wiat", "did you mean wait"]),
+    ({"train": [{"notebook": "01_first", "gven": {}}]}, ["gven", "no such key"]),
+])  # fmt: skip
+def test_a_wrong_file_is_told_with_its_name_and_key(toy, keys, words):
+    with pytest.raises(Problem) as error:
+        sweeps.read(changed(toy, **keys))
+    assert all(word in str(error.value) for word in ["toy.yaml", *words]), error.value
+
+
+def test_a_file_without_a_question(toy):
+    (toy / "notebooks/sweeps/toy.yaml").write_text("title: x\n")
+    with pytest.raises(Problem, match="needs cells, measure, question"):
+        sweeps.find([])
+    with pytest.raises(Problem, match="no sweep 'tyo'.*there are toy"):
+        sweeps.find(["tyo"])
+
+
+def test_scales_cells_and_shared_trainings(toy):
+    (sweep,) = sweeps.find([])
+    assert [cell.steps[0][1] for cell in sweep.cells] == [{"factor": 2}] * 4
+    assert [len(cell.steps) for cell in sweep.cells] == [1, 1, 2, 2]
+    (smoke,) = sweeps.find([], "smoke")
+    assert smoke.cells[0].steps[0][1] == {"factor": 3}
+    planned = sweeping.plan([cell for cell in sweep.cells if cell.seed == 0], sweeping.runs([sweep]))
+    names = [job.given.get("run_name") or job.given["checkpoint"] for job in planned]
+    # the first training serves both cells; the second goes on from it; each cell is measured once
+    assert names == ["toy-once", "weights/toy-once.pt", "toy-twice", "weights/toy-twice.pt"]
+    second = list(planned)[2]
+    assert second.given["before"] == "weights/toy-once.pt" and second.stage.needs == ("toy-once.0",)
+
+
+def test_a_cell_may_say_other_values_at_another_scale(toy):
+    changed(toy, cells={"once": {"factor": 5, "smoke": {"factor": 6}, "h100": {"factor": 7}}, "twice": {}})
+    given = lambda scale: [sweeps.find([], scale)[0].cells[i].steps[0][1]["factor"] for i in (0, 2)]
+    assert [given(scale) for scale in sweeps.SCALES] == [[5, 2], [7, 2], [6, 3]]
+
+
+def test_the_question_is_in_the_key(toy):
+    key = lambda: [cell.key for cell in sweeps.find([])[0].cells]
+    before = key()
+    changed(toy, title="Another title")
+    assert key() == before
+    changed(toy, measure={"wait": 0.1})
+    assert not set(key()) & set(before)
+
+
+# Run, killed, resumed
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "dllm_core.cli.main", "sweep", *arguments]
+
+
+def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
+    import psutil
+
+    changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 60.0}})
+    records = toy / "notebooks/sweeps/records/toy"
+    own = {"cwd": toy, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}  # this checkout, whatever is installed
+    started = subprocess.Popen(command("--jobs", "1"), **own)
+    try:
+        until = time.time() + 120
+        while not (records / "once.seed0.json").exists() and time.time() < until:
+            time.sleep(0.1)
+        while "toy-twice 0" not in (toy / "trained.txt").read_text() and time.time() < until:
+            time.sleep(0.1)
+        below = psutil.Process(started.pid).children(recursive=True)
+    finally:
+        started.kill()
+        started.wait()
+    # what it had started ends by itself, or it would go on writing beside the next run
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert below and not alive
+    first = (records / "once.seed0.json").stat()
+    assert not (records / "twice.seed0.json").exists()
+    changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 0.1}})  # the same trainings, another measure
+    subprocess.run(command(), **own, check=True)
+    assert (records / "once.seed0.json").stat().st_mtime_ns == first.st_mtime_ns
+    record = json.loads((records / "twice.seed0.json").read_text())
+    assert record["text"] == "weights/toy-once.pt 1 0" and record["seed"] == 0 and len(record["rows"]) == 2
+    trained = (toy / "trained.txt").read_text().splitlines()
+    assert trained.count("toy-once 0") == 1  # finished before the kill, not done again
+    assert (toy / "figures/sweep_toy.png").exists()
+    subprocess.run(command(), **own, check=True)  # nothing left to do
+    assert (toy / "trained.txt").read_text().splitlines() == trained
+    subprocess.run(command("--force"), **own, check=True)  # all again, training included
+    assert (toy / "trained.txt").read_text().splitlines() == [*trained, "toy-once 0", "toy-twice 0"]
+    assert (records / "once.seed0.json").stat().st_mtime_ns > first.st_mtime_ns
+
+
+def test_cells_and_seeds_are_chosen_by_name(toy, capsys):
+    assert batch.main(["sweep", "toy", "--cells", "twice", "--seeds", "1", "--list"]) == 0
+    assert "would run" in (out := capsys.readouterr().out) and out.count("would run") == 1 and "twice, seed 1" in out
+    assert batch.main(["sweep", "toy", "--cells", "thrice"]) == 2
+    assert "--cells: 'thrice'" in (error := capsys.readouterr().err) and "once, twice" in error
+    assert batch.main(["sweep", "toy", "--seeds", "7"]) == 2
+
+
+def test_an_environment_that_is_not_there_is_skipped(toy, monkeypatch, capsys):
+    monkeypatch.delenv("DLLM_TOY_DATA", raising=False)
+    changed(toy, environment="DLLM_TOY_DATA")
+    assert batch.main(["sweep"]) == 0
+    assert "skipped: set DLLM_TOY_DATA" in capsys.readouterr().out
+    assert not (toy / "notebooks/sweeps/records/toy").exists()
+
+
+# Records as tables and as a page
+
+
+def records(values):
+    """A record a cell and seed; values: label → per seed, per threshold, which of the answers were right."""
+    for label, seeds in values.items():
+        for seed, thresholds in enumerate(seeds):
+            rows = [{"kind": "answers", "settings": ["threshold"], "threshold": t, "right": right, "tokens_per_forward": 2.0,
+                     "exact_match": right.count("1") / len(right)} for t, right in thresholds.items()]  # fmt: skip
+            yield {"cell": label.lower(), "label": label, "seed": seed, "rows": rows, "date": "2026-01-01",
+                   "versions": {"device": "cpu: m", "torch": "2"}}  # fmt: skip
+
+
+def test_rows_are_pooled_over_seeds_and_never_over_settings():
+    found = list(records({"A": [{0.5: "1100", 0.9: "1111"}, {0.5: "1000", 0.9: "1111"}]}))
+    rows = results.gather(found, "answers", ["threshold"], ["exact_match"])
+    assert [(row["threshold"], row["exact_match"].values) for row in rows] == [(0.5, (0.5, 0.25)), (0.9, (1.0, 1.0))]
+    assert [str(row["exact_match"]) for row in rows] == ["0.375 (0.250–0.500)", "1.000"]
+    assert results.gather(found, "answers", [], ["lacking"]) == []
+
+
+def test_a_table_says_what_exact_match_is_of():
+    row = {"kind": "answers", "settings": [], "exact_match": 0.5, "ended": 1.0}
+    text = {"title": "t", "tables": [{"rows": "answers", "columns": ["exact_match"]}]}
+    sweep = sweeps.Sweep("s", text, (0,), (), ())
+    for asked, told in (({}, ""), ({"own_answers": 5}, "as the model itself does one token a forward")):
+        records = [{"label": "a", "seed": 0, "cell": "a", "asked": asked, "rows": [row]}]
+        ((caption, _),) = results.tables(sweep, records)
+        assert caption == "" if not told else told in caption
+    text["tables"][0]["columns"] = ["ended"]
+    assert [caption for caption, _ in results.tables(sweep, records)] == [""]
+
+
+def test_paired_against_a_cell():
+    found = list(records({"AR": [{None: "1110"}] * 2, "D": [{0.9: "0111"}, {0.9: "0111"}]}))
+    sweep = SimpleNamespace(text={"paired": {"against": "ar"}})
+    (row,) = results.paired_rows(sweep, found)
+    assert row["difference (95 % interval)"].startswith("+0.000 (-")
+    assert (row["only it right"], row["only AR right"]) == (2, 2)
+    assert row["a loss above 0.02 is excluded"] == "no"
+
+
+def test_paired_at_the_same_setting():
+    found = list(records({"AR": [{0.9: "1110", 0.95: "0000"}], "D": [{0.9: "1110", 0.95: "1111", 0.99: "1111"}]}))
+    first, second = results.paired_rows(SimpleNamespace(text={"paired": {"against": "ar"}}), found)
+    assert (first["threshold"], first["only it right"], first["only AR right"]) == (0.9, 0, 0)
+    assert (second["threshold"], second["only it right"], second["only AR right"]) == (0.95, 4, 0)
+
+
+def test_a_markdown_table():
+    assert results.markdown([]) == "*nothing measured*"
+    assert results.markdown([{"a|b": 1, "c": None}, {"a|b": "x|y", "c": 0.5}]).splitlines()[2:] == ["| 1 | – |", "| x\\|y | 0.5 |"]
+
+
+@pytest.mark.parametrize("key", ["environment: NOWHERE\n", "by_name: true\n"])
+def test_the_page_tells_the_minutes_of_what_all_leaves_out_apart(toy, key):
+    like = (toy / "notebooks/sweeps/toy.yaml").read_text("utf-8")
+    (toy / "notebooks/sweeps/apart.yaml").write_text(like + key, "utf-8")
+    lines = [(600, ["toy/once.seed0", "apart/once.seed0"], "cpu"), (120, [], "cpu"), (300, ["apart/once.seed1"], "cpu"),
+             (9000, ["toy/once.seed0"], "h100")]  # fmt: skip
+    text = "".join(json.dumps({"seconds": s, "cells": c, "scale": n, "jobs": 2}) + "\n" for s, c, n in lines)
+    folder = toy / "notebooks/sweeps/records"
+    folder.mkdir(exist_ok=True)
+    (folder / "log.jsonl").write_text(text, "utf-8")
+    page = results.page(sweeps.find([]))
+    assert "took 12 minutes (2 invocations" in page and "needs other data for (apart) 5 more." in page
+
+
+def test_what_is_asked_for_by_name_is_not_among_all(toy, capsys):
+    like = (toy / "notebooks/sweeps/toy.yaml").read_text("utf-8")
+    (toy / "notebooks/sweeps/apart.yaml").write_text(like + "by_name: true\n", "utf-8")
+    for names, listed in (["all"], False), ([], False), (["apart"], True), (["all", "apart"], True):
+        assert batch.main(["sweep", *names, "--list"]) == 0
+        said = capsys.readouterr().out
+        assert ("would run apart" in said) == listed and ("would run toy" in said) == (names != ["apart"])
+
+
+# The sweeps that come with the project
+
+
+@pytest.mark.parametrize("scale", sweeps.SCALES)
+def test_every_sweep_fits_its_notebooks(project, monkeypatch, scale):
+    monkeypatch.chdir(project)
+    found = sweeps.find([], scale)
+    assert len(found) >= 10 and all(len(sweep.seeds) >= 3 for sweep in found)
+    for sweep in found:
+        for table in sweep.text["tables"]:
+            assert set(table["columns"]) | set(table.get("by", ())) <= set(results.HEADINGS), sweep.name
+    names = sweeping.runs(found)
+    of = {(c.sweep, c.name): list(sweeping._trainings(c))[-1] for s in found for c in s.cells if c.steps and c.seed == 0}
+    assert names[of["cap", "lambda-0.1"]] == names[of["complementary", "twin"]] == names[of["filling", "scored"]]
+    assert names[of["curriculum", "wsd"]] == names[of["merge", "falling"]] == names[of["shift", "plain"]]
+
+
+def test_the_results_page_is_what_its_command_makes(project, monkeypatch):
+    monkeypatch.chdir(project)
+    assert (project / "RESULTS.md").read_text("utf-8") == results.page(sweeps.find([]))
+
+
+def test_the_readme_shows_what_its_command_makes(project, monkeypatch):
+    monkeypatch.chdir(project)
+    made = readme.parts()
+    for name in readme.FILES:
+        text = (project / name).read_text("utf-8")
+        assert all(f"<!-- made: {part} -->" in text for part in made), name
+        assert readme.filled(text, made) == text, f"{name}: python -m dllm_core.workshop.readme writes it anew"
+
+
+def test_stretches_between_marks_are_replaced_and_nothing_else():
+    text = "a\n<!-- made: x -->\n<!-- end -->\nb\n<!-- made: y -->\nold\nlines\n<!-- end -->\nc\n"
+    new = readme.filled(text, {"x": "1", "y": "2"})
+    assert new == "a\n<!-- made: x -->\n1\n<!-- end -->\nb\n<!-- made: y -->\n2\n<!-- end -->\nc\n"
+    assert readme.filled(new, {"x": "1", "y": "2"}) == new
+
+
+def test_readme_tables_take_the_seeds_mean_and_the_questions_interval():
+    row = {"kind": "answers", "label": "AR", "threshold": None, "groups": {"a": [1, 2]}, "right": "10", "exact_match": 0.5,
+           "tokens_per_forward": 1.0}  # fmt: skip
+    others = [row | {"label": "LLaDA 1"}, *(row | {"label": "LLaDA 2", "threshold": t} for t in (0.99, 0.95, 0.9))]
+    answers = [r | {"seed": seed} for r in (row, *others) for seed in (0, 1)]
+    exact = {"kind": "likelihood", "estimator": "exact", "block_size": 1, "mean": 0.25}
+    likelihoods = [{"label": label, "rows": [{"kind": "training"}, exact]} for label in readme.STYLES]
+    pace = {"tokens_per_second": results.Spread((1000.0,)), "times": results.Spread((1.0,))}
+    settings = list(readme._settings(answers, likelihoods, dict.fromkeys(readme.STYLES.values(), pace)))
+    assert settings[0]["exact match (95 % interval)"].startswith("0.500 (0.095–0.905)") and settings[0]["each seed"] == "0.500 0.500"
+    (group,) = readme._groups(answers)
+    assert group["questions × seeds"] == "2 × 2" and group["LLaDA 2"] == "50 %"
+
+
+def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
+    """Stages of one seed wait for their own seed's alone, write to its folder, and run on one thread."""
+    monkeypatch.chdir(project)
+    (paired,) = sweeps.find(["paired"], "cpu")
+    made = sweeping.chain_jobs([paired], paired.cells, "cpu")
+    names = [job.stage.name for job in made]
+    assert len(set(names)) == len(names) and {name.rpartition(".")[2] for name in names} == {"0", "1", "2"}
+    for job in made:
+        seed = job.stage.name.rpartition(".")[2]
+        assert job.threads == 1 and job.parameters["seed"] == int(seed) and job.weights.name == f"seed{seed}"
+        assert {need.rpartition(".")[2] for need in job.stage.needs} <= {seed}
+        assert set(job.stage.needs) <= set(names)
+        assert job.given["dtype"] == job.parameters["dtype"] == "float32"  # whatever the processor
+        assert (job.given.get("eval_every") == job.parameters["eval_every"] == 100_000) == job.stage.name.startswith("05")
+        assert all(f"seed{seed}" in str(path) for path in (job.executed, *job.upstream))
+    assert sweeping.chain_jobs([paired], [], "cpu") == []
+    (paired,) = sweeps.find(["paired"], "h100")
+    assert "dtype" not in sweeping.chain_jobs([paired], paired.cells, "h100")[0].given
+
+
+@pytest.mark.parametrize("ends", ["done", "failed"])
+def test_a_cell_waits_for_its_own_stages_alone(project, monkeypatch, ends):
+    """Chains and cells are one plan; what is timed runs by itself after it, unless a chain did not come through."""
+    monkeypatch.chdir(project)
+    calls = []
+
+    def run(planned, at_once, *_, **__):
+        calls.append((planned, at_once))
+        return {job.stage.name: ends if job.stage.name.startswith("01.") else "done" for job in planned}, 0
+
+    monkeypatch.setattr(sweeping.jobs, "run", run)
+    chosen = sweeps.find(["merge", "paired", "real", "speed"], "cpu")
+    cells = [cell for sweep in chosen for cell in sweep.cells]
+    options, screen = SimpleNamespace(preset="cpu", jobs=2), SimpleNamespace(say=lambda _: None)
+    assert sweeping.execute(chosen, cells, sweeping.runs(chosen), options, screen) is (ends == "done")
+    needs = {job.stage.name: set(job.stage.needs) for job in calls[0][0]}
+    assert needs["merge-falling.1"] == {"01.1"} and needs["real-ar.2"] == set()
+    assert needs["paired-ar.measure.0"] == {"04.0", "05-llada1.0", "05-llada2.0"}
+    assert needs["merge-falling.measure.1"] == {"01.1", "merge-falling.1"}
+    names = list(needs)
+    assert all(need in names[: names.index(name)] for name in names for need in needs[name])
+    trained = [job for job in calls[0][0] if job.stage.name in ("merge-falling.1", "real-ar.2")]
+    assert [job.given["dtype"] for job in trained] == ["float32"] * 2
+    assert [at_once for _, at_once in calls] == [2, 1] if ends == "done" else [2]
+    if ends == "done":
+        assert {job.stage.name for job in calls[1][0]} == {f"speed-all.measure.{seed}" for seed in (0, 1, 2)}
+        assert all(len(job.upstream) == 3 for job in calls[1][0])  # a chain trained again makes them run again

@@ -1,0 +1,36 @@
+"""Side-by-side timing: the ratio is taken within a round, jobs that time themselves are believed."""
+
+import pytest
+
+from dllm_core.workshop.benchmark.timing import Spread, compared, take_turns
+
+
+def test_every_job_runs_in_every_round_and_the_warm_ones_do_not_count():
+    ran = []
+    jobs = {"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}
+    seconds = take_turns(jobs, rounds=3, warm=2)
+    assert ran.count("a") == ran.count("b") == 5
+    assert len(seconds["a"]) == len(seconds["b"]) == 3
+    assert ran[:4] == ["b", "a", "a", "b"]  # the order turns round
+
+
+def test_a_job_that_times_itself_is_believed():
+    assert take_turns({"a": lambda: 2.5}, rounds=2)["a"] == [2.5, 2.5]
+
+
+def test_ratios_are_taken_round_by_round():
+    row = compared("decode", "case", "fast", "slow", {"fast": [1.0, 2.0, 4.0], "slow": [3.0, 4.0, 4.0]})
+    assert row.ratio == Spread(2.0, 1.0, 3.0)
+    assert row.seconds["fast"] == Spread(2.0, 1.0, 4.0)
+
+
+def test_work_counts_where_jobs_do_different_amounts():
+    row = compared(
+        "train", "case", "a", "b", {"a": [1.0], "b": [1.0]}, {"a": 300.0, "b": 100.0}, target="at least 2", peak=1.5
+    )
+    assert row.ratio.median == 3.0 and row.more == {"peak": 1.5} and row.to_dict()["target"] == "at least 2"
+
+
+def test_no_rounds_is_refused():
+    with pytest.raises(ValueError, match="rounds=0"):
+        take_turns({"a": lambda: None}, rounds=0)
