@@ -199,7 +199,7 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointInfo:
     """What a saved model is, beside its weights: how it was trained, hence how it may be decoded.
 
     objective: "ar", "llada1" or "llada2"; block_size: of block diffusion, None elsewhere; label_shift: token i is read

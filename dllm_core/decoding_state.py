@@ -8,7 +8,7 @@ from torch import Tensor
 from dllm_core.compute import cuda_graphs as replay
 from dllm_core.config import DecodeConfig
 from dllm_core.model import KVCache
-from dllm_core.sampling import Recorder, Vocabulary, guided
+from dllm_core.sampling import Recorder, SpecialTokens, guided
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Window:
 
 
 @dataclass
-class State:
+class DecodingState:
     """A batch in work with its cache. tokens: [B, T]; given: [B, T] bool; prompt, length, cached, row: [B] int64.
 
     Positions below `cached` are final and their keys and values stored. Under guidance a second copy of the batch, all
@@ -35,7 +35,7 @@ class State:
 
     model: torch.nn.Module
     config: DecodeConfig
-    ids: Vocabulary
+    ids: SpecialTokens
     label_shift: bool
     generator: torch.Generator
     tokens: Tensor
@@ -48,7 +48,7 @@ class State:
     record: Recorder
 
     @classmethod
-    def begin(cls, model, starts, prompt_lengths, config, ids, label_shift, began: float) -> "State":
+    def begin(cls, model, starts, prompt_lengths, config, ids, label_shift, began: float) -> "DecodingState":
         device, batch, longest = model.device, len(starts), max(map(len, starts))
         most = model.config.max_position_embeddings
         if longest > most:
@@ -82,7 +82,7 @@ class State:
         return Window(start, position, slots, mask)
 
     def forward(self, window: Window, position: Tensor, masked: Tensor) -> Tensor:
-        """Run the window, whose keys and values are (over)written in the cache; logits [n, V] of the tokens at the n
+        """RunFolder the window, whose keys and values are (over)written in the cache; logits [n, V] of the tokens at the n
         True places of `masked` [B, N], places whose positions are `position` [B, N]."""
         rows, columns = masked.nonzero(as_tuple=True)
         # with shifted labels a token is predicted one element before its own

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core import patterns
-from dllm_core.losses import Diffusion, ar_loss, corrupt, corrupt_exactly, numbered
+from dllm_core.losses import Diffusion, ar_loss, corrupt, corrupt_exactly, flatten_groups
 from dllm_core.schedules import NoiseSchedule
 
 
@@ -45,7 +45,7 @@ def ar_nll(model, batches: Iterable) -> Estimate:
 
 
 @torch.inference_mode()
-def bound(
+def nll_bound(
     model, batches: Iterable, mask_token_id: int, *, block_size: int | None = None, draws: int = 8, seed: int = 0,
     label_shift: bool = False, kind: str = "linear", first_given: bool = False, estimator: str = "iid_t",
 ) -> Estimate:  # fmt: skip
@@ -97,9 +97,9 @@ def spread_over_draws(groups: Tensor, maskable: Tensor, draws: int, generator: t
 
     In one draw, the G groups that have something to mask take one number in each of G equal strata, in random order;
     from draw to draw every number moves on by 1 / draws, round the circle, so that a group meets the whole range.
-    groups: [B, L] int64 as in `objectives.numbered`; maskable: [B, L] bool.
+    groups: [B, L] int64 as in `losses.flatten_groups`; maskable: [B, L] bool.
     """
-    number, count = numbered(groups)
+    number, count = flatten_groups(groups)
     used = torch.zeros(count, dtype=torch.bool)
     used[number[maskable].cpu()] = True
     amount = int(used.sum())
@@ -143,7 +143,7 @@ def conditional_nll(
         position = torch.arange(len(row), device=model.device).expand(len(chunk), -1)
         pattern = patterns.bidirectional(torch.zeros_like(position), position, label_shift)
         hidden = model(x_t, position, pattern.mask())
-        logits = model.logits(hidden[torch.arange(len(chunk))[:, None], pattern.read[:, 0]])
+        logits = model.logits(hidden[torch.arange(len(chunk))[:, None], pattern.predicted_at[:, 0]])
         losses = F.cross_entropy(logits.float().transpose(1, 2), row.expand(len(chunk), -1), reduction="none")
         # 3. Σ CE · L'/l
         values += ((losses * chosen).sum(dim=1) * length / chunk.to(model.device)).tolist()

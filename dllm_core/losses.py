@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dllm_core import patterns
 from dllm_core.compute.attention import last_layer, prepared
-from dllm_core.compute.transfer import sent
-from dllm_core.patterns import Pattern
+from dllm_core.compute.transfer import to_device
+from dllm_core.patterns import AttentionPattern
 from dllm_core.schedules import NoiseSchedule
 
 # States are read in multiples of so many: for every new shape of a matrix product oneDNN makes code, which takes
@@ -56,7 +56,7 @@ def corrupt(
     """The forward process: each maskable token of x_0 [B, L] is masked with probability 1 − alpha(t).
 
     One t per row, or per value of `groups` [B, L] int64 (numbered from 0 within a row: documents, or blocks).
-    u: the numbers in [0, 1) behind the t's, one per group in the order of `numbered`; None: the schedule draws them.
+    u: the numbers in [0, 1) behind the t's, one per group in the order of `flatten_groups`; None: the schedule draws them.
     Returns the view and its complement (the same draw, masked where the first is clean). The weight belongs to the t
     that drew the mask.
     """
@@ -65,7 +65,7 @@ def corrupt(
     if groups is None:
         t = schedule.draw((batch, 1), generator).to(x_0.device).expand(batch, length)
     else:
-        number, count = numbered(groups)
+        number, count = flatten_groups(groups)
         t = (schedule.draw((count,), generator) if u is None else schedule.time(u)).to(x_0.device)[number]
     # 2. mask independently with probability 1 − alpha(t)
     chance = torch.rand(batch, length, generator=generator).to(x_0.device)
@@ -90,7 +90,7 @@ def corrupt_exactly(
     x_0, maskable, groups: [B, L] as in `corrupt`; u: one number in [0, 1) per group, and l = 1 + ⌊u·n⌋. In the mean
     over a uniform u this is the loss of an iid t: a share t of n masked and 1 / t its weight, without t's own scatter.
     """
-    number, count = numbered(groups)
+    number, count = flatten_groups(groups)
     flat = number.flatten()
     # 1. l of n
     n = torch.zeros(count, device=x_0.device).index_add_(0, flat, maskable.flatten().float())
@@ -107,17 +107,17 @@ def corrupt_exactly(
     return Noised(x_0.masked_fill(masked, mask_token_id), masked, (n / amount)[number])
 
 
-def numbered(groups: Tensor) -> tuple[Tensor, int]:
+def flatten_groups(groups: Tensor) -> tuple[Tensor, int]:
     """groups [B, L] int64, numbered from 0 within a row (−1, padding, counts as 0) → ([B, L] numbered from 0 through
     the batch, how many there are)."""
     counts = groups.max(dim=1).values.clamp(min=0) + 1
     return groups.clamp(min=0) + (counts.cumsum(0) - counts)[:, None], int(counts.sum())
 
 
-def read_places(pattern: Pattern, view: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def read_places(pattern: AttentionPattern, view: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """chosen [B, L] bool → (row, element) [n] each: where the chosen tokens' predictions are read, in row-major order."""
     rows, columns = chosen.nonzero(as_tuple=True)
-    return rows, pattern.read[rows, view, columns]
+    return rows, pattern.predicted_at[rows, view, columns]
 
 
 def ar_loss(model, batch, **_) -> Loss:
@@ -125,15 +125,15 @@ def ar_loss(model, batch, **_) -> Loss:
     pattern = patterns.causal(batch.document, batch.position)
     chosen = batch.scored & pattern.scorable
     logits = predict(model, batch.tokens, pattern, read_places(pattern, 0, chosen))
-    losses = F.cross_entropy(logits, sent(batch.tokens[chosen], logits.device), reduction="none")
+    losses = F.cross_entropy(logits, to_device(batch.tokens[chosen], logits.device), reduction="none")
     return Loss(losses.sum(), losses.numel())
 
 
-def predict(model, tokens: Tensor, pattern: Pattern, read: tuple[Tensor, Tensor], embeddings=None) -> Tensor:
+def predict(model, tokens: Tensor, pattern: AttentionPattern, read: tuple[Tensor, Tensor], embeddings=None) -> Tensor:
     """One forward of tokens [B, S] under `pattern`; float32 logits [n, V] of the states `read` (rows [n], elements [n]).
 
     What is on the host goes to the model's device here, where nothing else needs to be looked at."""
-    put = lambda part: sent(part, model.device)
+    put = lambda part: to_device(part, model.device)
     count = len(read[0])
     rows, elements = (F.pad(part, (0, -count % READS)) for part in read)  # a few more of element 0, which nobody looks at
     noisy = int((pattern.view[0] > 0).sum())  # the first elements; 0 where there is no clean half beside them
@@ -208,7 +208,7 @@ class Diffusion:
         """Draw from `generator` exactly what a call would, and nothing else: these rows are another process's."""
         batch = self._cut(batch, generator)
         groups = self.groups(batch, block_size)
-        self.schedule.draw((len(batch.tokens) if groups is None else numbered(groups)[1],), generator)
+        self.schedule.draw((len(batch.tokens) if groups is None else flatten_groups(groups)[1],), generator)
         torch.rand(batch.tokens.shape, generator=generator)
         if embedding_noise:
             views = 2 if self.complementary else 1
@@ -223,14 +223,14 @@ class Diffusion:
             return batch
         return batch.cut(int(torch.randint(1, batch.tokens.shape[1] + 1, (), generator=generator)))
 
-    def score(self, model, batch, noised, pattern: Pattern, embedding_noise=0.0, generator=None) -> Loss:
+    def score(self, model, batch, noised, pattern: AttentionPattern, embedding_noise=0.0, generator=None) -> Loss:
         """The loss of the noisy views `noised` (one, or a view and its complement) of `batch` under `pattern`."""
         maskable, views = batch.scored & pattern.scorable, len(noised)
         # 3. what is to be predicted, on the device before the forward is under way
         normal, count = self._normaliser(batch, maskable)
-        targets = sent(torch.cat([batch.tokens[noise.masked] for noise in noised]), model.device)
+        targets = to_device(torch.cat([batch.tokens[noise.masked] for noise in noised]), model.device)
         weights = torch.cat([(noise.weight * normal)[noise.masked] for noise in noised])
-        weights = sent(weights, model.device)
+        weights = to_device(weights, model.device)
         # 4. one forward; states only where a masked token is predicted; weighted cross entropy there
         logits = self._predict(model, batch, noised, pattern, embedding_noise, generator)
         losses = F.cross_entropy(logits, targets, reduction="none")
@@ -238,11 +238,11 @@ class Diffusion:
         if not self.cap_lambda:
             return Loss(total, count)
         # 5. CAP: λ · mean entropy over the masked tokens already right
-        entropy, right = right_entropy(logits, targets, self.cap_temperature)
+        entropy, right = correct_token_entropy(logits, targets, self.cap_temperature)
         cap = count * entropy / right.clamp(min=1)
         return Loss(total + self.cap_lambda * cap, count, {"diffusion": total.detach(), "cap": cap.detach()})
 
-    def pattern(self, batch, block_size: int | None, views: int = 1) -> Pattern:
+    def pattern(self, batch, block_size: int | None, views: int = 1) -> AttentionPattern:
         length = batch.tokens.shape[1]
         if block_size is None or block_size >= length:
             return patterns.bidirectional(batch.document, batch.position, self.label_shift)
@@ -259,7 +259,7 @@ class Diffusion:
         starts = ((batch.position % block_size == 0) & (batch.document >= 0)).long()  # padding starts none
         return starts.cumsum(dim=1) - 1
 
-    def _predict(self, model, batch, noised, pattern: Pattern, sigma: float, generator) -> Tensor:
+    def _predict(self, model, batch, noised, pattern: AttentionPattern, sigma: float, generator) -> Tensor:
         """Logits [n, V] of the masked tokens, view after view. Without a clean half two views become twice the batch."""
         halves = bool(pattern.view.any())
         places = [read_places(pattern, view * halves, noise.masked) for view, noise in enumerate(noised)]
@@ -271,9 +271,9 @@ class Diffusion:
             tokens, pattern = torch.cat([noise.x_t for noise in noised]), pattern.repeat(len(noised))
         embeddings = None
         if sigma:
-            embeddings = model.model.embed_tokens(sent(tokens, model.device))
+            embeddings = model.model.embed_tokens(to_device(tokens, model.device))
             noise = torch.randn(embeddings.shape, generator=generator) * (tokens == self.mask_token_id)[..., None].cpu()
-            embeddings = embeddings + sigma * sent(noise, model.device).to(embeddings.dtype)
+            embeddings = embeddings + sigma * to_device(noise, model.device).to(embeddings.dtype)
         read = tuple(torch.cat(part) for part in zip(*places, strict=True))
         return predict(model, tokens, pattern, read, embeddings)
 
@@ -288,7 +288,7 @@ class Diffusion:
         return 1 / lengths.gather(1, document).clamp(min=1), float((lengths > 0).sum())
 
 
-def right_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def correct_token_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """CAP's term (Eq. 6): summed entropy (nats) of the predictions [n, V] whose argmax is already right, and how many.
 
     No gradient flows through the choice of positions.

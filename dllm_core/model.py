@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllm_core.compute.attention import Mask, Tiles, attend
-from dllm_core.compute.cpu import SIZE, products, rms_norm, rotate
+from dllm_core.compute.cpu import SIZE, onednn_matmul, rms_norm, rotate
 from dllm_core.config import ModelConfig
 
 
@@ -176,7 +176,7 @@ class Transformer(nn.Module):
         few = SIZE if x.dtype == torch.float32 else 4 * SIZE  # elements up to which a mask is quicker whole
         if isinstance(mask, Tensor) and mask.device.type == "cpu" and tokens.numel() * x.shape[-1] >= few:
             mask = Tiles.of(mask)
-        with products(tokens.numel(), x.shape[-1], tokens.device):
+        with onednn_matmul(tokens.numel(), x.shape[-1], tokens.device):
             for layer in self.model.layers[:-1]:
                 x = layer(x, rope, mask, cache, slots)
             own_mask, queries = last or (mask, None)
@@ -192,7 +192,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] → [..., V]."""
-        with products(hidden.numel() // hidden.shape[-1], hidden.shape[-1], hidden.device):
+        with onednn_matmul(hidden.numel() // hidden.shape[-1], hidden.shape[-1], hidden.device):
             return self.lm_head(hidden)
 
     @property

@@ -17,18 +17,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dllm_core.compute.transfer import sent
+from dllm_core.compute.transfer import to_device
 
-GRAIN = 16  # noisy and clean elements of a row are kept in multiples of so many: few shapes, see `objectives.READS`
+GRAIN = 16  # noisy and clean elements of a row are kept in multiples of so many: few shapes, see `losses.READS`
 
 
 @dataclass(frozen=True)
-class Pattern:
+class AttentionPattern:
     """Labels of S elements (S = L, or up to (views + 1)·L for block diffusion: noisy views first, the clean half last).
 
     document, block, view, position: [B, S] int64 (position: RoPE position within the document; document −1: padding).
     source: [B, S] int64, the token of the row that the element is a copy of, in its view.
-    read: [B, V, L] int64, the element whose logits predict token i of view v.
+    predicted_at: [B, V, L] int64, the element whose logits predict token i of view v.
     scorable: [B, L] bool, False where no element can predict the token (the first of a document under the label shift).
     """
 
@@ -37,34 +37,34 @@ class Pattern:
     view: Tensor
     position: Tensor
     source: Tensor
-    read: Tensor
+    predicted_at: Tensor
     scorable: Tensor
 
     @property
     def views(self) -> int:
-        return self.read.shape[1]
+        return self.predicted_at.shape[1]
 
-    def labels_to(self, device) -> "Pattern":
+    def labels_to(self, device) -> "AttentionPattern":
         """With what a forward asks for on `device`; where predictions are read stays."""
         labels = ("document", "block", "view", "position")
-        return replace(self, **{name: sent(getattr(self, name), device) for name in labels})
+        return replace(self, **{name: to_device(getattr(self, name), device) for name in labels})
 
-    def repeat(self, times: int) -> "Pattern":
+    def repeat(self, times: int) -> "AttentionPattern":
         """The batch so many times over, one after another."""
         parts = (getattr(self, field.name) for field in fields(self))
-        return Pattern(*(part.repeat(times, *(1,) * (part.ndim - 1)) for part in parts))
+        return AttentionPattern(*(part.repeat(times, *(1,) * (part.ndim - 1)) for part in parts))
 
-    def terms(self) -> "Terms":
+    def terms(self) -> "MaskTerms":
         """Eq. 3, term by term, for every query q (row) and key k (column)."""
         labels = (self.document, self.block, self.view)
-        return Terms.of([label[:, :, None] for label in labels], [label[:, None, :] for label in labels])
+        return MaskTerms.of([label[:, :, None] for label in labels], [label[:, None, :] for label in labels])
 
     def mask(self) -> Tensor:
         """[B, S, S] bool, True where row may attend to column."""
         return self.terms().open
 
 
-class Terms(NamedTuple):
+class MaskTerms(NamedTuple):
     """What the rule asks of every query q (row) and key k (column): [B, S, S] bool each; clean: [B, 1, S].
 
     The rule is made of same_document, own_block (same view and same block) and earlier_clean (k is clean and its block
@@ -79,7 +79,7 @@ class Terms(NamedTuple):
     earlier_clean: Tensor
 
     @classmethod
-    def of(cls, q: Sequence[Tensor], k: Sequence[Tensor]) -> "Terms":
+    def of(cls, q: Sequence[Tensor], k: Sequence[Tensor]) -> "MaskTerms":
         """q, k: (document, block, view) of queries and of keys, in shapes that broadcast."""
         same_document, same_block, same_view = (one == other for one, other in zip(q, k, strict=True))
         clean, earlier_block = k[2] == 0, k[1] < q[1]
@@ -93,7 +93,7 @@ class Terms(NamedTuple):
         return self.same_document & (self.own_block | self.earlier_clean)
 
 
-def block_causal(document: Tensor, position: Tensor, block_size: int, label_shift: bool = False) -> Pattern:
+def block_causal(document: Tensor, position: Tensor, block_size: int, label_shift: bool = False) -> AttentionPattern:
     """One copy of the row; each token sees its own block and all earlier ones. document, position: [B, L].
 
     With `label_shift` token i is read at row i − 1 (a causal model's habit), else at its own row.
@@ -103,15 +103,15 @@ def block_causal(document: Tensor, position: Tensor, block_size: int, label_shif
     read = (own - 1).clamp(min=0) if label_shift else own
     scorable = (position > 0) if label_shift else torch.ones_like(position, dtype=torch.bool)
     block = position // block_size
-    return Pattern(document, block, torch.zeros_like(block), position, own, read[:, None], scorable & (document >= 0))
+    return AttentionPattern(document, block, torch.zeros_like(block), position, own, read[:, None], scorable & (document >= 0))
 
 
-def causal(document: Tensor, position: Tensor) -> Pattern:
+def causal(document: Tensor, position: Tensor) -> AttentionPattern:
     """AR: blocks of one token, labels shifted by one."""
     return block_causal(document, position, 1, label_shift=True)
 
 
-def bidirectional(document: Tensor, position: Tensor, label_shift: bool = False) -> Pattern:
+def bidirectional(document: Tensor, position: Tensor, label_shift: bool = False) -> AttentionPattern:
     """Full attention within each document (LLaDA Eq. 3; LLaDA 2.0 Eq. 2 and 4): one block, no clean half."""
     return block_causal(document, position, max(position.shape[1], int(position.max()) + 1), label_shift)
 
@@ -123,13 +123,13 @@ def block_diffusion(
     views: int = 1,
     label_shift: bool = False,
     scored: Tensor | None = None,
-) -> Pattern:
+) -> AttentionPattern:
     """[x_t ; x_0]: `views` noisy copies, then the clean half (LLaDA 2.0 Eq. 1 with the mask of Eq. 3).
 
     Noisy views never see each other, so complementary views share one clean half: (views + 1)·L elements.
     With `label_shift` token i is read at row i − 1: of its own noisy view inside a block, of the clean half for a
     block's first token; at block size 1 that is AR exactly.
-    scored: [B, L] bool; given it, the blocks that nobody needs are dropped (`needed`).
+    scored: [B, L] bool; given it, the blocks that nobody needs are dropped (`trim_unscored`).
     """
     batch, length = position.shape
     # 1. the elements: every view is the whole row; noisy views 1, 2, … first, the clean half (view 0) last
@@ -146,11 +146,11 @@ def block_diffusion(
         clean = (before + length * views)[:, None]
         read = torch.where((position % block_size == 0)[:, None], clean, noisy)
         scorable = scorable & (position > 0)
-    pattern = Pattern(row(document), row(position // block_size), view, row(position), row(own), read, scorable)
-    return pattern if scored is None else needed(pattern, scored)
+    pattern = AttentionPattern(row(document), row(position // block_size), view, row(position), row(own), read, scorable)
+    return pattern if scored is None else trim_unscored(pattern, scored)
 
 
-def needed(pattern: Pattern, scored: Tensor) -> Pattern:
+def trim_unscored(pattern: AttentionPattern, scored: Tensor) -> AttentionPattern:
     """A block diffusion without the elements that nothing scored ever looks at: no logit of a scored token changes.
 
     pattern: of whole rows; scored: [B, L] bool. Noisy views keep the blocks in which a token is scored, the clean half
@@ -165,8 +165,8 @@ def needed(pattern: Pattern, scored: Tensor) -> Pattern:
     kept = torch.cat([*(noisy + length * view for view in starts), clean + length * pattern.views], dim=1)
     place = torch.cat([*(noisy_place + count * view for view in starts), clean_place + count * pattern.views], dim=1)
     labels = (pattern.document, pattern.block, pattern.view, pattern.position, pattern.source)
-    read = place.gather(1, pattern.read.flatten(1)).view_as(pattern.read)
-    return Pattern(*(label.gather(1, kept) for label in labels), read, pattern.scorable)
+    read = place.gather(1, pattern.predicted_at.flatten(1)).view_as(pattern.predicted_at)
+    return AttentionPattern(*(label.gather(1, kept) for label in labels), read, pattern.scorable)
 
 
 def _wanted(document: Tensor, block: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:

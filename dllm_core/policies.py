@@ -1,7 +1,7 @@
 """Which positions to commit in a step, and why: pure functions of confidences, no model in sight.
 
 N candidates per row (a block, or a whole answer); confidence [B, N] float, masked [B, N] bool. Each policy returns a
-`Choice`. Sources: LLaDA `generate.py` (arXiv 2502.09992); LLaDA 2.0 inference (arXiv 2512.15745 §5).
+`Commits`. Sources: LLaDA `generate.py` (arXiv 2502.09992); LLaDA 2.0 inference (arXiv 2512.15745 §5).
 """
 
 import math
@@ -14,16 +14,16 @@ from dllm_core.trace import REASONS
 
 
 @dataclass(frozen=True)
-class Choice:
+class Commits:
     """commit: [B, N] bool; reasons: [B, N] int64, index into `REASONS` of why a position is committed, if it is;
-    held: [B] int64, positions above the threshold that a budget held back."""
+    held_back: [B] int64, positions above the threshold that a budget held back."""
 
     commit: Tensor
     reasons: Tensor
-    held: Tensor
+    held_back: Tensor
 
 
-def spread(count: int, steps: int) -> list[int]:
+def tokens_per_step(count: int, steps: int) -> list[int]:
     """`count` tokens over `steps` steps as evenly as can be, the remainder on the earliest (LLaDA, Algorithm 5)."""
     return [count // steps + (step < count % steps) for step in range(steps)]
 
@@ -36,15 +36,15 @@ def ranks(confidence: Tensor, masked: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places)
 
 
-def scheduled(confidence: Tensor, masked: Tensor, count: Tensor) -> Choice:
+def commit_top_k(confidence: Tensor, masked: Tensor, count: Tensor) -> Commits:
     """LLaDA 1: the `count` [B] most confident masked positions; all others stay (are "remasked")."""
     commit = masked & (ranks(confidence, masked) < count[:, None])
-    return Choice(commit, torch.zeros_like(commit, dtype=torch.long), torch.zeros_like(count))
+    return Commits(commit, torch.zeros_like(commit, dtype=torch.long), torch.zeros_like(count))
 
 
-def thresholded(
+def commit_above_threshold(
     confidence: Tensor, masked: Tensor, threshold: float | None, least: Tensor, most: Tensor | None = None
-) -> Choice:
+) -> Commits:
     """LLaDA 2: every masked position above `threshold`; where fewer than `least` [B] are, the `least` most confident.
 
     `most` [B] caps the commits of a step (a decoding budget, >= 1); without a threshold the schedule alone decides.
@@ -53,7 +53,7 @@ def thresholded(
     enough = above.sum(dim=1) >= least
     held, over = torch.zeros_like(least), REASONS.index("threshold")
     if most is None and enough.all():  # the order decides nothing, and need not be known
-        return Choice(above, torch.full_like(above, over, dtype=torch.long), held)
+        return Commits(above, torch.full_like(above, over, dtype=torch.long), held)
     rank = ranks(confidence, masked)
     # 1. enough above the threshold: all of them; else the most confident `least`
     commit = torch.where(enough[:, None], above, masked & (rank < least[:, None]))
@@ -64,10 +64,10 @@ def thresholded(
         over = torch.where(held > 0, REASONS.index("budget"), over)[:, None]
     # 3. why
     otherwise = REASONS.index("schedule" if threshold is None else "fallback")
-    return Choice(commit, torch.where(above, over, otherwise), held)
+    return Commits(commit, torch.where(above, over, otherwise), held)
 
 
-def budget(masked: Tensor, total: Tensor, start: float | None, end: float | None, hard: int | None) -> Tensor | None:
+def commit_budget(masked: Tensor, total: Tensor, start: float | None, end: float | None, hard: int | None) -> Tensor | None:
     """[B] int64, the most commits a step may make, or None when no budget is set.
 
     masked, total: [B] answer positions still masked, and all of them. The share of the still masked grows linearly

@@ -1,6 +1,6 @@
 """The diffusion losses and decoders as the papers write them: one equation, one forward after another.
 
-Slow, and meant to be read first. `objectives.Diffusion` computes the same losses for packed rows, prompts, several
+Slow, and meant to be read first. `losses.Diffusion` computes the same losses for packed rows, prompts, several
 views and all blocks in one pass, `decode` the same answers from a cache; tests hold both against these. Shapes: L
 tokens, V entries of the vocabulary.
 """

@@ -12,15 +12,15 @@ from dataclasses import replace
 import torch
 
 from dllm_core import policies
-from dllm_core.compute.cuda_graphs import fastest
+from dllm_core.compute.cuda_graphs import for_inference
 from dllm_core.config import DecodeConfig
-from dllm_core.decoding_state import State
-from dllm_core.sampling import Vocabulary, guess
+from dllm_core.decoding_state import DecodingState
+from dllm_core.sampling import SpecialTokens, predict_tokens
 from dllm_core.trace import DecodeStep, Trace, with_text
 
 
 @torch.inference_mode()
-def decode(model, prompts, config: DecodeConfig, ids: Vocabulary, label_shift: bool = False) -> Iterator[DecodeStep]:
+def decode(model, prompts, config: DecodeConfig, ids: SpecialTokens, label_shift: bool = False) -> Iterator[DecodeStep]:
     """Decode continuations of `prompts` (lists of token ids, lengths may differ). Yields a step per row and model call.
 
     Raises ValueError for an empty prompt, or a prompt and answer longer than the model's positions.
@@ -30,11 +30,11 @@ def decode(model, prompts, config: DecodeConfig, ids: Vocabulary, label_shift: b
         return
     decoder = {"ar": decode_ar, "llada1": decode_llada1, "llada2": decode_llada2}[config.style]
     began, lengths = time.perf_counter(), [len(prompt) for prompt in prompts]
-    with fastest(model) as runner:
-        yield from decoder(State.begin(runner, starts, lengths, config, ids, label_shift, began))
+    with for_inference(model) as runner:
+        yield from decoder(DecodingState.begin(runner, starts, lengths, config, ids, label_shift, began))
 
 
-def start_of(prompt: list[int], config: DecodeConfig, ids: Vocabulary) -> list[int]:
+def start_of(prompt: list[int], config: DecodeConfig, ids: SpecialTokens) -> list[int]:
     """The sequence at the start: the prompt and masks; LLaDA 2 fills its last block (the grid starts at position 0)."""
     if not prompt:
         raise ValueError("prompt: is empty; give at least one token (bos)")
@@ -51,8 +51,8 @@ def block_length(config: DecodeConfig) -> int:
 
 
 def generate(model, prompts, config: DecodeConfig, tokenizer, label_shift: bool = False) -> list[Trace]:
-    """Run `decode` to the end: one `Trace` per prompt, with texts."""
-    ids = Vocabulary.of(tokenizer)
+    """RunFolder `decode` to the end: one `Trace` per prompt, with texts."""
+    ids = SpecialTokens.of(tokenizer)
     traces = [new_trace(prompt, start_of(prompt, config, ids), config, ids) for prompt in prompts]
     for step in decode(model, prompts, config, ids, label_shift):
         traces[step.row].steps.append(step)
@@ -60,23 +60,23 @@ def generate(model, prompts, config: DecodeConfig, tokenizer, label_shift: bool 
 
 
 def infill(model, tokens: list[int], config: DecodeConfig, tokenizer, label_shift: bool = False) -> Trace:
-    """Run `decode_gaps` to the end: the `Trace` with its text."""
-    ids = Vocabulary.of(tokenizer)
+    """RunFolder `decode_gaps` to the end: the `Trace` with its text."""
+    ids = SpecialTokens.of(tokenizer)
     trace = new_trace([], list(tokens), gap_config(tokens, config, ids), ids)
     trace.steps.extend(decode_gaps(model, tokens, config, ids, label_shift))
     return with_text(trace, tokenizer)
 
 
 @torch.inference_mode()
-def decode_gaps(model, tokens, config, ids: Vocabulary, label_shift: bool = False) -> Iterator[DecodeStep]:
+def decode_gaps(model, tokens, config, ids: SpecialTokens, label_shift: bool = False) -> Iterator[DecodeStep]:
     """Fill the masks in `tokens` [L], wherever they stand, with full attention: LLaDA 1's sampler, for bidirectional
     checkpoints. Yields a step per model call; raises `gap_config`'s ValueError."""
     config, began = gap_config(tokens, config, ids), time.perf_counter()
-    with fastest(model) as runner:
-        yield from decode_llada1(State.begin(runner, [list(tokens)], [0], config, ids, label_shift, began))
+    with for_inference(model) as runner:
+        yield from decode_llada1(DecodingState.begin(runner, [list(tokens)], [0], config, ids, label_shift, began))
 
 
-def gap_config(tokens: list[int], config: DecodeConfig, ids: Vocabulary) -> DecodeConfig:
+def gap_config(tokens: list[int], config: DecodeConfig, ids: SpecialTokens) -> DecodeConfig:
     """`config` as it fills gaps: all of them one block, one step per gap token unless `steps` says fewer, no end.
     Raises ValueError when `tokens` hold no mask, or there are more steps than masks."""
     gaps = tokens.count(ids.mask)
@@ -88,11 +88,11 @@ def gap_config(tokens: list[int], config: DecodeConfig, ids: Vocabulary) -> Deco
     return replace(config, style="llada1", max_new_tokens=gaps, block_length=None, steps=steps, eos_early_stop=False)
 
 
-def new_trace(prompt, start, config: DecodeConfig, ids: Vocabulary) -> Trace:
+def new_trace(prompt, start, config: DecodeConfig, ids: SpecialTokens) -> Trace:
     return Trace(config.style, list(prompt), start, ids.mask, ids.eos, settings=config.to_dict())
 
 
-def decode_ar(state: State) -> Iterator[DecodeStep]:
+def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
     """Left to right, one token a forward; a block diffusion of block size 1 whose labels are shifted.
 
     Yields a step per row and forward. Logits [B, V], read at the last known token; all before it is cached.
@@ -104,10 +104,10 @@ def decode_ar(state: State) -> Iterator[DecodeStep]:
         logits = state.forward(state.window(state.cached, position, 1), position[:, None], one)
         state.cached = position if state.config.use_cache else state.cached
         # 2. the next token
-        made = guess(logits, state.config, state.ids, state.generator).placed(one)
+        made = predict_tokens(logits, state.config, state.ids, state.generator).placed(one)
         state.tokens.scatter_(1, position[:, None], made.token)
         reason = torch.full_like(made.token, policies.REASONS.index("ar"))
-        choice = policies.Choice(one, reason, torch.zeros_like(position))
+        choice = policies.Commits(one, reason, torch.zeros_like(position))
         left = state.length - position - 1
         blocks = [(p, p + 1) for p in position.tolist()]
         yield from state.record.steps(state.row.tolist(), position, made, one, choice, left, blocks)
@@ -121,7 +121,7 @@ def decode_ar(state: State) -> Iterator[DecodeStep]:
             state.keep(going)
 
 
-def decode_llada2(state: State) -> Iterator[DecodeStep]:
+def decode_llada2(state: DecodingState) -> Iterator[DecodeStep]:
     """Block after block; within a block, refine until no mask is left (LLaDA 2.0, inference).
 
     Yields a step per row and forward. Logits [n, V] of the n masks of each row's own block (rows need not be in the
@@ -129,7 +129,7 @@ def decode_llada2(state: State) -> Iterator[DecodeStep]:
     the next block's first forward stores their keys and values, so that none is spent on that alone.
     """
     config, size = state.config, block_length(state.config)
-    quota = torch.tensor(policies.spread(size, config.steps or size) + [0], device=state.tokens.device)
+    quota = torch.tensor(policies.tokens_per_step(size, config.steps or size) + [0], device=state.tokens.device)
     quota = quota.clamp(min=config.minimal_topk)
     start = state.prompt // size * size
     total = left = state.answer_masks().sum(dim=1)
@@ -148,13 +148,13 @@ def decode_llada2(state: State) -> Iterator[DecodeStep]:
         if fresh and config.use_cache and not torch.equal(state.cached, start):
             state.cached, window = start, None  # from now on the block alone is run
         # 2. guesses and confidences at the block's masks
-        made = guess(logits, config, state.ids, state.generator).placed(masked)
+        made = predict_tokens(logits, config, state.ids, state.generator).placed(masked)
         # 3. commit what is above the threshold, at least the schedule's share, at most the budget
         here = masked.sum(dim=1)
         least = quota[refined.clamp(max=len(quota) - 1)]
         ratios = config.cap_start_ratio, config.cap_end_ratio
-        most = policies.budget(left, total, *ratios, config.max_decode_per_step)
-        choice = policies.thresholded(made.confidence, masked, config.threshold, torch.minimum(least, here), most)
+        most = policies.commit_budget(left, total, *ratios, config.max_decode_per_step)
+        choice = policies.commit_above_threshold(made.confidence, masked, config.threshold, torch.minimum(least, here), most)
         state.tokens.scatter_(1, position, torch.where(choice.commit, made.token, tokens))
         count = choice.commit.sum(dim=1)
         left = left - count
@@ -172,7 +172,7 @@ def decode_llada2(state: State) -> Iterator[DecodeStep]:
             state.keep(going)
 
 
-def decode_llada1(state: State) -> Iterator[DecodeStep]:
+def decode_llada1(state: DecodingState) -> Iterator[DecodeStep]:
     """All positions at once with full attention; `steps` steps spread over the semi-autoregressive blocks (LLaDA,
     Algorithm 5 and `generate.py`).
 
@@ -193,15 +193,15 @@ def decode_llada1(state: State) -> Iterator[DecodeStep]:
         masked = tokens == state.ids.mask
         logits = state.forward(window, position, masked)
         # 2. guesses; confidence of the block's masks, or a random order
-        made = guess(logits, config, state.ids, state.generator).placed(masked)
+        made = predict_tokens(logits, config, state.ids, state.generator).placed(masked)
         if refined == 0:
-            shares = [policies.spread(n, per_block) for n in masked.sum(dim=1).tolist()]
+            shares = [policies.tokens_per_step(n, per_block) for n in masked.sum(dim=1).tolist()]
             quota = torch.tensor(shares, device=position.device)
         order = made.confidence
         if config.remasking == "random":
             order = torch.rand(order.shape, generator=state.generator).to(order)
         # 3. keep the step's share, remask the rest
-        choice = policies.scheduled(order, masked, quota[:, refined])
+        choice = policies.commit_top_k(order, masked, quota[:, refined])
         state.tokens.scatter_(1, position, torch.where(choice.commit, made.token, tokens))
         left = state.answer_masks().sum(dim=1)
         blocks = [(s, min(s + size, n)) for s, n in zip(start.tolist(), state.length.tolist(), strict=True)]

@@ -12,7 +12,7 @@ from dllm_core.trace import Commit, DecodeStep
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class SpecialTokens:
     """The token ids that decoding needs."""
 
     mask: int
@@ -20,12 +20,12 @@ class Vocabulary:
     pad: int
 
     @classmethod
-    def of(cls, tokenizer) -> "Vocabulary":
+    def of(cls, tokenizer) -> "SpecialTokens":
         return cls(tokenizer.mask_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
 @dataclass(frozen=True)
-class Guess:
+class Prediction:
     """token: [n], or [B, N] once placed; measures: [2, n] or [2, B, N], its confidence and the entropy (nats); top:
     runners-up (ids, probabilities) of the token's shape and k more, or None."""
 
@@ -41,18 +41,18 @@ class Guess:
     def entropy(self) -> Tensor:
         return self.measures[1]
 
-    def placed(self, masked: Tensor) -> "Guess":
+    def placed(self, masked: Tensor) -> "Prediction":
         """The guesses [n] of the n True places of `masked` [B, N], put there; 0 elsewhere."""
 
         put = lambda values: values.new_zeros(*values.shape[:-1], *masked.shape).masked_scatter_(masked, values)
         top = self.top and tuple(put(part.T).movedim(0, -1) for part in self.top)
-        return Guess(put(self.token), put(self.measures), top)
+        return Prediction(put(self.token), put(self.measures), top)
 
 
 LOWEST = -1e30  # a logit for "never": finite, so that a probability of 0 adds 0 · LOWEST = 0 to the entropy
 
 
-def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torch.Generator) -> Guess:
+def predict_tokens(logits: Tensor, config: DecodeConfig, ids: SpecialTokens, generator: torch.Generator) -> Prediction:
     """logits [..., V] → choice of a token everywhere. The logits, if float32, are written over.
 
     Confidence is the chosen token's probability after guidance, before temperature and filtering. Sampling is
@@ -61,7 +61,7 @@ def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torc
     logits = logits.float().clamp_(min=LOWEST)
     logits.select(-1, ids.mask).fill_(LOWEST)
     p = logits.softmax(dim=-1)  # one fused pass: measured faster than the maximum's logit − logsumexp
-    best, token = likeliest(logits)
+    best, token = max_with_index(logits)
     confidence = p.gather(-1, token[..., None])[..., 0]
     log_sum = best - confidence.log()  # logsumexp = logit − log p of any token: of the likeliest here
     if config.temperature:
@@ -77,13 +77,13 @@ def guess(logits: Tensor, config: DecodeConfig, ids: Vocabulary, generator: torc
         probabilities, ids_of_top = p.topk(min(config.alternatives + 1, p.shape[-1]), dim=-1)
         top = (ids_of_top, probabilities)
     entropy = log_sum - p.mul_(logits).sum(dim=-1)  # H = −Σ p log p = logsumexp − Σ p · logit
-    return Guess(token, torch.stack([confidence, entropy]), top)
+    return Prediction(token, torch.stack([confidence, entropy]), top)
 
 
-CHUNK = 128  # logits looked through at once in `likeliest`
+CHUNK = 128  # logits looked through at once in `max_with_index`
 
 
-def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+def max_with_index(logits: Tensor) -> tuple[Tensor, Tensor]:
     """`logits.max(dim=-1)` of [..., V], (value, index), the first of equals.
 
     On a CPU PyTorch looks for an index one number after the other, for a value alone many at once: so the chunk of the
@@ -123,14 +123,14 @@ class Recorder:
     began: float
     counts: list[int]
 
-    def steps(self, rows, first, guess: Guess, masked, choice: policies.Choice, left, blocks) -> list[DecodeStep]:
+    def steps(self, rows, first, guess: Prediction, masked, choice: policies.Commits, left, blocks) -> list[DecodeStep]:
         """rows: batch row of each line; first: [B] position of column 0; left: [B] masked after the step."""
         seconds = time.perf_counter() - self.began
         forwards = 2 if self.config.cfg_scale else 1
         # few transfers in all: each waits for the device
         whole = torch.stack([guess.token, choice.reasons, choice.commit, masked], dim=1).tolist()
         confidences, entropies = guess.measures.tolist()
-        of_rows = torch.stack([first, left, choice.held], dim=1).tolist()
+        of_rows = torch.stack([first, left, choice.held_back], dim=1).tolist()
         top = guess.top and [part.tolist() for part in guess.top]
         made = []
         for i, row in enumerate(rows):

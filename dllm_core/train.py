@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dllm_core.common.interrupt import deferred_interrupt
-from dllm_core.compute.cpu import keep_memory, products
+from dllm_core.compute.cpu import keep_memory, onednn_matmul
 from dllm_core.compute.muon import Muon
-from dllm_core.compute.processes import Team, local
+from dllm_core.compute.processes import ProcessGroup, local
 from dllm_core.compute.transfer import Fetched
 from dllm_core.config import TrainConfig
 from dllm_core.schedules import BlockSchedule, learning_rate
@@ -63,7 +63,7 @@ def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.
 
 
 @contextlib.contextmanager
-def recomputed(layers) -> Iterator[None]:
+def activation_checkpointing(layers) -> Iterator[None]:
     """Within it each of the layers keeps its input alone and computes again in the backward pass (activation
     checkpointing, arXiv 1604.06174): the same gradients for less memory and a forward more."""
     for layer in layers:
@@ -76,7 +76,7 @@ def recomputed(layers) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Queued:
+class PendingStep:
     """A step whose gradients are computed or, on a GPU, will be. values: [n] on the device: summed loss, its count, the
     processes that were asked to stop, the summed `parts`, the gradient's norm. tokens: it read."""
 
@@ -86,7 +86,7 @@ class Queued:
     block_size: int | None
 
 
-class Scored(torch.nn.Module):
+class LossModule(torch.nn.Module):
     """Model and objective as one module, from a batch to (total, count, parts) of its `Loss`: what DDP wraps must hold
     the whole way from tokens to loss, the tied head's use of the embedding included."""
 
@@ -114,7 +114,7 @@ def train(
     """Train `model` in place on `batches` (an endless iterator of `Batch` with `state()` and `load_state()`).
 
     validate: model → float, lower is better; measured every `config.eval_every` steps and at the end. run: a
-    `runs.Run`; when it holds the state of an unfinished training, that is continued, parameter for parameter.
+    `run_folder.RunFolder`; when it holds the state of an unfinished training, that is continued, parameter for parameter.
     An interrupt (KeyboardInterrupt, also of the consumer's cell) saves before it stops; any other end of the consumer does
     too, but for several processes under FSDP, which then go back to the last saved state.
     On a GPU the next step's gradients are begun before a step's numbers are read: neither waits for the other, and what
@@ -129,22 +129,22 @@ def train(
     `run`, validates and yields; the others train along, yield nothing and end with it.
     """
     device, width = next(model.parameters()).device, model.config.hidden_size
-    team = Team(device)
+    team = ProcessGroup(device)
     measured = validate is not None  # on all processes alike
     run, validate = (run, validate) if team.rank == 0 else (None, None)
     generator = torch.Generator().manual_seed(config.seed)
     step, tokens, seconds = 0, 0, 0.0
     model.zero_grad(set_to_none=True)  # a training that failed may have left gradients
-    state = team.from_first(run.load_state() if run is not None else None)
+    state = team.broadcast_object(run.load_state() if run is not None else None)
     if state is not None:
         model.load_state_dict(state["model"])
-    trained = team.own(model)  # `model` itself, unless its weights are shared out
-    scored = team.wrap(Scored(torch.compile(trained) if config.compile else trained, objective))
+    trained = team.sharded_copy(model)  # `model` itself, unless its weights are shared out
+    scored = team.wrap(LossModule(torch.compile(trained) if config.compile else trained, objective))
     made = optimizers(trained, config)
     if state is not None:
         for optimizer, saved in zip(made, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-            team.share_out(optimizer)
+            team.shard_optimizer_state(optimizer)
         generator.set_state(state["generator"])
         batches.load_state(state["batches"])
         step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
@@ -153,7 +153,7 @@ def train(
         return {"generator": generator.get_state(), "batches": batches.state()}
 
     def save() -> None:
-        states = [team.whole(optimizer.state_dict()) for optimizer in made]
+        states = [team.gather(optimizer.state_dict()) for optimizer in made]
         if run is not None:
             run.save_state({
                 "model": model.state_dict(), "optimizers": states, **reached,
@@ -164,7 +164,7 @@ def train(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     ahead = lambda: device.type in AHEAD
 
-    def gradients(index: int) -> Queued:
+    def gradients(index: int) -> PendingStep:
         """Those of step `index`, from 0, left in the parameters: computed on a CPU, under way on a GPU."""
         size = blocks.block_size(index) if blocks else None
         noise = config.embedding_noise if index < config.embedding_noise_steps else 0.0
@@ -174,24 +174,24 @@ def train(
         how = {"block_size": size, "generator": generator, "embedding_noise": noise}
         for number, batch in enumerate(split):
             read += int((batch.document >= 0).sum())  # before it leaves the host
-            if not team.owns(number):
+            if not team.computes(number):
                 if skip is not None:
                     skip(model, batch, **how)
                 continue
-            with products(batch.tokens.numel(), width, device), team.gradients(scored, number + team.size >= len(split)):
+            with onednn_matmul(batch.tokens.numel(), width, device), team.gradients(scored, number + team.size >= len(split)):
                 with autocast:
                     loss, scale, named = scored(batch, **how)
                 loss.backward()
             total, count = total + loss.detach(), count + scale
             parts = {name: parts.get(name, 0.0) + value for name, value in named.items()}
-        if not (team.alone or skip) and not torch.equal(generator.get_state(), undrawn):
+        if not (team.is_single or skip) and not torch.equal(generator.get_state(), undrawn):
             raise ValueError("on several processes an objective that draws random numbers needs a `skip`")
         # 2. the gradient of the mean over all processes (DDP has averaged theirs), clipped
         sums = team.sum([total, count, float(interrupt.asked), *parts.values()])
         grads = [local(p.grad) for p in trained.parameters() if p.grad is not None]
         torch._foreach_div_(grads, (sums[1].clamp(min=1) / team.size).float())
         norm = team.clip(trained.parameters(), config.grad_clip)
-        return Queued(torch.cat([sums, norm[None].to(sums)]), list(parts), read, size)
+        return PendingStep(torch.cat([sums, norm[None].to(sums)]), list(parts), read, size)
 
     def update(values: Tensor, index: int) -> float:
         """Step `index` of the optimisers, which is left out where loss or gradient is not finite; its rate, of 1."""
@@ -200,7 +200,7 @@ def train(
         found_inf = (~(values[0] + values[-1]).isfinite()).float()
         if not ahead() and found_inf:
             return rate
-        with team.together():
+        with team.explain_lost_peer():
             for optimizer in made:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["peak"]
@@ -208,14 +208,14 @@ def train(
                 optimizer.found_inf = found_inf if ahead() else None
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-        team.show(trained, model)
+        team.gather_weights_into(trained, model)
         return rate
 
     keep_memory()
     saved_at, reached, following = step, position(), None
     layers = trained.model.layers if config.activation_checkpointing else ()
     agreed = False  # whether several processes stop together after this step
-    with deferred_interrupt(team.alone) as interrupt, recomputed(layers):
+    with deferred_interrupt(team.is_single) as interrupt, activation_checkpointing(layers):
         try:
             while step < config.max_iters:
                 began = time.perf_counter()
@@ -249,13 +249,13 @@ def train(
                     saved_at = step
                 # several processes stop together, after the step whose sums told all of them that one was asked
                 agreed = agreed or asked > 0
-                interrupt.check(step, interrupt.asked if team.alone else agreed)
+                interrupt.check(step, interrupt.asked if team.is_single else agreed)
                 if team.rank > 0:
                     continue
                 interrupt.working = False
                 yield done
                 interrupt.working = True
-                interrupt.check(step, team.alone and interrupt.asked)
+                interrupt.check(step, team.is_single and interrupt.asked)
         except (KeyboardInterrupt, GeneratorExit):
             interrupt.working = True
             if step > saved_at and (agreed or not team.sharded):  # shards are saved by all processes or by none

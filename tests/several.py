@@ -17,9 +17,9 @@ import torch
 from small import MASK, NoTokenizer, packed, tiny
 
 from dllm_core import train as training
-from dllm_core.checkpoints.run_folder import Run
-from dllm_core.compute.processes import leave, local, rank, size
-from dllm_core.config import Checkpoint, TrainConfig
+from dllm_core.checkpoints.run_folder import RunFolder
+from dllm_core.compute.processes import leave, local, rank, world_size
+from dllm_core.config import CheckpointInfo, TrainConfig
 from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.train import TrainStep, train
@@ -45,19 +45,19 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
     """(the model, the steps this process was given) of one setting, by all processes there are. Raises
     KeyboardInterrupt where it was stopped."""
     objective, blocks, other = SETTINGS[name]
-    if size() > 1:
+    if world_size() > 1:
         training.AHEAD = ("cpu",) if name != "ar" else ()  # as on GPUs, or waiting for each step
     calls = count(1)
 
     def killed(*args, **kwargs):
         """The objective, of a process that ends in the midst of a step."""
-        if rank() == size() - 1 and next(calls) == 2 * STOPPED:
+        if rank() == world_size() - 1 and next(calls) == 2 * STOPPED:
             os.kill(os.getpid(), signal.SIGKILL)
         return objective(*args, **kwargs)
 
     killed.skip = getattr(objective, "skip", None)
     model, steps = tiny(seed=5 if (folder / "state.pt").is_file() else 0), []
-    run = Run.open(str(folder), model, Checkpoint("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
+    run = RunFolder.open(str(folder), model, CheckpointInfo("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
     measure = lambda m: float(m.model.norm.weight.detach().abs().sum())
     config = dataclasses.replace(CONFIG, **other)
     for step in train(
@@ -90,7 +90,7 @@ if __name__ == "__main__":
         try:
             model, steps = trained(home / setting, setting, ways.get(setting, ""))
             torch.save(model.state_dict(), home / f"{setting}.{rank()}.pt")
-            print(f"process {rank()} of {size()}: {setting}, {len(steps)} steps seen, kept {kept(made):.0%}", flush=True)
+            print(f"process {rank()} of {world_size()}: {setting}, {len(steps)} steps seen, kept {kept(made):.0%}", flush=True)
         except KeyboardInterrupt as stop:
-            print(f"process {rank()} of {size()}: {setting}, {stop}", flush=True)
+            print(f"process {rank()} of {world_size()}: {setting}, {stop}", flush=True)
     leave()

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 
 from dllm_core.config import ModelConfig
-from dllm_core.data.batches import Batch, Batches
-from dllm_core.data.token_cache import Documents
+from dllm_core.data.batches import Batch, PackedBatches
+from dllm_core.data.token_cache import TokenDataset
 from dllm_core.model import Transformer
-from dllm_core.sampling import Vocabulary
+from dllm_core.sampling import SpecialTokens
 
 PAD, BOS, EOS, MASK, VOCAB = 0, 1, 2, 16, 17
-IDS = Vocabulary(MASK, EOS, PAD)
+IDS = SpecialTokens(MASK, EOS, PAD)
 
 
 def tiny(seed: int = 0, vocab: int = VOCAB, **options) -> Transformer:
@@ -54,11 +54,11 @@ def write(name: str, *rows) -> Path:
     return path
 
 
-def packed(batch_size: int) -> Batches:
+def packed(batch_size: int) -> PackedBatches:
     """Endless rows of 12 tokens, 40 documents of 3 to 11 in them."""
-    documents = Documents.of([[BOS, *[3 + (i * j) % 13 for j in range(1 + i % 9)], EOS] for i in range(40)])
+    documents = TokenDataset.of([[BOS, *[3 + (i * j) % 13 for j in range(1 + i % 9)], EOS] for i in range(40)])
     ids = {"pad_token_id": PAD, "eos_token_id": EOS}
-    return Batches(documents, batch_size=batch_size, seq_len=12, seed=3, pack="whole", **ids)
+    return PackedBatches(documents, batch_size=batch_size, seq_len=12, seed=3, pack="whole", **ids)
 
 
 def batch_of(*rows: list[int], seed: int = 0, prompt: int = 0, width: int = 0) -> Batch:

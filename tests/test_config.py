@@ -5,8 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from dllm_core.config import IN_NOTEBOOKS, Checkpoint, DecodeConfig, ModelConfig, TrainConfig
-from dllm_core.notebook.parameters import declared
+from dllm_core.config import IN_NOTEBOOKS, CheckpointInfo, DecodeConfig, ModelConfig, TrainConfig
+from dllm_core.notebook.parameters import read_parameters
 
 
 def test_model_shape_is_completed():
@@ -103,7 +103,7 @@ def test_the_notebooks_parameters_are_there(project):
     """Every name that an error gives is one that a notebook declares, and is another than the setting's own."""
     given = set()
     for file in (project / "notebooks").glob("0*.ipynb"):
-        given |= set(declared(file))
+        given |= set(read_parameters(file))
     told = {name for names in IN_NOTEBOOKS.values() for name in names.replace(" and ", " or ").split(" or ")}
     assert told <= given
     known = {field.name for kind in (TrainConfig, DecodeConfig) for field in fields(kind)}
@@ -116,7 +116,7 @@ def test_more_steps_than_the_block_holds_are_legal_for_llada2():
 
 def test_unknown_objective_is_named():
     with pytest.raises(ValueError, match="objective='gpt': must be one of ar, llada1, llada2"):
-        Checkpoint("gpt")
+        CheckpointInfo("gpt")
 
 
 @pytest.mark.parametrize("config", [ModelConfig(10), TrainConfig(5), DecodeConfig(), DecodeConfig("llada1", steps=8)])

@@ -8,7 +8,7 @@ from small import BOS, IDS, MASK, batch_of, packed, tiny
 
 from dllm_core import patterns, train
 from dllm_core.compute.attention import attend, block_mask, last_layer
-from dllm_core.compute.transfer import Fetched, sent
+from dllm_core.compute.transfer import Fetched, to_device
 from dllm_core.config import DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.model import Transformer
@@ -74,7 +74,7 @@ def test_a_training_step_waits_for_nothing(objective, size):
 def test_what_is_sent_and_fetched_arrives():
     numbers = torch.arange(1000)
     for given in (numbers, numbers[None].expand(50, -1), numbers[::3], numbers[:0], numbers > 500, torch.tensor(3.0)):
-        there = sent(given, "cuda")
+        there = to_device(given, "cuda")
         assert there.is_cuda and there.dtype == given.dtype and torch.equal(there.cpu(), given)
     values = torch.arange(3.0, device="cuda")
     fetched = Fetched(values)

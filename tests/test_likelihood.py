@@ -10,7 +10,7 @@ from small import MASK, VOCAB, batch_of, documents_of, logits_of, tiny
 
 from dllm_core import likelihood as evaluate
 from dllm_core.data.batches import Batch
-from dllm_core.likelihood import Estimate, ar_nll, bound, conditional_nll, spread_over_draws
+from dllm_core.likelihood import Estimate, ar_nll, conditional_nll, nll_bound, spread_over_draws
 from dllm_core.losses import ar_loss, corrupt_exactly
 from dllm_core.reference import block_logits
 
@@ -74,7 +74,7 @@ def test_every_estimate_agrees_with_the_enumeration_and_lies_above_the_exact_val
     mean, least = exact_bound(losses, L), exact_nll(losses, L)
     by_count = conditional_nll(model, PROMPT, ANSWER, MASK, draws=4000, batch_size=500)
     by_time, by_masks = (
-        bound(model, [toy_batch(1000)], MASK, draws=16, estimator=name) for name in ("iid_t", "exact_masks")
+        nll_bound(model, [toy_batch(1000)], MASK, draws=16, estimator=name) for name in ("iid_t", "exact_masks")
     )
     for found, tokens, most, sure in ((by_count, 1, 0.1, 4), (by_masks, L, 0.03, 4), (by_time, L, 0.25, 0)):
         value, error = found.mean * tokens, found.error * tokens
@@ -88,7 +88,7 @@ def test_every_estimate_agrees_with_the_enumeration_and_lies_above_the_exact_val
 @pytest.mark.parametrize("kind", ["cosine", "cosine_squared"])
 def test_the_bound_does_not_depend_on_the_schedule(kind):
     model = tiny(1)
-    found = bound(model, [toy_batch(1000)], MASK, draws=10, kind=kind)
+    found = nll_bound(model, [toy_batch(1000)], MASK, draws=10, kind=kind)
     assert found.mean * L == pytest.approx(exact_bound(full_losses(model), L), abs=4 * found.error * L + 0.01)
 
 
@@ -106,7 +106,7 @@ def test_block_by_block_bound(estimator):
             return [-log_p[start + i, row[start + i]] for i in range(2)]
 
         exact += exact_bound(subset_losses(predict, 2), 2)
-    found = bound(model, [toy_batch(1000)], MASK, block_size=2, draws=10, estimator=estimator)
+    found = nll_bound(model, [toy_batch(1000)], MASK, block_size=2, draws=10, estimator=estimator)
     assert found.mean * L == pytest.approx(exact, abs=4 * found.error * L + 0.002 * exact)
 
 
@@ -117,7 +117,7 @@ def test_the_two_estimators_agree(block_size, shift):
     batches = [batch_of([9, 4], [6, 3, 5], [14], prompt=2, seed=s) for s in range(2)]
     batches = [Batch(*(part.repeat(10, 1) for part in (b.tokens, b.document, b.position, b.scored))) for b in batches]
     options = {"block_size": block_size, "label_shift": shift, "draws": 32}
-    by_time, by_masks = (bound(tiny(3), batches, MASK, estimator=name, **options) for name in ("iid_t", "exact_masks"))
+    by_time, by_masks = (nll_bound(tiny(3), batches, MASK, estimator=name, **options) for name in ("iid_t", "exact_masks"))
     assert by_time.tokens == by_masks.tokens == 2 * 10 * (9 + 8 + 12)
     assert 0 < by_masks.error < by_time.error < 0.15
     assert by_masks.mean == pytest.approx(by_time.mean, abs=4 * math.hypot(by_time.error, by_masks.error) + 0.005)
@@ -125,13 +125,13 @@ def test_the_two_estimators_agree(block_size, shift):
 
 def test_another_estimator_is_refused():
     with pytest.raises(ValueError, match="estimator='iid': must be 'iid_t' or 'exact_masks'"):
-        bound(tiny(), [batch_of([4])], MASK, estimator="iid")
+        nll_bound(tiny(), [batch_of([4])], MASK, estimator="iid")
 
 
 @pytest.mark.parametrize("draws", [0, -2])
 def test_no_draw_is_refused(draws):
     with pytest.raises(ValueError, match=f"draws={draws}: must be at least 1 .bound_draws of the notebooks"):
-        bound(tiny(), [batch_of([4])], MASK, draws=draws)
+        nll_bound(tiny(), [batch_of([4])], MASK, draws=draws)
     with pytest.raises(ValueError, match=f"draws={draws}: must be at least 1 .likelihood_draws of the notebooks"):
         conditional_nll(tiny(), PROMPT, ANSWER, MASK, draws=draws)
 
@@ -142,7 +142,7 @@ def test_blocks_of_one_with_label_shift_are_ar_exactly(draws):
     for prompt in (0, 3):
         batches = [batch_of([9, 4], [13], prompt=prompt), batch_of([5, 5, 2], prompt=prompt, seed=1)]
         exact = ar_nll(tiny(), batches)
-        found = bound(tiny(), batches, MASK, block_size=1, draws=draws, label_shift=True, estimator="exact_masks")
+        found = nll_bound(tiny(), batches, MASK, block_size=1, draws=draws, label_shift=True, estimator="exact_masks")
         assert found.tokens == exact.tokens
         assert found.mean == pytest.approx(exact.mean, rel=1e-6) and found.error < 1e-6
 
@@ -150,7 +150,7 @@ def test_blocks_of_one_with_label_shift_are_ar_exactly(draws):
 def test_blocks_of_one_with_label_shift_come_to_ar_by_iid_t():
     model, batches = tiny(), [batch_of(*[[9, 4], [13]] * 60)]
     exact = ar_nll(model, batches)
-    found = bound(model, batches, MASK, block_size=1, draws=20, label_shift=True)
+    found = nll_bound(model, batches, MASK, block_size=1, draws=20, label_shift=True)
     assert found.tokens == exact.tokens
     assert found.mean == pytest.approx(exact.mean, abs=4 * found.error) and found.error < 0.05
 
@@ -187,18 +187,18 @@ def test_numbers_are_spread_over_groups_and_over_draws():
 
 def test_bounds_of_two_models_share_their_masks():
     batches = [batch_of([9, 4]), batch_of([7], seed=1)]
-    first, again = (bound(tiny(), batches, MASK, draws=3) for _ in range(2))
+    first, again = (nll_bound(tiny(), batches, MASK, draws=3) for _ in range(2))
     assert first == again
-    assert bound(tiny(), batches, MASK, draws=3, seed=1) != first
+    assert nll_bound(tiny(), batches, MASK, draws=3, seed=1) != first
     # a model a hair away differs by a hair, far below the error of the draws
     near = tiny()
     with torch.no_grad():
         near.model.norm.weight[0] += 1e-4
-    assert abs(bound(near, batches, MASK, draws=3).mean - first.mean) < 1e-2 * first.error
+    assert abs(nll_bound(near, batches, MASK, draws=3).mean - first.mean) < 1e-2 * first.error
 
 
 def test_a_blank_models_bound_is_log_v():
-    found = bound(tiny(initializer_range=0.0), [batch_of(*[[16]] * 200)], MASK, draws=8)
+    found = nll_bound(tiny(initializer_range=0.0), [batch_of(*[[16]] * 200)], MASK, draws=8)
     assert found.mean == pytest.approx(math.log(VOCAB), abs=4 * found.error)
 
 
@@ -207,14 +207,14 @@ def test_the_bound_is_measured_on_the_full_range_of_times(monkeypatch):
     make = evaluate.NoiseSchedule
     monkeypatch.setattr(evaluate, "NoiseSchedule", lambda *a, **k: made.append(make(*a, **k)) or made[-1])
     for size in (None, 4):
-        bound(tiny(), [batch_of([8])], MASK, block_size=size, draws=1)
+        nll_bound(tiny(), [batch_of([8])], MASK, block_size=size, draws=1)
     assert all(s.t_min <= 1e-3 and s.t_max == 1.0 and s.weighting == "elbo" for s in made) and len(made) == 2
 
 
 def test_the_first_token_may_be_given_as_ar_must():
     batches = [batch_of([9, 4], [6])]
-    assert bound(tiny(), batches, MASK, draws=1).tokens == 19
-    assert bound(tiny(), batches, MASK, draws=1, first_given=True).tokens == 16 == ar_nll(tiny(), batches).tokens
+    assert nll_bound(tiny(), batches, MASK, draws=1).tokens == 19
+    assert nll_bound(tiny(), batches, MASK, draws=1, first_given=True).tokens == 16 == ar_nll(tiny(), batches).tokens
 
 
 def test_ar_likelihood_is_exact_and_knows_no_batches():

@@ -12,7 +12,7 @@ from dllm_core import losses as objectives
 from dllm_core import patterns
 from dllm_core import reference as plain
 from dllm_core.data.batches import Batch
-from dllm_core.losses import Diffusion, Loss, Noised, ar_loss, corrupt, right_entropy
+from dllm_core.losses import Diffusion, Loss, Noised, ar_loss, correct_token_entropy, corrupt
 from dllm_core.schedules import ALPHAS, NoiseSchedule
 
 LOG_V = math.log(VOCAB)
@@ -76,7 +76,7 @@ def test_groups_share_a_time_and_others_do_not():
 def test_padding_is_no_block():
     batch = batch_of([5, 4], [3])  # blocks of 4: two and one, and one beside six places of padding
     groups = Diffusion(BAND, MASK, one_t_per="block").groups(batch, 4)
-    assert groups[0].tolist() == [0, 0, 0, 0, 1, 2, 2, 2, 2] and objectives.numbered(groups)[1] == 4
+    assert groups[0].tolist() == [0, 0, 0, 0, 1, 2, 2, 2, 2] and objectives.flatten_groups(groups)[1] == 4
 
 
 def test_times_are_stratified_over_all_documents_of_a_batch():
@@ -393,7 +393,7 @@ def test_a_batch_without_scored_tokens_costs_nothing():
 def test_cap_by_hand():
     """Three predictions, right, right and wrong: the entropies of the first two, nothing of the third."""
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.5], [0.0, 3.0, 0.0]], requires_grad=True)
-    entropy, right = right_entropy(logits, torch.tensor([0, 1, 2]))
+    entropy, right = correct_token_entropy(logits, torch.tensor([0, 1, 2]))
     assert right == 2
 
     def entropy_of(row):
@@ -412,7 +412,7 @@ def test_cap_temperature():
     logits = torch.tensor([[2.0, 0.0]])
     p = 1 / (1 + math.exp(-1.0))  # at temperature 2
     expected = -(p * math.log(p) + (1 - p) * math.log(1 - p))
-    assert right_entropy(logits, torch.tensor([0]), 2.0)[0].item() == pytest.approx(expected, rel=1e-6)
+    assert correct_token_entropy(logits, torch.tensor([0]), 2.0)[0].item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("complementary", [False, True])

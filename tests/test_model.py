@@ -156,7 +156,7 @@ def test_one_pass_over_noisy_and_clean_equals_one_pass_per_block(monkeypatch, si
         for number, view in enumerate(views):
             with torch.no_grad():
                 alone = block_logits(model, batch.tokens[row, columns], view[row, columns], size, label_shift)
-            read = together[row, pattern.read[row, number, columns]]
+            read = together[row, pattern.predicted_at[row, number, columns]]
             chosen = wanted[row, columns]
             torch.testing.assert_close(read[chosen], alone[chosen], atol=1e-4, rtol=1e-4)
 
@@ -177,7 +177,7 @@ def test_blocks_of_one_with_label_shift_equal_autoregression():
     causal = patterns.causal(batch.document, batch.position)
     alone = run(model, batch.tokens, causal)
     rows = torch.arange(2)[:, None]
-    shifted, usual = both[rows, pattern.read[:, 0]], alone[rows, causal.read[:, 0]]
+    shifted, usual = both[rows, pattern.predicted_at[:, 0]], alone[rows, causal.predicted_at[:, 0]]
     torch.testing.assert_close(shifted[causal.scorable], usual[causal.scorable], atol=1e-5, rtol=1e-5)
 
 

@@ -16,9 +16,9 @@ from dllm_core.checkpoints.run_folder import load
 from dllm_core.cli import report
 from dllm_core.cli.main import STAGES
 from dllm_core.config import DecodeConfig
-from dllm_core.data.batches import fixed_batches
+from dllm_core.data.batches import validation_batches
 from dllm_core.data.jsonl import chat_documents, text_documents
-from dllm_core.likelihood import ar_nll, bound
+from dllm_core.likelihood import ar_nll, nll_bound
 from dllm_core.notebook import parameters
 from dllm_core.notebook.comparison import SCHEMA
 from dllm_core.trace import Trace
@@ -67,7 +67,7 @@ def test_sources_are_clean_and_whole(project, name):
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_every_flag_of_the_report_is_a_parameter(project, name):
-    declared = parameters.declared(project / f"notebooks/{name}.ipynb")
+    declared = parameters.read_parameters(project / f"notebooks/{name}.ipynb")
     assert set(FLAGS[name].split()) | BESIDE <= set(declared)
     assert all(parameter.default is not None for parameter in declared.values())  # papermill can show each one's type
     bare = [parameter.name for parameter in declared.values() if not parameter.help]
@@ -80,7 +80,7 @@ def test_papermill_sees_every_parameter(project):
     for name in FLAGS:
         file = project / f"notebooks/{name}.ipynb"
         seen = inspect_notebook(str(file))
-        assert set(seen) == set(parameters.declared(file))
+        assert set(seen) == set(parameters.read_parameters(file))
         assert all(one["inferred_type_name"] != "None" for one in seen.values())
 
 
@@ -93,7 +93,7 @@ def cell_of(project: Path, name: str, words: str) -> str:
 
 def settings_of_06(project: Path, **given) -> dict:
     """What the cell of 06 that makes the decoding's settings leaves behind, no model needed."""
-    declared = parameters.declared(project / "notebooks/06_parallel_decoding.ipynb")
+    declared = parameters.read_parameters(project / "notebooks/06_parallel_decoding.ipynb")
     scope = {name: parameter.default for name, parameter in declared.items()} | {"style": "llada2"} | given
     scope |= {"kind": SimpleNamespace(block_size=16, chat=False), "tokenizer": None, "DecodeConfig": DecodeConfig}
     scope["prompt_ids"] = lambda *_: [1, 2]
@@ -208,7 +208,7 @@ def test_what_is_learned_is_saved_and_better(chain):
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "batch_size": 8}
     texts = text_documents(chain.folder / "data/pretrain_sample.jsonl", tokenizer, cache=False)
     chats = chat_documents(chain.folder / "data/sft_sample.jsonl", tokenizer, 128, cache=False)
-    texts, chats = fixed_batches(texts, seq_len=64, **ids), fixed_batches(chats, seq_len=128, pack="whole", **ids)
+    texts, chats = validation_batches(texts, seq_len=64, **ids), validation_batches(chats, seq_len=128, pack="whole", **ids)
     first, last = first_and_last(weights / "minimind_pretrain")
     assert last < first - 0.3
     assert ar_nll(load(weights / "minimind_sft").model, chats).mean < ar_nll(base.model, chats).mean - 0.3
@@ -219,7 +219,7 @@ def test_what_is_learned_is_saved_and_better(chain):
         ("diffusion_llada2_sft", "diffusion_llada2_pretrain", chats, 16),
     ):
         before, after = (
-            bound(load(weights / run).model, batches, mask, block_size=size, draws=4).mean for run in (start, name)
+            nll_bound(load(weights / run).model, batches, mask, block_size=size, draws=4).mean for run in (start, name)
         )
         assert after < before - 0.1, (name, before, after)
 

@@ -18,7 +18,7 @@ def one_document(length: int):
 def test_causal():
     pattern = patterns.causal(*one_document(4))
     assert torch.equal(pattern.mask()[0], torch.ones(4, 4).tril().bool())
-    assert pattern.read[0, 0].tolist() == [0, 0, 1, 2]  # token i at row i − 1
+    assert pattern.predicted_at[0, 0].tolist() == [0, 0, 1, 2]  # token i at row i − 1
     assert pattern.scorable[0].tolist() == [False, True, True, True]
 
 
@@ -33,7 +33,7 @@ def test_bidirectional_is_full_attention_within_a_document():
         . . . x x .
         . . . . . x
     """))  # fmt: skip
-    assert pattern.read[0, 0].tolist() == [0, 1, 2, 3, 4, 5]  # no shift: at the token's own row
+    assert pattern.predicted_at[0, 0].tolist() == [0, 1, 2, 3, 4, 5]  # no shift: at the token's own row
     assert pattern.scorable[0].tolist() == [True] * 5 + [False]
 
 
@@ -64,16 +64,16 @@ def test_block_diffusion_is_equation_3():
     """))  # fmt: skip
     assert pattern.position[0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     assert pattern.view[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
-    assert pattern.read[0, 0].tolist() == [0, 1, 2, 3]  # on the noisy half
+    assert pattern.predicted_at[0, 0].tolist() == [0, 1, 2, 3]  # on the noisy half
 
 
 def test_label_shift_reads_a_blocks_first_token_on_the_clean_half():
     pattern = patterns.block_diffusion(*one_document(6), 3, views=2, label_shift=True)
     # elements: first view 0–5, second view 6–11, clean 12–17
-    assert pattern.read[0, :, 1:].tolist() == [[0, 1, 14, 3, 4], [6, 7, 14, 9, 10]]
+    assert pattern.predicted_at[0, :, 1:].tolist() == [[0, 1, 14, 3, 4], [6, 7, 14, 9, 10]]
     assert pattern.scorable[0].tolist() == [False] + [True] * 5
     ones = patterns.block_diffusion(*one_document(4), 1, label_shift=True)
-    assert ones.read[0, 0, 1:].tolist() == [4, 5, 6]  # blocks of one: all on the clean half, as AR
+    assert ones.predicted_at[0, 0, 1:].tolist() == [4, 5, 6]  # blocks of one: all on the clean half, as AR
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
@@ -136,7 +136,7 @@ def test_views_that_hold_only_scored_blocks_give_the_same_attention(monkeypatch,
 
     for row, column in (batch.scored & full.scorable).nonzero().tolist():
         for view in range(2):
-            a, b = full.read[row, view, column], short.read[row, view, column]
+            a, b = full.predicted_at[row, view, column], short.predicted_at[row, view, column]
             for name in ("document", "block", "view", "position", "source"):
                 assert getattr(full, name)[row, a] == getattr(short, name)[row, b], name
             assert keys(full, row, a) == keys(short, row, b)

@@ -13,9 +13,9 @@ from dllm_core import samplers as decoding
 from dllm_core.compute import cuda_graphs as replay
 from dllm_core.compute.cuda_graphs import Capture
 from dllm_core.config import DecodeConfig, ModelConfig
-from dllm_core.policies import spread
+from dllm_core.policies import tokens_per_step
 from dllm_core.samplers import decode, decode_gaps, generate, infill, start_of
-from dllm_core.sampling import Vocabulary, filtered, guess, guided, likeliest
+from dllm_core.sampling import SpecialTokens, filtered, guided, max_with_index, predict_tokens
 from dllm_core.trace import Trace
 
 PROMPTS = [[BOS, 5, 6, 7, 8], [BOS, 9], [BOS, 4, 3, 9, 12, 11, 10, 7, 5]]  # unequal lengths, ends inside and at blocks
@@ -95,7 +95,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_greedy_guess_by_hand():
     logits = torch.full((1, 1, VOCAB), -torch.inf)
     logits[0, 0, 4], logits[0, 0, 7], logits[0, 0, 5] = math.log(0.5), math.log(0.3), math.log(0.2)
-    made = guess(logits, DecodeConfig("ar", alternatives=2), IDS, seeded())
+    made = predict_tokens(logits, DecodeConfig("ar", alternatives=2), IDS, seeded())
     assert made.token.item() == 4 and made.confidence.item() == pytest.approx(0.5)
     assert made.entropy.item() == pytest.approx(-sum(p * math.log(p) for p in (0.5, 0.3, 0.2)), rel=1e-5)
     assert made.top[0][0, 0].tolist() == [4, 7, 5] and made.top[1][0, 0].tolist() == pytest.approx([0.5, 0.3, 0.2])
@@ -105,7 +105,7 @@ def test_greedy_guess_by_hand():
 def test_the_mask_is_never_chosen_and_takes_no_probability(temperature):
     logits = torch.zeros(1, 200, VOCAB)
     logits[..., MASK] = 50.0
-    made = guess(logits, DecodeConfig(temperature=temperature), IDS, seeded())
+    made = predict_tokens(logits, DecodeConfig(temperature=temperature), IDS, seeded())
     assert (made.token != MASK).all()
     assert made.confidence.unique().tolist() == [pytest.approx(1 / (VOCAB - 1))]
 
@@ -114,7 +114,7 @@ def test_confidence_is_the_unnoised_probability_before_temperature_and_filters()
     logits = torch.zeros(1, 500, VOCAB)
     logits[..., 4], logits[..., 5] = 3.0, 2.0
     p = logits[0, 0, :MASK].softmax(dim=-1)
-    made = guess(logits, DecodeConfig(temperature=2.0, top_k=2), IDS, seeded())
+    made = predict_tokens(logits, DecodeConfig(temperature=2.0, top_k=2), IDS, seeded())
     assert set(made.token.unique().tolist()) == {4, 5}
     torch.testing.assert_close(made.confidence, p[made.token])
 
@@ -122,7 +122,7 @@ def test_confidence_is_the_unnoised_probability_before_temperature_and_filters()
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_gumbel_samples_follow_the_softmax_at_the_temperature(temperature):
     row = torch.tensor([0.0, 1.0, 2.0, -1.0, *[-torch.inf] * (VOCAB - 4)])
-    made = guess(row.repeat(1, 20_000, 1), DecodeConfig(temperature=temperature), IDS, seeded())
+    made = predict_tokens(row.repeat(1, 20_000, 1), DecodeConfig(temperature=temperature), IDS, seeded())
     expected = (row[:4] / temperature).softmax(dim=-1)
     shares = made.token.flatten().bincount(minlength=4) / 20_000
     assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / 20_000).sqrt()).all()
@@ -132,7 +132,7 @@ def test_gumbel_samples_follow_the_softmax_at_the_temperature(temperature):
 def test_confidence_and_entropy_against_the_long_way(scale):
     logits = torch.randn(30, 500, generator=seeded(), dtype=torch.float64) * scale
     p = logits.index_fill(-1, torch.tensor([7]), -torch.inf).softmax(dim=-1)
-    made = guess(logits, DecodeConfig(), Vocabulary(mask=7, eos=2, pad=0), seeded())
+    made = predict_tokens(logits, DecodeConfig(), SpecialTokens(mask=7, eos=2, pad=0), seeded())
     assert torch.equal(made.token, p.argmax(dim=-1))
     torch.testing.assert_close(made.confidence.double(), p.amax(dim=-1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(made.entropy.double(), torch.special.entr(p).sum(dim=-1), atol=2e-5, rtol=1e-4)
@@ -144,13 +144,13 @@ def test_the_likeliest_is_the_first_of_equals(size):
     spread_out = torch.randn(12, size, generator=seeded())
     spread_out[0, 127] = spread_out[0, 128] = 9.0  # on either side of a border
     for logits in (few, -few, spread_out, torch.full((12, size), -1e30)):
-        for mine, exact in zip(likeliest(logits), logits.max(dim=-1), strict=True):
+        for mine, exact in zip(max_with_index(logits), logits.max(dim=-1), strict=True):
             assert torch.equal(mine, exact)
 
 
 def test_guesses_go_back_to_their_places():
     masked = torch.tensor([[False, True, True], [True, False, False]])
-    made = guess(torch.randn(3, VOCAB, generator=seeded()), DecodeConfig(alternatives=1), IDS, seeded())
+    made = predict_tokens(torch.randn(3, VOCAB, generator=seeded()), DecodeConfig(alternatives=1), IDS, seeded())
     placed = made.placed(masked)
     for of, at in ((made.token, placed.token), (made.confidence, placed.confidence), (made.top[1], placed.top[1])):
         assert torch.equal(at[masked], of) and (at[~masked] == 0).all()
@@ -159,7 +159,7 @@ def test_guesses_go_back_to_their_places():
 def test_sampling_follows_its_seed():
     logits = torch.zeros(1, 50, VOCAB)
     first, again, other = (
-        guess(logits, DecodeConfig(temperature=1.0), IDS, seeded(s)).token.tolist() for s in (1, 1, 2)
+        predict_tokens(logits, DecodeConfig(temperature=1.0), IDS, seeded(s)).token.tolist() for s in (1, 1, 2)
     )
     assert first == again != other
 
@@ -206,7 +206,7 @@ def slow_llada1(model, prompt, config, label_shift):
     blocks = config.max_new_tokens // size
     for number in range(blocks):
         block = range(len(prompt) + number * size, len(prompt) + (number + 1) * size)
-        for quota in spread(size, (config.steps or config.max_new_tokens) // blocks):
+        for quota in tokens_per_step(size, (config.steps or config.max_new_tokens) // blocks):
             p = slow_prediction(model, tokens, lambda q, k: True, label_shift, config.cfg_scale, len(prompt))
             confidence = {i: p[i].max().item() for i in block if tokens[i] == MASK}
             chosen = sorted(confidence, key=lambda i: -confidence[i])[:quota]
@@ -221,7 +221,7 @@ def slow_llada2(model, prompt, config, label_shift):
     length = -(-(len(prompt) + config.max_new_tokens) // size) * size
     tokens, commits = prompt + [MASK] * (length - len(prompt)), []
     for start in range(len(prompt) // size * size, length, size):
-        quotas = spread(size, config.steps or size)
+        quotas = tokens_per_step(size, config.steps or size)
         for quota in quotas + [0] * length:
             open_ = [i for i in range(start, start + size) if tokens[i] == MASK]
             if not open_:
@@ -273,7 +273,7 @@ def test_ar_decoding_equals_the_slow_loop():
 
 
 def test_the_plain_decoders_of_the_library_agree_with_the_slow_loops():
-    """`plain.decode_llada2` and `plain.decode_ar`, for prompts of one length; the last block is filled."""
+    """`reference.decode_llada2` and `reference.decode_ar`, for prompts of one length; the last block is filled."""
     prompts = [[BOS, 5, 6, 7, 8], [BOS, 9, 3, 3, 4]]
     config = dataclasses.replace(STYLES["llada2"], eos_early_stop=False)
     for seed in range(3):
@@ -297,9 +297,9 @@ def test_cached_equals_uncached_to_the_logits(monkeypatch, style, scale, label_s
 
     def spy(logits, *rest):
         seen.append(logits.clone())
-        return guess(logits, *rest)
+        return predict_tokens(logits, *rest)
 
-    monkeypatch.setattr(decoding, "guess", spy)
+    monkeypatch.setattr(decoding, "predict_tokens", spy)
     config = dataclasses.replace((STYLES | HOT)[style], cfg_scale=scale, eos_early_stop=False)
     model, results = tiny(4), []
     for use_cache in (True, False):
@@ -399,7 +399,7 @@ def test_large_forwards_and_those_under_autocast_are_not_captured(static, monkey
 def test_few_captures_are_kept_and_what_a_stopped_decoding_captured(static, monkeypatch):
     made, _ = static
     monkeypatch.setattr(replay, "MOST", 1)
-    model, config = tiny(4).train(), dataclasses.replace(STYLES["llada1"], eos_early_stop=False)  # as `weights.load` leaves it
+    model, config = tiny(4).train(), dataclasses.replace(STYLES["llada1"], eos_early_stop=False)  # as `formats.load` leaves it
     for prompt in PROMPTS:  # a length each, without a cache
         list(decode(model, [prompt], config, IDS))
     assert len(made) == 3

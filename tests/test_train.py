@@ -15,9 +15,9 @@ import torch
 from small import MASK, NoTokenizer, batch_of, packed, tiny
 
 from dllm_core import train as training
-from dllm_core.checkpoints.run_folder import Run
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.interrupt import deferred_interrupt
-from dllm_core.config import Checkpoint, TrainConfig
+from dllm_core.config import CheckpointInfo, TrainConfig
 from dllm_core.losses import Diffusion, Loss, ar_loss
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.train import TrainStep, optimizers, train
@@ -62,8 +62,8 @@ def setting(model) -> dict:
             "validate": lambda m: float(m.model.norm.weight.detach().abs().sum())}  # fmt: skip
 
 
-def opened(folder) -> Run:
-    return Run.open(str(folder), tiny(), Checkpoint("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
+def opened(folder) -> RunFolder:
+    return RunFolder.open(str(folder), tiny(), CheckpointInfo("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
 
 
 def same_weights(one, other) -> bool:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dllm_core.common.paths import resolve
-from dllm_core.config import Checkpoint, ModelConfig
+from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.model import Transformer
 
 VARIANTS = {"last": "model.safetensors", "best": "best.safetensors", "merged": "merged.safetensors"}
@@ -24,16 +24,16 @@ class RunError(ValueError):
 
 
 @dataclass
-class Loaded:
+class LoadedCheckpoint:
     """A checkpoint ready to use. tokenizer is None for a bare state dict."""
 
     model: Transformer
-    checkpoint: Checkpoint
+    checkpoint: CheckpointInfo
     tokenizer: object | None
     path: Path
 
 
-def locate(name: str | Path) -> tuple[Path, str]:
+def find_checkpoint(name: str | Path) -> tuple[Path, str]:
     """A run's folder and variant, or a state dict file and "file". Accepts a folder, a run's name, the report's names
     (`weights/NAME.pt`, `NAME_state_dict.pt`, `NAME_best.pt`, also `NAME_merged.pt`) and real .pt/.pth/.safetensors files.
     Raises RunError that lists the runs there are."""
@@ -63,14 +63,14 @@ def run_name(name: str | Path) -> str:
 
 def load(
     name: str | Path, *, num_attention_heads: int | None = None, vocab_size: int | None = None, device="cpu"
-) -> Loaded:
+) -> LoadedCheckpoint:
     """Load a checkpoint for training on or decoding.
 
     A bare state dict (MiniMind's or Qwen3's key layout, read with weights_only=True) needs its head count from a
     config.json beside it or from `num_attention_heads`; it is never guessed. vocab_size: grow the embedding to it (the
     rows of added tokens start as the mean of the others). Raises RunError when a tensor is missing or of another shape.
     """
-    path, variant = locate(name)
+    path, variant = find_checkpoint(name)
     folder = path if variant != "file" else path.parent
     config_file = folder / "config.json"
     record = read_json(config_file) if config_file.is_file() else {}
@@ -88,8 +88,8 @@ def load(
 
         tokenizer = load_tokenizer(folder)
     own = record.get("dllm", {}).get("checkpoint")
-    checkpoint = Checkpoint(**own) if own else Checkpoint("ar", label_shift=True)
-    return Loaded(model.to(device), checkpoint, tokenizer, path)
+    checkpoint = CheckpointInfo(**own) if own else CheckpointInfo("ar", label_shift=True)
+    return LoadedCheckpoint(model.to(device), checkpoint, tokenizer, path)
 
 
 def read_json(file: Path) -> dict:
@@ -169,7 +169,7 @@ def model_config(record: dict, state: dict[str, Tensor], where: Path) -> ModelCo
     return ModelConfig(**{**known, **_seen(state)})
 
 
-def hf_config(config: ModelConfig, checkpoint: Checkpoint, settings: dict) -> dict:
+def hf_config(config: ModelConfig, checkpoint: CheckpointInfo, settings: dict) -> dict:
     """config.json that transformers' Qwen3ForCausalLM (LlamaForCausalLM without QK-norm) reads, with this project's own
     part under "dllm"."""
     shape = config.to_dict()
@@ -182,7 +182,7 @@ def hf_config(config: ModelConfig, checkpoint: Checkpoint, settings: dict) -> di
 
 
 def grow_vocabulary(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
-    """State with embedding (and untied head) of `size` rows; new rows are the mean of the old."""
+    """DecodingState with embedding (and untied head) of `size` rows; new rows are the mean of the old."""
     grown = dict(state)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if name in state:

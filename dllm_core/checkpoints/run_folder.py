@@ -22,12 +22,12 @@ from torch import Tensor
 
 from dllm_core.checkpoints.formats import (
     VARIANTS,
-    Loaded,
+    LoadedCheckpoint,
     RunError,
+    find_checkpoint,
     fit,
     hf_config,
     load,
-    locate,
     mean_weights,
     read_json,
     read_state,
@@ -37,7 +37,7 @@ from dllm_core.checkpoints.formats import (
 )
 from dllm_core.common.paths import resolve
 from dllm_core.compute.processes import rank
-from dllm_core.config import Checkpoint
+from dllm_core.config import CheckpointInfo
 from dllm_core.model import Transformer
 
 # Parameters of the notebooks that only look at a training, and change nothing of it; so does every gen_… one.
@@ -47,18 +47,18 @@ LOOKING = frozenset({
 })  # fmt: skip
 
 __all__ = [
-    "LOOKING", "VARIANTS", "Loaded", "Run", "RunError", "fit", "load", "locate", "mean_weights", "read_state", "save_weights",
+    "LOOKING", "VARIANTS", "LoadedCheckpoint", "RunFolder", "RunError", "fit", "load", "find_checkpoint", "mean_weights", "read_state", "save_weights",
 ]  # fmt: skip
 
 
-class Run:
+class RunFolder:
     """The folder of one training, written to while it goes on."""
 
     def __init__(self, folder: Path, keep_best: int = 1):
         self.folder, self.keep_best = Path(folder), keep_best
 
     @classmethod
-    def open(cls, name: str, model: Transformer, checkpoint: Checkpoint, tokenizer, settings: dict, keep_best: int = 1):
+    def open(cls, name: str, model: Transformer, checkpoint: CheckpointInfo, tokenizer, settings: dict, keep_best: int = 1):
         """The run `name` under weights/, continued when its folder holds an unfinished training of equal settings (those
         in `LOOKING` and gen_… left out); a run of other settings, or a finished one, is kept as NAME.old and a new one
         begun. Raises RunError for a name that means weights/ itself or a folder above it.

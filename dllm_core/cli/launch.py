@@ -17,12 +17,12 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from dllm_core.checkpoints.formats import read_json
 from dllm_core.cli.main import STAGES, choose, plan
-from dllm_core.cli.scheduler import shown
+from dllm_core.cli.scheduler import display_path
 from dllm_core.common.paths import resolve
 from dllm_core.compute.devices import pick_device
-from dllm_core.compute.processes import Team, rank, size
+from dllm_core.compute.processes import ProcessGroup, rank, world_size
 from dllm_core.notebook import parameters as known
-from dllm_core.notebook.parameters import Problem
+from dllm_core.notebook.parameters import UsageError
 
 TRAINS = "train_steps("  # in the one cell that trains
 
@@ -42,8 +42,8 @@ def train_stage(argv: list[str]) -> None:
     cells = known.code(notebook)
     trains = next((number for number, source in enumerate(cells) if TRAINS in source), None)
     if trains is None:
-        raise Problem(f"{shown(notebook)} trains nothing: `dllm run` runs it")
-    team = Team(pick_device(parameters["device"]))
+        raise UsageError(f"{display_path(notebook)} trains nothing: `dllm run` runs it")
+    team = ProcessGroup(pick_device(parameters["device"]))
     scope = {"__name__": "__main__", "display": lambda *_: None, **parameters}
     with _quiet() if rank() else contextlib.nullcontext(), _polite():
         with team.first_then_others():  # so that one process downloads and tokenises, and the others find it done
@@ -68,23 +68,23 @@ def described(run: str, preset: str, pairs: list[list[str]]) -> tuple[Path, dict
     if not config.is_file():
         stages = choose([run], STAGES)
         if len(stages) > 1:
-            raise Problem(f"{run!r} means {len(stages)} stages, train one: {', '.join(s.name for s in stages)}")
+            raise UsageError(f"{run!r} means {len(stages)} stages, train one: {', '.join(s.name for s in stages)}")
         (job,) = plan(stages, STAGES, preset, pairs, resolve("runs"))
         return job.notebook, job.parameters
     settings = read_json(config).get("dllm", {}).get("settings", {})
     for notebook in sorted({resolve(f"notebooks/{stage.notebook}.ipynb") for stage in STAGES}):
-        declared = known.declared(notebook)
+        declared = known.read_parameters(notebook)
         if set(declared) == set(settings):
             for name, _ in pairs:
                 if name not in declared:
-                    raise Problem(f"-p {name}: {known.unknown(name, set(declared))}")
+                    raise UsageError(f"-p {name}: {known.unknown(name, set(declared))}")
             return notebook, settings | {name: known.from_text(text, declared[name]) for name, text in pairs}
-    raise Problem(f"{shown(config)}: its settings are those of no notebook here; name a stage (01 … 05-llada2)")
+    raise UsageError(f"{display_path(config)}: its settings are those of no notebook here; name a stage (01 … 05-llada2)")
 
 
 def _run(notebook: Path, cells: list[str], first: int, scope: dict) -> None:
     for number, source in enumerate(cells, first + 1):
-        name = f"{shown(notebook)}, code cell {number}"
+        name = f"{display_path(notebook)}, code cell {number}"
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)  # for tracebacks
         exec(compile(source, name, "exec"), scope)  # noqa: S102
 
@@ -116,12 +116,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         train_stage(sys.argv[1:] if argv is None else argv)
         return 0
-    except Problem as problem:
+    except UsageError as problem:
         print(f"dllm_core.cli.launch: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         told = str(stop).replace("the cell", "the same command") or "interrupted"
-        print(f"process {rank()} of {size()}: {told}", file=sys.stderr)
+        print(f"process {rank()} of {world_size()}: {told}", file=sys.stderr)
         return 130
 
 

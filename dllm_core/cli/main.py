@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from dllm_core.cli.notebook_process import Screen
-from dllm_core.cli.scheduler import Job, Stage, read, run, shown, write
+from dllm_core.cli.notebook_process import StatusLine
+from dllm_core.cli.scheduler import NotebookJob, Stage, display_path, read, run_jobs, write
 from dllm_core.common.paths import resolve
 from dllm_core.notebook import parameters as known
-from dllm_core.notebook.parameters import Problem
+from dllm_core.notebook.parameters import UsageError
 
 STAGES = (
     Stage("01", "01_ar_pretrain", "01_ar_pretrain", cost=13),
@@ -40,7 +40,7 @@ def choose(names: list[str], stages: tuple[Stage, ...]) -> list[Stage]:
         stem = Path(name).name.removesuffix(".ipynb")
         fit = [s for s in stages if stem in ("all", s.name, s.name.split("-")[0], s.notebook, s.preset)]
         if not fit:
-            raise Problem(f"no stage is called {name!r}; choose from {', '.join(s.name for s in stages)} or all")
+            raise UsageError(f"no stage is called {name!r}; choose from {', '.join(s.name for s in stages)} or all")
         chosen.update(fit)
     return [stage for stage in stages if stage in chosen]
 
@@ -48,16 +48,16 @@ def choose(names: list[str], stages: tuple[Stage, ...]) -> list[Stage]:
 def plan(
     chosen: list[Stage], stages: tuple[Stage, ...], preset: str, pairs: list[list[str]], out: Path,
     weights: Path | None = None,
-) -> list[Job]:  # fmt: skip
+) -> list[NotebookJob]:  # fmt: skip
     """Every chosen stage with its parameters checked. Raises Problem before anything has run."""
     scales = sorted({"cpu", *(folder.name for folder in resolve("notebooks/presets").glob("*/"))})
     if preset not in scales:
-        raise Problem(f"no preset {preset!r} in notebooks/presets; there are {', '.join(scales)}")
+        raise UsageError(f"no preset {preset!r} in notebooks/presets; there are {', '.join(scales)}")
     notebooks = {stage: resolve(f"notebooks/{stage.notebook}.ipynb") for stage in chosen}
-    declared = {stage: known.declared(path) for stage, path in notebooks.items()}
+    declared = {stage: known.read_parameters(path) for stage, path in notebooks.items()}
     for name, _ in pairs:
         if not any(name in parameters for parameters in declared.values()):
-            raise Problem(f"-p {name}: {known.unknown(name, {n for p in declared.values() for n in p})}")
+            raise UsageError(f"-p {name}: {known.unknown(name, {n for p in declared.values() for n in p})}")
     jobs = []
     for stage, parameters in declared.items():
         path = resolve(f"notebooks/presets/{preset}/{stage.preset}.yaml")
@@ -66,41 +66,41 @@ def plan(
         given |= {name: known.from_text(text, parameters[name]) for name, text in pairs if name in parameters}
         defaults = {name: parameter.default for name, parameter in parameters.items()}
         upstream = tuple(out / f"{other.preset}.json" for other in stages if other.name in stage.needs)
-        jobs.append(Job(stage, notebooks[stage], given, defaults | given, known.code_of(notebooks[stage]),
+        jobs.append(NotebookJob(stage, notebooks[stage], given, defaults | given, known.code_of(notebooks[stage]),
                         out / f"{stage.preset}.ipynb", upstream, weights))
-    owners: dict[Path, Job] = {}
+    owners: dict[Path, NotebookJob] = {}
     for job in jobs:
         for path in job.products:
             if (other := owners.setdefault(path, job)) is not job:
-                raise Problem(f"stages {other.stage.name} and {job.stage.name} would both write {shown(path)}: "
+                raise UsageError(f"stages {other.stage.name} and {job.stage.name} would both write {display_path(path)}: "
                               "give run_name or output to one of them at a time")
     return jobs
 
 
-def describe(jobs: list[Job]) -> None:
+def describe(jobs: list[NotebookJob]) -> None:
     """`--parameters`: what can be set, of which type, what it is now."""
     for job in jobs:
-        print(f"{job.stage.name}  {shown(job.notebook)}")
-        for name, parameter in known.declared(job.notebook).items():
+        print(f"{job.stage.name}  {display_path(job.notebook)}")
+        for name, parameter in known.read_parameters(job.notebook).items():
             notes = ["  (given)"] * (name in job.given) + [f"  # {parameter.help}"] * bool(parameter.help)
             print(f"  {name}: {ast.unparse(parameter.kind)} = {job.parameters[name]!r}{''.join(notes)}")
 
 
-def outlook(jobs: list[Job]) -> None:
+def outlook(jobs: list[NotebookJob]) -> None:
     """`--list`: what would run now, and why."""
     names = set()
     for job in jobs:
         first = [name for name in job.stage.needs if name in names]
-        if why := job.pending() or (f"{', '.join(first)} runs first" if first else ""):
+        if why := job.why_stale() or (f"{', '.join(first)} runs first" if first else ""):
             names.add(job.stage.name)
-        print(f"{job.stage.name:12}{shown(job.notebook):40}" + (f"would run: {why}" if why else "has its result"))
+        print(f"{job.stage.name:12}{display_path(job.notebook):40}" + (f"would run: {why}" if why else "has its result"))
 
 
 def main(argv: list[str] | None = None, stages: tuple[Stage, ...] = STAGES) -> int:
     """The console script `dllm`. Exit code 0: all there; 1: a cell failed; 2: bad arguments; 130: interrupted."""
     from dllm_core.workshop.sweeps import run as sweeping  # which stands on this module
 
-    parser = argparse.ArgumentParser(prog="dllm", description="Run the notebooks in order, as papermill would.")
+    parser = argparse.ArgumentParser(prog="dllm", description="RunFolder the notebooks in order, as papermill would.")
     commands = parser.add_subparsers(dest="command", required=True)
     line = commands.add_parser("run", help="run one, several or all notebooks")
     line.add_argument("stages", nargs="*", metavar="NN", help=f"all, or any of {' '.join(s.name for s in stages)}")
@@ -112,15 +112,15 @@ def main(argv: list[str] | None = None, stages: tuple[Stage, ...] = STAGES) -> i
     line.add_argument("--list", action="store_true", help="say what would run and why, and run nothing")
     line.add_argument("--parameters", action="store_true", help="show the parameters, and run nothing")
     sweeping.arguments(commands.add_parser("sweep", help="run, resume and draw the ablations of notebooks/sweeps"))
-    options, screen = parser.parse_args(argv), Screen()
+    options, screen = parser.parse_args(argv), StatusLine()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves too
     try:
         if options.jobs < 1:
-            raise Problem(f"--jobs must be at least 1, not {options.jobs}")
+            raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
         if options.command == "sweep":
             return sweeping.sweep(options, screen)
-        return chain(options, stages, screen)
-    except Problem as problem:
+        return run_stages(options, stages, screen)
+    except UsageError as problem:
         print(f"dllm: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -130,10 +130,10 @@ def main(argv: list[str] | None = None, stages: tuple[Stage, ...] = STAGES) -> i
         signal.signal(signal.SIGTERM, before)
 
 
-def chain(options: argparse.Namespace, stages: tuple[Stage, ...], screen: Screen) -> int:
+def run_stages(options: argparse.Namespace, stages: tuple[Stage, ...], screen: StatusLine) -> int:
     """`dllm run`. Exit code 0 or 1; raises Problem."""
     if not (options.stages or options.list or options.parameters):
-        raise Problem(f"which stages? all, or any of {' '.join(stage.name for stage in stages)}")
+        raise UsageError(f"which stages? all, or any of {' '.join(stage.name for stage in stages)}")
     began, out = time.time(), resolve(options.out or f"runs/{options.preset}")
     jobs = plan(choose(options.stages or ["all"], stages), stages, options.preset, options.p, out)
     for name, _ in options.p:
@@ -141,7 +141,7 @@ def chain(options: argparse.Namespace, stages: tuple[Stage, ...], screen: Screen
     if options.parameters or options.list:
         (describe if options.parameters else outlook)(jobs)
         return 0
-    state, peak = run(jobs, options.jobs, options.force, screen)
+    state, peak = run_jobs(jobs, options.jobs, options.force, screen)
     table = {}
     for name, record in ((job.stage.name, read(job.record)) for job in jobs):
         table[name] = {"state": state[name], **{k: record[k] for k in ("seconds", "memory_gib") if k in record}}
@@ -150,7 +150,7 @@ def chain(options: argparse.Namespace, stages: tuple[Stage, ...], screen: Screen
     seconds, gib = round(time.time() - began, 1), round(peak / 2**30, 2)
     summary = {"preset": options.preset, "jobs": options.jobs, "seconds": seconds, "memory_gib": gib, "stages": table}
     write(out / "summary.json", summary)
-    screen.say(f"{'together':20}{seconds:8.1f} s {gib:6.2f} GiB at most  ({shown(out / 'summary.json')})")
+    screen.say(f"{'together':20}{seconds:8.1f} s {gib:6.2f} GiB at most  ({display_path(out / 'summary.json')})")
     return int(any(word in ("failed", "not run") for word in state.values()))
 
 

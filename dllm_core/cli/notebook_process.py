@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-# The bar's lines are what `Running._listen` reads. A run whose command was killed ends with it: nobody would read its
+# The bar's lines are what `NotebookProcess._listen` reads. A run whose command was killed ends with it: nobody would read its
 # result, and the command, given again, would train beside it in the same folder.
 # jsonschema's check of internationalised addresses takes most of a second to start, and no notebook needs it. The kernel
 # is ended at once when its last cell is through: what it made is in files by then.
@@ -33,7 +33,7 @@ papermill.execute_notebook(notebook, executed, yaml.safe_load(open(given, encodi
     progress_bar={"mininterval": 0, "miniters": 1, "file": sys.stderr, "bar_format": "cell {n}/{total}\\n"})"""
 
 
-class Running:
+class NotebookProcess:
     """`done` of `cells` cells are through; `peak` bytes is the most its processes held together (sampled).
 
     Starting it writes the values to `executed` with suffix .yaml, as `papermill -f` takes them.
@@ -129,7 +129,7 @@ class Running:
                           *(f"    {line}" for line in list(self.tail)[-6:])])
 
 
-class Screen:
+class StatusLine:
     """Lines that stay and, on a terminal, one last line that tells how far the running stages are."""
 
     def __init__(self):
@@ -138,7 +138,7 @@ class Screen:
     def say(self, text: str) -> None:
         print(("\r\x1b[K" if self.live else "") + text, flush=True)
 
-    def progress(self, running: dict[str, Running]) -> None:
+    def progress(self, running: dict[str, NotebookProcess]) -> None:
         """Every moment on a terminal, every minute in a log."""
         if not running or time.time() - self.last < (0.3 if self.live else 60):
             return
@@ -157,7 +157,7 @@ def clock(since: float) -> str:
     return f"{minutes}:{seconds:02d}"
 
 
-def stop(running: list[Running], screen: Screen) -> None:
+def stop(running: list[NotebookProcess], screen: StatusLine) -> None:
     """Interrupts the cells and waits while they save; a notebook that then goes on is ended, a second Ctrl-C kills."""
     screen.say("interrupted: waiting for the notebooks to save (Ctrl-C again ends them at once)")
     done = [one.done for one in running]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dllm_core.cli.notebook_process import Running, Screen, stop
+from dllm_core.cli.notebook_process import NotebookProcess, StatusLine, stop
 from dllm_core.common.paths import resolve, root
 
 
@@ -29,7 +29,7 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Job:
+class NotebookJob:
     """A stage made ready: what papermill is `given`, and all `parameters` that are then in force.
 
     weights: the folder that stands for weights/ (None: that one); threads: None: as many as there are cores to spare.
@@ -57,7 +57,7 @@ class Job:
         made = (self.weights or resolve("weights")) / f"{run_name}/config.json"
         return [made] * bool(run_name) + [resolve(output or ".")] * bool(output)
 
-    def pending(self) -> str:
+    def why_stale(self) -> str:
         """Why the stage has to run; empty when its result is there and nothing it rests on has changed since."""
         record = read(self.record)
         if not record:
@@ -71,9 +71,9 @@ class Job:
             return "the notebook's code changed"
         for path in (self.executed, *self.products):
             if not path.exists():
-                return f"{shown(path)} is missing"
+                return f"{display_path(path)} is missing"
             if path != self.executed and path.stat().st_mtime > record["finished"] + 1:
-                return f"{shown(path)} was written since by another run"
+                return f"{display_path(path)} was written since by another run"
         later = [found["stage"] for found in map(read, self.upstream) if found.get("finished", 0) > record["started"]]
         return f"{', '.join(later)} ran again since" if later else ""
 
@@ -85,7 +85,7 @@ def read(record: Path) -> dict:
     return {}
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """The path as a person at the project's root would type it."""
     return os.path.relpath(path, root()) if path.is_relative_to(root()) else str(path)
 
@@ -104,8 +104,8 @@ def _asked_threads() -> int:
     return int(asked) if asked.isdigit() else 0
 
 
-def run(
-    jobs: list[Job], at_once: int, force: bool, screen: Screen, finished: Callable[[Job], object] = lambda job: None,
+def run_jobs(
+    jobs: list[NotebookJob], at_once: int, force: bool, screen: StatusLine, finished: Callable[[NotebookJob], object] = lambda job: None,
     longest_first: bool = True,
 ) -> tuple[dict[str, str], int]:  # fmt: skip
     """Runs what has to run, at most `at_once` stages side by side, the one with the longest chain behind it first (or
@@ -118,16 +118,16 @@ def run(
     waiting, running, state, peak, looked = list(jobs), {}, {}, 0, 0.0
     by_name = {job.stage.name: job for job in jobs}
 
-    def chain(job: Job) -> int:
+    def chain(job: NotebookJob) -> int:
         return job.stage.cost + max((chain(j) for j in jobs if job.stage.name in j.stage.needs), default=0)
 
-    def rests_on(job: Job, name: str) -> bool:
+    def rests_on(job: NotebookJob, name: str) -> bool:
         return any(name == need or rests_on(by_name[need], name) for need in job.stage.needs if need in by_name)
 
     if at_once > 1 and longest_first:
         waiting.sort(key=chain, reverse=True)
 
-    def settle(job: Job, word: str, text: str) -> None:
+    def settle(job: NotebookJob, word: str, text: str) -> None:
         state[job.stage.name] = word
         screen.say(f"{job.stage.name:11} {text}")
 
@@ -139,15 +139,15 @@ def run(
                     settle(job, "not run", f"not run: it needs {', '.join(lost)}")
                 elif len(running) >= at_once or any(need not in state for need in before):
                     continue
-                elif not (why := "--force" if force else job.pending()):
-                    settle(job, "skipped", f"skipped, its result is there: {shown(job.executed)} (--force runs it again)")
+                elif not (why := "--force" if force else job.why_stale()):
+                    settle(job, "skipped", f"skipped, its result is there: {display_path(job.executed)} (--force runs it again)")
                     finished(job)
                 else:
                     job.record.unlink(missing_ok=True)  # from here on the old result is none
-                    screen.say(f"{job.stage.name:11} runs {shown(job.notebook)}: {why}")
+                    screen.say(f"{job.stage.name:11} runs {display_path(job.notebook)}: {why}")
                     alone = not running and all(rests_on(other, job.stage.name) for other in waiting if other is not job)
                     threads = job.threads or _asked_threads() or (cores if alone else max(1, cores // at_once))
-                    running[job] = Running(job.notebook, job.executed, job.given, root(), threads, job.weights)
+                    running[job] = NotebookProcess(job.notebook, job.executed, job.given, root(), threads, job.weights)
                 waiting.remove(job)
             if time.monotonic() - looked > 1:  # looking through the processes takes milliseconds
                 peak, looked = max(peak, sum(one.memory() for one in running.values())), time.monotonic()
@@ -159,13 +159,13 @@ def run(
                 del running[job]
                 seconds, gib = time.time() - one.started, one.peak / 2**30
                 if one.process.returncode:
-                    settle(job, "failed", f"FAILED after {seconds:.0f} s: {one.failure()}\n  see {shown(job.executed)}")
+                    settle(job, "failed", f"FAILED after {seconds:.0f} s: {one.failure()}\n  see {display_path(job.executed)}")
                     continue
                 write(job.record, {
                     "stage": job.stage.name, "notebook": job.stage.notebook, "parameters": job.parameters,
                     "code": job.code, "started": one.started, "finished": time.time(), "seconds": round(seconds, 1),
                     "memory_gib": round(gib, 2)})
-                settle(job, "done", f"done in {seconds:.0f} s, {gib:.2f} GiB -> {shown(job.executed)}")
+                settle(job, "done", f"done in {seconds:.0f} s, {gib:.2f} GiB -> {display_path(job.executed)}")
                 finished(job)
     except KeyboardInterrupt:
         stop(list(running.values()), screen)

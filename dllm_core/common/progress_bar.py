@@ -22,7 +22,7 @@ def interactive() -> bool:
     return any(name in os.environ for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
 
 
-def bar(total: float | None, name: str, **options):
+def progress_bar(total: float | None, name: str, **options):
     """A tqdm of `total` units on stdout, renewed every half second, every 10 s where nobody looks on.
 
     options: tqdm's own. A widget's saved text would stay at 0 %, so it is never one.

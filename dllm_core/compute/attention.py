@@ -1,4 +1,4 @@
-"""Attention in the form that suits the device: who may attend to whom is a `Pattern`'s, how it is computed is decided here.
+"""Attention in the form that suits the device: who may attend to whom is a `AttentionPattern`'s, how it is computed is decided here.
 
 Four forms, one function. Dense: `F.scaled_dot_product_attention` with a [B, S, K] mask, the plain twin of the others.
 Tiles (CPU): a tile of queries at a time, only against keys that one of them sees; for short rows their scores are written
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import flex_attention as flex
 
-from dllm_core.patterns import Pattern, Terms
+from dllm_core.patterns import AttentionPattern, MaskTerms
 
 TILE = 128  # queries of a tile
 LEAST = 16  # elements of a head that FlexAttention's kernels want
@@ -75,7 +75,7 @@ class Halves(NamedTuple):
 Mask = Tensor | Tiles | Halves | flex.BlockMask
 
 
-def prepared(pattern: Pattern) -> Mask:
+def prepared(pattern: AttentionPattern) -> Mask:
     """The pattern's mask in the form that `attend` is fastest with on the pattern's device."""
     if pattern.document.is_cuda:
         return block_mask(pattern)
@@ -87,13 +87,13 @@ def prepared(pattern: Pattern) -> Mask:
     return halves(pattern)
 
 
-def part_of_mask(pattern: Pattern, queries, keys) -> Tensor:
+def part_of_mask(pattern: AttentionPattern, queries, keys) -> Tensor:
     """The part [B, queries, keys] of the pattern's mask, of elements chosen by slices or int64 indices."""
     labels = (pattern.document, pattern.block, pattern.view)
-    return Terms.of([label[:, queries, None] for label in labels], [label[:, None, keys] for label in labels]).open
+    return MaskTerms.of([label[:, queries, None] for label in labels], [label[:, None, keys] for label in labels]).open
 
 
-def last_layer(mask: Mask, pattern: Pattern, queries: int) -> tuple[Mask, int]:
+def last_layer(mask: Mask, pattern: AttentionPattern, queries: int) -> tuple[Mask, int]:
     """(mask, Q) of a layer of which no more than the first Q elements are read: the others are keys and values alone.
 
     mask: what `prepared` made of the pattern. queries: a block diffusion's noisy elements. Q is all of them where the
@@ -117,7 +117,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=grouped)
 
 
-def halves(pattern: Pattern) -> Halves:
+def halves(pattern: AttentionPattern) -> Halves:
     """The two open parts of a block diffusion's mask. pattern: elements in the order of `patterns.block_diffusion`."""
     (batch, length), noisy = pattern.view.shape, int((pattern.view[0] > 0).sum())
     size, clean = noisy // pattern.views, torch.arange(noisy, length)
@@ -147,12 +147,12 @@ def _by_halves(q: Tensor, k: Tensor, v: Tensor, mask: Halves) -> Tensor:
     return torch.cat([own, clean], dim=2)
 
 
-def block_mask(pattern: Pattern) -> flex.BlockMask:
+def block_mask(pattern: AttentionPattern) -> flex.BlockMask:
     """The rule of `patterns` for FlexAttention, which finds out once per forward which tiles of the mask are closed."""
     labels = [label.int() for label in (pattern.document, pattern.block, pattern.view)]
 
     def may_attend(b, h, q, k):
-        return Terms.of([label[b, q] for label in labels], [label[b, k] for label in labels]).open
+        return MaskTerms.of([label[b, q] for label in labels], [label[b, k] for label in labels]).open
 
     batch, length = pattern.view.shape
     create = _fused(flex.create_block_mask, pattern.view.device.type)

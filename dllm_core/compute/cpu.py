@@ -29,7 +29,7 @@ def half_in_inference(x: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def products(rows: int, width: int, device: torch.device):
+def onednn_matmul(rows: int, width: int, device: torch.device):
     """Within it, float32 matrix products of matrices [rows, width] on a CPU go to the quicker library, in float32 all the
     same. On another device it does nothing: the setting for oneDNN makes PyTorch refuse to compile FlexAttention.
 

@@ -1,8 +1,8 @@
 """A model's forwards replayed from CUDA graphs, so that a small model is not bound by launching its kernels.
 
 A decoder repeats few shapes. Made static (the window's own, and keys up to the cache's end, the rest masked), the whole
-forward is one launch. `decode` takes its model from `fastest`, which on CUDA gives a `Replayed`. Elsewhere nothing is
-captured and a `Replayed` runs the static shapes as they are, which is how the tests see that they change nothing.
+forward is one launch. `decode` takes its model from `for_inference`, which on CUDA gives a `GraphedModel`. Elsewhere nothing is
+captured and a `GraphedModel` runs the static shapes as they are, which is how the tests see that they change nothing.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _refused = weakref.WeakSet()  # models of which nothing could be captured
 
 
 @contextlib.contextmanager
-def fastest(model) -> Iterator:
+def for_inference(model) -> Iterator:
     """The form of this Transformer that decodes fastest: replayed from graphs on `GRAPHS`, with prepacked weights on a CPU.
     Anything else is given back as it is, and a model under autocast, whose casts belong to neither."""
     if not isinstance(model, Transformer) or torch.is_autocast_enabled(model.device.type):
@@ -42,12 +42,12 @@ def fastest(model) -> Iterator:
 
 
 @contextlib.contextmanager
-def replayed(model: Transformer) -> Iterator["Replayed"]:
-    """A `Replayed` with what earlier decodings of the model captured; no two decodings at a time hold the same."""
+def replayed(model: Transformer) -> Iterator["GraphedModel"]:
+    """A `GraphedModel` with what earlier decodings of the model captured; no two decodings at a time hold the same."""
     weights = [parameter.data_ptr() for parameter in model.parameters()]  # graphs read them where they lay
     idle = _idle.setdefault(model, [])
     idle[:] = [(lay, known) for lay, known in idle if lay == weights]
-    made = Replayed(model, idle.pop()[1] if idle else None)
+    made = GraphedModel(model, idle.pop()[1] if idle else None)
     try:
         yield made
     finally:  # also of a decoding that was stopped
@@ -58,12 +58,12 @@ def replayed(model: Transformer) -> Iterator["Replayed"]:
 
 
 def cache_length(needed: int, most: int, device: torch.device) -> int:
-    """Positions of a cache for `needed` of at most `most`: where graphs are replayed in multiples of 64, so that later
+    """Positions of a cache for `trim_unscored` of at most `most`: where graphs are replayed in multiples of 64, so that later
     decodings find graphs of their shape."""
     return min(-(-needed // 64) * 64, most) if device.type in GRAPHS else needed
 
 
-class Replayed:
+class GraphedModel:
     """Stands where a Transformer stands in decoding; gives the same hidden states. Not for training.
 
     The first forwards of a shape run as they are (a prompt's comes once), the next is captured, unless it is of more than

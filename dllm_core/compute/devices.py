@@ -18,7 +18,7 @@ WIDE = 128  # hidden size from which bfloat16 was seen to pay on a CPU with unit
 def pick_device(name: str = "auto") -> torch.device:
     """The device that `name` means; "auto": CUDA, else Apple's MPS, else the CPU.
 
-    On a CPU the process also keeps the memory it frees from now on (`kernels.keep_memory`). Raises ValueError for another
+    On a CPU the process also keeps the memory it frees from now on (`cpu.keep_memory`). Raises ValueError for another
     word, or a device that this machine or this build of torch does not have.
     """
     kind = name.partition(":")[0]

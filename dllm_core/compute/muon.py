@@ -8,7 +8,7 @@ and on CPUs with units for it where the training is. Source: Keller Jordan, http
 import torch
 from torch import Tensor
 
-from dllm_core.compute.cpu import bfloat16_units, products
+from dllm_core.compute.cpu import bfloat16_units, onednn_matmul
 from dllm_core.compute.processes import local
 
 
@@ -83,7 +83,7 @@ def orthogonalise(x: Tensor, steps: int, half: bool = False) -> Tensor:
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).contiguous()  # the smaller side first: cheaper products
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
-    with products(x.shape[0] * x.shape[1], x.shape[2], x.device):
+    with onednn_matmul(x.shape[0] * x.shape[1], x.shape[2], x.device):
         for _ in range(steps):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dllm_core.compute.cpu import SIZE, products
+from dllm_core.compute.cpu import SIZE, onednn_matmul
 
 LEAST = 2**18  # weights from which it pays: smaller matrices stay in the processor's cache, where MKL is quicker
 ROWS = 32  # of a product that the order is chosen for; it serves any number
@@ -72,7 +72,7 @@ def prepacks(dtype: torch.dtype) -> bool:
     """Whether prepacked products of this precision are there and right: seen by one, not assumed."""
     weight, x = (torch.linspace(-1, 1, 32 * rows, device="cpu").view(rows, 32).to(dtype) for rows in (64, 48))
     try:
-        with torch.autocast("cpu", enabled=False), products(SIZE, 1, weight.device):  # as the model asks for them
+        with torch.autocast("cpu", enabled=False), onednn_matmul(SIZE, 1, weight.device):  # as the model asks for them
             layout = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
             product = torch.ops.mkldnn._linear_pointwise(x, layout, None, "none", [], "")
     except (RuntimeError, AttributeError):

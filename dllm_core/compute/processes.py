@@ -24,15 +24,15 @@ PATIENCE = timedelta(minutes=30)  # for the first process, which validates, samp
 
 def rank() -> int:
     """The number of this process among those a launcher (accelerate, torchrun) started together; 0 for one alone."""
-    return int(os.environ.get("RANK", "0")) if size() > 1 else 0
+    return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes a launcher started together; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-class Team:
+class ProcessGroup:
     """This process and the others that train with it: `rank` of `size`; `device` is where its model is.
 
     Raises ValueError when Accelerate is configured for an engine other than DDP and FSDP 2, or for another device than
@@ -40,7 +40,7 @@ class Team:
     """
 
     def __init__(self, device: torch.device):
-        self.rank, self.size, self.device, self.accelerator = rank(), size(), device, None
+        self.rank, self.size, self.device, self.accelerator = rank(), world_size(), device, None
         self.sharded = False  # whether each process trains a part of the weights (FSDP) and not all of them
         self.shards: list[torch.nn.Module] = []  # what FSDP gathers and frees together
         if self.size > 1:
@@ -48,13 +48,13 @@ class Team:
             self.sharded = _engine(self.accelerator) == "FSDP"
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         return self.size == 1
 
     def split(self, batch, rows: int) -> list:
         """The batch in parts of `rows` rows (0: as many parts as processes). Raises ValueError for fewer than that, and
         with FSDP, which gathers weights in every forward, for a number that does not give each process as many."""
-        parts = batch.split(rows) if rows or self.alone else batch.apart(self.size)
+        parts = batch.split(rows) if rows or self.is_single else batch.apart(self.size)
         if len(parts) < self.size:
             raise ValueError(
                 f"a batch of {len(batch.tokens)} rows makes {len(parts)} parts of micro_batch_size={rows}, too few for "
@@ -67,14 +67,14 @@ class Team:
             )
         return parts
 
-    def owns(self, part: int) -> bool:
+    def computes(self, part: int) -> bool:
         """Whether this process computes the part of that number."""
         return part % self.size == self.rank
 
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module whose gradients the processes average; as it is where there is only one. FSDP's holds a shard of
         each parameter from here on, which optimisers are to be made of."""
-        if self.alone:
+        if self.is_single:
             return module
         if self.sharded:
             # PyTorch's own function: Accelerate's would take the mesh of whatever accelerator the machine has
@@ -99,8 +99,8 @@ class Team:
 
         Raises RuntimeError when another process has ended.
         """
-        with self.together():
-            if self.alone or (last and not self.sharded):
+        with self.explain_lost_peer():
+            if self.is_single or (last and not self.sharded):
                 yield
             elif self.sharded:
                 module.set_requires_gradient_sync(last)
@@ -120,38 +120,38 @@ class Team:
             for value in values
         ]
         sums = torch.stack(filled)
-        if not self.alone:
-            with self.together():
+        if not self.is_single:
+            with self.explain_lost_peer():
                 torch.distributed.all_reduce(sums)
         return sums
 
-    def own(self, model: torch.nn.Module) -> torch.nn.Module:
+    def sharded_copy(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model to train: this one, or with FSDP a copy that can be taken apart, of the first process's weights."""
         if not self.sharded:
             return model
-        with self.together():
+        with self.explain_lost_peer():
             for parameter in model.parameters():
                 torch.distributed.broadcast(parameter.data, 0)
         return copy.deepcopy(model)
 
     def clip(self, parameters: Iterable[Tensor], limit: float) -> Tensor:
         """`clip_grad_norm_`, and the whole norm as it was before."""
-        with self.together():
+        with self.explain_lost_peer():
             norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
             return norm.full_tensor() if self.sharded else norm
 
-    def show(self, trained: torch.nn.Module, model: torch.nn.Module) -> None:
+    def gather_weights_into(self, trained: torch.nn.Module, model: torch.nn.Module) -> None:
         """Bring the whole weights of `own(model)`, as they are now, into `model`. With FSDP all processes do it together."""
         if not self.sharded:
             return
-        with self.together(), torch.no_grad():
+        with self.explain_lost_peer(), torch.no_grad():
             for shard in self.shards:
                 shard.unshard()
             torch._foreach_copy_(list(model.parameters()), list(trained.parameters()))
             for shard in self.shards:
                 shard.reshard()
 
-    def whole(self, value):
+    def gather(self, value):
         """A nest of dicts and lists with what is sharded gathered, to the first process's host memory (None on the others);
         all processes do it together."""
         if not self.sharded:
@@ -163,10 +163,10 @@ class Team:
             full = part.full_tensor()
             return full.cpu() if self.rank == 0 else None
 
-        with self.together():
+        with self.explain_lost_peer():
             return tree_map(gathered, value)
 
-    def share_out(self, optimizer: torch.optim.Optimizer) -> None:
+    def shard_optimizer_state(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep this process's part of a loaded optimiser's whole states."""
         if not self.sharded:
             return
@@ -178,34 +178,34 @@ class Team:
                     mesh, placements = parameter.device_mesh, parameter.placements
                     states[name] = distribute_tensor(value, mesh, placements, src_data_rank=None)
 
-    def from_first(self, value):
+    def broadcast_object(self, value):
         """The first process's `value` (anything that can be pickled), for all."""
-        if self.alone:
+        if self.is_single:
             return value
         from accelerate.utils import broadcast_object_list
 
-        with self.together():
+        with self.explain_lost_peer():
             return broadcast_object_list([value])[0]
 
     @contextlib.contextmanager
     def first_then_others(self) -> Iterator[None]:
         """Around work that leaves files behind: a machine's first process does it, then the others."""
-        with contextlib.nullcontext() if self.alone else self.accelerator.local_main_process_first():
+        with contextlib.nullcontext() if self.is_single else self.accelerator.local_main_process_first():
             yield
 
     def close(self) -> None:
         """Nothing is shared any more: the others may end while the first goes on."""
-        if not self.alone:
+        if not self.is_single:
             leave()
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def explain_lost_peer(self) -> Iterator[None]:
         """Around what all processes do together. Raises RuntimeError when another one has ended."""
         try:
             yield
         except RuntimeError as error:
             lost = isinstance(error, torch.distributed.DistError) or any(w in str(error) for w in ("gloo", "NCCL"))
-            if self.alone or not lost:
+            if self.is_single or not lost:
                 raise
             raise RuntimeError(
                 f"process {self.rank} of {self.size}: another process of this training has ended, its own error says "

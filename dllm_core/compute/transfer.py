@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """The tensor, of any shape, on `device`: to a CUDA device by way of pinned memory. Others are waited for: nothing keeps a copy's source
     for them until it is read (https://github.com/pytorch/pytorch/issues/139550)."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":

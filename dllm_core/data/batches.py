@@ -1,4 +1,4 @@
-"""Documents into rows of equal length: packed, filled, shuffled by a seed, resumable.
+"""TokenDataset into rows of equal length: packed, filled, shuffled by a seed, resumable.
 
 Three layouts. "cut": documents end to end, cut every L tokens, nothing empty (pretraining). "whole": whole examples,
 several to a row, the rest of the row padding (SFT). fill="batch": one example to a row, as LLaDA's SFT has it.
@@ -12,17 +12,17 @@ from functools import cached_property
 import numpy as np
 
 from dllm_core.data.download import DataError
-from dllm_core.data.rows import Batch, Placed, assemble, count_up, usable
-from dllm_core.data.token_cache import Documents
+from dllm_core.data.rows import Batch, Segments, collate, count_up, trainable_spans
+from dllm_core.data.token_cache import TokenDataset
 
-__all__ = ["Batch", "Batches", "fixed_batches"]
+__all__ = ["Batch", "PackedBatches", "validation_batches"]
 
 LOOKAHEAD = 64  # examples set aside, at most, while a shorter one is sought for the room that is left
 AHEAD = 2**15  # tokens laid out together, where batches are smaller: little enough for the caches
 PROBE = 4  # batches packed to estimate how many an epoch has
 
 
-class Batches:
+class PackedBatches:
     """An endless iterator of `Batch`, epoch after epoch, each in another order.
 
     pack="cut": rows of seq_len; a document cut at a row's end goes on in the next row as a document of its own; the
@@ -39,7 +39,7 @@ class Batches:
 
     def __init__(
         self,
-        documents: Documents,
+        documents: TokenDataset,
         *,
         batch_size: int,
         seq_len: int,
@@ -59,7 +59,7 @@ class Batches:
         self.seed, self.pack, self.fill, self.block_size = seed, pack, fill, block_size
         self.fill_scored, self.max_fill = fill_scored, seq_len if max_fill is None else max_fill
         self.shuffle = shuffle
-        self._starts, self._lengths, self._ended = usable(documents, seq_len, fill, pack, eos_token_id)
+        self._starts, self._lengths, self._ended = trainable_spans(documents, seq_len, fill, pack, eos_token_id)
         # An epoch's size: rows, or examples. Text shorter than one row makes one row with padding.
         self._size = max(1, int(self._lengths.sum()) // seq_len) if pack == "cut" else len(self._lengths)
         self._shortest = int(self._lengths.min())
@@ -68,7 +68,7 @@ class Batches:
         self._aside: list[int] = []  # examples taken but not yet placed (their running numbers)
         self._ready: list[Batch] = []  # laid out but not yet given, the next one last
 
-    def __iter__(self) -> "Batches":
+    def __iter__(self) -> "PackedBatches":
         return self
 
     @property
@@ -78,7 +78,7 @@ class Batches:
 
     @cached_property
     def batches_per_epoch(self) -> int:
-        """Batches of one epoch, at least 1; for packed examples an estimate from the first ones."""
+        """PackedBatches of one epoch, at least 1; for packed examples an estimate from the first ones."""
         if self.pack == "cut" or self.fill == "batch":
             return max(1, self._size // self.batch_size)
         probe = copy(self)
@@ -88,7 +88,7 @@ class Batches:
         return max(1, round(self._size * PROBE / (probe._next - len(probe._aside))))
 
     def steps(self, epochs: float) -> int:
-        """Batches of so many passes over the data (a fraction may be asked for), at least 1. Raises DataError for none."""
+        """PackedBatches of so many passes over the data (a fraction may be asked for), at least 1. Raises DataError for none."""
         if not epochs > 0:
             raise DataError(f"epochs={epochs}: must be more than 0, as 0.5 for half a pass over the data")
         return max(1, round(epochs * self.batches_per_epoch))
@@ -162,7 +162,7 @@ class Batches:
         placed = self._one_to_a_row(numbers)
         return self._assemble(placed, len(numbers), int(placed.length.max()))
 
-    def _cut(self, numbers: np.ndarray) -> Placed:
+    def _cut(self, numbers: np.ndarray) -> Segments:
         """The pieces of documents that lie in these rows of the epochs' streams."""
         parts = []
         epochs = numbers // self._size
@@ -179,15 +179,15 @@ class Batches:
             length = np.minimum(bounds[place + 1], start + self.seq_len) - begin
             source = self._starts[order[place]] + begin - bounds[place]
             parts.append((row, begin - start, source, length, np.zeros_like(length), number))
-        return Placed(*(np.concatenate(column) for column in zip(*parts)))
+        return Segments(*(np.concatenate(column) for column in zip(*parts)))
 
-    def _one_to_a_row(self, numbers: np.ndarray) -> Placed:
+    def _one_to_a_row(self, numbers: np.ndarray) -> Segments:
         document, _ = self._examples(numbers)
         length, zero = self._lengths[document], np.zeros_like(document)
         fill = np.where(self._ended[document], length.max() - length, 0)
-        return Placed(np.arange(len(numbers)), zero, self._starts[document], length, fill, zero)
+        return Segments(np.arange(len(numbers)), zero, self._starts[document], length, fill, zero)
 
-    def _packed(self, limit: int | None = None) -> tuple[Placed, int]:
+    def _packed(self, limit: int | None = None) -> tuple[Segments, int]:
         """First-fit: each example into the first row with room; what fits nowhere waits for the next batch.
 
         limit: take examples below this running number only. Returns also the number of rows that hold something.
@@ -210,7 +210,7 @@ class Batches:
             if len(self._aside) >= LOOKAHEAD or not still_open:
                 self._aside += waiting[k + 1 :]
                 break
-        return Placed(*np.array(laid, np.int64).reshape(-1, 6).T), sum(n > 0 for n in count)
+        return Segments(*np.array(laid, np.int64).reshape(-1, 6).T), sum(n > 0 for n in count)
 
     def _stream(self, waiting: list[int], limit: int | None) -> Iterator[tuple[int, int, int, int]]:
         """(running number, first token, length, fill) of the examples set aside, then of those that come next."""
@@ -226,20 +226,20 @@ class Batches:
         parts = numbers, self._starts[document], self._lengths[document], fill
         return list(zip(*(part.tolist() for part in parts)))
 
-    def _assemble(self, placed: Placed, rows: int, width: int) -> Batch:
+    def _assemble(self, placed: Segments, rows: int, width: int) -> Batch:
         ids = self.pad_token_id, self.eos_token_id
-        return assemble(self.documents, placed, rows, width, *ids, self.fill_scored)
+        return collate(self.documents, placed, rows, width, *ids, self.fill_scored)
 
 
-def fixed_batches(documents: Documents, *, rows: int | None = None, **settings) -> list[Batch]:
+def validation_batches(documents: TokenDataset, *, rows: int | None = None, **settings) -> list[Batch]:
     """One pass over the documents in order, for validation: always the same batches, at most `rows` rows in all.
 
-    settings: those of `Batches`. With pack="cut" the last row is padded, so that no token is left out. Raises DataError
+    settings: those of `PackedBatches`. With pack="cut" the last row is padded, so that no token is left out. Raises DataError
     when no row is asked for.
     """
     if rows is not None and rows < 1:
         raise DataError(f"rows={rows}: must be at least 1, or None for all (valid_rows of the notebooks)")
-    batches = Batches(documents, shuffle=False, **settings)
+    batches = PackedBatches(documents, shuffle=False, **settings)
     total = int(batches._lengths.sum())
     if batches.pack == "cut":
         batches._size = -(-total // batches.seq_len)

@@ -13,15 +13,15 @@ from dllm_core.common.paths import resolve, root
 from dllm_core.data.chat import chat_prompt, encode_conversations
 from dllm_core.data.download import DataError, fetch_dataset_file, home, is_repository
 from dllm_core.data.parallel import Lines, chunks_of_lines
-from dllm_core.data.token_cache import Documents, Tokenised, tokenised_documents
+from dllm_core.data.token_cache import TokenChunk, TokenDataset, tokenised_documents
 from dllm_core.data.tokenizer import backend
 
 __all__ = [
     "DataError",
-    "Documents",
+    "TokenDataset",
     "chat_documents",
     "chat_prompt",
-    "locate",
+    "find_data",
     "read_jsonl",
     "read_texts",
     "text_documents",
@@ -32,7 +32,7 @@ REPORT_DATA = "gongjy/minimind_dataset"
 REPORT_FILES = ("pretrain_hq.jsonl", "sft_mini_512.jsonl")
 
 
-def locate(path: str | Path) -> Path:
+def find_data(path: str | Path) -> Path:
     """The file a user means, on this disk.
 
     `modelscope:owner/name/file` is downloaded once, to data/modelscope/datasets/owner/name/file. The files of the
@@ -75,7 +75,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
 
     Raises DataError naming file and line: not UTF-8, not JSON, not an object; or when the file holds no line at all.
     """
-    path = locate(path)
+    path = find_data(path)
     for lines, _ in chunks_of_lines(path):
         for number, line in lines:
             yield number, _object(path, number, line)
@@ -83,7 +83,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
     """The texts of a file of either schema (each turn of a conversation by itself), to make a vocabulary from."""
-    path = locate(path)
+    path = find_data(path)
     for number, row in read_jsonl(path):
         if "conversations" in row and field not in row:
             yield from (turn["content"] for turn in _conversation(path, number, row))
@@ -93,21 +93,21 @@ def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
 
 def text_documents(
     path: str | Path, tokenizer, field: str = "text", limit: int | None = None, cache: bool = True
-) -> Documents:
+) -> TokenDataset:
     """Each line's text as one document, bos text eos, every token scored. Blank texts are left out (info["blank"]).
 
     limit: at most this many lines. cache: keep the tokens under data/cache/. Raises DataError naming file and line.
     """
-    path = locate(path)
+    path = find_data(path)
     bos, eos, mask = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
     encode = backend(tokenizer).encode_batch_fast
 
-    def tokenise(lines: Lines) -> Tokenised:
+    def tokenise(lines: Lines) -> TokenChunk:
         texts = [(n, _text(path, n, _object(path, n, line), field)) for n, line in lines]
         kept = [(n, text) for n, text in texts if not text.isspace() and text]
         ids = [[bos, *e.ids, eos] for e in encode([text for _, text in kept], add_special_tokens=False)]
         _refuse_mask(path, [n for n, _ in kept], ids, mask)
-        return Tokenised.of(ids, None, {"blank": len(texts) - len(kept)})
+        return TokenChunk.of(ids, None, {"blank": len(texts) - len(kept)})
 
     options = {"schema": "text", "field": field, "limit": limit}
     return tokenised_documents(path, tokenizer, options, tokenise, cache)
@@ -115,7 +115,7 @@ def text_documents(
 
 def chat_documents(
     path: str | Path, tokenizer, max_length: int, turns: str = "all", limit: int | None = None, cache: bool = True
-) -> Documents:
+) -> TokenDataset:
     """Conversations through the chat template; only assistant content and its eos are scored.
 
     turns: "all", one example per conversation with every answer scored; "each", one example per answer with the turns
@@ -128,14 +128,14 @@ def chat_documents(
         raise DataError(f'turns={turns!r}: must be "all" or "each"')
     if max_length < 2:
         raise DataError(f"max_length={max_length}: must be at least 2")
-    path = locate(path)
+    path = find_data(path)
 
-    def tokenise(lines: Lines) -> Tokenised:
+    def tokenise(lines: Lines) -> TokenChunk:
         talks = [_conversation(path, n, _object(path, n, line)) for n, line in lines]
         places = [f"{path}:{n}" for n, _ in lines]
         ids, scored, origin, counts = encode_conversations(tokenizer, talks, max_length, turns, places)
         _refuse_mask(path, [lines[i][0] for i in origin], ids, tokenizer.mask_token_id)
-        return Tokenised.of(ids, scored, counts)
+        return TokenChunk.of(ids, scored, counts)
 
     options = {"schema": "chat", "max_length": max_length, "turns": turns, "limit": limit}
     return tokenised_documents(path, tokenizer, options, tokenise, cache)

@@ -1,4 +1,4 @@
-"""A text file through the tokenizer on all cores, in order, in bounded memory, with a bar that says how far.
+"""A text file through the tokenizer on all cores, in order, in bounded memory, with a progress_bar that says how far.
 
 Each process takes a chunk of lines, parses and tokenises it on one thread; this process only reads and collects. So the
 parts in Python (JSON, chat templates) are done in parallel as well, which the tokenizer's own threads would leave to
@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
-from dllm_core.common.progress_bar import bar
+from dllm_core.common.progress_bar import progress_bar
 from dllm_core.data.download import DataError
 
 CHUNK = 2**18  # bytes of text tokenised together: enough that handing over costs nothing, little enough for the caches
@@ -61,8 +61,8 @@ def in_order(path: Path, work: Callable, limit: int | None) -> Iterator:
     processes = min(MOST, len(os.sched_getaffinity(0))) if sys.platform == "linux" and size >= LARGE else 1
     chunks = chunks_of_lines(path, limit)
     told = f"Tokenising {path.name}"
-    # Two seconds' grace: what is done by then needs no bar.
-    with bar(size if limit is None else None, told, unit="B", unit_scale=True, delay=2) as shown:
+    # Two seconds' grace: what is done by then needs no progress_bar.
+    with progress_bar(size if limit is None else None, told, unit="B", unit_scale=True, delay=2) as shown:
         for result, read in _shared_out(path, work, chunks, processes) if processes > 1 else _alone(work, chunks):
             shown.update(read - shown.n)
             yield result

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dllm_core.compute.transfer import sent
+from dllm_core.compute.transfer import to_device
 from dllm_core.data.download import DataError
-from dllm_core.data.token_cache import Documents
+from dllm_core.data.token_cache import TokenDataset
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class Batch:
         return [Batch(*views) for views in zip(*(cut(part) for part in parts), strict=True)]
 
     def to(self, device) -> "Batch":
-        return self._each(lambda part: sent(part, device))
+        return self._each(lambda part: to_device(part, device))
 
     def _each(self, change) -> "Batch":
         return Batch(change(self.tokens), change(self.document), change(self.position), change(self.scored))
 
 
 @dataclass(frozen=True)
-class Placed:
-    """n pieces of documents laid into rows. All [n] int64: row, column, source (first token in Documents.tokens),
+class Segments:
+    """n pieces of documents laid into rows. All [n] int64: row, column, source (first token in TokenDataset.tokens),
     length, fill (eos after it), number (of the document within its row)."""
 
     row: np.ndarray
@@ -70,8 +70,8 @@ class Placed:
     number: np.ndarray
 
 
-def assemble(
-    documents: Documents, placed: Placed, rows: int, width: int, pad: int, eos: int, fill_scored: bool
+def collate(
+    documents: TokenDataset, placed: Segments, rows: int, width: int, pad: int, eos: int, fill_scored: bool
 ) -> Batch:
     """Lay the pieces into [rows, width] arrays, all at once; filling is eos, scored if `fill_scored`, the rest pad."""
     total = placed.length + placed.fill
@@ -110,7 +110,7 @@ def count_up(lengths: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
-def usable(documents: Documents, seq_len: int, fill: str | None, pack: str, eos: int) -> tuple[np.ndarray, ...]:
+def trainable_spans(documents: TokenDataset, seq_len: int, fill: str | None, pack: str, eos: int) -> tuple[np.ndarray, ...]:
     """(first token, length, ends with eos), each [N], of the documents that can be trained on at this length."""
     starts, lengths = documents.starts, documents.lengths
     if pack == "whole":

@@ -24,7 +24,7 @@ ABANDONED = 3600  # seconds without a write after which an unfinished folder bel
 
 
 @dataclass(frozen=True)
-class Documents:
+class TokenDataset:
     """N documents laid end to end; the arrays may be memory-mapped.
 
     tokens: [T] uint16 or int32. scored: [T] bool, False on prompts. offsets: [N0 + 1] int64, where each begins.
@@ -67,12 +67,12 @@ class Documents:
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return (self[i] for i in range(len(self)))
 
-    def select(self, indices) -> "Documents":
+    def select(self, indices) -> "TokenDataset":
         """The documents of these numbers, in this order; nothing is copied but the numbers."""
         indices = np.asarray(indices, dtype=np.int64)
         return replace(self, chosen=indices if self.chosen is None else self.chosen[indices])
 
-    def split(self, fraction: float = 0.05, at_most: int = 1000, seed: int = 0) -> tuple["Documents", "Documents"]:
+    def split(self, fraction: float = 0.05, at_most: int = 1000, seed: int = 0) -> tuple["TokenDataset", "TokenDataset"]:
         """(train, valid): `fraction` of the documents, at most `at_most`, at least one, drawn by `seed`, are held out.
 
         Raises DataError when there are fewer than two documents.
@@ -85,7 +85,7 @@ class Documents:
         return self.select(np.flatnonzero(training)), self.select(np.flatnonzero(~training))
 
     @classmethod
-    def of(cls, documents: Iterable, scored: Iterable | None = None) -> "Documents":
+    def of(cls, documents: Iterable, scored: Iterable | None = None) -> "TokenDataset":
         """From token lists in memory; scored: lists of bool of the same lengths, or None for all."""
         documents = [np.asarray(d, dtype=np.int32) for d in documents]
         tokens = np.concatenate(documents) if documents else np.zeros(0, np.int32)
@@ -95,9 +95,9 @@ class Documents:
 
 
 @dataclass(frozen=True)
-class Tokenised:
+class TokenChunk:
     """A chunk of n documents, t tokens in all. tokens: [t] int32. scored: [t] bool, or None for all True.
-    lengths: [n] int64. counts: added up into Documents.info."""
+    lengths: [n] int64. counts: added up into TokenDataset.info."""
 
     tokens: np.ndarray
     scored: np.ndarray | None
@@ -105,7 +105,7 @@ class Tokenised:
     counts: dict[str, int]
 
     @classmethod
-    def of(cls, ids: list[list[int]], scored: list[list[bool]] | None, counts: dict[str, int]) -> "Tokenised":
+    def of(cls, ids: list[list[int]], scored: list[list[bool]] | None, counts: dict[str, int]) -> "TokenChunk":
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         total = int(lengths.sum())
         tokens = np.fromiter(chain.from_iterable(ids), np.int32, total)
@@ -113,11 +113,11 @@ class Tokenised:
         return cls(tokens, marks, lengths, counts)
 
 
-def tokenised_documents(path: Path, tokenizer, options: dict, tokenise: Callable, cache: bool) -> Documents:
+def tokenised_documents(path: Path, tokenizer, options: dict, tokenise: Callable, cache: bool) -> TokenDataset:
     """Mapped from the cache if it is there, else tokenised into a temporary folder that is then renamed.
 
     options: what besides path and tokenizer decides the tokens; "limit" (lines, None for all) is obeyed here.
-    tokenise takes [(line number, bytes of the line), …] of lines that are not blank and gives `Tokenised`.
+    tokenise takes [(line number, bytes of the line), …] of lines that are not blank and gives `TokenChunk`.
     """
 
     def make(folder: Path) -> None:
@@ -165,7 +165,7 @@ def _fingerprint(path: Path, tokenizer, options: dict) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write(folder: Path, path: Path, vocabulary: int, chunks: Iterator[Tokenised]) -> None:
+def _write(folder: Path, path: Path, vocabulary: int, chunks: Iterator[TokenChunk]) -> None:
     """tokens.bin, scored.bin (unless all is scored), offsets.npy and info.json under `folder`."""
     kind = np.uint16 if vocabulary < 2**16 else np.int32
     lengths: list[np.ndarray] = []
@@ -191,7 +191,7 @@ def _all_scored(tokens: np.ndarray) -> np.ndarray:
     return np.broadcast_to(np.True_, tokens.shape)
 
 
-def _load(folder: Path, mapped: bool = True) -> Documents:
+def _load(folder: Path, mapped: bool = True) -> TokenDataset:
     meta = json.loads((folder / "info.json").read_text(encoding="utf-8"))
 
     def read(name: str, kind) -> np.ndarray:
@@ -200,4 +200,4 @@ def _load(folder: Path, mapped: bool = True) -> Documents:
     tokens = read("tokens.bin", np.dtype(meta["dtype"]))
     everything = (folder / "scored.bin").stat().st_size == 0
     scored = _all_scored(tokens) if everything else read("scored.bin", np.bool_)
-    return Documents(tokens, scored, np.load(folder / "offsets.npy"), info=meta["counts"])
+    return TokenDataset(tokens, scored, np.load(folder / "offsets.npy"), info=meta["counts"])

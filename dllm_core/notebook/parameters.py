@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 
-class Problem(ValueError):
+class UsageError(ValueError):
     """Something the user gave cannot be right; the text says what, where and what to do."""
 
 
@@ -36,9 +36,9 @@ def _cells(path: Path) -> list[dict]:
     try:
         cells = json.loads(path.read_text("utf-8"))["cells"]
     except OSError as error:
-        raise Problem(f"{path}: the notebook cannot be read ({error.strerror})") from error
+        raise UsageError(f"{path}: the notebook cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise Problem(f"{path} is no notebook: {error}") from error
+        raise UsageError(f"{path} is no notebook: {error}") from error
     return [cell | {"source": "".join(cell["source"])} for cell in cells if cell["cell_type"] == "code"]
 
 
@@ -46,21 +46,21 @@ def _is_parameters(cell: dict) -> bool:
     return "parameters" in cell.get("metadata", {}).get("tags", [])
 
 
-def declared(path: Path) -> dict[str, Parameter]:
+def read_parameters(path: Path) -> dict[str, Parameter]:
     """The parameters of the notebook at `path`, by name, in order.
 
     Raises Problem when no cell is tagged `parameters` (papermill would only warn) or the cell is not plain Python.
     """
     sources = [cell["source"] for cell in _cells(path) if _is_parameters(cell)]
     if len(sources) != 1:
-        raise Problem(f"{path}: {len(sources) or 'no'} cells are tagged 'parameters', there must be one; "
+        raise UsageError(f"{path}: {len(sources) or 'no'} cells are tagged 'parameters', there must be one; "
                       "tag the cell in JupyterLab's property inspector")
     try:
         body = ast.parse(sources[0]).body
         tokens = tokenize.generate_tokens(io.StringIO(sources[0]).readline)
         comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
     except SyntaxError as error:
-        raise Problem(f"{path}: line {error.lineno} of the parameters cell is not plain Python: {error.msg}") from error
+        raise UsageError(f"{path}: line {error.lineno} of the parameters cell is not plain Python: {error.msg}") from error
     found = {}
     for node in body:
         if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
@@ -131,7 +131,7 @@ def check(parameter: Parameter, value: object, where: str) -> None:
     if isinstance(value, str):
         with contextlib.suppress(ArithmeticError):  # YAML 1.1 wants a point and a sign in 1.0e-3
             hint = f"; YAML takes it as text, write {Decimal(value):f}"
-    raise Problem(f"{where}: {parameter.name} must be {ast.unparse(parameter.kind)}, not {value!r}{hint}")
+    raise UsageError(f"{where}: {parameter.name} must be {ast.unparse(parameter.kind)}, not {value!r}{hint}")
 
 
 def from_file(path: Path, parameters: dict[str, Parameter]) -> dict:
@@ -140,16 +140,16 @@ def from_file(path: Path, parameters: dict[str, Parameter]) -> dict:
         text = path.read_text("utf-8")
         values = yaml.safe_load(text) or {}
     except OSError as error:
-        raise Problem(f"{path}: the preset cannot be read ({error.strerror})") from error
+        raise UsageError(f"{path}: the preset cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
-        raise Problem(f"{path} is not YAML: {error}") from error
+        raise UsageError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
-        raise Problem(f"{path}: a preset is lines of `name: value`, this is a {type(values).__name__}")
+        raise UsageError(f"{path}: a preset is lines of `name: value`, this is a {type(values).__name__}")
     lines = {line.partition(":")[0].strip(): number for number, line in enumerate(text.splitlines(), 1)}
     for name, value in values.items():
         where = f"{path}, line {lines.get(name, '?')}"
         if name not in parameters:
-            raise Problem(f"{where}: {name}: {unknown(str(name), set(parameters))}")
+            raise UsageError(f"{where}: {name}: {unknown(str(name), set(parameters))}")
         check(parameters[name], value, where)
     return values
 
@@ -173,4 +173,4 @@ def from_text(text: str, parameter: Parameter) -> object:
                 value = float(value)
         if fits(parameter.kind, value):
             return value
-    raise Problem(f"-p {parameter.name}: must be {ast.unparse(parameter.kind)}, not {text!r}")
+    raise UsageError(f"-p {parameter.name}: must be {ast.unparse(parameter.kind)}, not {text!r}")

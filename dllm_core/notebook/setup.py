@@ -9,23 +9,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dllm_core.checkpoints.formats import locate, run_name
-from dllm_core.checkpoints.run_folder import Loaded, RunError, load
+from dllm_core.checkpoints.formats import find_checkpoint, run_name
+from dllm_core.checkpoints.run_folder import LoadedCheckpoint, RunError, load
 from dllm_core.common.paths import resolve, root
 from dllm_core.config import DecodeConfig
-from dllm_core.data.batches import fixed_batches
+from dllm_core.data.batches import validation_batches
 from dllm_core.data.chat import chat_prompt
 from dllm_core.data.download import DataError
 from dllm_core.data.jsonl import read_jsonl, read_texts
-from dllm_core.data.token_cache import Documents
+from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
 from dllm_core.likelihood import ar_nll
 from dllm_core.notebook import parameters
 from dllm_core.notebook.grading import Score, answer_all, exact_match
 from dllm_core.samplers import generate, start_of
-from dllm_core.sampling import Vocabulary
+from dllm_core.sampling import SpecialTokens
 from dllm_core.trace import Trace
-from dllm_core.workshop.bundle_weights import stand_in
+from dllm_core.workshop.bundle_weights import bundled_checkpoint
 from dllm_core.workshop.corpus import generator as corpus
 from dllm_core.workshop.corpus.generator import Item
 
@@ -41,10 +41,10 @@ MADE_BY = {  # run → the stage of `dllm run` that makes it, which begins with 
 
 def settings(notebook: str, scope: dict) -> dict:
     """The parameters that `notebook` declares, with the values they have in `scope` (the notebook's `globals()`)."""
-    return {name: scope[name] for name in parameters.declared(resolve(f"notebooks/{notebook}.ipynb"))}
+    return {name: scope[name] for name in parameters.read_parameters(resolve(f"notebooks/{notebook}.ipynb"))}
 
 
-def numbers(text: str, kind: type = int) -> tuple:
+def parse_numbers(text: str, kind: type = int) -> tuple:
     """The numbers of a flag such as "32,64,128". Raises ValueError naming what is no number."""
     try:
         return tuple(kind(part) for part in text.split(","))
@@ -65,7 +65,7 @@ def open_checkpoint(
     num_attention_heads: int = 0,
     device="cpu",
     shipped: bool = False,
-) -> Loaded:
+) -> LoadedCheckpoint:
     """A checkpoint with its tokenizer, its embedding grown where that tokenizer has more entries.
 
     The tokenizer is `tokenizer`, else that of `tokenizer_dir`, else the checkpoint's own.
@@ -77,7 +77,7 @@ def open_checkpoint(
     try:
         loaded = load(name, num_attention_heads=num_attention_heads or None, vocab_size=size, device=device)
     except RunError as error:
-        small = stand_in(name) if shipped else None
+        small = bundled_checkpoint(name) if shipped else None
         if not small:
             raise RunError(f"{error}{_maker(name)}") from error
         loaded = load(small, vocab_size=size, device=device)
@@ -98,8 +98,8 @@ def _maker(name: str | Path) -> str:
 
 
 def read_splits(
-    read: Callable[[str], Documents], data: str, valid_data: str = ""
-) -> tuple[Documents | None, Documents]:
+    read: Callable[[str], TokenDataset], data: str, valid_data: str = ""
+) -> tuple[TokenDataset | None, TokenDataset]:
     """(train, valid): the file `valid_data` where one is named, else a share of `data` that is then not trained on.
 
     Warns when the two are of different kinds: a file of the user's own, validated on the embedded corpus.
@@ -130,7 +130,7 @@ def prompt_ids(tokenizer, text: str | tuple[int, ...], chat: bool) -> list[int]:
     return [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
 
 
-def with_gaps(tokenizer, text: str) -> tuple[list[int], list[int]]:
+def mask_gaps(tokenizer, text: str) -> tuple[list[int], list[int]]:
     """(tokens with masks, true tokens) of a text whose gaps stand in double brackets: "今天[[天气]]很好".
 
     The whole text is tokenised at once and masked by its offsets: pieces tokenised apart would be other tokens.
@@ -151,14 +151,14 @@ def with_gaps(tokenizer, text: str) -> tuple[list[int], list[int]]:
     return hidden, true
 
 
-def speak(loaded: Loaded, prompts: list[str], config: DecodeConfig) -> list[Trace]:
+def generate_answers(loaded: LoadedCheckpoint, prompts: list[str], config: DecodeConfig) -> list[Trace]:
     """Traces, one a prompt: an SFT checkpoint answers through the chat template, a base checkpoint continues the text."""
     tokenizer, chat = loaded.tokenizer, loaded.checkpoint.chat
     tokens = [prompt_ids(tokenizer, prompt, chat) for prompt in prompts]
     return generate(loaded.model, tokens, config, tokenizer, loaded.checkpoint.label_shift)
 
 
-def check_ahead(loaded: Loaded, prompt: str, config: DecodeConfig, checkpoint: str = "", trained: str = "") -> None:
+def preflight(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, checkpoint: str = "", trained: str = "") -> None:
     """Tell before a training what would else stop the notebook in its midst or after it.
 
     Raises ValueError when `prompt` and the answer take more positions than the model has (LLaDA 1 reads all of them in
@@ -166,7 +166,7 @@ def check_ahead(loaded: Loaded, prompt: str, config: DecodeConfig, checkpoint: s
     (empty, or the run that is now `trained`: it will be).
     """
     tokens = prompt_ids(loaded.tokenizer, prompt, loaded.checkpoint.chat)
-    needed = len(start_of(tokens, config, Vocabulary.of(loaded.tokenizer)))
+    needed = len(start_of(tokens, config, SpecialTokens.of(loaded.tokenizer)))
     most = loaded.model.config.max_position_embeddings
     if needed > most:
         raise ValueError(
@@ -175,12 +175,12 @@ def check_ahead(loaded: Loaded, prompt: str, config: DecodeConfig, checkpoint: s
         )
     if checkpoint and run_name(checkpoint) != run_name(trained):
         try:
-            locate(checkpoint)
+            find_checkpoint(checkpoint)
         except RunError as error:
             raise RunError(f"{error}{_maker(checkpoint)}") from error
 
 
-def graded(path: str, per_group: int = 0) -> list[Item]:
+def load_questions(path: str, per_group: int = 0) -> list[Item]:
     """Questions whose exact answer is known: the single-turn conversations of `path` that carry a "group".
 
     per_group: the first so many of each, 0 = all. An empty list when the lines carry none (free text has no one answer).
@@ -199,7 +199,7 @@ def graded(path: str, per_group: int = 0) -> list[Item]:
     return items
 
 
-def examine(loaded: Loaded, items: list[Item], config: DecodeConfig, batch_size: int = 32) -> tuple[list[Score], list]:
+def grade(loaded: LoadedCheckpoint, items: list[Item], config: DecodeConfig, batch_size: int = 32) -> tuple[list[Score], list]:
     """(exact match per group, the traces) of a checkpoint's answers to `items`."""
     prompts = [prompt_ids(loaded.tokenizer, item.prompt, loaded.checkpoint.chat) for item in items]
     traces = answer_all(loaded.model, prompts, config, loaded.tokenizer, batch_size, loaded.checkpoint.label_shift)
@@ -207,7 +207,7 @@ def examine(loaded: Loaded, items: list[Item], config: DecodeConfig, batch_size:
     return exact_match(groups, answers, [trace.text for trace in traces]), traces
 
 
-def probability_under(judge: Loaded, traces: Sequence[Trace]) -> float:
+def probability_under(judge: LoadedCheckpoint, traces: Sequence[Trace]) -> float:
     """Geometric mean of the probabilities that an AR model gives to the decoded tokens, each in its own context.
 
     A stand-in for quality where no answer is the right one; dull and repeated text scores high. NaN when nothing was
@@ -217,8 +217,8 @@ def probability_under(judge: Loaded, traces: Sequence[Trace]) -> float:
     rows = [(tokens, scored) for tokens, scored in rows if any(scored)]
     if not rows:
         return math.nan
-    documents = Documents.of([tokens for tokens, _ in rows], [scored for _, scored in rows])
+    documents = TokenDataset.of([tokens for tokens, _ in rows], [scored for _, scored in rows])
     ids = {"pad_token_id": judge.tokenizer.pad_token_id, "eos_token_id": judge.tokenizer.eos_token_id}
     longest = int(documents.lengths.max())
-    batches = fixed_batches(documents, batch_size=len(rows), seq_len=longest, pack="whole", **ids)
+    batches = validation_batches(documents, batch_size=len(rows), seq_len=longest, pack="whole", **ids)
     return math.exp(-ar_nll(judge.model, batches).mean)

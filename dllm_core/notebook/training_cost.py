@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dllm_core.compute.cpu import products
+from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.config import TrainConfig
 from dllm_core.schedules import BlockSchedule
 
@@ -44,7 +44,7 @@ def estimate(
 
     blocks: LLaDA 2's block sizes: a step of block diffusion adds the clean half, views + 1 positions per token, a step
     at full length none (at most: blocks that nobody needs are left out). views: noisy views per token, 2 with complementary
-    masking. AR and LLaDA 1 take one position. documents: `Documents` whose cached tokens count as disk.
+    masking. AR and LLaDA 1 take one position. documents: `TokenDataset` whose cached tokens count as disk.
     Validation and samples during training come on top.
     """
     # 1. positions: tokens × how often each stands in the network's input
@@ -79,7 +79,7 @@ def matmul_speed(shape, rows: int, device: torch.device, dtype: str = "float32")
     for _ in range(8):
         _wait(device)
         began = time.perf_counter()
-        with products(rows, shape.hidden_size, device):  # as in training
+        with onednn_matmul(rows, shape.hidden_size, device):  # as in training
             for _ in range(4):
                 a @ b
         _wait(device)

@@ -16,15 +16,15 @@ from dllm_core.show.figures import Picture, mask_picture, save_figure
 from dllm_core.show.html import Html, masked_row, source, table, visible
 from dllm_core.show.player.page import Player, player, save_html
 from dllm_core.show.results import compare, quality_speed, scores
-from dllm_core.show.rows import Film, noised_rows, packing
+from dllm_core.show.rows import SampleFilm, noised_rows, packing
 from dllm_core.show.schedules import block_schedule, loss_shares, noise_schedules
 from dllm_core.show.strip import gif, png
 from dllm_core.show.sweeps import sweep
 from dllm_core.show.terminal import terminal
-from dllm_core.show.training import Live, interactive, progress, training_curve
+from dllm_core.show.training import LiveLossCurve, interactive, progress, training_curve
 
 __all__ = [
-    "Film", "Html", "Live", "Picture", "Player", "attention", "attention_picture", "block_schedule", "compare",
+    "SampleFilm", "Html", "LiveLossCurve", "Picture", "Player", "attention", "attention_picture", "block_schedule", "compare",
     "gif", "interactive", "loss_shares", "mask_picture", "masked_row", "noise_schedules", "noised_rows",
     "packing", "player", "png", "progress", "quality_speed", "save_figure", "save_html", "scores", "source",
     "sweep", "table", "terminal", "training_curve", "visible",

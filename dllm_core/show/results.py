@@ -55,7 +55,7 @@ def _fields(score) -> tuple[str, int, int]:
 def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match per group") -> Picture:
     """Share right per group as bars, with 95 % Wilson intervals and the counts.
 
-    table: scores with `group`, `right`, `count` (`answers.Score`, or dicts of the same keys); or name → such a list,
+    table: scores with `group`, `right`, `count` (`grading.Score`, or dicts of the same keys); or name → such a list,
     drawn side by side. Raises ValueError when it is empty.
     """
     from dllm_core.notebook.grading import wilson

@@ -149,7 +149,7 @@ def _stretches(states: Sequence[int]) -> list[tuple[int, int, int]]:
     return [(start, end, states[start]) for start, end in zip(starts, [*starts[1:], len(states)], strict=True)]
 
 
-class Film:
+class SampleFilm:
     """Samples of a model while it learns: `film.add(step, trace)`, then `film.picture()` as a strip of frames.
 
     file: JSON lines they are kept in, beside the run's other files, and read back from; None keeps them in memory.

@@ -7,12 +7,12 @@ at the end, where nobody looks on (papermill, scripts, tests).
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from dllm_core.common.progress_bar import bar as text_bar
 from dllm_core.common.progress_bar import interactive
+from dllm_core.common.progress_bar import progress_bar as text_bar
 from dllm_core.show.figures import COLOURS, Picture, in_our_look, new_figure, shade
 
 
-class Live:
+class LiveLossCurve:
     """A loss curve that grows: `live.update(train_step)` for every step, `live.close()` at the end (or `with`).
 
     every: least seconds between two pictures; share: most of the time that drawing may take (on top of `every`).
@@ -173,7 +173,7 @@ def _phases(steps: list) -> list[tuple[float, float, str]]:
 def progress(
     steps: Iterable,
     total: int,
-    live: Live | None = None,
+    live: LiveLossCurve | None = None,
     sample: Callable[[object], object] | None = None,
     every: int | None = None,
     *,
@@ -181,7 +181,7 @@ def progress(
     film=None,
 ) -> Iterator:
     """Yield `TrainStep`s on while showing a bar, feeding `live`, and every `every` steps the text of `sample(step)`,
-    which gives a `Trace` or a text. film: a `Film` that keeps the samples, one of the first step among them.
+    which gives a `Trace` or a text. film: a `SampleFilm` that keeps the samples, one of the first step among them.
 
     Sampling happens between steps. The bar is plain text, also in JupyterLab; where nobody looks on it is renewed every
     10 s. `live` is closed at the end, also after an error or a stop. Raises ValueError when

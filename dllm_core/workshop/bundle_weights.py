@@ -19,7 +19,7 @@ SHIPPED = {  # the chain's run → the copy of it that comes with the project
 }
 
 
-def stand_in(name: str | Path) -> str | None:
+def bundled_checkpoint(name: str | Path) -> str | None:
     """The shipped copy of the run that `name` (any of its names) means, where there is one: in the project's own
     weights/, also when DLLM_WEIGHTS keeps the runs elsewhere."""
     copy = root() / "weights" / SHIPPED.get(run_name(name), "none")

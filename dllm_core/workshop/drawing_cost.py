@@ -100,9 +100,9 @@ def _around_methods(kind: type, clock: Clock) -> None:
 
 
 def measure(job, folder: Path) -> dict:
-    """Run a job's notebook in `folder`; its name, seconds in all (papermill and the kernel's start among them), seconds
+    """RunFolder a job's notebook in `folder`; its name, seconds in all (papermill and the kernel's start among them), seconds
     of drawing, what these add to the rest, and where most of them went. Raises RuntimeError when a cell fails."""
-    from dllm_core.cli.notebook_process import Running
+    from dllm_core.cli.notebook_process import NotebookProcess
     from dllm_core.common.paths import root
 
     made = json.loads(job.notebook.read_text(encoding="utf-8"))
@@ -111,7 +111,7 @@ def measure(job, folder: Path) -> dict:
     copy = folder / "copy.ipynb"
     copy.write_text(json.dumps(made), encoding="utf-8")
     elsewhere = {"output": str(folder / "compared.jsonl")} if "output" in job.parameters else {}
-    one = Running(copy, folder / "made.ipynb", job.given | elsewhere, root(), 1, job.weights)
+    one = NotebookProcess(copy, folder / "made.ipynb", job.given | elsewhere, root(), 1, job.weights)
     while not one.ended:
         time.sleep(0.05)
     total = time.time() - one.started

@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 
 from dllm_core import show
-from dllm_core.checkpoints.run_folder import Run, load, locate
+from dllm_core.checkpoints.run_folder import RunFolder, find_checkpoint, load
 from dllm_core.common.paths import resolve
 from dllm_core.config import DecodeConfig
-from dllm_core.data.batches import Batches
+from dllm_core.data.batches import PackedBatches
 from dllm_core.data.chat import chat_prompt
 from dllm_core.data.jsonl import chat_documents
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.losses import corrupt
 from dllm_core.notebook import parameters
-from dllm_core.notebook.setup import numbers
+from dllm_core.notebook.setup import parse_numbers
 from dllm_core.samplers import generate
 from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
 from dllm_core.show.figures import write_whole
@@ -135,8 +135,8 @@ def _shares(given) -> list[Path]:
 def _blocks(given) -> list[Path]:
     of = _laptop("03_llada2_pretrain")
     steps = of["max_iters"]
-    blocks = BlockSchedule(of["seq_len"], steps, numbers(of["wsd_phase_ratios"], float),
-                           numbers(of["wsd_block_sizes_up"]), numbers(of["wsd_block_sizes_down"]))  # fmt: skip
+    blocks = BlockSchedule(of["seq_len"], steps, parse_numbers(of["wsd_phase_ratios"], float),
+                           parse_numbers(of["wsd_block_sizes_up"]), parse_numbers(of["wsd_block_sizes_down"]))  # fmt: skip
     shape = {"warmup": of["warmup_steps"], "decay_ratio": of["decay_ratio"], "min_ratio": of["min_lr_ratio"]}
     rates = [of["learning_rate"] * learning_rate(step, steps, **shape) for step in range(steps)]
     return _saved(show.block_schedule(blocks, steps, rates), "block_schedule")
@@ -156,7 +156,7 @@ def _noise(given) -> list[Path]:
 def _packing(given) -> list[Path]:
     tokenizer, chats = _chats()
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    made = lambda **how: next(Batches(chats, batch_size=8, seq_len=128, pack="whole", **how, **ids))
+    made = lambda **how: next(PackedBatches(chats, batch_size=8, seq_len=128, pack="whole", **how, **ids))
     batches = {
         "whole conversations, packed (AR)": made(),
         "packed, filled to blocks (LLaDA 2)": made(fill="block", block_size=16),
@@ -166,7 +166,7 @@ def _packing(given) -> list[Path]:
 
 
 def _training(given) -> list[Path]:
-    run = Run(locate("weights/diffusion_llada2_pretrain")[0])
+    run = RunFolder(find_checkpoint("weights/diffusion_llada2_pretrain")[0])
     steps = [TrainStep(**line) for line in run.metrics()]
     of = _laptop("03_llada2_pretrain")
     merged = [int(file.stem) for _, file in run.checkpoints()[: of["llada2_topk_merge_k"]]]
@@ -174,13 +174,13 @@ def _training(given) -> list[Path]:
 
 
 def _film(given) -> list[Path]:
-    file = locate("weights/diffusion_llada2_sft")[0] / "samples.jsonl"
-    return _saved(show.Film(file, "LLaDA 2 learns to answer").picture(), "film")
+    file = find_checkpoint("weights/diffusion_llada2_sft")[0] / "samples.jsonl"
+    return _saved(show.SampleFilm(file, "LLaDA 2 learns to answer").picture(), "film")
 
 
 def _laptop(notebook: str) -> dict:
     """The values in a notebook's parameters cell."""
-    declared = parameters.declared(resolve(f"notebooks/{notebook}.ipynb"))
+    declared = parameters.read_parameters(resolve(f"notebooks/{notebook}.ipynb"))
     return {name: one.default for name, one in declared.items()}
 
 

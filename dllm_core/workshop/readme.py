@@ -10,7 +10,7 @@ import sys
 from dllm_core.cli import scheduler as jobs
 from dllm_core.common.paths import resolve
 from dllm_core.notebook.grading import wilson
-from dllm_core.notebook.parameters import Problem
+from dllm_core.notebook.parameters import UsageError
 from dllm_core.workshop import results_page as results
 from dllm_core.workshop.benchmark import results as benchmark_results
 from dllm_core.workshop.results_page import Spread
@@ -26,7 +26,7 @@ def parts() -> dict[str, str]:
     found = {name: sweeps.find([name])[0] for name in ("paired", "estimators", "speed")}
     records = {name: sweep.records() for name, sweep in found.items()}
     if lacking := [name for name, some in records.items() if not some]:
-        raise Problem(f"no records of {', '.join(lacking)}: run `dllm sweep {' '.join(lacking)}`")
+        raise UsageError(f"no records of {', '.join(lacking)}: run `dllm sweep {' '.join(lacking)}`")
     answers = [
         {"label": record["label"], "seed": record["seed"], **row} for record in records["paired"] for row in record["rows"]
     ]
@@ -82,13 +82,13 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m dllm_core.workshop.readme", description=__doc__.splitlines()[0]).parse_args(argv)
     try:
         made = parts()
-    except Problem as problem:
+    except UsageError as problem:
         print(f"readme: {problem}", file=sys.stderr)
         return 2
     for name in FILES:
         path = resolve(name)
         path.write_text(filled(path.read_text("utf-8"), made), encoding="utf-8")
-        print(jobs.shown(path))
+        print(jobs.display_path(path))
     return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from dllm_core.cli import scheduler as jobs
 from dllm_core.common.paths import resolve
 from dllm_core.notebook.grading import paired
-from dllm_core.notebook.parameters import Problem
+from dllm_core.notebook.parameters import UsageError
 from dllm_core.workshop.benchmark import results as benchmark_results
 from dllm_core.workshop.sweeps import files as sweeps
 from dllm_core.workshop.sweeps.files import Sweep
@@ -192,10 +192,10 @@ def main(arguments: list[str] | None = None) -> int:
         show_benchmark.draw()
         path = resolve(given.output)
         path.write_text(page(found), encoding="utf-8")
-    except (Problem, OSError) as error:
+    except (UsageError, OSError) as error:
         print(f"results: {error}", file=sys.stderr)
         return 2
-    print(jobs.shown(Path(path)))
+    print(jobs.display_path(Path(path)))
     return 0
 
 

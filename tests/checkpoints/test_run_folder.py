@@ -8,8 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from small import MASK, VOCAB, logits_of, tiny
 
-from dllm_core.checkpoints.run_folder import Run, RunError, load, locate, mean_weights, read_state, save_weights
-from dllm_core.config import Checkpoint, ModelConfig
+from dllm_core.checkpoints.run_folder import (
+    RunError,
+    RunFolder,
+    find_checkpoint,
+    load,
+    mean_weights,
+    read_state,
+    save_weights,
+)
+from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.tokenizer import character_tokenizer
 from dllm_core.model import Transformer
 from dllm_core.train import TrainStep
@@ -36,9 +44,9 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def finished(name: str = "story", model=None, checkpoint=None, tokenizer=None, **settings) -> Run:
+def finished(name: str = "story", model=None, checkpoint=None, tokenizer=None, **settings) -> RunFolder:
     model = model or tiny()
-    run = Run.open(name, model, checkpoint or Checkpoint("ar", label_shift=True), tokenizer or NoTokenizer(), settings)
+    run = RunFolder.open(name, model, checkpoint or CheckpointInfo("ar", label_shift=True), tokenizer or NoTokenizer(), settings)
     run.finish(model)
     return run
 
@@ -65,10 +73,10 @@ def same(one: dict, other: dict) -> bool:
 @pytest.mark.parametrize("shape", [{}, {"tie_word_embeddings": False}, {"qk_norm": False}, {"head_dim": 6}])
 def test_a_saved_run_loads_as_it_was(home, shape):
     model = tiny(**shape)
-    finished(model=model, checkpoint=Checkpoint("llada2", 4, label_shift=True, chat=True, extra={"a": [1]}))
+    finished(model=model, checkpoint=CheckpointInfo("llada2", 4, label_shift=True, chat=True, extra={"a": [1]}))
     loaded = load("weights/story")
     assert loaded.model.config == model.config and loaded.tokenizer is None
-    assert loaded.checkpoint == Checkpoint("llada2", 4, True, True, {"a": [1]})
+    assert loaded.checkpoint == CheckpointInfo("llada2", 4, True, True, {"a": [1]})
     assert torch.equal(logits_of(loaded.model, TOKENS, causal), logits_of(model, TOKENS, causal))
     assert (
         "lm_head.weight" in load_file(home / "weights/story/model.safetensors")
@@ -94,34 +102,34 @@ def test_the_reports_names_resolve(home):
         "weights/story_merged.pt": "merged", "weights/story": "last", "story": "last", "story_best": "best",
         "story.pth": "last", str(folder): "last", str(folder) + "_best.pt": "best", "../x/story_best.pt": "best",
     }.items():  # fmt: skip
-        assert locate(name) == (folder, variant), name
+        assert find_checkpoint(name) == (folder, variant), name
     bests = [load("weights/story_best.pt").model, changed(1.0)]
     assert same(bests[0].state_dict(), bests[1].state_dict())
 
 
 def test_a_run_named_like_a_variant_goes_first(home):
     finished("story"), finished("story_best", model=changed(3.0))
-    assert locate("weights/story_best.pt") == (home / "weights/story_best", "last")
+    assert find_checkpoint("weights/story_best.pt") == (home / "weights/story_best", "last")
 
 
 def test_a_real_file_goes_before_a_run(home):
     finished()
     torch.save({}, home / "weights/story.pt")
-    assert locate("weights/story.pt") == (home / "weights/story.pt", "file")
+    assert find_checkpoint("weights/story.pt") == (home / "weights/story.pt", "file")
 
 
 def test_weights_may_lie_elsewhere(home, monkeypatch):
     monkeypatch.setenv("DLLM_WEIGHTS", "seeds/1")
     finished()
     assert (home / "seeds/1/story/model.safetensors").is_file() and not (home / "weights").exists()
-    assert locate("weights/story_best.pt") == (home / "seeds/1/story", "best")
+    assert find_checkpoint("weights/story_best.pt") == (home / "seeds/1/story", "best")
 
 
 def test_an_absent_checkpoint_lists_those_there(home):
     with pytest.raises(RunError, match="weights/poem.pt: no such file or finished run; runs here: none"):
         load("weights/poem.pt")
     finished("story"), finished("other")
-    Run.open("begun", tiny(), Checkpoint("ar"), NoTokenizer(), {})
+    RunFolder.open("begun", tiny(), CheckpointInfo("ar"), NoTokenizer(), {})
     for name in ("poem", "story_merged.pt", "begun"):
         with pytest.raises(RunError, match="runs here: other, story. Train it first"):
             load(name)
@@ -167,7 +175,7 @@ def test_a_folder_that_hugging_face_wrote(home, kind, tied):
     theirs.save_pretrained(home / "theirs")
     loaded = load(str(home / "theirs"))
     assert loaded.model.config.qk_norm is (kind == "Qwen3") and loaded.model.config.tie_word_embeddings is tied
-    assert loaded.checkpoint == Checkpoint("ar", label_shift=True)
+    assert loaded.checkpoint == CheckpointInfo("ar", label_shift=True)
     torch.testing.assert_close(logits_of(loaded.model, TOKENS, causal), hf_logits(theirs), atol=1e-4, rtol=1e-4)
 
 
@@ -346,7 +354,7 @@ def test_added_tokens_start_as_the_mean_and_change_no_old_logit(home, tied):
 
 
 def test_the_best_checkpoints_are_kept_and_ranked(home):
-    run = Run.open("story", tiny(), Checkpoint("ar"), NoTokenizer(), {}, keep_best=2)
+    run = RunFolder.open("story", tiny(), CheckpointInfo("ar"), NoTokenizer(), {}, keep_best=2)
     for number, value in enumerate([3.0, 2.0, None, 2.5, 4.0, 1.0]):
         run.record(step(number, value), changed(number / 10))
     assert [(value, file.name) for value, file in run.checkpoints()] == [
@@ -368,7 +376,7 @@ def test_without_validation_the_last_is_the_best(home):
 
 
 def test_the_merge_is_the_mean(home):
-    run = Run.open("story", tiny(), Checkpoint("ar"), NoTokenizer(), {}, keep_best=3)
+    run = RunFolder.open("story", tiny(), CheckpointInfo("ar"), NoTokenizer(), {}, keep_best=3)
     for number, value in enumerate([3.0, 1.0, 2.0]):
         run.record(step(number, value), tiny(seed=number))
     merged = run.merge(2)
@@ -394,8 +402,8 @@ def test_a_mean_of_equals_is_the_same_and_sums_are_exact():
 # --- beginning, going on, setting aside ---------------------------------------------------------------------------
 
 
-def begin(seed: int = 0) -> Run:
-    return Run.open("story", tiny(), Checkpoint("ar"), NoTokenizer(), {"seed": seed})
+def begin(seed: int = 0) -> RunFolder:
+    return RunFolder.open("story", tiny(), CheckpointInfo("ar"), NoTokenizer(), {"seed": seed})
 
 
 def test_an_unfinished_run_of_equal_settings_goes_on(home):
@@ -417,7 +425,7 @@ LOOKS = {
 @pytest.mark.parametrize("name", [*LOOKS, "gen_that_is_new"])
 def test_what_only_looks_at_a_run_does_not_begin_it_anew(home, name):
     settings = LOOKS | {"seed": 0, "learning_rate": 0.1}
-    open_run = lambda given: Run.open("story", tiny(), Checkpoint("ar"), NoTokenizer(), given)
+    open_run = lambda given: RunFolder.open("story", tiny(), CheckpointInfo("ar"), NoTokenizer(), given)
     open_run(settings).save_state({"step": 2})
     changed_settings = settings | {name: "something else"}
     assert open_run(changed_settings).load_state() == {"step": 2}
@@ -428,11 +436,11 @@ def test_what_only_looks_at_a_run_does_not_begin_it_anew(home, name):
 
 
 def test_another_shape_or_kind_of_run_is_set_aside(home):
-    Run.open("story", tiny(), Checkpoint("ar"), NoTokenizer(), {"prompt": "a"}).save_state({"step": 2})
-    shaped = Run.open("story", tiny(rope_theta=50.0), Checkpoint("ar"), NoTokenizer(), {"prompt": "a"})
+    RunFolder.open("story", tiny(), CheckpointInfo("ar"), NoTokenizer(), {"prompt": "a"}).save_state({"step": 2})
+    shaped = RunFolder.open("story", tiny(rope_theta=50.0), CheckpointInfo("ar"), NoTokenizer(), {"prompt": "a"})
     assert shaped.load_state() is None
     shaped.save_state({"step": 2})
-    assert Run.open("story", tiny(rope_theta=50.0), Checkpoint("llada1"), NoTokenizer(), {}).load_state() is None
+    assert RunFolder.open("story", tiny(rope_theta=50.0), CheckpointInfo("llada1"), NoTokenizer(), {}).load_state() is None
 
 
 def test_other_settings_or_a_finished_run_are_set_aside(home):
@@ -463,7 +471,7 @@ def test_a_folder_of_others_is_never_deleted(home):
 
 
 def test_a_run_may_be_named_by_a_path(home):
-    run = Run.open(f"deep{os.sep}er", tiny(), Checkpoint("ar"), NoTokenizer(), {})
+    run = RunFolder.open(f"deep{os.sep}er", tiny(), CheckpointInfo("ar"), NoTokenizer(), {})
     assert run.folder == home / "deep/er" and (run.folder / "config.json").is_file()
 
 
@@ -472,7 +480,7 @@ def test_a_name_that_means_all_runs_is_refused(home, name):
     finished()
     before = sorted(home.rglob("*"))
     with pytest.raises(RunError, match=f"run_name={name!r}: must name a folder of its own"):
-        Run.open(name, tiny(), Checkpoint("ar"), NoTokenizer(), {})
+        RunFolder.open(name, tiny(), CheckpointInfo("ar"), NoTokenizer(), {})
     assert sorted(home.rglob("*")) == before
 
 

@@ -16,7 +16,7 @@ import yaml
 from dllm_core.cli import main as batch
 from dllm_core.cli import scheduler as jobs
 from dllm_core.cli.main import Stage
-from dllm_core.cli.notebook_process import Running
+from dllm_core.cli.notebook_process import NotebookProcess
 from dllm_core.notebook import parameters as known
 
 TOY = (
@@ -87,7 +87,7 @@ def stub(toy, monkeypatch):
                 book.alive.remove(self)
             return self.polls >= 2
 
-    monkeypatch.setattr(jobs, "Running", Fake)
+    monkeypatch.setattr(jobs, "NotebookProcess", Fake)
     monkeypatch.setattr(batch.time, "sleep", lambda _: None)
     return book
 
@@ -162,7 +162,7 @@ KINDS = 'n: int = 1\nx: float = 1.0\ns: str = ""\nb: bool = True\nl: list[int] =
 def kinds(tmp_path):
     path = tmp_path / "kinds.ipynb"
     path.write_text(notebook(parameters="from typing import Literal, Optional\n" + KINDS))
-    return known.declared(path)
+    return known.read_parameters(path)
 
 
 @pytest.mark.parametrize("name, text, value", [
@@ -179,19 +179,19 @@ def test_values_from_the_command_line(kinds, name, text, value):
 @pytest.mark.parametrize("name, text", [("n", "1.5"), ("n", "True"), ("x", "fast"), ("b", "1"), ("l", "a,b"), ("c", "z"),
                                         ("t", "1,x"), ("bare", "x"), ("p", "x")])
 def test_values_that_do_not_fit(kinds, name, text):
-    with pytest.raises(known.Problem, match=f"-p {name}"):
+    with pytest.raises(known.UsageError, match=f"-p {name}"):
         known.from_text(text, kinds[name])
 
 
 def test_declared_keeps_order_default_and_comment(toy):
-    found = known.declared(toy / "notebooks/01_first.ipynb")
+    found = known.read_parameters(toy / "notebooks/01_first.ipynb")
     assert list(found) == ["max_iters", "learning_rate", "prompt"]
     assert (found["max_iters"].default, found["max_iters"].help) == (3, "steps")
 
 
 def test_a_null_is_fine_where_the_default_is_none(kinds):
     known.check(kinds["none"], None, "here")
-    with pytest.raises(known.Problem):
+    with pytest.raises(known.UsageError):
         known.check(kinds["n"], None, "here")
 
 
@@ -210,7 +210,7 @@ def test_a_run_has_the_threads_it_was_given(toy, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     cell = 'import os\nopen("threads", "w").write(os.environ["OMP_NUM_THREADS"])'
     (toy / "notebooks/01_first.ipynb").write_text(notebook(cell, parameters=PARAMETERS["01_first"]), "utf-8")
-    one = Running(toy / "notebooks/01_first.ipynb", toy / "runs/x.ipynb", {}, toy, 1)
+    one = NotebookProcess(toy / "notebooks/01_first.ipynb", toy / "runs/x.ipynb", {}, toy, 1)
     while not one.ended:
         time.sleep(0.05)
     assert (toy / "threads").read_text() == "1"
@@ -400,7 +400,7 @@ def test_every_shipped_preset_fits_its_notebook(project, scale):
     files = {path.stem: path for path in (project / f"notebooks/presets/{scale}").glob("*.yaml")}
     for name in files.keys() - {stage.preset for stage in batch.STAGES}:  # for papermill by hand: another use of 06
         assert name.startswith("06_eval_"), "a preset that no stage uses"
-        declared = known.declared(project / "notebooks/06_parallel_decoding.ipynb")
+        declared = known.read_parameters(project / "notebooks/06_parallel_decoding.ipynb")
         assert yaml.safe_load(files[name].read_text("utf-8")).keys() <= declared.keys()
 
 
@@ -409,4 +409,4 @@ def test_papermill_sees_the_same_parameters(project):
 
     for stage in stages_of(project):
         path = project / f"notebooks/{stage.notebook}.ipynb"
-        assert set(inspect_notebook(str(path))) == set(known.declared(path)), f"{path.name}: write Optional[X] for X | None"
+        assert set(inspect_notebook(str(path))) == set(known.read_parameters(path)), f"{path.name}: write Optional[X] for X | None"

@@ -9,13 +9,13 @@ import yaml
 
 from dllm_core.cli.main import STAGES
 from dllm_core.config import DecodeConfig, ModelConfig, TrainConfig
-from dllm_core.data.batches import Batches
+from dllm_core.data.batches import PackedBatches
 from dllm_core.data.jsonl import chat_documents, text_documents
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.model import Transformer
 from dllm_core.notebook import parameters
-from dllm_core.notebook.setup import numbers
+from dllm_core.notebook.setup import parse_numbers
 from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
 
 NOTEBOOK_OF = {stage.preset: stage.notebook for stage in STAGES}
@@ -88,7 +88,7 @@ def in_force(project):
 
     def read(scale: str, preset: str) -> dict:
         notebook = project / "notebooks" / f"{NOTEBOOK_OF.get(preset, '06_parallel_decoding')}.ipynb"
-        declared = parameters.declared(notebook)
+        declared = parameters.read_parameters(notebook)
         given = parameters.from_file(project / f"notebooks/presets/{scale}/{preset}.yaml", declared)
         return {name: parameter.default for name, parameter in declared.items()} | given
 
@@ -117,9 +117,9 @@ def test_every_preset_fits_its_notebook_and_every_stage_has_its_presets(project,
 
 
 def test_an_unknown_name_in_a_preset_is_an_error(project, tmp_path):
-    declared = parameters.declared(project / "notebooks/03_llada2_pretrain.ipynb")
+    declared = parameters.read_parameters(project / "notebooks/03_llada2_pretrain.ipynb")
     (tmp_path / "bad.yaml").write_text("max_iters: 10\nmax_itres: 10\n")
-    with pytest.raises(parameters.Problem, match="bad.yaml, line 2: max_itres.*max_iters"):
+    with pytest.raises(parameters.UsageError, match="bad.yaml, line 2: max_itres.*max_iters"):
         parameters.from_file(tmp_path / "bad.yaml", declared)
 
 
@@ -147,13 +147,13 @@ def large(in_force, tokenizer):
     return model_of(in_force("h100", "01_ar_pretrain"), len(tokenizer))
 
 
-def batches_of(project, tokenizer, p: dict, length: int, **options) -> Batches:
+def batches_of(project, tokenizer, p: dict, length: int, **options) -> PackedBatches:
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     if "pack" in options:
         documents = chat_documents(project / "data/sft_sample.jsonl", tokenizer, length, cache=False)
     else:
         documents = text_documents(project / "data/pretrain_sample.jsonl", tokenizer, p["jsonl_field"], cache=False)
-    return Batches(documents, batch_size=2, seq_len=length, seed=p["seed"], **ids, **options)
+    return PackedBatches(documents, batch_size=2, seq_len=length, seed=p["seed"], **ids, **options)
 
 
 def train_config(p: dict, steps: int, length: int) -> TrainConfig:
@@ -186,8 +186,8 @@ def test_large_diffusion_presets_build_their_schedule_and_first_batch(project, i
     assert rate(999) == 0.5 and rate(20_000) == 1 and rate(49_999) == pytest.approx(0.025, abs=1e-3)
     sizes = [None]
     if preset.startswith("03"):
-        blocks = BlockSchedule(256, 50_000, numbers(p["wsd_phase_ratios"], float), numbers(p["wsd_block_sizes_up"]),
-                               numbers(p["wsd_block_sizes_down"]))  # fmt: skip
+        blocks = BlockSchedule(256, 50_000, parse_numbers(p["wsd_phase_ratios"], float), parse_numbers(p["wsd_block_sizes_up"]),
+                               parse_numbers(p["wsd_block_sizes_down"]))  # fmt: skip
         of = blocks.block_size
         assert [of(0), of(3750), of(7500), of(14_999), of(15_000), of(39_999)] == [32, 64, 128, 256, 256, 256]
         assert [of(40_000), of(42_500), of(45_000), of(47_500), blocks.final] == [256, 128, 64, 32, 32]

@@ -9,7 +9,7 @@ from dllm_core import patterns
 from dllm_core.compute import attention
 from dllm_core.compute import cpu as kernels
 from dllm_core.compute.attention import Halves, Tiles, asked_first, attend, block_mask, last_layer, prepared
-from dllm_core.compute.cpu import products
+from dllm_core.compute.cpu import onednn_matmul
 
 CPU = torch.device("cpu")
 BATCH = batch_of([13, 9, 6], [28], [5, 5, 4, 8], prompt=3)
@@ -31,7 +31,7 @@ def with_gradients(function, tensors, mask):
     return value, *torch.autograd.grad((value * weights).sum(), tensors)
 
 
-def patterns_of(batch, label_shift: bool = False) -> dict[str, patterns.Pattern]:
+def patterns_of(batch, label_shift: bool = False) -> dict[str, patterns.AttentionPattern]:
     labels = batch.document, batch.position
     return {
         "causal": patterns.causal(*labels),
@@ -182,8 +182,8 @@ def test_long_rows_are_not_written_down(monkeypatch, name, groups):
 def test_no_mask_is_made_as_a_whole(monkeypatch):
     """Of a row of 512 and its noisy half no more than a tile's rows are ever there."""
     batch, most = batch_of([300, 212]), []
-    made = patterns.Terms.of.__func__
-    monkeypatch.setattr(patterns.Terms, "of", classmethod(lambda cls, q, k: (most.append(q[0].shape[1]), made(cls, q, k))[1]))
+    made = patterns.MaskTerms.of.__func__
+    monkeypatch.setattr(patterns.MaskTerms, "of", classmethod(lambda cls, q, k: (most.append(q[0].shape[1]), made(cls, q, k))[1]))
     prepared(patterns.block_diffusion(batch.document, batch.position, 32))
     monkeypatch.setattr(attention, "EXPLICIT", 0)
     causal = prepared(patterns.causal(batch.document, batch.position))
@@ -217,24 +217,24 @@ def test_products_are_float32s_and_the_setting_is_left_as_it_was():
     setting = torch.backends.mkldnn.matmul
     before = setting.fp32_precision
     a, b = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((64, 32), (32, 48)))
-    with products(64, 512, CPU):
-        with products(1, 512, CPU):
+    with onednn_matmul(64, 512, CPU):
+        with onednn_matmul(1, 512, CPU):
             inner = setting.fp32_precision
         inside, product = setting.fp32_precision, a @ b
     assert inner == inside == ("bf16" if kernels.by_onednn() else before)
     assert setting.fp32_precision == before
     torch.testing.assert_close(product, (a.double() @ b.double()).float(), rtol=1e-5, atol=1e-5)  # of bfloat16: 0.05
-    with pytest.raises(KeyError), products(64, 512, CPU):
+    with pytest.raises(KeyError), onednn_matmul(64, 512, CPU):
         raise KeyError
     assert setting.fp32_precision == before
-    with products(kernels.ROWS - 1, 4096, CPU), products(64, 128, CPU):
+    with onednn_matmul(kernels.ROWS - 1, 4096, CPU), onednn_matmul(64, 128, CPU):
         assert setting.fp32_precision == before
-    with products(64, 512, torch.device("cuda")):  # where the setting makes PyTorch refuse to compile FlexAttention
+    with onednn_matmul(64, 512, torch.device("cuda")):  # where the setting makes PyTorch refuse to compile FlexAttention
         assert setting.fp32_precision == before
 
 
 def test_where_onednn_would_round_it_is_not_asked(monkeypatch):
     monkeypatch.setattr(kernels, "by_onednn", lambda: False)
     before = torch.backends.mkldnn.matmul.fp32_precision
-    with products(64, 512, CPU):
+    with onednn_matmul(64, 512, CPU):
         assert torch.backends.mkldnn.matmul.fp32_precision == before

@@ -9,7 +9,7 @@ from small import BOS, IDS, tiny
 from torch import nn
 
 from dllm_core.compute import prepacked as prepacking
-from dllm_core.compute.cuda_graphs import fastest
+from dllm_core.compute.cuda_graphs import for_inference
 from dllm_core.compute.prepacked import PrepackedLinear, prepacked, prepacks
 from dllm_core.config import DecodeConfig
 from dllm_core.model import KVCache
@@ -148,9 +148,9 @@ def test_what_somebody_put_into_a_model_is_left_as_it_is(everything):
 
 def test_nothing_is_prepacked_where_it_cannot_be(everything, monkeypatch):
     model = tiny(4)
-    with torch.autocast("cpu", torch.bfloat16), fastest(model) as form:
+    with torch.autocast("cpu", torch.bfloat16), for_inference(model) as form:
         assert form is model
-    with fastest("another kind of model") as form:
+    with for_inference("another kind of model") as form:
         assert form == "another kind of model"
     biased, whole = nn.Linear(16, 16), tiny(4).double()
     assert prepacked(biased) is biased and prepacked(whole) is whole

@@ -19,15 +19,15 @@ import torch
 from safetensors.torch import load_file
 from small import MASK, NoTokenizer, batch_of, tiny
 
-from dllm_core.checkpoints.run_folder import Run
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.cli import launch
 from dllm_core.cli.main import STAGES
 from dllm_core.compute import processes as team
-from dllm_core.compute.processes import Team
-from dllm_core.config import Checkpoint
+from dllm_core.compute.processes import ProcessGroup
+from dllm_core.config import CheckpointInfo
 from dllm_core.losses import Diffusion
 from dllm_core.notebook import parameters
-from dllm_core.notebook.parameters import Problem
+from dllm_core.notebook.parameters import UsageError
 from dllm_core.schedules import NoiseSchedule
 from dllm_core.train import train
 
@@ -61,7 +61,7 @@ def on_two(project: Path, *command: object, **how) -> SimpleNamespace:
 
 def same_run(one: Path, other: Path) -> None:
     """Two finished runs: equal records and weights, to rounding."""
-    first, second = Run(one).metrics(), Run(other).metrics()
+    first, second = RunFolder(one).metrics(), RunFolder(other).metrics()
     assert [step["step"] for step in first] == [step["step"] for step in second] == list(range(1, 13))
     for a, b in zip(first, second, strict=True):
         assert a.pop("seconds") and b.pop("seconds")
@@ -106,7 +106,7 @@ def test_only_the_first_process_yields_and_writes(together, name):
     home, said = together
     assert f"process 0 of 2: {name}, 12 steps seen" in said
     assert f"process 1 of 2: {name}, 0 steps seen" in said
-    assert len(Run(home / name).metrics()) == 12  # two writers would have left 24 lines
+    assert len(RunFolder(home / name).metrics()) == 12  # two writers would have left 24 lines
     first, second = (torch.load(home / f"{name}.{number}.pt", weights_only=True) for number in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)  # the second's weights are there, and the same
 
@@ -252,7 +252,7 @@ def test_every_notebook_that_trains_does_so_in_one_cell(project):
     ],
 )
 def test_arguments_that_cannot_be_right_are_told_before_anything_runs(argv, told, capsys):
-    with pytest.raises(Problem, match=told):
+    with pytest.raises(UsageError, match=told):
         launch.train_stage(argv)
     assert launch.main(argv) == 2
     assert told in capsys.readouterr().err
@@ -270,32 +270,32 @@ def test_a_polite_kill_is_an_interrupt(ctrl_c):
 
 
 def test_a_run_is_described_by_its_config(tmp_path, project):
-    declared = parameters.declared(project / "notebooks/03_llada2_pretrain.ipynb")
+    declared = parameters.read_parameters(project / "notebooks/03_llada2_pretrain.ipynb")
     settings = {name: parameter.default for name, parameter in declared.items()} | {"run_name": "mine", "max_iters": 7}
     (tmp_path / "config.json").write_text(json.dumps({"dllm": {"settings": settings}}))
     notebook, found = launch.described(str(tmp_path), "cpu", [["seed", "3"]])
     assert notebook.stem == "03_llada2_pretrain" and found == settings | {"seed": 3}
-    with pytest.raises(Problem, match="-p sead: no such parameter; did you mean seed"):
+    with pytest.raises(UsageError, match="-p sead: no such parameter; did you mean seed"):
         launch.described(str(tmp_path), "cpu", [["sead", "3"]])
-    with pytest.raises(Problem, match="-p seed: must be int, not 'x'"):
+    with pytest.raises(UsageError, match="-p seed: must be int, not 'x'"):
         launch.described(str(tmp_path), "cpu", [["seed", "x"]])
 
 
 # --- what is told when it cannot work -------------------------------------------------------------------------------
 
 
-def a_team(monkeypatch, **made) -> Team:
+def a_team(monkeypatch, **made) -> ProcessGroup:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     made = SimpleNamespace(**{"distributed_type": SimpleNamespace(value="MULTI_GPU"), **made})
     monkeypatch.setattr("accelerate.Accelerator", lambda **_: made)
-    return Team(torch.device("cpu"))
+    return ProcessGroup(torch.device("cpu"))
 
 
 def test_a_batch_with_too_few_parts_is_an_error(monkeypatch):
     one = a_team(monkeypatch)
     assert [len(part.tokens) for part in one.split(batch_of([4], [3], [2]), 0)] == [2, 1]
-    assert [one.owns(part) for part in range(4)] == [False, True, False, True]
+    assert [one.computes(part) for part in range(4)] == [False, True, False, True]
     one.size = 4
     assert [len(part.tokens) for part in one.split(batch_of(*[[4]] * 6), 0)] == [2, 2, 1, 1]
     with pytest.raises(ValueError, match="a batch of 3 rows makes 3 parts of micro_batch_size=0, too few for 4 proc"):
@@ -308,10 +308,10 @@ def test_a_batch_with_too_few_parts_is_an_error(monkeypatch):
 def test_an_objective_that_draws_without_a_skip_is_an_error(monkeypatch):
     """Its other parts' noise would not be drawn: the processes would mask other rows alike."""
     lost = {"gradients": lambda *_, **__: contextlib.nullcontext(), "wrap": lambda _, module: module,
-            "from_first": lambda _, value: value}  # fmt: skip
+            "broadcast_object": lambda _, value: value}  # fmt: skip
     a_team(monkeypatch)
     for name, stub in lost.items():
-        monkeypatch.setattr(Team, name, stub)
+        monkeypatch.setattr(ProcessGroup, name, stub)
     diffusion = Diffusion(NoiseSchedule(), MASK)
     with pytest.raises(ValueError, match="needs a `skip`"):
         next(train(tiny(), several.packed(4), lambda *args, **how: diffusion(*args, **how), several.CONFIG))
@@ -343,13 +343,13 @@ def test_shards_need_the_same_number_of_parts_for_each(monkeypatch):
 def test_another_device_than_accelerates_is_an_error(monkeypatch):
     a_team(monkeypatch, device=torch.device("cuda:0"))
     with pytest.raises(ValueError, match="the model is on cuda:1, this process's device is cuda:0"):
-        Team(torch.device("cuda:1"))
+        ProcessGroup(torch.device("cuda:1"))
 
 
 def test_a_second_process_leaves_the_folder_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    Run.open(str(tmp_path / "run"), tiny(), Checkpoint("ar"), NoTokenizer(), {}).finish(tiny())
+    RunFolder.open(str(tmp_path / "run"), tiny(), CheckpointInfo("ar"), NoTokenizer(), {}).finish(tiny())
     assert not (tmp_path / "run").exists()
 
 
@@ -357,10 +357,10 @@ def test_one_process_is_alone_and_needs_no_accelerate(monkeypatch):
     monkeypatch.setenv("RANK", "3")  # left in the environment without a WORLD_SIZE
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    one = Team(torch.device("cpu"))
+    one = ProcessGroup(torch.device("cpu"))
     assert (
-        one.alone
+        one.is_single
         and team.rank() == 0
-        and one.from_first("x") == "x"
+        and one.broadcast_object("x") == "x"
         and one.sum([1.5, torch.ones(())]).tolist() == [1.5, 1]
     )

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dllm_core.data import batches as batches_module
-from dllm_core.data.batches import Batch, Batches, fixed_batches
-from dllm_core.data.jsonl import DataError, Documents
-from dllm_core.data.rows import Placed, assemble
+from dllm_core.data.batches import Batch, PackedBatches, validation_batches
+from dllm_core.data.jsonl import DataError, TokenDataset
+from dllm_core.data.rows import Segments, collate
 
 PAD, EOS = 0, 2
 IDS = {"pad_token_id": PAD, "eos_token_id": EOS}
@@ -23,10 +23,10 @@ LAYOUTS = [
 WHOLE = LAYOUTS[1:]
 
 
-def examples(count: int = 50, seed: int = 0, longest: int = 20) -> Documents:
+def examples(count: int = 50, seed: int = 0, longest: int = 20) -> TokenDataset:
     """Example i: a prompt of two tokens, an answer of i's own token number, eos. Token numbers tell examples apart."""
     lengths = np.random.default_rng(seed).integers(1, longest - 2, count)
-    return Documents.of(
+    return TokenDataset.of(
         [[10, 11, *[100 + i] * n, EOS] for i, n in enumerate(lengths)],
         [[False, False, *[True] * (n + 1)] for n in lengths],
     )
@@ -44,7 +44,7 @@ def pieces(batch: Batch) -> list[tuple[list[int], list[bool]]]:
     return found
 
 
-def take(batches: Batches, count: int) -> list[Batch]:
+def take(batches: PackedBatches, count: int) -> list[Batch]:
     return [next(batches) for _ in range(count)]
 
 
@@ -58,7 +58,7 @@ def equal(one: Batch, other: Batch) -> bool:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_shapes_and_padding(layout):
-    for batch in take(Batches(examples(), batch_size=3, seq_len=24, **IDS, **layout), 10):
+    for batch in take(PackedBatches(examples(), batch_size=3, seq_len=24, **IDS, **layout), 10):
         assert batch.tokens.shape == batch.document.shape == batch.position.shape == batch.scored.shape
         assert batch.tokens.shape[0] == 3 and batch.tokens.shape[1] <= 24
         assert batch.tokens.dtype == batch.document.dtype == batch.position.dtype == torch.int64
@@ -70,8 +70,8 @@ def test_shapes_and_padding(layout):
 
 
 def test_cut_is_the_stream_itself():
-    documents = Documents.of([[10 * d + i for i in range(n)] for d, n in enumerate([3, 9, 1, 6, 2], 1)])
-    batch = next(Batches(documents, batch_size=4, seq_len=5, shuffle=False, **IDS))
+    documents = TokenDataset.of([[10 * d + i for i in range(n)] for d, n in enumerate([3, 9, 1, 6, 2], 1)])
+    batch = next(PackedBatches(documents, batch_size=4, seq_len=5, shuffle=False, **IDS))
     assert batch.tokens.flatten().tolist() == documents.tokens[:20].tolist()
     assert batch.document.tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 2, 2], [0, 0, 0, 0, 1]]
     assert batch.position.tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 4], [0, 1, 0, 0, 1], [0, 1, 2, 3, 0]]
@@ -79,9 +79,9 @@ def test_cut_is_the_stream_itself():
 
 
 def test_cut_gives_every_token_once_an_epoch():
-    documents = Documents.of([[1000 * d + i for i in range(d % 7 + 1)] for d in range(1, 60)])
+    documents = TokenDataset.of([[1000 * d + i for i in range(d % 7 + 1)] for d in range(1, 60)])
     rows = len(documents.tokens) // 8
-    batches = Batches(documents, batch_size=1, seq_len=8, **IDS)
+    batches = PackedBatches(documents, batch_size=1, seq_len=8, **IDS)
     assert batches.batches_per_epoch == rows
     seen = torch.cat([batch.tokens.flatten() for batch in take(batches, rows)]).tolist()
     assert len(set(seen)) == len(seen) == rows * 8 and set(seen) <= set(documents.tokens.tolist())
@@ -93,7 +93,7 @@ def test_cut_gives_every_token_once_an_epoch():
 @pytest.mark.parametrize("layout", WHOLE)
 def test_examples_stay_whole_and_come_once_an_epoch(layout):
     documents = examples(200)
-    batches = Batches(documents, batch_size=4, seq_len=24, **IDS, **layout)
+    batches = PackedBatches(documents, batch_size=4, seq_len=24, **IDS, **layout)
     counts = np.zeros(len(documents), int)
     for batch in take(batches, 200):
         for tokens, scored in pieces(batch):
@@ -108,14 +108,14 @@ def test_examples_stay_whole_and_come_once_an_epoch(layout):
 
 
 def test_packing_leaves_little_empty():
-    batches = Batches(examples(400), batch_size=4, seq_len=64, pack="whole", **IDS)
+    batches = PackedBatches(examples(400), batch_size=4, seq_len=64, pack="whole", **IDS)
     filled = torch.cat([batch.document for batch in take(batches, 20)]) >= 0
     assert filled.float().mean() > 0.93
 
 
 def test_fill_batch_is_one_example_a_row_up_to_the_longest():
     documents = examples(48)
-    for batch in take(Batches(documents, batch_size=6, seq_len=24, pack="whole", fill="batch", **IDS), 10):
+    for batch in take(PackedBatches(documents, batch_size=6, seq_len=24, pack="whole", fill="batch", **IDS), 10):
         found = pieces(batch)
         assert len(found) == 6 == len({tokens[2] for tokens, _ in found})
         assert batch.tokens.shape[1] == max(len(documents[tokens[2] - 100][0]) for tokens, _ in found)
@@ -124,7 +124,7 @@ def test_fill_batch_is_one_example_a_row_up_to_the_longest():
 
 def test_fill_random_varies_within_its_bounds():
     documents = examples()
-    batches = Batches(documents, batch_size=4, seq_len=24, pack="whole", fill="random", max_fill=5, **IDS)
+    batches = PackedBatches(documents, batch_size=4, seq_len=24, pack="whole", fill="random", max_fill=5, **IDS)
     tails = [
         (len(tokens) - len(documents[tokens[2] - 100][0]), len(tokens))
         for batch in take(batches, 60)
@@ -137,7 +137,7 @@ def test_fill_random_varies_within_its_bounds():
 def test_fill_block_rounds_up(fill_scored):
     documents = examples()
     settings = {"pack": "whole", "fill": "block", "block_size": 8, "fill_scored": fill_scored}
-    for batch in take(Batches(documents, batch_size=4, seq_len=24, **IDS, **settings), 20):
+    for batch in take(PackedBatches(documents, batch_size=4, seq_len=24, **IDS, **settings), 20):
         for tokens, scored in pieces(batch):
             own = len(documents[tokens[2] - 100][0])
             assert len(tokens) == -(-own // 8) * 8
@@ -147,8 +147,8 @@ def test_fill_block_rounds_up(fill_scored):
 @pytest.mark.parametrize("layout", WHOLE)
 def test_an_answer_without_its_end_is_not_filled(layout):
     """The first two were cut (by max_length, and here by seq_len); an eos after them would teach to stop midway."""
-    documents = Documents.of([[10, 7, 7], [10, *[8] * 30, EOS], [10, 9, EOS]])
-    for batch in take(Batches(documents, batch_size=2, seq_len=12, **IDS, **layout), 12):
+    documents = TokenDataset.of([[10, 7, 7], [10, *[8] * 30, EOS], [10, 9, EOS]])
+    for batch in take(PackedBatches(documents, batch_size=2, seq_len=12, **IDS, **layout), 12):
         for tokens, _ in pieces(batch):
             if tokens[1] == 7:
                 assert tokens == [10, 7, 7]
@@ -157,23 +157,23 @@ def test_an_answer_without_its_end_is_not_filled(layout):
 
 
 def test_text_shorter_than_a_row_is_padded():
-    batch = next(Batches(Documents.of([[1, 5, EOS]]), batch_size=2, seq_len=6, **IDS))
+    batch = next(PackedBatches(TokenDataset.of([[1, 5, EOS]]), batch_size=2, seq_len=6, **IDS))
     assert batch.tokens.tolist() == [[1, 5, EOS, PAD, PAD, PAD]] * 2
     assert batch.document.tolist() == [[0, 0, 0, -1, -1, -1]] * 2
 
 
 def test_empty_documents_are_passed_over():
-    documents = Documents.of([[], [1, 5, EOS], [], [1, 6, EOS], []])
+    documents = TokenDataset.of([[], [1, 5, EOS], [], [1, 6, EOS], []])
     for layout in LAYOUTS:
         assert {5, 6} <= set(
-            next(Batches(documents, batch_size=3, seq_len=8, **IDS, **layout)).tokens.flatten().tolist()
+            next(PackedBatches(documents, batch_size=3, seq_len=8, **IDS, **layout)).tokens.flatten().tolist()
         )
 
 
 def test_selected_documents_only():
     documents = examples().select([3, 8])
     for layout in WHOLE:
-        batch = next(Batches(documents, batch_size=2, seq_len=24, **IDS, **layout))
+        batch = next(PackedBatches(documents, batch_size=2, seq_len=24, **IDS, **layout))
         assert {tokens[2] - 100 for tokens, _ in pieces(batch)} == {3, 8}
 
 
@@ -183,7 +183,7 @@ def test_selected_documents_only():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_seed_decides(layout):
     def first(seed, shuffle=True):
-        return next(Batches(examples(), batch_size=4, seq_len=24, seed=seed, shuffle=shuffle, **IDS, **layout))
+        return next(PackedBatches(examples(), batch_size=4, seq_len=24, seed=seed, shuffle=shuffle, **IDS, **layout))
 
     assert equal(first(1), first(1)) and not equal(first(1), first(2))
     assert torch.equal(first(1, False).tokens[0, :4], torch.tensor(examples().tokens[:4]).long())
@@ -192,7 +192,7 @@ def test_the_seed_decides(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_going_on_after_a_stop(layout):
     def make():
-        return Batches(examples(), batch_size=3, seq_len=24, seed=4, **IDS, **layout)
+        return PackedBatches(examples(), batch_size=3, seq_len=24, seed=4, **IDS, **layout)
 
     for stop in (0, 1, 7, 31):
         unbroken, first, second = make(), make(), make()
@@ -205,7 +205,7 @@ def test_going_on_after_a_stop(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_laying_out_ahead_changes_nothing(layout, monkeypatch):
     """Several batches at once or one by one; also when a state is loaded between two that were laid out together."""
-    make = lambda: Batches(examples(), batch_size=3, seq_len=24, **IDS, **layout)
+    make = lambda: PackedBatches(examples(), batch_size=3, seq_len=24, **IDS, **layout)
     ahead, going_back = take(make(), 40), make()
     take(going_back, 2)
     state = going_back.state()
@@ -217,21 +217,21 @@ def test_laying_out_ahead_changes_nothing(layout, monkeypatch):
 
 
 def test_asking_for_the_estimate_changes_nothing():
-    one, other = (Batches(examples(), batch_size=3, seq_len=24, pack="whole", **IDS) for _ in range(2))
+    one, other = (PackedBatches(examples(), batch_size=3, seq_len=24, pack="whole", **IDS) for _ in range(2))
     next(one), next(other)
     assert one.batches_per_epoch > 0
     assert all(equal(a, b) for a, b in zip(take(one, 9), take(other, 9)))
 
 
 def test_a_state_of_other_data_is_refused():
-    state = Batches(examples(50), batch_size=3, seq_len=24, pack="whole", **IDS).state()
+    state = PackedBatches(examples(50), batch_size=3, seq_len=24, pack="whole", **IDS).state()
     with pytest.raises(DataError, match="counts 50 examples an epoch, these data make 49"):
-        Batches(examples(49), batch_size=3, seq_len=24, pack="whole", **IDS).load_state(state)
+        PackedBatches(examples(49), batch_size=3, seq_len=24, pack="whole", **IDS).load_state(state)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_estimate_of_an_epoch(layout):
-    batches = Batches(examples(600), batch_size=4, seq_len=32, **IDS, **layout)
+    batches = PackedBatches(examples(600), batch_size=4, seq_len=32, **IDS, **layout)
     count = 0
     while batches.epoch == 0:
         next(batches)
@@ -240,7 +240,7 @@ def test_the_estimate_of_an_epoch(layout):
 
 
 def test_steps_of_so_many_epochs():
-    batches = Batches(examples(600), batch_size=4, seq_len=32, **IDS)
+    batches = PackedBatches(examples(600), batch_size=4, seq_len=32, **IDS)
     per_epoch = batches.batches_per_epoch
     assert [batches.steps(e) for e in (2, 0.5, 1e-9)] == [2 * per_epoch, round(per_epoch / 2), 1]
     for epochs in (0, -1.0):
@@ -254,8 +254,8 @@ def test_steps_of_so_many_epochs():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_validation_takes_each_document_once(layout):
     documents = examples()
-    made = fixed_batches(documents, batch_size=4, seq_len=24, **IDS, **layout)
-    assert all(equal(a, b) for a, b in zip(made, fixed_batches(documents, batch_size=4, seq_len=24, **IDS, **layout)))
+    made = validation_batches(documents, batch_size=4, seq_len=24, **IDS, **layout)
+    assert all(equal(a, b) for a, b in zip(made, validation_batches(documents, batch_size=4, seq_len=24, **IDS, **layout)))
     if layout["pack"] == "cut":
         kept = torch.cat([batch.tokens[batch.document >= 0] for batch in made])
         assert kept.tolist() == documents.tokens.tolist()
@@ -267,14 +267,14 @@ def test_validation_takes_each_document_once(layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_validation_stops_at_so_many_rows(layout):
-    made = fixed_batches(examples(), batch_size=4, seq_len=24, rows=6, **IDS, **layout)
+    made = validation_batches(examples(), batch_size=4, seq_len=24, rows=6, **IDS, **layout)
     assert [len(batch.tokens) for batch in made] == [4, 2]
 
 
 @pytest.mark.parametrize("rows", [0, -1])
 def test_validation_without_rows_is_refused(rows):
     with pytest.raises(DataError, match=f"rows={rows}: must be at least 1"):
-        fixed_batches(examples(), batch_size=4, seq_len=24, rows=rows, **IDS)
+        validation_batches(examples(), batch_size=4, seq_len=24, rows=rows, **IDS)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -295,30 +295,30 @@ def test_validation_without_rows_is_refused(rows):
 )
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(DataError, match=message):
-        Batches(examples(), **{"batch_size": 2, "seq_len": 24, **IDS, **settings})
+        PackedBatches(examples(), **{"batch_size": 2, "seq_len": 24, **IDS, **settings})
 
 
 def test_nothing_to_make_batches_of():
     for layout in LAYOUTS:
         with pytest.raises(DataError, match="no documents"):
-            Batches(examples().select([]), batch_size=2, seq_len=24, **IDS, **layout)
+            PackedBatches(examples().select([]), batch_size=2, seq_len=24, **IDS, **layout)
 
 
 def test_rows_too_short_for_every_answer():
-    documents = Documents.of([[10] * 9 + [5, EOS]] * 3, [[False] * 9 + [True] * 2] * 3)
+    documents = TokenDataset.of([[10] * 9 + [5, EOS]] * 3, [[False] * 9 + [True] * 2] * 3)
     with pytest.raises(DataError, match="seq_len=8 is too short: none of 3 examples"):
-        Batches(documents, batch_size=2, seq_len=8, pack="whole", **IDS)
+        PackedBatches(documents, batch_size=2, seq_len=8, pack="whole", **IDS)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2]])
 def test_long_examples_count_if_their_answer_begins_in_the_row(order):
     """Prompts of 4, 9, 7 and 8 tokens, rows of 8: the second and the last have no answer left."""
     prompts = (4, 9, 7, 8)
-    documents = Documents.of(
+    documents = TokenDataset.of(
         [[10] * n + [100 + i] * 9 + [EOS] for i, n in enumerate(prompts)],
         [[False] * n + [True] * 10 for n in prompts],
     )
-    batches = Batches(documents.select(order), batch_size=1, seq_len=8, pack="whole", shuffle=False, **IDS)
+    batches = PackedBatches(documents.select(order), batch_size=1, seq_len=8, pack="whole", shuffle=False, **IDS)
     assert batches.batches_per_epoch == 2
     found = [batch.tokens[0].tolist() for batch in take(batches, 2)]
     laid = {0: [10] * 4 + [100] * 4, 2: [10] * 7 + [102]}
@@ -326,7 +326,7 @@ def test_long_examples_count_if_their_answer_begins_in_the_row(order):
 
 
 def test_parts_of_a_batch():
-    batch = next(Batches(examples(), batch_size=4, seq_len=24, **IDS))
+    batch = next(PackedBatches(examples(), batch_size=4, seq_len=24, **IDS))
     assert batch.cut(7).tokens.shape == (4, 7) and torch.equal(batch.rows(1, 3).scored, batch.scored[1:3])
     assert equal(batch.to("cpu"), batch)
     assert [len(part.tokens) for part in batch.split(3)] == [3, 1]
@@ -335,8 +335,8 @@ def test_parts_of_a_batch():
     assert len(batch.apart(9)) == 4
 
 
-def laid_one_by_one(documents: Documents, placed: Placed, rows: int, width: int, fill_scored: bool) -> Batch:
-    """`packing.assemble`, token by token."""
+def laid_one_by_one(documents: TokenDataset, placed: Segments, rows: int, width: int, fill_scored: bool) -> Batch:
+    """`rows.collate`, token by token."""
     whole = Batch(*(torch.full((rows, width), empty) for empty in (PAD, -1, 0)), torch.zeros(rows, width, dtype=torch.bool))
     labels = (placed.row, placed.column, placed.source, placed.length, placed.fill, placed.number)
     for row, column, source, length, fill, number in zip(*labels, strict=True):
@@ -357,8 +357,8 @@ def laid_one_by_one(documents: Documents, placed: Placed, rows: int, width: int,
 ])  # fmt: skip
 def test_pieces_are_laid_as_one_by_one(fill_scored, row, column, source, length, fill, number):
     documents = examples(6)
-    placed = Placed(*(np.array(part) for part in (row, column, source, length, fill, number)))
-    mine = assemble(documents, placed, 2, 6, PAD, EOS, fill_scored)
+    placed = Segments(*(np.array(part) for part in (row, column, source, length, fill, number)))
+    mine = collate(documents, placed, 2, 6, PAD, EOS, fill_scored)
     plain = laid_one_by_one(documents, placed, 2, 6, fill_scored)
     for part in ("tokens", "document", "position", "scored"):
         assert torch.equal(getattr(mine, part), getattr(plain, part)), part

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 
 from dllm_core.data import download
-from dllm_core.data.jsonl import DataError, locate, text_documents
+from dllm_core.data.jsonl import DataError, find_data, text_documents
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
 
 pytest.importorskip("modelscope_hub")
@@ -87,7 +87,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_a_file_is_fetched_once_and_read(hub, tmp_path):
-    path = locate("modelscope:someone/texts/train.jsonl")
+    path = find_data("modelscope:someone/texts/train.jsonl")
     assert path.read_bytes() == CONTENT
     assert path == tmp_path / "project/data/modelscope/datasets/someone/texts/train.jsonl"
     assert [p.name for p in path.parent.iterdir()] == ["train.jsonl"]
@@ -122,15 +122,15 @@ def test_contents_that_do_not_match_are_refused(hub, tmp_path, monkeypatch, serv
 
 def test_absent_files_and_data_sets(hub):
     with pytest.raises(DataError, match="no file of that name; it holds: train.jsonl"):
-        locate("modelscope:someone/texts/test.jsonl")
+        find_data("modelscope:someone/texts/test.jsonl")
     with pytest.raises(DataError, match="modelscope:nobody/texts/train.jsonl: not found on http"):
-        locate("modelscope:nobody/texts/train.jsonl")
+        find_data("modelscope:nobody/texts/train.jsonl")
 
 
 def test_a_disk_too_small(hub, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(DataError, match="has room for 0.00 GB"):
-        locate("modelscope:someone/texts/train.jsonl")
+        find_data("modelscope:someone/texts/train.jsonl")
 
 
 def test_only_the_tokenizer_of_a_model(hub, tmp_path):
@@ -166,7 +166,7 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch, hub):
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
         with pytest.raises(DataError, match="cannot reach http.*nothing was downloaded. Check the network"):
-            locate("modelscope:someone/texts/train.jsonl")
+            find_data("modelscope:someone/texts/train.jsonl")
     assert not list(tmp_path.glob("project/data/**/*.jsonl"))
 
 
@@ -174,7 +174,7 @@ def test_a_silent_network_is_waited_for_no_longer_than_said(monkeypatch, hub):
     monkeypatch.setattr(download, "REACH", 0.2)
     monkeypatch.setattr(Hub, "do_HEAD", lambda self: time.sleep(1))
     with pytest.raises(DataError, match="cannot reach"):
-        locate("modelscope:someone/texts/train.jsonl")
+        find_data("modelscope:someone/texts/train.jsonl")
 
 
 def quick_retries(monkeypatch):

@@ -11,7 +11,15 @@ from small import CHARACTERS, write
 from dllm_core.data import parallel as reading
 from dllm_core.data import token_cache as documents
 from dllm_core.data.chat import chat_prompt
-from dllm_core.data.jsonl import DataError, Documents, chat_documents, locate, read_jsonl, read_texts, text_documents
+from dllm_core.data.jsonl import (
+    DataError,
+    TokenDataset,
+    chat_documents,
+    find_data,
+    read_jsonl,
+    read_texts,
+    text_documents,
+)
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
 
 TALK = [
@@ -31,7 +39,7 @@ def talks(name: str, *conversations) -> Path:
     return write(name, *({"conversations": talk} for talk in conversations))
 
 
-def words(tokenizer, documents: Documents, i: int = 0) -> tuple[str, list[str]]:
+def words(tokenizer, documents: TokenDataset, i: int = 0) -> tuple[str, list[str]]:
     """(the whole example, the stretches of it that are scored), as text."""
     ids, scored = documents[i]
     edges = np.flatnonzero(np.diff(np.concatenate([[False], scored, [False]]).astype(int)))
@@ -65,29 +73,29 @@ def test_bad_lines_are_named(workspace, content, message):
 def test_relative_paths_count_from_the_project(workspace, monkeypatch):
     write("x.jsonl", {"text": "a"})
     monkeypatch.chdir(workspace / "notebooks")
-    assert locate("x.jsonl") == workspace / "x.jsonl"
+    assert find_data("x.jsonl") == workspace / "x.jsonl"
 
 
 def test_absent_files_say_where_was_looked(workspace):
     with pytest.raises(DataError, match=f"{workspace}/data/none.jsonl: no such file .*count from"):
-        locate("data/none.jsonl")
+        find_data("data/none.jsonl")
     with pytest.raises(DataError, match="this is a folder"):
-        locate("notebooks")
+        find_data("notebooks")
     with pytest.raises(DataError, match="expected modelscope:owner/name/file"):
-        locate("modelscope:owner/name")
+        find_data("modelscope:owner/name")
     with pytest.raises(DataError, match="expected modelscope:owner/name/file"):
-        locate("modelscope:owner/name/../../x")
+        find_data("modelscope:owner/name/../../x")
 
 
 @pytest.mark.parametrize("name", ["pretrain_hq.jsonl", "sft_mini_512.jsonl"])
 def test_the_two_modelscope_files_by_name(workspace, name):
     with pytest.raises(DataError, match=f"modelscope:gongjy/minimind_dataset/{name} as the path"):
-        locate(f"./dataset/{name}")
+        find_data(f"./dataset/{name}")
     kept = workspace / "data/modelscope/datasets/gongjy/minimind_dataset" / name
     kept.parent.mkdir(parents=True)
     kept.touch()
-    assert locate(f"./dataset/{name}") == kept
-    assert locate(f"modelscope:gongjy/minimind_dataset/{name}") == kept  # without a network
+    assert find_data(f"./dataset/{name}") == kept
+    assert find_data(f"modelscope:gongjy/minimind_dataset/{name}") == kept  # without a network
 
 
 def test_the_embedded_corpus_is_made_when_absent(workspace, monkeypatch):
@@ -95,7 +103,7 @@ def test_the_embedded_corpus_is_made_when_absent(workspace, monkeypatch):
 
     made = []
     monkeypatch.setattr(corpus, "ensure", lambda *_: made.append(True))
-    assert locate("data/pretrain_tiny.jsonl") == workspace / "data/pretrain_tiny.jsonl"
+    assert find_data("data/pretrain_tiny.jsonl") == workspace / "data/pretrain_tiny.jsonl"
     assert made == [True]
 
 
@@ -358,7 +366,7 @@ def test_templates_that_cannot_serve(workspace):
 
 
 def test_documents_select_and_split():
-    made = Documents.of([[i] * (i + 1) for i in range(10)])
+    made = TokenDataset.of([[i] * (i + 1) for i in range(10)])
     assert [len(made[i][0]) for i in range(10)] == list(range(1, 11)) == made.lengths.tolist()
     assert made[-1][0].tolist() == [9] * 10
     few = made.select([7, 2]).select([1, 0])

@@ -95,7 +95,7 @@ def test_batch_size_changes_no_answer(project, weights, config):
     """Chinese and English questions of many lengths: the same tokens, in the same steps, for the same reasons."""
     loaded = notebook.open_checkpoint(project / "weights" / weights)
     items = [Item("en" if question.isascii() else "zh", question, "?") for question in QUESTIONS]
-    runs = {size: notebook.examine(loaded, items, config, size)[1] for size in (1, 3, 8)}
+    runs = {size: notebook.grade(loaded, items, config, size)[1] for size in (1, 3, 8)}
     what = lambda trace: [[(c.position, c.token, c.reason) for c in step.commits] for step in trace.steps]
     sure = lambda traces: [c.confidence for trace in traces for step in trace.steps for c in step.commits]
     assert len({trace.text for trace in runs[1]}) > 4  # different questions, different answers

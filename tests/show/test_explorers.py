@@ -14,7 +14,7 @@ from small import batch_of
 from traces import EOS, HOSTILE, llada2
 
 from dllm_core import show
-from dllm_core.data.token_cache import Documents
+from dllm_core.data.token_cache import TokenDataset
 from dllm_core.schedules import ALPHAS, NoiseSchedule
 from dllm_core.show.attention.explorer import DECODERS, PATTERNS, POEM, RULES
 from dllm_core.show.attention.scenes import decoding_scene, training_pattern, training_scene
@@ -163,26 +163,26 @@ def test_noised_rows_draw_what_is_hidden():
 
 def test_film_keeps_samples_beside_the_run(tmp_path):
     file = tmp_path / "run" / "samples.jsonl"
-    film = show.Film(file, "learning")
+    film = show.SampleFilm(file, "learning")
     assert "none were kept" in film._repr_mimebundle_()["text/plain"]
     with pytest.raises(ValueError, match="no samples"):
         film.picture()
     for number in (1, 10, 20):
         film.add(trained(number, 3.0 / number, block_size=4), llada2())
-    again = show.Film(file)
+    again = show.SampleFilm(file)
     assert [frame["step"] for frame in again.frames] == [1, 10, 20]
     sure = {c.position: c.confidence for s in llada2().steps for c in s.commits}
     assert again.frames[0]["tokens"][0] == ["好", sure[2]] and again.frames[0]["tokens"][-1][0] == "⟨eos⟩"
     again.add(10, "text")  # taken up again from an earlier state
-    assert [frame["step"] for frame in show.Film(file).frames] == [1, 10] and again.frames[1]["text"] == "text"
+    assert [frame["step"] for frame in show.SampleFilm(file).frames] == [1, 10] and again.frames[1]["text"] == "text"
     assert is_png(again.picture()) and "step 10: text" in repr(again.picture())
     with open(file, "a", encoding="utf-8") as lines:
         lines.write('{"step": 30, "tok')  # killed while writing
-    assert len(show.Film(file)) == 2
+    assert len(show.SampleFilm(file)) == 2
 
 
 def test_film_shows_first_and_last():
-    film = show.Film()
+    film = show.SampleFilm()
     for number in range(40):
         film.add(number, "x")
     chosen = [frame["step"] for frame in film.chosen(6)]
@@ -190,7 +190,7 @@ def test_film_shows_first_and_last():
 
 
 def test_progress_fills_the_film_and_prints_texts(capsys):
-    film = show.Film()
+    film = show.SampleFilm()
     steps = (trained(i + 1) for i in range(4))
     list(show.progress(steps, 4, None, lambda step: llada2(), 2, film=film))
     assert [frame["step"] for frame in film.frames] == [1, 2, 4] and "step 4: " in capsys.readouterr().out
@@ -212,7 +212,7 @@ def test_merged_checkpoints_are_ringed_on_the_validation_curve():
 
 def some_documents():
     rows = [[1, 5, 6, 7, EOS], [1, 8, EOS], [1, 9, 10, 11, 12, 13, EOS]] * 8
-    return Documents.of(rows, [[False, False] + [True] * (len(row) - 2) for row in rows])
+    return TokenDataset.of(rows, [[False, False] + [True] * (len(row) - 2) for row in rows])
 
 
 def packing_explorer(watched=None):

@@ -19,8 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dllm_core.checkpoints.run_folder import Run
-from dllm_core.config import Checkpoint, ModelConfig
+from dllm_core.checkpoints.run_folder import RunFolder
+from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.model import Transformer
 
@@ -53,12 +53,12 @@ def folder(project, tmp_path_factory):
     shutil.copytree(project / "notebooks/sweeps", folder / "notebooks/sweeps")  # whose records 06 shows
     tokenizer = load_tokenizer(project / "data/tokenizer")
     for name, kind in (
-        ("diffusion_llada2_sft", Checkpoint("llada2", block_size=8, chat=True)),
-        ("minimind_sft", Checkpoint("ar", label_shift=True, chat=True)),
+        ("diffusion_llada2_sft", CheckpointInfo("llada2", block_size=8, chat=True)),
+        ("minimind_sft", CheckpointInfo("ar", label_shift=True, chat=True)),
     ):
         torch.manual_seed(0)
         model = Transformer(ModelConfig(len(tokenizer), 32, 2, 2, max_position_embeddings=256, initializer_range=0.3))
-        Run.open(str(folder / "weights" / name), model, kind, tokenizer, {}).finish(model)
+        RunFolder.open(str(folder / "weights" / name), model, kind, tokenizer, {}).finish(model)
     execute_notebook(
         str(project / f"notebooks/{NOTEBOOK}.ipynb"), str(folder / f"notebooks/{NOTEBOOK}.ipynb"), QUIET,
         kernel_name="python3", prepare_only=True,

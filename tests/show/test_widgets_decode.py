@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from dllm_core import show
-from dllm_core.checkpoints.run_folder import Loaded, Run, RunError, load
-from dllm_core.config import Checkpoint, DecodeConfig, ModelConfig
+from dllm_core.checkpoints.run_folder import LoadedCheckpoint, RunError, RunFolder, load
+from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.model import Transformer
 from dllm_core.notebook.setup import prompt_ids
 from dllm_core.samplers import generate, infill
 from dllm_core.show.widgets import decoding as widgets_decode
-from dllm_core.show.widgets.decoding import Explorer, decoding_explorer
+from dllm_core.show.widgets.decoding import DecodingPanel, decoding_explorer
 from dllm_core.show.widgets.request import (
     CONTROLS,
     TASKS,
@@ -41,15 +41,15 @@ def loaded(project, tmp_path_factory):
     tokenizer = load_tokenizer(project / "data/tokenizer")
     torch.manual_seed(1)
     model = Transformer(ModelConfig(len(tokenizer), 16, 1, 2, max_position_embeddings=96, initializer_range=0.3)).eval()
-    return Loaded(model, Checkpoint("llada2", 8, chat=True), tokenizer, tmp_path_factory.mktemp("runs") / "mine")
+    return LoadedCheckpoint(model, CheckpointInfo("llada2", 8, chat=True), tokenizer, tmp_path_factory.mktemp("runs") / "mine")
 
 
 @pytest.fixture
 def panel(loaded, workspace):
-    made = Explorer(loaded, values(loaded), lambda name: pytest.fail(f"nobody asked for {name}"))
+    made = DecodingPanel(loaded, values(loaded), lambda name: pytest.fail(f"nobody asked for {name}"))
     made.controls["pause"].value = 0
     yield made
-    assert Explorer.at_work is None
+    assert DecodingPanel.at_work is None
 
 
 def values(loaded, **changes) -> dict:
@@ -115,7 +115,7 @@ def test_gaps_are_counted_in_underscores(loaded):
 
 def test_runs_are_found_where_they_are_finished(loaded, workspace):
     for name in ("a", "b", "c"):
-        Run.open(str(workspace / "weights" / name), loaded.model, loaded.checkpoint, loaded.tokenizer, {}).finish(
+        RunFolder.open(str(workspace / "weights" / name), loaded.model, loaded.checkpoint, loaded.tokenizer, {}).finish(
             loaded.model
         )
     (workspace / "weights/b/model.safetensors").unlink()
@@ -241,9 +241,9 @@ def test_a_rare_control_comes_out_where_it_is_wrong(panel):
 
 def test_another_checkpoint_brings_its_style(loaded, workspace):
     torch.manual_seed(2)
-    kind, opened = Checkpoint("ar", label_shift=True, chat=True), []
-    Run.open(str(workspace / "weights/left"), loaded.model, kind, loaded.tokenizer, {}).finish(loaded.model)
-    panel = Explorer(loaded, values(loaded, pause=0), lambda name: opened.append(name) or load(name))
+    kind, opened = CheckpointInfo("ar", label_shift=True, chat=True), []
+    RunFolder.open(str(workspace / "weights/left"), loaded.model, kind, loaded.tokenizer, {}).finish(loaded.model)
+    panel = DecodingPanel(loaded, values(loaded, pause=0), lambda name: opened.append(name) or load(name))
     panel.controls["checkpoint"].value = "left"
     assert panel.controls["style"].value == "ar" and panel.controls["block_length"].value == 8
     panel.start()
@@ -265,7 +265,7 @@ def test_one_panel_at_a_time(panel, loaded):
         panel.controls["pause"].value = 0.01
         panel.start()
         await steps_taken(panel, 1)
-        Explorer(loaded, values(loaded), load)  # the cell is run again
+        DecodingPanel(loaded, values(loaded), load)  # the cell is run again
         await panel.task
 
     asyncio.run(person())

@@ -14,7 +14,7 @@ from dllm_core.workshop.benchmark import pictures as show_benchmark
 from dllm_core.workshop.benchmark import results as benchmark_results
 from dllm_core.workshop.benchmark import train as benchmark_train
 from dllm_core.workshop.benchmark.jobs import SHAPES
-from dllm_core.workshop.benchmark.timing import Row, Spread
+from dllm_core.workshop.benchmark.timing import MeasuredRow, Spread
 from dllm_core.workshop.benchmark.train import AR, BAND, TURN, EverythingComputed, OnePassAView, Steps, measure
 from dllm_core.workshop.results_page import markdown
 
@@ -56,8 +56,8 @@ def test_the_plain_ways_train_on_the_same_loss_and_gradient(plain):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def row(part: str) -> Row:
-    return Row(part, "case", "fast", "slow", Spread(2.0, 1.5, 2.5), {"fast": Spread(1, 1, 1), "slow": Spread(2, 2, 2)})
+def row(part: str) -> MeasuredRow:
+    return MeasuredRow(part, "case", "fast", "slow", Spread(2.0, 1.5, 2.5), {"fast": Spread(1, 1, 1), "slow": Spread(2, 2, 2)})
 
 
 def test_each_combination_is_written_to_a_file_in_the_machines_folder(tmp_path, monkeypatch, capsys):
@@ -108,7 +108,7 @@ def test_what_was_finished_stays_when_the_rest_fails(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["rows"] == []  # what is whole is not replaced by a part
 
 
-def record(part: str, rows: list[Row], **more) -> dict:
+def record(part: str, rows: list[MeasuredRow], **more) -> dict:
     origin = {
         "machine": "cpu: A Chip",
         "torch": "2",
@@ -122,7 +122,7 @@ def record(part: str, rows: list[Row], **more) -> dict:
 
 def test_curves_have_a_point_for_each_length():
     seconds = {"fast": Spread(0.1, 0.1, 0.2), "slow": Spread(0.4, 0.3, 0.5)}
-    along = lambda n: Row(
+    along = lambda n: MeasuredRow(
         "decode along prompt", "c", "fast", "slow", Spread(4, 3, 5), seconds, more={"prompt": n, "tokens": 100}
     )
     found = benchmark_results.curves(record("decode", [row("decode"), along(8), along(32)]))
@@ -134,7 +134,7 @@ def test_curves_have_a_point_for_each_length():
 def test_rows_of_one_line_are_its_points():
     seconds = {"rows of 64": Spread(0.2, 0.2, 0.2), "rows of 128": Spread(0.1, 0.1, 0.1)}
     at = {"line": "AR", "row length": 64, "tokens": 1000}
-    one = Row("train along row length", "c", "rows of 64", "rows of 128", Spread(0.5, 0.5, 0.5), seconds, more=at)
+    one = MeasuredRow("train along row length", "c", "rows of 64", "rows of 128", Spread(0.5, 0.5, 0.5), seconds, more=at)
     (lines,) = benchmark_results.curves(record("train", [one])).values()
     assert lines == {"AR": {64: pytest.approx({k: 200.0 for k in ("median", "low", "high")}),
                             128: pytest.approx({k: 100.0 for k in ("median", "low", "high")})}}  # fmt: skip
@@ -146,7 +146,7 @@ def test_the_page_has_a_section_for_each_record(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert benchmark_results.section(markdown) == "" and benchmark_results.headlines() == []
-    aimed = Row(
+    aimed = MeasuredRow(
         "decode",
         "tiny float32, batch 1",
         "fast",

@@ -7,8 +7,8 @@ import pytest
 import torch
 from small import tiny
 
-from dllm_core.checkpoints.run_folder import Run, RunError, load
-from dllm_core.config import Checkpoint
+from dllm_core.checkpoints.run_folder import RunError, RunFolder, load
+from dllm_core.config import CheckpointInfo
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.notebook import setup as notebook
 from dllm_core.workshop import bundle_weights as ship
@@ -18,7 +18,7 @@ def trained(name: str):
     """A finished run under weights/, and its model."""
     tokenizer = load_tokenizer("data/tokenizer")
     model = tiny(vocab=len(tokenizer))
-    Run.open(name, model, Checkpoint("llada2", block_size=4, chat=True), tokenizer, {"seed": 3}).finish(model)
+    RunFolder.open(name, model, CheckpointInfo("llada2", block_size=4, chat=True), tokenizer, {"seed": 3}).finish(model)
     return model
 
 
@@ -34,7 +34,7 @@ def test_a_copy_is_the_run_in_half_precision(weights):
     model = trained("diffusion_llada2_sft")
     size = ship.copy_run("weights/diffusion_llada2_sft_best.pt", weights / "tiny-llada2")
     copy = load("weights/tiny-llada2")
-    assert copy.checkpoint == Checkpoint("llada2", block_size=4, chat=True)
+    assert copy.checkpoint == CheckpointInfo("llada2", block_size=4, chat=True)
     assert copy.tokenizer.get_vocab() == load_tokenizer("data/tokenizer").get_vocab()
     for name, tensor in model.state_dict().items():
         assert torch.equal(copy.model.state_dict()[name], tensor.half().float())
@@ -45,7 +45,7 @@ def test_a_copy_is_the_run_in_half_precision(weights):
 
 def test_the_copy_stands_in_only_where_asked_and_needed(weights):
     for name in ("weights/diffusion_llada2_sft_state_dict.pt", "diffusion_llada2_sft"):
-        assert ship.stand_in(name) is None  # nothing shipped yet
+        assert ship.bundled_checkpoint(name) is None  # nothing shipped yet
         with pytest.raises(RunError, match="dllm run 05-llada2"):
             notebook.open_checkpoint(name, shipped=True)
     trained("tiny-llada2")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dllm_core import likelihood as evaluate
-from dllm_core.checkpoints.run_folder import Run, load
-from dllm_core.config import Checkpoint, DecodeConfig
-from dllm_core.data.batches import fixed_batches
+from dllm_core.checkpoints.run_folder import RunFolder, load
+from dllm_core.config import CheckpointInfo, DecodeConfig
+from dllm_core.data.batches import validation_batches
 from dllm_core.data.jsonl import chat_documents
 from dllm_core.likelihood import Estimate
 from dllm_core.train import TrainStep
@@ -30,7 +30,7 @@ def loaded(project):
 def batches(loaded, project):
     ids = loaded["ar"].tokenizer
     texts = chat_documents(project / "data/sft_valid.jsonl", ids, 64)
-    return fixed_batches(texts, rows=4, batch_size=4, seq_len=64, pack="whole", pad_token_id=ids.pad_token_id,
+    return validation_batches(texts, rows=4, batch_size=4, seq_len=64, pack="whole", pad_token_id=ids.pad_token_id,
                          eos_token_id=ids.eos_token_id)  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_own_answers_are_those_of_one_token_a_forward(loaded, project, style):
 
 
 def test_first_steps(tmp_path):
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     lines = [TrainStep(n, 10.0 - n / 10, 0.1, n, 1.0, float(n)) for n in range(1, 61)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
     (row,) = measure.first_steps(run)
@@ -80,13 +80,13 @@ def test_first_steps(tmp_path):
     assert math.isclose(row["step_50"], 10 - 45.5 / 10)
     (row,) = measure.training(run)
     assert (row["trained_steps"], row["tokens"], row["seconds"]) == (60, 60, 1.0)
-    assert list(measure.training(Run(tmp_path / "absent"))) == []
+    assert list(measure.training(RunFolder(tmp_path / "absent"))) == []
 
 
 def test_merges_measure_the_last_the_best_and_their_mean(loaded, tmp_path):
     one = load(loaded["llada2"].path)
     one.path = tmp_path
-    run, weight = Run(tmp_path, keep_best=2), one.model.model.norm.weight
+    run, weight = RunFolder(tmp_path, keep_best=2), one.model.model.norm.weight
     for step, value in ((1, 3.0), (2, 5.0)):
         torch.nn.init.constant_(weight, value)
         run.record(TrainStep(step, 1.0, 0.1, 1, 1.0, 1.0, validation=value), one.model)
@@ -104,7 +104,7 @@ def test_speeds_are_medians_of_turns_and_ratios_of_the_same_turn(monkeypatch):
     found = lambda model, prompts, way, *_: {"tokens_per_second": next(pace[way.style]), "tokens_per_forward": 2.0}
     monkeypatch.setattr(measure, "prompt_ids", lambda *_: [1])
     monkeypatch.setattr(measure, "speed", found)
-    one = SimpleNamespace(model=None, tokenizer=None, checkpoint=Checkpoint("ar"))
+    one = SimpleNamespace(model=None, tokenizer=None, checkpoint=CheckpointInfo("ar"))
     ar, llada2 = measure.speeds([(one, DecodeConfig("ar")), (one, DecodeConfig("llada2"))], [Item("a", "?", "!")])
     assert (ar["tokens_per_second"], ar["times"]) == (200, 1)
     assert (llada2["tokens_per_second"], llada2["times"]) == (300, 3)  # of the medians it would be 1.5

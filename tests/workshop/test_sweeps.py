@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from conftest import ROOT
-from test_batch import notebook
+from test_main import notebook
 
 from dllm_core.cli import main as batch
-from dllm_core.notebook.parameters import Problem
+from dllm_core.notebook.parameters import UsageError
 from dllm_core.workshop import readme
 from dllm_core.workshop import results_page as results
 from dllm_core.workshop.sweeps import files as sweeps
@@ -85,16 +85,16 @@ def changed(toy, **keys):
     ({"train": [{"notebook": "01_first", "gven": {}}]}, ["gven", "no such key"]),
 ])  # fmt: skip
 def test_a_wrong_file_is_told_with_its_name_and_key(toy, keys, words):
-    with pytest.raises(Problem) as error:
+    with pytest.raises(UsageError) as error:
         sweeps.read(changed(toy, **keys))
     assert all(word in str(error.value) for word in ["toy.yaml", *words]), error.value
 
 
 def test_a_file_without_a_question(toy):
     (toy / "notebooks/sweeps/toy.yaml").write_text("title: x\n")
-    with pytest.raises(Problem, match="needs cells, measure, question"):
+    with pytest.raises(UsageError, match="needs cells, measure, question"):
         sweeps.find([])
-    with pytest.raises(Problem, match="no sweep 'tyo'.*there are toy"):
+    with pytest.raises(UsageError, match="no sweep 'tyo'.*there are toy"):
         sweeps.find(["tyo"])
 
 
@@ -346,7 +346,7 @@ def test_a_cell_waits_for_its_own_stages_alone(project, monkeypatch, ends):
         calls.append((planned, at_once))
         return {job.stage.name: ends if job.stage.name.startswith("01.") else "done" for job in planned}, 0
 
-    monkeypatch.setattr(sweeping.jobs, "run", run)
+    monkeypatch.setattr(sweeping.jobs, "run_jobs", run)
     chosen = sweeps.find(["merge", "paired", "real", "speed"], "cpu")
     cells = [cell for sweep in chosen for cell in sweep.cells]
     options, screen = SimpleNamespace(preset="cpu", jobs=2), SimpleNamespace(say=lambda _: None)

@@ -1,6 +1,6 @@
-"""Who sees whom, as records to draw: every cell of a training `Pattern`, and every forward that a decoder asked for.
+"""Who sees whom, as records to draw: every cell of a training `AttentionPattern`, and every forward that a decoder asked for.
 
-A cell's rule is a term of `Pattern.terms()`, the open ones those that `Pattern.mask()` combines; in decoding it is the
+A cell's rule is a term of `AttentionPattern.terms()`, the open ones those that `AttentionPattern.mask()` combines; in decoding it is the
 mask that `decode` hands the model. Nothing is worked out again here.
 """
 
@@ -14,13 +14,13 @@ from dllm_core import patterns
 from dllm_core.config import DecodeConfig, ModelConfig
 from dllm_core.losses import corrupt
 from dllm_core.samplers import decode
-from dllm_core.sampling import Vocabulary
+from dllm_core.sampling import SpecialTokens
 from dllm_core.schedules import NoiseSchedule
 from dllm_core.show.attention.explorer import DECODERS, PATTERNS
 from dllm_core.show.html import MASK, visible
 
 
-def rules(pattern: patterns.Pattern) -> list[str]:
+def rules(pattern: patterns.AttentionPattern) -> list[str]:
     """[S] strings of S codes (of `RULES`): for query (string) and key (place in it) of the first row of the batch, the
     first of the pattern's own terms, in this order, that holds."""
     of, noisy = pattern.terms(), pattern.view > 0
@@ -33,7 +33,7 @@ def rules(pattern: patterns.Pattern) -> list[str]:
     return ["".join(list(ordered)[code] for code in row) for row in first.tolist()]
 
 
-def training_pattern(name: str, length: int, block_size: int, documents: int = 1) -> patterns.Pattern:
+def training_pattern(name: str, length: int, block_size: int, documents: int = 1) -> patterns.AttentionPattern:
     """The pattern of one row of `length` tokens, cut into equal documents. Raises ValueError when they do not fit."""
     if name not in PATTERNS:
         raise ValueError(f"pattern={name!r}: must be one of {', '.join(PATTERNS)}")
@@ -74,7 +74,7 @@ def training_scene(name: str, tokens: Sequence[str], block_size: int, documents:
             "token": token, "part": "x_t" if noisy_alone else "" if one_view else ("x_0", "x_t", "x̄_t")[view],
             "hidden": bool(noise and noise[token]), "says": [],
         })  # fmt: skip
-    for view, places in enumerate(pattern.read[0].tolist()):
+    for view, places in enumerate(pattern.predicted_at[0].tolist()):
         for token, element in enumerate(places):
             noise = hidden[view + 1] if not one_view or noisy_alone else None
             if pattern.scorable[0, token] and (noise is None or noise[token]):
@@ -125,7 +125,7 @@ def decoding_scene(name: str, tokens: Sequence[str], block_size: int) -> dict:
         style, max_new_tokens=new, steps=max(1, new // 2) if style == "llada1" else None,
         block_length=block_size if style == "llada2" else None, threshold=0.9, eos_early_stop=False,
     )  # fmt: skip
-    steps = list(decode(listener, [list(range(prompt))], config, Vocabulary(mask_id, length + 1, length + 1)))
+    steps = list(decode(listener, [list(range(prompt))], config, SpecialTokens(mask_id, length + 1, length + 1)))
     frames = []
     known = [token < prompt for token in range(length)]
     for (_, position, mask), step in zip(listener.calls, steps, strict=True):

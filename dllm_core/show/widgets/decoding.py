@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from dllm_core import show
-from dllm_core.checkpoints.run_folder import Loaded
-from dllm_core.config import Checkpoint, DecodeConfig
+from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.notebook.setup import open_checkpoint
 from dllm_core.samplers import with_text
 from dllm_core.show.html import asset
@@ -21,7 +21,7 @@ from dllm_core.show.widgets.request import (
     RARE,
     TASKS,
     WIDE,
-    Job,
+    Decoding,
     begin,
     beside,
     config_of,
@@ -37,8 +37,8 @@ SHARE = 0.25  # most of the time that drawing may take while it decodes
 
 
 def decoding_explorer(
-    loaded: Loaded, prompt: str, config: DecodeConfig, *, gaps: str = "我是__，一个刚刚学会说话的____模型。",
-    open_run: Callable[[str], Loaded] = open_checkpoint, watched: bool | None = None,
+    loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, *, gaps: str = "我是__，一个刚刚学会说话的____模型。",
+    open_run: Callable[[str], LoadedCheckpoint] = open_checkpoint, watched: bool | None = None,
 ):  # fmt: skip
     """A panel that decodes: every setting a control, Decode and Stop, the player while it goes on, a table of the runs.
 
@@ -48,7 +48,7 @@ def decoding_explorer(
     """
     values = _values(loaded, prompt, config, gaps)
     if show.interactive() if watched is None else watched:
-        return Explorer(loaded, values, open_run).widget
+        return DecodingPanel(loaded, values, open_run).widget
     job = begin(loaded, values)
     job.trace.steps.extend(job.steps)
     shown = show.player(with_text(job.trace, loaded.tokenizer))
@@ -56,7 +56,7 @@ def decoding_explorer(
     return show.Html(shown.html + row.html, f"{shown.text}\n{row.text}")
 
 
-def _values(loaded: Loaded, prompt: str, config: DecodeConfig, gaps: str) -> dict:
+def _values(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, gaps: str) -> dict:
     given = {name: value for name, value in config.to_dict().items() if name in CONTROLS}
     given = {name: 0 if value is None else value for name, value in given.items()}
     given |= {"threshold": 1.0 if config.threshold is None else config.threshold}
@@ -67,15 +67,15 @@ def table(rows: list[dict]) -> show.Html:
     return show.table(rows, caption="the last runs, newest first", digits=3)
 
 
-class Explorer:
+class DecodingPanel:
     """The panel and its state. `widget`: what a notebook shows; `decode()`: a coroutine, one run from the controls.
 
     One panel decodes at a time: a cell that is run again, or another panel's Decode, stops the one at work.
     """
 
-    at_work: "Explorer | None" = None
+    at_work: "DecodingPanel | None" = None
 
-    def __init__(self, loaded: Loaded, values: Mapping, open_run: Callable[[str], Loaded]):
+    def __init__(self, loaded: LoadedCheckpoint, values: Mapping, open_run: Callable[[str], LoadedCheckpoint]):
         import ipywidgets
 
         self._stop_other()
@@ -181,7 +181,7 @@ class Explorer:
         if self.running or not self.check():
             return
         self._stop_other()
-        Explorer.at_work = self
+        DecodingPanel.at_work = self
         self.running, self.stopping = True, False
         try:
             self.task = asyncio.get_running_loop().create_task(self.decode())
@@ -194,8 +194,8 @@ class Explorer:
 
     @staticmethod
     def _stop_other() -> None:
-        if Explorer.at_work is not None:
-            Explorer.at_work.stop()
+        if DecodingPanel.at_work is not None:
+            DecodingPanel.at_work.stop()
 
     async def decode(self) -> None:
         """One run with the controls' values: the player is drawn again as it grows."""
@@ -218,14 +218,14 @@ class Explorer:
             raise
         finally:
             self.running = False
-            Explorer.at_work = None if Explorer.at_work is self else Explorer.at_work
+            DecodingPanel.at_work = None if DecodingPanel.at_work is self else DecodingPanel.at_work
             self._idle(True)
 
     def _open(self, name: str) -> None:
         if name != self.name:
             self.loaded, self.name = self.open_run(name), name
 
-    async def _watch(self, label: str, job: Job) -> None:
+    async def _watch(self, label: str, job: Decoding) -> None:
         trace, steps = job.trace, job.steps
         hidden = trace.initial.count(trace.mask_token_id)
         self.bar.max, self.bar.value = hidden, 0
@@ -248,7 +248,7 @@ class Explorer:
             self.stopping = False  # pressed too late: it was finished
         steps.close()
 
-    def _keep(self, label: str, run: str, job: Job) -> None:
+    def _keep(self, label: str, run: str, job: Decoding) -> None:
         trace, tokenizer = with_text(job.trace, self.loaded.tokenizer), self.loaded.tokenizer
         how = "stopped" if self.stopping else "finished"
         label, words = (f"{label} (stopped)", "(stopped) ") if self.stopping else (label, "")
@@ -279,7 +279,7 @@ class Explorer:
         self.bar.bar_style = ("warning" if self.stopping else "success") if idle and self.count else "info"
 
 
-def _described(name: str, kind: Checkpoint) -> str:
+def _described(name: str, kind: CheckpointInfo) -> str:
     blocks = f", blocks of {kind.block_size}" if kind.block_size else ""
     return f"{name} ({NAMES[kind.objective]}{blocks}, {'chat' if kind.chat else 'base'})"
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dllm_core import show
-from dllm_core.data.batches import Batches
+from dllm_core.data.batches import PackedBatches
 from dllm_core.losses import corrupt
 from dllm_core.schedules import ALPHAS, BlockSchedule, NoiseSchedule, learning_rate
 from dllm_core.show.attention.explorer import POEM
@@ -188,7 +188,7 @@ def noise_explorer(texts: Sequence[str] = POEM, maskable: Sequence[bool] | None 
 
 
 FILLED = "whole, filled to blocks (LLaDA 2)"
-LAYOUTS = {  # how documents become rows: what `Batches` is told
+LAYOUTS = {  # how documents become rows: what `PackedBatches` is told
     "cut end to end (pretraining)": {"pack": "cut"},
     "whole, packed": {"pack": "whole"},
     FILLED: {"pack": "whole", "fill": "block"},
@@ -205,7 +205,7 @@ def packing_explorer(
     block_size: int = 16,
     watched: bool | None = None,
 ):
-    """What packing, filling and the quantised effective length do to rows of `documents` (a `Documents`).
+    """What packing, filling and the quantised effective length do to rows of `documents` (a `TokenDataset`).
 
     length: tokens a row; block_size: tokens a block. The chosen layout is drawn under whole documents, packed; the
     first few hundred documents are enough for that.
@@ -218,7 +218,7 @@ def packing_explorer(
         batches = {}
         for name in dict.fromkeys(["whole, packed", layout]):
             own = {"block_size": block_size} if name == FILLED else {}
-            made = Batches(documents, batch_size=rows, seq_len=length, shuffle=False, **LAYOUTS[name], **own, **ids)
+            made = PackedBatches(documents, batch_size=rows, seq_len=length, shuffle=False, **LAYOUTS[name], **own, **ids)
             batches[name] = next(made)
         return show.packing(batches, eos_token_id, block_size, rows)
 

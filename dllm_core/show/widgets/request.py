@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from dllm_core.checkpoints.formats import VARIANTS, read_json
-from dllm_core.checkpoints.run_folder import Loaded, RunError
+from dllm_core.checkpoints.run_folder import LoadedCheckpoint, RunError
 from dllm_core.common.paths import resolve
-from dllm_core.config import OBJECTIVES, Checkpoint, DecodeConfig
+from dllm_core.config import OBJECTIVES, CheckpointInfo, DecodeConfig
 from dllm_core.notebook.setup import prompt_ids
 from dllm_core.samplers import decode, decode_gaps, gap_config, new_trace, start_of
-from dllm_core.sampling import Vocabulary
+from dllm_core.sampling import SpecialTokens
 from dllm_core.show.results import NAMES
 from dllm_core.trace import DecodeStep, Trace
 
@@ -63,14 +63,14 @@ _BESIDE = {  # how a message begins → the control it belongs to; messages "nam
 }
 
 
-def finished_runs() -> dict[str, Checkpoint]:
+def finished_runs() -> dict[str, CheckpointInfo]:
     """Name → how it was trained, of every finished run under weights/ (those set aside as NAME.old left out)."""
     found = {}
     for file in sorted(resolve("weights").glob(f"*/{VARIANTS['last']}")):
         config = file.with_name("config.json")
         own = read_json(config).get("dllm", {}).get("checkpoint") if config.is_file() else None
         if own and not file.parent.name.endswith(".old"):
-            found[file.parent.name] = Checkpoint(**own)
+            found[file.parent.name] = CheckpointInfo(**own)
     return found
 
 
@@ -109,7 +109,7 @@ def masked_text(tokenizer, text: str) -> list[int]:
 
 
 @dataclass
-class Job:
+class Decoding:
     """One sequence about to be decoded. trace: without steps yet; steps: the decoder, to be fed into it; start: the
     first position of what is shown as the text."""
 
@@ -124,19 +124,19 @@ class Job:
         return tokenizer.decode(self.trace.final[self.start :], skip_special_tokens=True)
 
 
-def begin(loaded: Loaded, values: Mapping) -> Job:
+def begin(loaded: LoadedCheckpoint, values: Mapping) -> Decoding:
     """The job that the controls' values ask for. Raises ValueError for values that do not fit (also its decoder does, at
     the first step, for a sequence longer than the model's positions)."""
     tokenizer, kind = loaded.tokenizer, loaded.checkpoint
-    ids, config = Vocabulary.of(tokenizer), config_of(values)
+    ids, config = SpecialTokens.of(tokenizer), config_of(values)
     if values["task"] == TASKS[0]:
         prompt = prompt_ids(tokenizer, values["prompt"], kind.chat)
         trace = new_trace(prompt, start_of(prompt, config, ids), config, ids)
-        return Job(trace, timed(decode(loaded.model, [prompt], config, ids, kind.label_shift)), len(prompt))
+        return Decoding(trace, timed(decode(loaded.model, [prompt], config, ids, kind.label_shift)), len(prompt))
     before = prompt_ids(tokenizer, values["prompt"], True) if kind.chat else [tokenizer.bos_token_id]
     tokens = before + masked_text(tokenizer, values["gaps"])
     steps = decode_gaps(loaded.model, tokens, config, ids, kind.label_shift)
-    return Job(new_trace([], tokens, gap_config(tokens, config, ids), ids), timed(steps), len(before))
+    return Decoding(new_trace([], tokens, gap_config(tokens, config, ids), ids), timed(steps), len(before))
 
 
 def timed(steps: Iterable[DecodeStep]) -> Iterator[DecodeStep]:

@@ -12,7 +12,7 @@ from dllm_core.common.paths import root
 from dllm_core.compute.devices import pick_device
 from dllm_core.config import DecodeConfig
 from dllm_core.model import Transformer
-from dllm_core.notebook.setup import graded, open_checkpoint, prompt_ids
+from dllm_core.notebook.setup import load_questions, open_checkpoint, prompt_ids
 from dllm_core.samplers import generate
 from dllm_core.workshop.benchmark import peak as benchmark_peak
 from dllm_core.workshop.benchmark.jobs import (
@@ -31,10 +31,10 @@ from dllm_core.workshop.benchmark.jobs import (
     Case,
 )
 from dllm_core.workshop.benchmark.peers import hugging_face
-from dllm_core.workshop.benchmark.timing import Row, compared, take_turns, torch_threads
+from dllm_core.workshop.benchmark.timing import MeasuredRow, compared, take_turns, torch_threads
 
 
-def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[Row]:
+def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[MeasuredRow]:
     """Rows of the comparison, then of how time grows with the prompt and with the block; on CUDA where there is one.
 
     shape: of `SHAPES`; dtype: "float32" or "bfloat16"; threads: of PyTorch while it is measured. quick: a few tokens,
@@ -95,7 +95,7 @@ def _peaks(bench: "Bench", jobs: dict, apart: dict) -> dict[str, float]:
     return benchmark_peak.apart("decode", asked, apart["threads"])
 
 
-def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: dict, apart: dict) -> Iterator[Row]:
+def comparison(model: Transformer, case: Case, of: str, rounds: int, targets: dict, apart: dict) -> Iterator[MeasuredRow]:
     """Every job of one case in turns. apart: of `measure`, to see the memory of each in a process of its own, or {}.
 
     Raises RuntimeError where two that must write the same tokens do not."""
@@ -135,7 +135,7 @@ def _equal(share: float) -> str:
     return "equal" if share == 1 else f"{share:.2%} equal"
 
 
-def growth(model: Transformer, case: Case, of: str, rounds: int, along: str) -> Iterator[Row]:
+def growth(model: Transformer, case: Case, of: str, rounds: int, along: str) -> Iterator[MeasuredRow]:
     """The cached decoder against the plain loop and against AR at one length; along: "prompt" or "block", the axis."""
     jobs = Bench(model, case).jobs(peers=False)
     seconds = take_turns({name: jobs[name] for name in (OURS, PLAIN, OURS_AR)}, min(rounds, 3), device=model.device)
@@ -145,13 +145,13 @@ def growth(model: Transformer, case: Case, of: str, rounds: int, along: str) -> 
         yield compared(f"decode along {along}", words, OURS, against, seconds, **at)
 
 
-def trained(of: str, rounds: int) -> Iterator[Row]:
+def trained(of: str, rounds: int) -> Iterator[MeasuredRow]:
     """The small weights that come with the project, on graded questions one at a time, at whatever acceptance they
     reach: answer tokens (through eos) per second. Raises RunError where the weights are not there."""
     device = pick_device()
     ar, llada2 = (open_checkpoint(root() / "weights" / f"tiny-{name}", device=device) for name in ("ar", "llada2"))
     questions = [
-        prompt_ids(ar.tokenizer, item.prompt, chat=True) for item in graded("data/sft_test.jsonl", per_group=2)
+        prompt_ids(ar.tokenizer, item.prompt, chat=True) for item in load_questions("data/sft_test.jsonl", per_group=2)
     ]
     theirs, eos = hugging_face(ar.model), ar.tokenizer.eos_token_id
     work: dict[str, float] = {}

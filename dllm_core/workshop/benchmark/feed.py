@@ -22,11 +22,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dllm_core.compute.devices import cores
-from dllm_core.data.batches import Batches
-from dllm_core.data.jsonl import Documents, chat_documents, read_jsonl, text_documents
+from dllm_core.data.batches import PackedBatches
+from dllm_core.data.jsonl import TokenDataset, chat_documents, read_jsonl, text_documents
 from dllm_core.data.parallel import THREADS
 from dllm_core.data.tokenizer import load_tokenizer
-from dllm_core.workshop.benchmark.timing import Row, compared, take_turns
+from dllm_core.workshop.benchmark.timing import MeasuredRow, compared, take_turns
 from dllm_core.workshop.corpus import generator as corpus
 
 __all__ = ["TokenisedInTheLoader", "large_file", "measure", "write_file"]
@@ -69,7 +69,7 @@ class TokenisedInTheLoader(Dataset):
         return torch.tensor(coded["input_ids"]), torch.tensor(coded["attention_mask"]).bool()
 
 
-def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[Row]:
+def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[MeasuredRow]:
     """Useful tokens per second of both ways, for text and for conversations; the first run of a file and the next.
 
     shape: "tiny" (rows of 128 tokens) or "26m" (512). threads: processes of a first run, and of the plain way from 2
@@ -92,7 +92,7 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
     yield from runs
 
 
-def large_file(gigabytes: float = 1.6, kind: str = "text", where: str | Path | None = None) -> list[Row]:
+def large_file(gigabytes: float = 1.6, kind: str = "text", where: str | Path | None = None) -> list[MeasuredRow]:
     """The first run and the next of a file as large as MiniMind's, on all cores and on one, with the peak memory.
 
     Made in a temporary folder of `where`. 1.6 GB of text take 3 GB of disk and, on two cores, 4 minutes; kind="chat",
@@ -122,13 +122,13 @@ def write_file(path: Path, source: Path, size: float, kind: str, joined: int) ->
     return path
 
 
-def documents_of(kind: str, path: str | Path, tokenizer, length: int) -> Documents:
+def documents_of(kind: str, path: str | Path, tokenizer, length: int) -> TokenDataset:
     return text_documents(path, tokenizer) if kind == "text" else chat_documents(path, tokenizer, length)
 
 
-def batches_of(kind: str, documents, tokenizer, length: int) -> Batches:
+def batches_of(kind: str, documents, tokenizer, length: int) -> PackedBatches:
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    return Batches(documents, batch_size=BATCH, seq_len=length, pack="cut" if kind == "text" else "whole", **ids)
+    return PackedBatches(documents, batch_size=BATCH, seq_len=length, pack="cut" if kind == "text" else "whole", **ids)
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def _workplace(where: str | Path | None = None) -> Iterator[Path]:
 
 def _loaders(
     path: Path, kind: str, tokenizer, length: int, shape: str, threads: int, rounds: int, quick: bool
-) -> Row:  # fmt: skip
+) -> MeasuredRow:  # fmt: skip
     """Packed rows against the plain way, by the time that a million useful tokens take."""
     packed = batches_of(kind, documents_of(kind, path, tokenizer, length), tokenizer, length)
     workers = 0 if threads == 1 else threads
@@ -189,7 +189,7 @@ def _loaders(
 
 def _first_and_next(
     path: Path, kind: str, tokenizer: str, length: int, shape: str, cores: int, rounds: int
-) -> list[Row]:  # fmt: skip
+) -> list[MeasuredRow]:  # fmt: skip
     """From the start to the first batch: the first run on `cores` cores against one, the next run against the first."""
     tokens, peak = 0, {"first run": 0, "one process": 0, "next run": 0}
 

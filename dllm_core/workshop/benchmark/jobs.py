@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from dllm_core import reference as plain
-from dllm_core.compute.cuda_graphs import fastest
+from dllm_core.compute.cuda_graphs import for_inference
 from dllm_core.compute.prepacked import prepacked
 from dllm_core.config import DecodeConfig, ModelConfig
 from dllm_core.model import Transformer
 from dllm_core.samplers import decode
-from dllm_core.sampling import Vocabulary
+from dllm_core.sampling import SpecialTokens
 from dllm_core.workshop.benchmark.peers import Matmuls, Oracle, Qwen3, diffusers_pipeline, hugging_face
 
 SHAPES = {  # the laptop's model, and MiniMind's
@@ -53,7 +53,7 @@ class Bench:
     def __init__(self, model: Transformer, case: Case):
         self.model, self.case = model, case
         vocab = model.config.vocab_size
-        self.ids = Vocabulary(mask=vocab - 1, eos=vocab - 2, pad=0)
+        self.ids = SpecialTokens(mask=vocab - 1, eos=vocab - 2, pad=0)
         seeded = torch.Generator().manual_seed(0)
         self.prompts = torch.randint(1, vocab - 2, (case.batch, case.prompt), generator=seeded).to(model.device)
         self.written: dict[str, Tensor] = {}
@@ -72,7 +72,7 @@ class Bench:
         oracle.reset()
         prompts = self.prompts.tolist()
         began = time.perf_counter()
-        with nullcontext(self.model) if plainly else fastest(self.model) as oracle.model:  # as `decode` itself would
+        with nullcontext(self.model) if plainly else for_inference(self.model) as oracle.model:  # as `decode` itself would
             ready = time.perf_counter()
             steps = list(decode(oracle, prompts, config, self.ids))
         ended = time.perf_counter() - oracle.seconds

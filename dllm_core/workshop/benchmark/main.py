@@ -19,17 +19,17 @@ from statistics import median
 
 import torch
 
-from dllm_core.cli.notebook_process import Screen
-from dllm_core.cli.scheduler import shown
+from dllm_core.cli.notebook_process import StatusLine
+from dllm_core.cli.scheduler import display_path
 from dllm_core.common.paths import resolve
-from dllm_core.compute.cpu import products
+from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.devices import cores, machine
 from dllm_core.workshop.benchmark import decode as benchmark_decode
 from dllm_core.workshop.benchmark import feed as benchmark_feed
 from dllm_core.workshop.benchmark import jobs as benchmark_jobs
 from dllm_core.workshop.benchmark import train as benchmark_train
 from dllm_core.workshop.benchmark.results import RECORDS, short
-from dllm_core.workshop.benchmark.timing import Row, take_turns, torch_threads
+from dllm_core.workshop.benchmark.timing import MeasuredRow, take_turns, torch_threads
 
 PARTS = {"train": benchmark_train, "decode": benchmark_decode, "feed": benchmark_feed}
 LARGE = "large"  # beside them, only when asked for: feeding from a file of 1.6 GB
@@ -84,9 +84,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def measured(found: Iterable[Row], asked: dict, quick: bool) -> None:
+def measured(found: Iterable[MeasuredRow], asked: dict, quick: bool) -> None:
     """Print a combination's comparisons as they come, and write them down, also those before an error or Ctrl-C."""
-    rows, screen = [], Screen()
+    rows, screen = [], StatusLine()
     try:
         for row in found:
             rows.append(row.to_dict())
@@ -98,7 +98,7 @@ def measured(found: Iterable[Row], asked: dict, quick: bool) -> None:
     finally:
         if rows and not quick:
             path = save(asked | ended, rows, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-            screen.say(f"{len(rows)} comparisons in {shown(path)}" if path else "the whole record that is there stays")
+            screen.say(f"{len(rows)} comparisons in {display_path(path)}" if path else "the whole record that is there stays")
 
 
 def save(asked: dict, rows: list[dict], device: torch.device) -> Path | None:
@@ -135,7 +135,7 @@ def pace(threads: int, device: torch.device) -> dict[str, float]:
         def job(a: torch.Tensor = a) -> None:
             a @ a
 
-        with products(size, size, device), torch_threads(threads):
+        with onednn_matmul(size, size, device), torch_threads(threads):
             seconds = take_turns({"product": job}, rounds=9, device=device)["product"]
         found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * size**3 / median(seconds) / 1e9, 1)
     return found

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dllm_core.checkpoints.formats import hf_config
-from dllm_core.compute.cpu import products
+from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.cuda_graphs import captured
-from dllm_core.config import Checkpoint, ModelConfig
+from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.model import Transformer
 
 
@@ -115,7 +115,7 @@ class Matmuls:
         for call in self.calls:
             of, read = self.inputs[call]
             x, y, h = of["x"], of["y"], of["h"]
-            with products(*x.shape, x.device):
+            with onednn_matmul(*x.shape, x.device):
                 for layer in self.model.model.layers:
                     attention, mlp = layer.self_attn, layer.mlp
                     for project in (attention.q_proj, attention.k_proj, attention.v_proj):
@@ -125,7 +125,7 @@ class Matmuls:
                         x, y, h = x[:read], y[:read], h[:read]
                     attention.o_proj.forward(y), mlp.gate_proj.forward(x), mlp.up_proj.forward(x)
                     mlp.down_proj.forward(h)
-            with products(read, x.shape[1], x.device):
+            with onednn_matmul(read, x.shape[1], x.device):
                 self.model.lm_head.forward(x)
 
 
@@ -133,7 +133,7 @@ def hugging_face(model: Transformer):
     """transformers' Qwen3ForCausalLM with the model's own weights, in its precision."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    record = hf_config(model.config, Checkpoint("ar"), {})
+    record = hf_config(model.config, CheckpointInfo("ar"), {})
     record["rope_parameters"] = {"rope_type": "default", "rope_theta": model.config.rope_theta}
     theirs = Qwen3ForCausalLM(Qwen3Config(**record)).to(model.device, model.lm_head.weight.dtype).eval()
     theirs.load_state_dict(model.state_dict())

@@ -34,7 +34,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredRow:
     """One comparison of the benchmark.
 
     part: "decode", "train" or "feed". case: the shape of the work in words, as "26M fp32, batch 1, prompt 32, 1 thread".
@@ -82,7 +82,7 @@ def take_turns(
 def compared(
     part: str, case: str, name: str, against: str, seconds: dict[str, list[float]], work: dict[str, float] | None = None,
     target: str = "", **more: float | str,
-) -> Row:  # fmt: skip
+) -> MeasuredRow:  # fmt: skip
     """The row that says how many times as fast `name` is as `against`, both jobs of `take_turns`.
 
     work: what each job got done (tokens), where that differs; the ratio is then of work per second.
@@ -91,4 +91,4 @@ def compared(
     rounds = zip(seconds[name], seconds[against], strict=True)
     ratios = [(done[name] / own) / (done[against] / other) for own, other in rounds]
     each = {job: Spread.of(seconds[job]) for job in (name, against)}
-    return Row(part, case, name, against, Spread.of(ratios), each, target, more)
+    return MeasuredRow(part, case, name, against, Spread.of(ratios), each, target, more)

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 
 from dllm_core import patterns
 from dllm_core import train as training
-from dllm_core.compute.cpu import products
-from dllm_core.compute.transfer import sent
+from dllm_core.compute.cpu import onednn_matmul
+from dllm_core.compute.transfer import to_device
 from dllm_core.config import ModelConfig, TrainConfig
-from dllm_core.data.batches import Batches
-from dllm_core.data.token_cache import Documents
+from dllm_core.data.batches import PackedBatches
+from dllm_core.data.token_cache import TokenDataset
 from dllm_core.losses import Diffusion, Loss, ar_loss, corrupt
 from dllm_core.model import Transformer
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
@@ -27,7 +27,7 @@ from dllm_core.train import optimizers, train
 from dllm_core.workshop.benchmark import peak as benchmark_peak
 from dllm_core.workshop.benchmark.jobs import SHAPES
 from dllm_core.workshop.benchmark.peers import hugging_face
-from dllm_core.workshop.benchmark.timing import Row, compared, take_turns, torch_threads
+from dllm_core.workshop.benchmark.timing import MeasuredRow, compared, take_turns, torch_threads
 
 LENGTHS = {"tiny": 128, "26m": 512, "100m": 512}
 ROWS = [128, 512, 1024, 2048, 4096]  # lengths along which time is measured; a CPU's step has as many tokens as the longest
@@ -63,9 +63,9 @@ class EverythingComputed:
         length, count = batch.tokens.shape[1], float(batch.scored.sum())
         views = corrupt(batch.tokens, batch.scored, BAND, self.mask_token_id, generator, batch.document)
         pattern = patterns.block_diffusion(batch.document, batch.position, block_size).labels_to(model.device)
-        total, clean = torch.zeros((), device=model.device), sent(batch.tokens, model.device)
+        total, clean = torch.zeros((), device=model.device), to_device(batch.tokens, model.device)
         for view in views[: self.views]:
-            noisy, weight = (sent(part, model.device) for part in (view.x_t, view.weight * view.masked))
+            noisy, weight = (to_device(part, model.device) for part in (view.x_t, view.weight * view.masked))
             hidden = model(torch.cat([noisy, clean], dim=1), pattern.position, pattern.mask())
             logits = model.logits(hidden[:, :length]).float().flatten(0, 1)
             losses = F.cross_entropy(logits, clean.flatten(), reduction="none").view_as(weight)
@@ -100,7 +100,7 @@ JOBS = {  # name → ("ours", objective of a mask token, block size) or ("theirs
 }
 
 
-def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[Row]:
+def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[MeasuredRow]:
     """Rows of the benchmark at a shape of `SHAPES` in "float32" or "bfloat16", on the GPU if there is one.
 
     quick: few tokens and none of the rows about length. Raises KeyError for another shape.
@@ -109,7 +109,7 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
         yield from _measured(shape, dtype, threads, rounds, quick)
 
 
-def _measured(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[Row]:
+def _measured(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[MeasuredRow]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config, length = SHAPES[shape], LENGTHS[shape]
     tokens = 2 * length if quick else TOKENS * (16 if device.type == "cuda" else 1)
@@ -162,7 +162,7 @@ def _measured(shape: str, dtype: str, threads: int, rounds: int, quick: bool) ->
         yield from _by_length(shape, dtype, rounds, device, where)
 
 
-def _by_length(shape: str, dtype: str, rounds: int, device: torch.device, where: str) -> Iterator[Row]:
+def _by_length(shape: str, dtype: str, rounds: int, device: torch.device, where: str) -> Iterator[MeasuredRow]:
     """Rows of growing length, the tokens of a step kept: what attention adds. At the tiny shape alone, where it shows most."""
     lengths, most = ROWS, max(ROWS) * (16 if device.type == "cuda" else 1)
     if shape != "tiny":
@@ -185,13 +185,13 @@ class Steps:
         self.dtype, self.device = dtype, device
         self.steps = TURN if device.type == "cuda" else 1
 
-    def batches(self) -> Batches:
+    def batches(self) -> PackedBatches:
         """Endless full rows of random tokens, documents of about half a row."""
         draw = np.random.default_rng(0)
         lengths = draw.integers(self.length // 4, self.length, 64)
-        documents = Documents.of([draw.integers(1, self.config.vocab_size - 2, n) for n in lengths])
+        documents = TokenDataset.of([draw.integers(1, self.config.vocab_size - 2, n) for n in lengths])
         ids = {"pad_token_id": 0, "eos_token_id": self.config.vocab_size - 2}
-        return Batches(documents, batch_size=self.rows, seq_len=self.length, **ids)
+        return PackedBatches(documents, batch_size=self.rows, seq_len=self.length, **ids)
 
     def settings(self) -> TrainConfig:
         return TrainConfig(10**6, batch_size=self.rows, seq_len=self.length, dtype=self.dtype, learning_rate=1e-4)
@@ -226,7 +226,7 @@ class Steps:
 
     def theirs(self, causal: bool, ours: bool = False) -> Callable[[], None]:
         """Hugging Face's Qwen3 of the same first weights by its own forward: logits everywhere, the same optimiser.
-        ours: with float32 products by the library that this project asks, see `kernels.products`."""
+        ours: with float32 products by the library that this project asks, see `cpu.onednn_matmul`."""
         torch.manual_seed(0)
         model = hugging_face(Transformer(self.config).to(self.device)).train()
         (optimizer,), batches, mask = optimizers(model, self.settings()), self.batches(), self.config.vocab_size - 1
@@ -235,10 +235,10 @@ class Steps:
             batch = next(batches)
             if not causal:  # on the host, as ours: drawing there for a GPU would wait for it
                 noise, _ = corrupt(batch.tokens, batch.scored, NoiseSchedule(), mask)
-                x_t, weight = (sent(part, self.device) for part in (noise.x_t, noise.weight * noise.masked))
+                x_t, weight = (to_device(part, self.device) for part in (noise.x_t, noise.weight * noise.masked))
             batch = batch.to(self.device)
             tokens = batch.tokens
-            with products(tokens.numel() * ours, self.config.hidden_size, self.device):
+            with onednn_matmul(tokens.numel() * ours, self.config.hidden_size, self.device):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
                     if causal:
                         loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss

@@ -17,7 +17,7 @@ from dllm_core.cli import main as batch
 from dllm_core.cli import scheduler as jobs
 from dllm_core.common.paths import resolve
 from dllm_core.notebook import parameters as known
-from dllm_core.notebook.parameters import Problem
+from dllm_core.notebook.parameters import UsageError
 
 FOLDER = "notebooks/sweeps"
 MEASURE = "sweeps/measure"
@@ -28,7 +28,7 @@ STEP_KEYS = {"notebook", "preset", "cells", "given", *SCALES}
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One line of a sweep at one seed. steps: (notebook, what it is given) of each training, in order; `{previous}` in a
     value stands for the run of the step before. measure: what the measuring notebook is given."""
 
@@ -64,7 +64,7 @@ class Sweep:
     text: dict
     seeds: tuple[int, ...]
     chain: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[Trial, ...]
 
     @property
     def missing(self) -> str:
@@ -86,20 +86,20 @@ def read(path: Path, scale: str = "cpu") -> Sweep:
     try:
         text = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise Problem(f"{path}: the sweep cannot be read ({error})") from error
+        raise UsageError(f"{path}: the sweep cannot be read ({error})") from error
     lacking = {"title", "question", "measure", "cells"} - set(text if isinstance(text, dict) else ())
     if lacking:
-        raise Problem(f"{path}: a sweep needs {', '.join(sorted(lacking))}")
+        raise UsageError(f"{path}: a sweep needs {', '.join(sorted(lacking))}")
     if extra := set(text) - KEYS:
-        raise Problem(f"{path}: {min(extra)}: no such key; there are {', '.join(sorted(KEYS))}")
+        raise UsageError(f"{path}: {min(extra)}: no such key; there are {', '.join(sorted(KEYS))}")
     seeds, train = tuple(text.get("seeds", (0, 1, 2))), text.get("train", [])
     for name in text.get("chain", ()):
         if name not in {stage.name for stage in batch.STAGES}:
-            raise Problem(f"{path}: chain: {name!r} is no stage of the chain, written in quotes, such as \"03\" or 05-llada2")
+            raise UsageError(f"{path}: chain: {name!r} is no stage of the chain, written in quotes, such as \"03\" or 05-llada2")
     cells = []
     for name, own in text["cells"].items():
         if not re.fullmatch(r"[a-z0-9.+-]+", str(name)):
-            raise Problem(f"{path}: cell {name!r}: a name is made of small letters, digits, '.', '+' and '-'")
+            raise UsageError(f"{path}: cell {name!r}: a name is made of small letters, digits, '.', '+' and '-'")
         own = dict(own or {})
         at_scales = {key: own.pop(key) for key in SCALES if key in own}
         own |= at_scales.get(scale, {})
@@ -111,16 +111,16 @@ def read(path: Path, scale: str = "cpu") -> Sweep:
         measure = _given(path, {"notebook": MEASURE, "given": asked, **at_scale}, own, scale, used)
         if unused := set(own) - used:
             unused = min(unused)
-            raise Problem(f"{path}: cell {name}: {unused}: none of the notebooks it runs has such a parameter")
-        cells += [Cell(path.stem, str(name), label, seed, steps, measure, scale) for seed in seeds]
+            raise UsageError(f"{path}: cell {name}: {unused}: none of the notebooks it runs has such a parameter")
+        cells += [Trial(path.stem, str(name), label, seed, steps, measure, scale) for seed in seeds]
     return Sweep(path.stem, text, seeds, tuple(text.get("chain", ())), tuple(cells))
 
 
 def _given(path: Path, step: dict, own: dict, scale: str, used: set) -> dict:
     """What a notebook is given: its preset at this scale, the step's values, the cell's; each checked against it."""
     if extra := set(step) - STEP_KEYS:
-        raise Problem(f"{path}: train: {min(extra)}: no such key; there are {', '.join(sorted(STEP_KEYS))}")
-    declared = known.declared(resolve(f"notebooks/{step['notebook']}.ipynb"))
+        raise UsageError(f"{path}: train: {min(extra)}: no such key; there are {', '.join(sorted(STEP_KEYS))}")
+    declared = known.read_parameters(resolve(f"notebooks/{step['notebook']}.ipynb"))
     preset = resolve(f"notebooks/presets/{scale}/{step.get('preset') or step['notebook']}.yaml")
     given = known.from_file(preset, declared) if preset.exists() else {}
     own = {name: value for name, value in own.items() if name in declared}
@@ -128,7 +128,7 @@ def _given(path: Path, step: dict, own: dict, scale: str, used: set) -> dict:
     for name, value in {**step.get("given", {}), **step.get(scale, {}), **own}.items():
         where = f"{path}: {step['notebook']}"
         if name not in declared:
-            raise Problem(f"{where}: {name}: {known.unknown(name, set(declared))}")
+            raise UsageError(f"{where}: {name}: {known.unknown(name, set(declared))}")
         known.check(declared[name], value, where)
         given[name] = value
     return given
@@ -139,6 +139,6 @@ def find(names: list[str], scale: str = "cpu") -> list[Sweep]:
     there = {path.stem: path for path in resolve(FOLDER).glob("*.yaml")}
     for name in names:
         if name not in (*there, "all"):
-            raise Problem(f"no sweep {name!r} in {FOLDER}; there are {', '.join(sorted(there))}")
+            raise UsageError(f"no sweep {name!r} in {FOLDER}; there are {', '.join(sorted(there))}")
     chosen = there if not names or "all" in names else names
     return sorted((read(there[name], scale) for name in chosen), key=lambda sweep: (sweep.text.get("order", 99), sweep.name))

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from dllm_core import likelihood as evaluate
-from dllm_core.checkpoints.formats import Loaded, mean_weights
-from dllm_core.checkpoints.run_folder import Run
+from dllm_core.checkpoints.formats import LoadedCheckpoint, mean_weights
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import DecodeConfig
-from dllm_core.data.batches import Batch, fixed_batches
-from dllm_core.data.token_cache import Documents
+from dllm_core.data.batches import Batch, validation_batches
+from dllm_core.data.token_cache import TokenDataset
 from dllm_core.notebook.grading import answer_all, speed, summary
-from dllm_core.notebook.setup import examine, prompt_ids, with_gaps
+from dllm_core.notebook.setup import grade, mask_gaps, prompt_ids
 from dllm_core.samplers import generate
 from dllm_core.workshop.corpus.generator import Item
 
@@ -31,7 +31,7 @@ def _row(kind: str, settings: dict, **numbers) -> Row:
 
 
 def likelihood(
-    loaded: Loaded, batches: list[Batch], block_sizes: Iterable[int], estimators: Iterable[str], draws: int, seed: int
+    loaded: LoadedCheckpoint, batches: list[Batch], block_sizes: Iterable[int], estimators: Iterable[str], draws: int, seed: int
 ) -> Iterator[Row]:
     """Nats per token of the same texts: exact for AR, the bound at each block size (0: one block) by each estimator.
     A document's first token is left out, as AR must."""
@@ -40,7 +40,7 @@ def likelihood(
         yield _row("likelihood", {"block_size": 1, "estimator": "exact"}, mean=found.mean, error=found.error)
         return
     for size, estimator in itertools.product(block_sizes, estimators):
-        found = evaluate.bound(
+        found = evaluate.nll_bound(
             loaded.model, batches, loaded.tokenizer.mask_token_id, block_size=size or None, draws=draws, seed=seed,
             label_shift=loaded.checkpoint.label_shift, first_given=True, estimator=estimator,
         )  # fmt: skip
@@ -48,7 +48,7 @@ def likelihood(
 
 
 def answers(
-    loaded: Loaded, items: list[Item], way: DecodeConfig, grid: dict[str, Sequence], keep_items: bool = False,
+    loaded: LoadedCheckpoint, items: list[Item], way: DecodeConfig, grid: dict[str, Sequence], keep_items: bool = False,
     kind: str = "answers",
 ) -> Iterator[Row]:  # fmt: skip
     """Exact match, pace and the look of the answers to `items` for each combination of the decoding settings in `grid`
@@ -59,7 +59,7 @@ def answers(
             config = replace(way, **settings)
         except ValueError:  # a combination that this style does not have, such as more steps than tokens
             continue
-        _, traces = examine(loaded, items, config)
+        _, traces = grade(loaded, items, config)
         found = summary(items, traces)
         tokens = lambda text: len(loaded.tokenizer.encode(text, add_special_tokens=False))
         wanted = [tokens(item.answer) if item.length is None else item.length for item in items]
@@ -70,7 +70,7 @@ def answers(
         yield _row(kind, {name: -1 if value is None else value for name, value in settings.items()}, **found)
 
 
-def own_items(loaded: Loaded, documents: Documents, count: int, way: DecodeConfig) -> list[Item]:
+def own_items(loaded: LoadedCheckpoint, documents: TokenDataset, count: int, way: DecodeConfig) -> list[Item]:
     """The first prompt of each of `count` conversations with the checkpoint's own answer, written one token a forward.
     Where no answer is the only right one, `answers` then counts how many a setting leaves as they are."""
     prompts = [tokens[: int(scored.argmax())].tolist() for tokens, scored in itertools.islice(documents, count)]
@@ -80,7 +80,7 @@ def own_items(loaded: Loaded, documents: Documents, count: int, way: DecodeConfi
     return [Item("own", tuple(prompt), trace.text, len(trace.answer)) for prompt, trace in pairs]
 
 
-def speeds(contestants: Sequence[tuple[Loaded, DecodeConfig]], items: list[Item], rounds: int = 3) -> Iterator[Row]:
+def speeds(contestants: Sequence[tuple[LoadedCheckpoint, DecodeConfig]], items: list[Item], rounds: int = 3) -> Iterator[Row]:
     """Answer tokens through eos per forward and per second, batch 1, all contestants in one process: in each of `rounds`
     every one answers the same questions in turn; medians, and the least and the greatest ratio to the first one."""
     found: dict[str, list[dict]] = {way.style: [] for _, way in contestants}
@@ -99,13 +99,13 @@ def speeds(contestants: Sequence[tuple[Loaded, DecodeConfig]], items: list[Item]
         )  # fmt: skip
 
 
-def training(run: Run) -> Iterator[Row]:
+def training(run: RunFolder) -> Iterator[Row]:
     """What the training took: steps, tokens read, seconds (validation and drawing left out). No row without metrics."""
     for line in run.metrics()[-1:]:
         yield _row("training", {}, trained_steps=line["step"], tokens=line["tokens"], seconds=round(line["seconds"], 1))
 
 
-def first_steps(run: Run) -> Iterator[Row]:
+def first_steps(run: RunFolder) -> Iterator[Row]:
     """How a training began: loss (nats per scored token) and gradient norm of its first fifty steps."""
     lines = run.metrics()
     mean = lambda part: sum(line["loss"] for line in part) / max(len(part), 1)
@@ -116,11 +116,11 @@ def first_steps(run: Run) -> Iterator[Row]:
 
 
 def merges(
-    loaded: Loaded, counts: Iterable[int], measure: Callable[[torch.nn.Module], evaluate.Estimate]
+    loaded: LoadedCheckpoint, counts: Iterable[int], measure: Callable[[torch.nn.Module], evaluate.Estimate]
 ) -> Iterator[Row]:
     """The last weights (k = 0) beside the mean of the k checkpoints best on validation (LLaDA 2.0 §4.3), each measured
     on the same masks. The model is left with its last weights."""
-    run, model = Run(loaded.path), loaded.model
+    run, model = RunFolder(loaded.path), loaded.model
     last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     kept = run.checkpoints()
     for k in (0, *counts):
@@ -134,7 +134,7 @@ def merges(
 
 
 def reversal(
-    loaded: Loaded, facts: list[tuple[str, str]], seen: str, asked: str, way: DecodeConfig, draws: int, seed: int,
+    loaded: LoadedCheckpoint, facts: list[tuple[str, str]], seen: str, asked: str, way: DecodeConfig, draws: int, seed: int,
     direction: str,
 ) -> Iterator[Row]:  # fmt: skip
     """Facts (k, v) told as the sentence `seen`, asked by the beginning of the sentence `asked`, both with {k} and {v};
@@ -159,23 +159,23 @@ def reversal(
         yield _row("reversal", {"direction": direction, "way": way_of}, right=hits / len(facts), items=len(facts))
 
 
-def _cost(loaded: Loaded, text: str, draws: int, seed: int) -> float:
+def _cost(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> float:
     """Nats of what stands in double brackets given the rest of the text. For AR those of the whole text, exactly: the
     difference is the same for whatever stands there. For diffusion the bound with masks nowhere else (LLaDA Eq. 6): masks
     on the rest as well would price the rest given the brackets, which is the other direction."""
     ids, exact = loaded.tokenizer, loaded.checkpoint.objective == "ar"
-    hidden, true = with_gaps(ids, text)
+    hidden, true = mask_gaps(ids, text)
     tokens = [ids.bos_token_id, *true, ids.eos_token_id]
     priced = [exact, *(exact or h != t for h, t in zip(hidden, true, strict=True)), exact]
     count = 1 if exact else draws
-    batches = fixed_batches(
-        Documents.of([tokens] * count, [priced] * count), batch_size=count, seq_len=len(tokens), pack="whole",
+    batches = validation_batches(
+        TokenDataset.of([tokens] * count, [priced] * count), batch_size=count, seq_len=len(tokens), pack="whole",
         pad_token_id=ids.pad_token_id, eos_token_id=ids.eos_token_id,
     )  # fmt: skip
     if exact:
         found = evaluate.ar_nll(loaded.model, batches)
     else:  # the texts are shorter than a block: one block
-        found = evaluate.bound(
+        found = evaluate.nll_bound(
             loaded.model, batches, ids.mask_token_id, draws=1, seed=seed, label_shift=loaded.checkpoint.label_shift,
             first_given=True, estimator="exact_masks",
         )  # fmt: skip
@@ -183,7 +183,7 @@ def _cost(loaded: Loaded, text: str, draws: int, seed: int) -> float:
 
 
 def cost(
-    loaded: Loaded, prompt_lengths: Iterable[int], block_lengths: Iterable[int], new_tokens: int, at_once: int, seed: int,
+    loaded: LoadedCheckpoint, prompt_lengths: Iterable[int], block_lengths: Iterable[int], new_tokens: int, at_once: int, seed: int,
     repeats: int = 3,
 ) -> Iterator[Row]:  # fmt: skip
     """Forwards and milliseconds (median of `repeats`) of decoding `new_tokens` after random prompts, with and without

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from dllm_core.cli import main as batch
 from dllm_core.cli import scheduler as jobs
-from dllm_core.cli.notebook_process import Screen
-from dllm_core.cli.scheduler import Job, Stage
+from dllm_core.cli.notebook_process import StatusLine
+from dllm_core.cli.scheduler import NotebookJob, Stage
 from dllm_core.common.paths import resolve
 from dllm_core.notebook import parameters as known
-from dllm_core.notebook.parameters import Problem
-from dllm_core.workshop.sweeps.files import FOLDER, MEASURE, Cell, Sweep, digest, find
+from dllm_core.notebook.parameters import UsageError
+from dllm_core.workshop.sweeps.files import FOLDER, MEASURE, Sweep, Trial, digest, find
 
 UNWATCHED = {"eval_every": 100_000, "sample_every": 100_000}
 ALIKE = {"cpu": {"dtype": "float32"}}  # by scale, of all trainings: "auto" would make results depend on the processor
@@ -36,20 +36,20 @@ def runs(sweeps: list[Sweep]) -> dict[str, str]:
     return names
 
 
-def _trainings(cell: Cell) -> Iterator[str]:
+def _trainings(cell: Trial) -> Iterator[str]:
     """A digest for each step, of all that leads to it."""
     for at in range(len(cell.steps)):
         yield digest([cell.steps[: at + 1], cell.seed])
 
 
 def plan(
-    cells: list[Cell], names: dict[str, str], starts: Callable[[Cell], list[Job]] = lambda cell: []
-) -> dict[Job, Cell | None]:  # fmt: skip
+    cells: list[Trial], names: dict[str, str], starts: Callable[[Trial], list[NotebookJob]] = lambda cell: []
+) -> dict[NotebookJob, Trial | None]:  # fmt: skip
     """The papermill runs that the cells need, each with the cell that it measures (None: a training), in order.
 
     starts: the stages of the chain that a cell begins from; it waits for them alone."""
-    found: dict[str, Job] = {}
-    planned: dict[Job, Cell | None] = {}
+    found: dict[str, NotebookJob] = {}
+    planned: dict[NotebookJob, Trial | None] = {}
     for cell in cells:
         place, before, run = f"{cell.scale}/seed{cell.seed}", starts(cell), ""
         weights = resolve("weights/sweeps") / place
@@ -73,17 +73,17 @@ def _filled(given: dict, run: str) -> dict:
     return {name: change(value) for name, value in given.items()}
 
 
-def _job(name: str, notebook: str, given: dict, place: str, title: str, before: list[Job], weights: Path) -> Job:
+def _job(name: str, notebook: str, given: dict, place: str, title: str, before: list[NotebookJob], weights: Path) -> NotebookJob:
     path = resolve(f"notebooks/{notebook}.ipynb")
     executed = resolve("runs/sweeps") / place / f"{title}.ipynb"
     stage = Stage(name, notebook, title, tuple(job.stage.name for job in before))
-    defaults = {key: parameter.default for key, parameter in known.declared(path).items()}
+    defaults = {key: parameter.default for key, parameter in known.read_parameters(path).items()}
     upstream = tuple(job.record for job in before)
     # One thread each: sums are split by the number of threads, and a cell is to be the same whenever it is run.
-    return Job(stage, path, given, {**defaults, **given}, known.code_of(path), executed, upstream, weights, threads=1)
+    return NotebookJob(stage, path, given, {**defaults, **given}, known.code_of(path), executed, upstream, weights, threads=1)
 
 
-def record(cell: Cell, job: Job) -> Path:
+def record(cell: Trial, job: NotebookJob) -> Path:
     """Write the cell's record from what its measuring notebook wrote."""
     measured = jobs.read(Path(resolve(job.parameters["output"])))
     about = {"sweep": cell.sweep, "cell": cell.name, "label": cell.label, "seed": cell.seed, "key": cell.key}
@@ -92,12 +92,12 @@ def record(cell: Cell, job: Job) -> Path:
     return cell.path
 
 
-def chain_jobs(sweeps: list[Sweep], cells: list[Cell], scale: str) -> list[Job]:
+def chain_jobs(sweeps: list[Sweep], cells: list[Trial], scale: str) -> list[NotebookJob]:
     """The stages of the chain that unfinished cells start from, at each of their seeds, as `dllm run -p seed N` would
     run them, but on one thread each: what comes out does not depend on what else was running. Fine-tuning is not watched
     on the way: its last weights are taken, and they are the same."""
     asked = {sweep.name: sweep.chain for sweep in sweeps}
-    found: list[Job] = []
+    found: list[NotebookJob] = []
     for seed in sorted({cell.seed for cell in cells}):
         names = {name for cell in cells if cell.seed == seed for name in asked[cell.sweep]}
         while more := {need for stage in batch.STAGES if stage.name in names for need in stage.needs} - names:
@@ -110,14 +110,14 @@ def chain_jobs(sweeps: list[Sweep], cells: list[Cell], scale: str) -> list[Job]:
     return found
 
 
-def _of_seed(job: Job, seed: int, scale: str) -> Job:
+def _of_seed(job: NotebookJob, seed: int, scale: str) -> NotebookJob:
     """The stages of several seeds run side by side: each gets its seed into its name."""
     stage = replace(job.stage, name=f"{job.stage.name}.{seed}", needs=tuple(f"{need}.{seed}" for need in job.stage.needs))
     more = ALIKE.get(scale, {}) | (UNWATCHED if job.stage.name.startswith("05") else {})
     return replace(job, stage=stage, threads=1, given=job.given | more, parameters=job.parameters | more)
 
 
-def execute(sweeps: list[Sweep], cells: list[Cell], names: dict[str, str], options, screen: Screen) -> bool:
+def execute(sweeps: list[Sweep], cells: list[Trial], names: dict[str, str], options, screen: StatusLine) -> bool:
     """Chains and cells side by side, then the cells that are timed, one by one. True when all came through."""
     chain, needed = chain_jobs(sweeps, cells, options.preset), {sweep.name: sweep.chain for sweep in sweeps}
     own = lambda cell: {f"{stage}.{cell.seed}" for stage in needed[cell.sweep]}
@@ -126,26 +126,26 @@ def execute(sweeps: list[Sweep], cells: list[Cell], names: dict[str, str], optio
     for timed, at_once in ((False, options.jobs), (True, 1)):
         planned = plan([cell for cell in cells if (cell.sweep in alone) is timed], names, starts)
         keep = lambda job, planned=planned: planned.get(job) and record(planned[job], job)
-        states |= jobs.run([*([] if timed else chain), *planned], at_once, False, screen, keep, longest_first=False)[0]
+        states |= jobs.run_jobs([*([] if timed else chain), *planned], at_once, False, screen, keep, longest_first=False)[0]
         if lost := [job.stage.name for job in chain if states[job.stage.name] in ("failed", "not run")]:
             screen.say(f"what is timed is not run: of the chain {', '.join(lost)} did not come through")
             break
     return not {"failed", "not run"} & set(states.values())
 
 
-def _only(sweeps: list[Sweep], options: argparse.Namespace) -> list[Cell]:
+def _only(sweeps: list[Sweep], options: argparse.Namespace) -> list[Trial]:
     """The cells that --cells and --seeds leave. Raises Problem for a cell or a seed that none of the sweeps has."""
     cells = [cell for sweep in sweeps for cell in sweep.cells]
     for flag, asked, name in (("--cells", options.cells, "name"), ("--seeds", options.seeds, "seed")):
         there = {str(getattr(cell, name)) for cell in cells}
         wanted = set(asked.split(",")) if asked else there
         if lost := wanted - there:
-            raise Problem(f"{flag}: {min(lost)!r} is in none of these sweeps; there are {', '.join(sorted(there))}")
+            raise UsageError(f"{flag}: {min(lost)!r} is in none of these sweeps; there are {', '.join(sorted(there))}")
         cells = [cell for cell in cells if str(getattr(cell, name)) in wanted]
     return cells
 
 
-def _log(options, cells: list[Cell], seconds: float) -> None:
+def _log(options, cells: list[Trial], seconds: float) -> None:
     """One line for each invocation that ran something: the sum of its seconds is what the sweeps took."""
     if not cells:
         return
@@ -168,7 +168,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="say which cells have their record, and run nothing")
 
 
-def sweep(options: argparse.Namespace, screen: Screen) -> int:
+def sweep(options: argparse.Namespace, screen: StatusLine) -> int:
     """`dllm sweep`. Exit code 0: every cell has its record; 1: a cell failed. Raises Problem."""
     began, everything = time.time(), find([], options.preset)
     sweeps = [one for one in find(options.names, options.preset) if one.name in options.names or not one.text.get("by_name")]
@@ -196,5 +196,5 @@ def sweep(options: argparse.Namespace, screen: Screen) -> int:
         if sweep.cells and all(cell.done for cell in sweep.cells):
             from dllm_core.show.sweeps import draw
 
-            screen.say(f"{sweep.name:14}{jobs.shown(draw(sweep))}")
+            screen.say(f"{sweep.name:14}{jobs.display_path(draw(sweep))}")
     return int(not sound)
