@@ -96,3 +96,14 @@ def logits_of(model: Transformer, tokens: list[int], allowed, positions=None) ->
     mask = torch.tensor([[bool(allowed(q, k)) for k in range(count)] for q in range(count)])
     position = torch.arange(count) if positions is None else torch.tensor(positions)
     return model.logits(model(torch.tensor([tokens]), position[None], mask[None]))[0]
+
+
+def notebook(*cells: str, parameters: str | None = None) -> str:
+    """The JSON of a notebook with these code cells, after a parameters cell where there is one."""
+
+    def cell(source, tags=()):
+        return {"cell_type": "code", "id": f"c{abs(hash(source))}", "metadata": {"tags": list(tags)}, "source": source,
+                "outputs": [], "execution_count": None}
+    first = [] if parameters is None else [cell(parameters, ["parameters"])]
+    return json.dumps({"cells": first + [cell(source) for source in cells], "nbformat": 4, "nbformat_minor": 5,
+                       "metadata": {"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}}})

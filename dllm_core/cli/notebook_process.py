@@ -30,7 +30,9 @@ threading.Thread(target=watch, daemon=True).start()
 notebook, executed, given = sys.argv[1:]
 papermill.execute_notebook(notebook, executed, yaml.safe_load(open(given, encoding="utf-8")), kernel_name="python3",
     shutdown_kernel="immediate",
-    progress_bar={"mininterval": 0, "miniters": 1, "file": sys.stderr, "bar_format": "cell {n}/{total}\\n"})"""
+    progress_bar={"mininterval": 0, "miniters": 1, "file": sys.stderr, "bar_format": "cell {n}/{total}\\n"})
+import resource
+print("peak", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024), file=sys.stderr)"""
 
 
 class NotebookProcess:
@@ -62,6 +64,8 @@ class NotebookProcess:
         for line in self.process.stderr:
             if match := re.fullmatch(r"cell (\d+)/(\d+)", line.strip()):
                 self.done, self.cells = map(int, match.groups())
+            elif match := re.fullmatch(r"peak (\d+)", line.strip()):  # the kernel's own, which sampling can miss
+                self.peak = max(self.peak, int(match[1]))
             elif line.strip():
                 self.tail.append(line.rstrip())
 

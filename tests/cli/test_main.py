@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import yaml
+from small import notebook
 
 from dllm_core.cli import main as batch
 from dllm_core.cli import scheduler as jobs
@@ -30,15 +31,6 @@ PARAMETERS = {
     "02_second": 'max_iters: int = 5\nblocks: list[int] = [4, 8]\nrun_name: str = "second"\n',
     "03_third": 'threshold: float | None = None\noutput: str = ""\n',
 }
-
-
-def notebook(*cells: str, parameters: str | None = None) -> str:
-    def cell(source, tags=()):
-        return {"cell_type": "code", "id": f"c{abs(hash(source))}", "metadata": {"tags": list(tags)}, "source": source,
-                "outputs": [], "execution_count": None}
-    first = [] if parameters is None else [cell(parameters, ["parameters"])]
-    return json.dumps({"cells": first + [cell(source) for source in cells], "nbformat": 4, "nbformat_minor": 5,
-                       "metadata": {"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}}})
 
 
 @pytest.fixture
@@ -323,7 +315,7 @@ def test_ctrl_c_lets_the_cell_save_and_starts_no_other(toy, project, sent):
     (toy / "notebooks/01_first.ipynb").write_text(notebook(long, after, parameters=PARAMETERS["01_first"]), "utf-8")
     # a shell starts its background jobs with SIGINT ignored; a person's Ctrl-C comes to a process that listens
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); " \
-           "from dllm_core import batch as b; s = b.Stage('01', '01_first', '01_first'); sys.exit(b.main(['run', '01'], (s,)))"
+           "from dllm_core.cli import main as b; s = b.Stage('01', '01_first', '01_first'); sys.exit(b.main(['run', '01'], (s,)))"
     environment = {**os.environ, "PYTHONPATH": str(project)}
     command = subprocess.Popen([sys.executable, "-c", code], cwd=toy, env=environment, stdout=subprocess.PIPE, text=True)
     try:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from conftest import ROOT
-from test_main import notebook
+from small import notebook
 
 from dllm_core.cli import main as batch
 from dllm_core.notebook.parameters import UsageError
