@@ -1,7 +1,7 @@
-"""What is shown as text: library source beside its equation, tables, rows of tokens. HTML with its plain-text twin.
+"""Text to display: library source code, tables, rows of noised tokens. Each as HTML and as plain text.
 
-Styles are inline, and no colour carries a meaning alone, so that the same cell reads in JupyterLab (also when it
-sanitises untrusted output), in exported HTML, on GitHub and in a terminal.
+Styles are inline, and no color carries a meaning alone. The same cell therefore reads in JupyterLab (also when it
+sanitizes untrusted output), in exported HTML, on GitHub and in a terminal.
 """
 
 import html
@@ -17,6 +17,8 @@ from pathlib import Path
 MASK = "░"
 SPECIAL = {"<|im_start|>": "⟨bos⟩", "<|im_end|>": "⟨eos⟩", "<|endoftext|>": "⟨pad⟩", "<|mask|>": MASK}
 BLANKS = {"\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣"}
+INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories: controls, direction marks, unassigned …
+EMOJI_JOINERS = ("\u200d", "\ufe0f")
 
 
 @dataclass(frozen=True)
@@ -33,116 +35,111 @@ class Html:
         return self.text
 
 
-def visible(text: str) -> str:
-    """`text` of one token with nothing invisible in it: blanks, controls, direction marks become signs or code points.
+@dataclass(frozen=True)
+class Table(Html):
+    """A table that a notebook shows by itself, for a page also as `markdown`. Made by `table`."""
 
-    Special tokens get short names. What a model wrote can then neither reorder nor hide its neighbours.
+    markdown: str
+
+
+def asset(name: str) -> str:
+    """The text of a page's part (HTML, CSS, JavaScript). name: its path under this folder, e.g. "player/player.css"."""
+    return files("dllm_core.show").joinpath(name).read_text(encoding="utf-8")
+
+
+# text of tokens ----------------------------------------------------------------------------------------------------
+
+
+def visible(text: str) -> str:
+    """The text of one token with nothing invisible in it: blanks, controls and direction marks become signs.
+
+    Special tokens get short names. The text of a model can then neither reorder nor hide its neighbors.
     """
     if text in SPECIAL:
         return SPECIAL[text]
     if text == "":
         return "∅"
-    shown = "".join(BLANKS.get(sign, sign) if sign != " " else sign for sign in text)
-    shown = "".join(_safe(sign) for sign in shown)
+    shown = "".join(sign if sign == " " else BLANKS.get(sign) or _sign(sign) for sign in text)
     # blanks at the ends of a token cannot be seen; inside a word they can
-    left, right = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
-    if left == len(shown):
+    inner = shown.strip(" ")
+    if not inner:
         return BLANKS[" "] * len(shown)
-    return BLANKS[" "] * left + shown.strip(" ") + BLANKS[" "] * right
+    left = len(shown) - len(shown.lstrip(" "))
+    right = len(shown) - len(shown.rstrip(" "))
+    return BLANKS[" "] * left + inner + BLANKS[" "] * right
 
 
-def _safe(sign: str) -> str:
-    category = unicodedata.category(sign)
-    if category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") and sign not in (
-        "\u200d",
-        "\ufe0f",
-    ):  # emoji joiners stay
+def _sign(sign: str) -> str:
+    """The character itself, or its code point where nothing of it would be seen."""
+    if unicodedata.category(sign) in INVISIBLE and sign not in EMOJI_JOINERS:
         return f"⟨U+{ord(sign):04X}⟩"
     return sign
 
 
-def width(text: str) -> int:
-    """Columns `text` takes where a Chinese character takes two."""
-    return sum(
-        0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text
-    )
-
-
-def _padded(text: str, columns: int, right: bool = False) -> str:
-    space = " " * (columns - width(text))
-    return space + text if right else text + space
-
-
-def source(what: object) -> Html:
-    """The installed source of a function, method, class or module, coloured, with its file and line.
-
-    Raises TypeError for an object that has no Python source (a built-in, an instance).
-    """
-    try:
-        lines, start = inspect.getsourcelines(inspect.unwrap(what) if callable(what) else what)
-        file = Path(inspect.getsourcefile(inspect.unwrap(what) if callable(what) else what))
-    except (TypeError, OSError) as error:
-        raise TypeError(
-            f"source: {what!r} has no Python source to show; give a function, class, method or module"
-        ) from error
-    code = textwrap.dedent("".join(lines)).rstrip() + "\n"
-    place = f"{file.parent.name}/{file.name}, line {max(start, 1)}"
-    try:
-        from pygments import highlight
-        from pygments.formatters import HtmlFormatter
-        from pygments.lexers import PythonLexer
-
-        style = "background:#f7f7f7;color:#1a1a1a;padding:.6em .8em;border-left:3px solid #0072B2;overflow-x:auto"
-        # said in full: a sanitiser drops `inherit`, and pages set a colour and a font of their own on <pre>
-        pre = "margin:0;line-height:1.35;background:transparent;color:#1a1a1a;font-family:monospace"
-        formatter = HtmlFormatter(noclasses=True, style="xcode", cssclass="dllm-paper", cssstyles=style, prestyles=pre)
-        body = highlight(code, PythonLexer(), formatter)
-    except ImportError:
-        body = f"<pre>{html.escape(code)}</pre>"
-    return Html(
-        f"<style>{asset('paper.css')}</style>"
-        f'<figure style="margin:.3em 0"><figcaption style="font-size:90%;opacity:.8">{html.escape(place)}</figcaption>'
-        f"{body}</figure>",
-        f"# {place}\n{code}",
-    )
+# tables ------------------------------------------------------------------------------------------------------------
 
 
 def table(
     rows: Iterable[Mapping], *, columns: Sequence[str] | None = None, caption: str | None = None, digits: int = 4
-) -> Html:
-    """A table of dicts (or dataclasses' `vars`): one row each, a column per key in order of first appearance.
+) -> Table:
+    """A table of dicts (or of dataclasses): one row each, a column per key in order of first appearance.
 
-    Numbers are right-aligned and cut to `digits` significant digits; None and absent values show as a dash.
+    columns: the keys to show, in this order (default: all). caption: a line above. digits: significant digits of a
+    number. Columns of numbers are aligned to the right; None and absent values show as a dash.
     """
     rows = [dict(row) if isinstance(row, Mapping) else dict(vars(row)) for row in rows]
-    columns = list(columns or dict.fromkeys(key for row in rows for key in row))
-    cells = [[_value(row.get(column), digits) for column in columns] for row in rows]
-    number = [
-        bool(rows) and all(isinstance(row.get(column), numbers.Number | None) for row in rows) for column in columns
-    ]
-    side = ["right" if right else "left" for right in number]
-    heads = [str(column).replace("_", " ") for column in columns]
-
-    def line(tag: str, values: Iterable[str]) -> str:
-        scope = ' scope="col"' if tag == "th" else ""
-        return "".join(
-            f'<{tag}{scope} style="text-align:{where};padding:.25em .7em">{html.escape(value)}</{tag}>'
-            for value, where in zip(values, side, strict=True)
-        )
-
-    body = "".join(f"<tr>{line('td', row)}</tr>" for row in cells)
-    title = f'<caption style="text-align:left;padding:.3em 0">{html.escape(caption)}</caption>' if caption else ""
-    markup = (
-        f'<table style="border-collapse:collapse;font-size:14px">{title}<thead><tr>{line("th", heads)}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
+    keys = list(columns or dict.fromkeys(key for row in rows for key in row))
+    heads = [str(key).replace("_", " ") for key in keys]
+    cells = [[_value(row.get(key), digits) for key in keys] for row in rows]
+    right = [bool(rows) and all(isinstance(row.get(key), numbers.Number | None) for row in rows) for key in keys]
+    return Table(
+        _table_html(heads, cells, right, caption),
+        _table_text(heads, cells, right, caption),
+        _table_markdown(heads, cells, right, caption),
     )
-    widths = [max(width(row[i]) for row in [heads, *cells]) for i in range(len(columns))]
-    lines = [
-        "  ".join(_padded(value, widths[i], number[i]) for i, value in enumerate(row)).rstrip()
-        for row in [heads, *cells]
-    ]
-    lines.insert(1, "  ".join("─" * columns_ for columns_ in widths))
-    return Html(markup, "\n".join(([caption] if caption else []) + lines))
+
+
+def _table_html(heads: list[str], cells: list[list[str]], right: list[bool], caption: str | None) -> str:
+    def line(tag: str, values: list[str]) -> str:
+        markup = ""
+        for value, to_right in zip(values, right, strict=True):
+            style = f"text-align:{'right' if to_right else 'left'};padding:.25em .7em"
+            markup += f'<{tag} style="{style}">{html.escape(value)}</{tag.split()[0]}>'
+        return f"<tr>{markup}</tr>"
+
+    title = f'<caption style="text-align:left;padding:.3em 0">{html.escape(caption)}</caption>' if caption else ""
+    head = line('th scope="col"', heads)
+    body = "".join(line("td", row) for row in cells)
+    return (
+        f'<table style="border-collapse:collapse;font-size:14px">{title}'
+        f"<thead>{head}</thead><tbody>{body}</tbody></table>"
+    )
+
+
+def _table_text(heads: list[str], cells: list[list[str]], right: list[bool], caption: str | None) -> str:
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
+
+    def line(values: list[str]) -> str:
+        padded = []
+        for value, width, to_right in zip(values, widths, right, strict=True):
+            space = " " * (width - cell_len(value))
+            padded.append(space + value if to_right else value + space)
+        return "  ".join(padded).rstrip()
+
+    rule = "  ".join("─" * width for width in widths)
+    title = [caption] if caption else []
+    return "\n".join([*title, line(heads), rule, *map(line, cells)])
+
+
+def _table_markdown(heads: list[str], cells: list[list[str]], right: list[bool], caption: str | None) -> str:
+    def line(values: list[str]) -> str:
+        return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+
+    rule = "|" + "".join("---:|" if to_right else "---|" for to_right in right)
+    title = [caption, ""] if caption else []
+    return "\n".join([*title, line(heads), rule, *map(line, cells)])
 
 
 def _value(value, digits: int) -> str:
@@ -157,23 +154,48 @@ def _value(value, digits: int) -> str:
     return str(value)
 
 
-def _cells(texts: Sequence[str], masked: Sequence[bool], given: Sequence[bool], name: str) -> str:
-    cell = (
-        "display:inline-block;min-width:1.3em;padding:.15em .3em;margin:1px;text-align:center;"
-        "border:1px {line} rgba(127,127,127,.8);border-radius:3px;{fill}"
+# source code -------------------------------------------------------------------------------------------------------
+
+
+def source(what: object) -> Html:
+    """The installed source of a function, method, class or module, highlighted, with its file and line.
+
+    Raises TypeError for an object that has no Python source (a built-in, an instance).
+    """
+    target = inspect.unwrap(what) if callable(what) else what
+    try:
+        lines, start = inspect.getsourcelines(target)
+        file = Path(inspect.getsourcefile(target))
+    except (TypeError, OSError) as error:
+        raise TypeError(
+            f"source: {what!r} has no Python source to show; give a function, class, method or module"
+        ) from error
+    code = textwrap.dedent("".join(lines)).rstrip() + "\n"
+    title = f"{file.parent.name}/{file.name}, line {max(start, 1)}"
+    markup = (
+        f"<style>{asset('paper.css')}</style>"
+        f'<figure style="margin:.3em 0"><figcaption style="font-size:90%;opacity:.8">{html.escape(title)}</figcaption>'
+        f"{_highlighted(code)}</figure>"
     )
-    hidden = cell.format(line="dashed", fill="background:rgba(127,127,127,.28)")
-    clean = cell.format(line="solid", fill="background:rgba(86,180,233,.30)")
-    plain = cell.format(line="solid", fill="border-color:transparent;opacity:.8")
-    marks = "".join(
-        f'<span style="{hidden if hide else plain if free else clean}">{MASK if hide else html.escape(visible(text))}</span>'
-        for text, hide, free in zip(texts, masked, given, strict=True)
-    )
-    share = f"{sum(masked)} of {len(texts) - sum(given)} hidden" + (", without a frame: given" if any(given) else "")
-    return (
-        f'<div style="margin:.3em 0;font-size:15px;line-height:1.9"><span style="font-size:13px;opacity:.85">'
-        f"{html.escape(name)} ({share})</span><br>{marks}</div>"
-    )
+    return Html(markup, f"# {title}\n{code}")
+
+
+def _highlighted(code: str) -> str:
+    """Python code as HTML with inline colors; without colors where pygments is not installed."""
+    try:
+        from pygments import highlight
+        from pygments.formatters import HtmlFormatter
+        from pygments.lexers import PythonLexer
+    except ImportError:
+        return f"<pre>{html.escape(code)}</pre>"
+    style = "background:#f7f7f7;color:#1a1a1a;padding:.6em .8em;border-left:3px solid #0072B2;overflow-x:auto"
+    # spelled out: a sanitizer drops `inherit`, and pages set a color and a font of their own on <pre>
+    pre = "margin:0;line-height:1.35;background:transparent;color:#1a1a1a;font-family:monospace"
+    formatter = HtmlFormatter(noclasses=True, style="xcode", cssclass="dllm-paper", cssstyles=style, prestyles=pre)
+    return highlight(code, PythonLexer(), formatter)
+
+
+# rows of noised tokens ---------------------------------------------------------------------------------------------
 
 
 def masked_row(
@@ -186,21 +208,39 @@ def masked_row(
     given: [L] bool, tokens that are never hidden (a prompt). Raises ValueError when the lengths differ.
     """
     masked = [bool(value) for value in masked]
-    given = [False] * len(texts) if given is None else [bool(value) for value in given]
+    prompt = [False] * len(texts) if given is None else [bool(value) for value in given]
     views = [(name, masked)]
     if twin is not None and twin is not False:
         inverse = [not value for value in masked] if twin is True else [bool(value) for value in twin]
         views.append((f"{name}, complementary twin", inverse))
-    for label, mask in [*views, ("given", given)]:
+    for label, mask in [*views, ("given", prompt)]:
         if len(mask) != len(texts):
             raise ValueError(f"masked_row: {label} has {len(mask)} entries for {len(texts)} tokens; give one per token")
-    text = "\n".join(
-        f"{label}: " + " ".join(MASK if hide else visible(token) for token, hide in zip(texts, mask, strict=True))
-        for label, mask in views
+    lines = []
+    for label, mask in views:
+        cells = [MASK if hidden else visible(text) for text, hidden in zip(texts, mask, strict=True)]
+        lines.append(f"{label}: " + " ".join(cells))
+    return Html("".join(_view_html(texts, mask, prompt, label) for label, mask in views), "\n".join(lines))
+
+
+def _view_html(texts: Sequence[str], masked: Sequence[bool], prompt: Sequence[bool], name: str) -> str:
+    """One noised view: hidden tokens dashed, clean ones framed, those of the prompt without a frame."""
+    base = (
+        "display:inline-block;min-width:1.3em;padding:.15em .3em;margin:1px;text-align:center;"
+        "border:1px {line} rgba(127,127,127,.8);border-radius:3px;{fill}"
     )
-    return Html("".join(_cells(texts, mask, given, label) for label, mask in views), text)
-
-
-def asset(name: str) -> str:
-    """The text of a page's part (html, css, js) that lies beside this module."""
-    return files("dllm_core.show").joinpath(name).read_text(encoding="utf-8")
+    styles = {
+        "hidden": base.format(line="dashed", fill="background:rgba(127,127,127,.28)"),
+        "clean": base.format(line="solid", fill="background:rgba(86,180,233,.30)"),
+        "prompt": base.format(line="solid", fill="border-color:transparent;opacity:.8"),
+    }
+    cells = ""
+    for text, hide, in_prompt in zip(texts, masked, prompt, strict=True):
+        style = styles["hidden" if hide else "prompt" if in_prompt else "clean"]
+        cells += f'<span style="{style}">{MASK if hide else html.escape(visible(text))}</span>'
+    share = f"{sum(masked)} of {len(texts) - sum(prompt)} hidden"
+    note = ", without a frame: given" if any(prompt) else ""
+    return (
+        f'<div style="margin:.3em 0;font-size:15px;line-height:1.9"><span style="font-size:13px;opacity:.85">'
+        f"{html.escape(name)} ({share}{note})</span><br>{cells}</div>"
+    )

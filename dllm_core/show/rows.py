@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dllm_core.show.figures import COLOURS, Picture, in_our_look, new_figure
-from dllm_core.show.html import MASK, visible, width
+from dllm_core.show.html import MASK, visible
 from dllm_core.trace import Trace
 
 MOST = 48  # tokens of a sample that the film keeps
@@ -16,7 +16,9 @@ MOST = 48  # tokens of a sample that the film keeps
 
 def _across(text: str) -> float:
     """Columns that a cell with `text` takes."""
-    return max(2.0, width(text) * 0.92 + 0.7)
+    from rich.cells import cell_len
+
+    return max(2.0, cell_len(text) * 0.92 + 0.7)
 
 
 def _chips(ax, y: float, cells: Iterable[tuple[str, str, float, float]], limit: float, x: float = 0.0) -> float:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from traces import ALL, HOSTILE
 
 from dllm_core import show
 from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
-from dllm_core.show.html import width
 from dllm_core.show.training import _smoothed
 
 # text --------------------------------------------------------------------------------------------------------------
@@ -32,10 +32,15 @@ def test_table_aligns_and_escapes():
     assert HOSTILE not in made.html and html.escape(HOSTILE) in made.html
     head, rule, first, second = made.text.splitlines()
     assert "1.235" in first and "12,345" in second and "–" in second
-    assert width(rule) == width(head) or width(head.rstrip()) <= width(rule)
-    assert width(first[: first.index("1.235")]) == width(second[: second.index("–")]) - len("1.235") + len("–")
+    assert cell_len(rule) == cell_len(head) or cell_len(head.rstrip()) <= cell_len(rule)
+    assert cell_len(first[: first.index("1.235")]) == cell_len(second[: second.index("–")]) - len("1.235") + len("–")
     assert made._repr_mimebundle_()["text/plain"] == made.text
     assert show.table([]).text is not None
+
+
+def test_table_as_markdown():
+    made = show.table([{"a_b": "x|y", "n": 1234}, {"n": 0.5}], columns=["n", "a_b"], caption="two rows")
+    assert made.markdown == "two rows\n\n| n | a b |\n|---:|---|\n| 1,234 | x\\|y |\n| 0.5 | – |"
 
 
 def test_masked_row_and_its_twin_partition_the_tokens():
