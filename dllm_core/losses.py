@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core import patterns
-from dllm_core.compute.attention import last_layer, prepared
+from dllm_core.compute.attention import labels_to, last_layer, prepared
 from dllm_core.compute.transfer import to_device
+from dllm_core.compute.trimming import trim_unscored
 from dllm_core.patterns import AttentionPattern
 from dllm_core.schedules import NoiseSchedule
 
@@ -140,7 +141,7 @@ def predict(model, tokens: Tensor, pattern: AttentionPattern, read: tuple[Tensor
     clean_unread = 0 < noisy < pattern.view.shape[1] and bool((elements < noisy).all())
     if model.device.type != "cpu":  # there a forward does not look
         model.check(pattern.position)
-    pattern = pattern.labels_to(model.device)
+    pattern = labels_to(pattern, model.device)
     mask = prepared(pattern)
     hidden = model(
         put(tokens), pattern.position, mask, embeddings=embeddings, read=(put(rows), put(elements)),
@@ -246,9 +247,8 @@ class Diffusion:
         length = batch.tokens.shape[1]
         if block_size is None or block_size >= length:
             return patterns.bidirectional(batch.document, batch.position, self.label_shift)
-        return patterns.block_diffusion(
-            batch.document, batch.position, block_size, views, self.label_shift, batch.scored
-        )
+        pattern = patterns.block_diffusion(batch.document, batch.position, block_size, views, self.label_shift)
+        return trim_unscored(pattern, batch.scored)
 
     def groups(self, batch, block_size: int | None) -> Tensor | None:
         """[B, L] int64, numbered from 0 in each row: which tokens share one t; None: all of a row."""

@@ -9,6 +9,7 @@ from small import BOS, IDS, MASK, batch_of, packed, tiny
 from dllm_core import patterns, train
 from dllm_core.compute.attention import attend, block_mask, last_layer
 from dllm_core.compute.transfer import Fetched, to_device
+from dllm_core.compute.trimming import trim_unscored
 from dllm_core.config import DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.model import Transformer
@@ -24,7 +25,7 @@ BAND = NoiseSchedule.band(0.05, 0.95)
 @pytest.mark.parametrize("lengths", [[[200, 120, 33]], [[300], [150, 150]]])
 def test_flex_attention_equals_the_dense_mask(lengths, dtype, most):
     batch = batch_of(*lengths, prompt=20).to("cuda")
-    pattern = patterns.block_diffusion(batch.document, batch.position, 32, 1, False, batch.scored)
+    pattern = trim_unscored(patterns.block_diffusion(batch.document, batch.position, 32, 1, False), batch.scored)
     noisy, length = int((pattern.view[0] > 0).sum()), pattern.view.shape[1]
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(len(lengths), heads, length, 32, generator=generator).cuda().to(dtype).requires_grad_()

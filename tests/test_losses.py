@@ -11,6 +11,8 @@ from small import MASK, VOCAB, Blank, batch_of, documents_of, logits_of, tiny
 from dllm_core import losses as objectives
 from dllm_core import patterns
 from dllm_core import reference as plain
+from dllm_core.compute import trimming
+from dllm_core.compute.trimming import trim_unscored
 from dllm_core.data.batches import Batch
 from dllm_core.losses import Diffusion, Loss, Noised, ar_loss, correct_token_entropy, corrupt
 from dllm_core.schedules import ALPHAS, NoiseSchedule
@@ -199,7 +201,7 @@ def test_block_diffusion_is_the_plain_equation_1(
 ):
     """Packed documents with prompts against one document after another, block after block: sum and gradient. With grain 1
     the prompts' noisy blocks are left out."""
-    monkeypatch.setattr(patterns, "GRAIN", grain)
+    monkeypatch.setattr(trimming, "MULTIPLE", grain)
     model, batch = tiny(), batch_of([7, 5], [4, 8], prompt=prompt)
     objective = Diffusion(BAND, MASK, label_shift, complementary, one_t_per=one_t_per)
     if grain == 1 and block_size:
@@ -220,7 +222,7 @@ def test_block_diffusion_is_the_plain_equation_1(
 
 
 def test_a_block_of_the_whole_row_is_full_diffusion(monkeypatch):
-    monkeypatch.setattr(patterns, "GRAIN", 1)
+    monkeypatch.setattr(trimming, "MULTIPLE", 1)
     model, batch = tiny(), batch_of([12], [7, 5])
     objective = Diffusion(NoiseSchedule(), MASK)
     losses = [objective(model, batch, block_size=size, generator=seeded()).total.item() for size in (None, 12, 99)]
@@ -250,7 +252,7 @@ def test_complementary_views_score_each_token_once():
 
 
 def test_complementary_views_share_one_clean_half(monkeypatch):
-    monkeypatch.setattr(patterns, "GRAIN", 1)
+    monkeypatch.setattr(trimming, "MULTIPLE", 1)
     model, batch = Blank(), batch_of([12])
     Diffusion(BAND, MASK, complementary=True)(model, batch, block_size=4, generator=seeded())
     tokens, _, mask, _ = model.calls[0]
@@ -266,7 +268,7 @@ def test_few_shapes_and_the_same_loss(monkeypatch, block_size):
     """What is computed comes in multiples; what is learned does not change."""
     batch, found, shapes = batch_of([16, 12, 8, 5], [41], prompt=3), [], []
     for grain, reads in ((1, 1), (16, 64)):
-        monkeypatch.setattr(patterns, "GRAIN", grain)
+        monkeypatch.setattr(trimming, "MULTIPLE", grain)
         monkeypatch.setattr(objectives, "READS", reads)
         model = tiny()
         layer = model.model.layers[0]
@@ -288,7 +290,7 @@ def test_the_last_layers_clean_half_is_keys_and_values_alone(label_shift):
     for name in ("q_proj", "k_proj"):
         getattr(last, name).register_forward_hook(lambda _, inputs, __, name=name: seen.update({name: inputs[0].shape[1]}))
     Diffusion(BAND, MASK, label_shift=label_shift)(model, batch, block_size=4, generator=seeded())
-    noisy = int((patterns.block_diffusion(batch.document, batch.position, 4, scored=batch.scored).view[0] > 0).sum())
+    noisy = int((trim_unscored(patterns.block_diffusion(batch.document, batch.position, 4), batch.scored).view[0] > 0).sum())
     assert seen["k_proj"] > noisy and seen["q_proj"] == (seen["k_proj"] if label_shift else noisy)
 
 

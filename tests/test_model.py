@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from small import MASK, VOCAB, batch_of, documents_of, logits_of, tiny
 
 from dllm_core import patterns
+from dllm_core.compute import trimming
+from dllm_core.compute.trimming import trim_unscored
 from dllm_core.config import ModelConfig
 from dllm_core.model import KVCache, RMSNorm, Transformer, rotate
 from dllm_core.reference import block_logits
@@ -144,9 +146,9 @@ def noised(batch, seed: int = 3) -> torch.Tensor:
 def test_one_pass_over_noisy_and_clean_equals_one_pass_per_block(monkeypatch, size, label_shift, prompt):
     """[x_t ; x_0] against K separate passes (LLaDA 2.0 Eq. 1), for two views that share the clean half, packed rows,
     padding and a prompt whose blocks are left out of the noisy views."""
-    monkeypatch.setattr(patterns, "GRAIN", 1)
+    monkeypatch.setattr(trimming, "MULTIPLE", 1)
     model, batch = tiny(), batch_of([7, 5], [4, 3, 4], [12], prompt=prompt)
-    pattern = patterns.block_diffusion(batch.document, batch.position, size, 2, label_shift, batch.scored)
+    pattern = trim_unscored(patterns.block_diffusion(batch.document, batch.position, size, 2, label_shift), batch.scored)
     views = [noised(batch), torch.where(batch.scored & (noised(batch) != MASK), MASK, batch.tokens)]
     copies = torch.stack([batch.tokens, *views], dim=1)
     tokens = copies[torch.arange(3)[:, None], pattern.view, pattern.source]

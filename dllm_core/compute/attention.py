@@ -8,7 +8,7 @@ down, which is quickest. Halves (CPU): a block diffusion without the quadrants t
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import flex_attention as flex
 
+from dllm_core.compute.transfer import to_device
 from dllm_core.patterns import AttentionPattern, MaskTerms
 
 TILE = 128  # queries of a tile
@@ -73,6 +74,12 @@ class Halves(NamedTuple):
 
 
 Mask = Tensor | Tiles | Halves | flex.BlockMask
+
+
+def labels_to(pattern: AttentionPattern, device: torch.device | str) -> AttentionPattern:
+    """The pattern with the labels that a forward needs on `device`; `source` and where predictions are read stay."""
+    labels = ("document", "block", "view", "position")
+    return replace(pattern, **{name: to_device(getattr(pattern, name), device) for name in labels})
 
 
 def prepared(pattern: AttentionPattern) -> Mask:

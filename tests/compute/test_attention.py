@@ -10,6 +10,7 @@ from dllm_core.compute import attention
 from dllm_core.compute import cpu as kernels
 from dllm_core.compute.attention import Halves, Tiles, asked_first, attend, block_mask, last_layer, prepared
 from dllm_core.compute.cpu import onednn_matmul
+from dllm_core.compute.trimming import trim_unscored
 
 CPU = torch.device("cpu")
 BATCH = batch_of([13, 9, 6], [28], [5, 5, 4, 8], prompt=3)
@@ -39,7 +40,7 @@ def patterns_of(batch, label_shift: bool = False) -> dict[str, patterns.Attentio
         "blocks": patterns.block_causal(*labels, 4),
         "diffusion": patterns.block_diffusion(*labels, 4, 1, label_shift),
         "views": patterns.block_diffusion(*labels, 4, 2, label_shift),
-        "needed": patterns.block_diffusion(*labels, 4, 2, label_shift, batch.scored),
+        "needed": trim_unscored(patterns.block_diffusion(*labels, 4, 2, label_shift), batch.scored),
     }
 
 
@@ -87,7 +88,7 @@ def test_the_last_layers_clean_half_may_ask_nothing(name):
 def test_the_halves_hold_every_open_cell(label_shift):
     """Nothing that the dense mask opens is lost, and what is left out is closed in it."""
     for views in (1, 2, 3):
-        pattern = patterns.block_diffusion(BATCH.document, BATCH.position, 4, views, label_shift, BATCH.scored)
+        pattern = trim_unscored(patterns.block_diffusion(BATCH.document, BATCH.position, 4, views, label_shift), BATCH.scored)
         dense, parts = pattern.mask(), prepared(pattern)
         size, noisy = parts.size, parts.size * views
         clean, own = whole(parts.clean), whole(parts.noisy)
@@ -121,7 +122,7 @@ def test_a_tile_holds_the_keys_that_one_of_its_queries_sees():
 def test_flex_attention_knows_its_tiles(label_shift):
     """The tiles of 128 × 128 that are listed for a long row are those in which the dense mask opens something."""
     batch = batch_of([200, 120, 33], [353], prompt=40)
-    pattern = patterns.block_diffusion(batch.document, batch.position, 32, 1, label_shift, batch.scored)
+    pattern = trim_unscored(patterns.block_diffusion(batch.document, batch.position, 32, 1, label_shift), batch.scored)
     noisy, dense = int((pattern.view[0] > 0).sum()), pattern.mask()
     assert noisy % 128 and dense.shape[1] % 128
     whole = F.pad(dense, (0, -dense.shape[2] % 128, 0, -dense.shape[1] % 128))
@@ -136,7 +137,7 @@ def test_flex_attention_knows_its_tiles(label_shift):
 @pytest.mark.parametrize("size", [4, 24])  # of a head: the kernels want 16 at least
 def test_flex_attention_of_a_long_row_whose_clean_half_asks_nothing(size):
     batch = batch_of([200, 120, 33], [353], prompt=40)
-    pattern = patterns.block_diffusion(batch.document, batch.position, 32, 2, False, batch.scored)
+    pattern = trim_unscored(patterns.block_diffusion(batch.document, batch.position, 32, 2, False), batch.scored)
     noisy, length = int((pattern.view[0] > 0).sum()), pattern.view.shape[1]
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, heads, length, size, generator=generator) for heads in (4, 2, 2))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from dllm_core import patterns
 from dllm_core import train as training
+from dllm_core.compute.attention import labels_to
 from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.transfer import to_device
 from dllm_core.config import ModelConfig, TrainConfig
@@ -62,7 +63,7 @@ class EverythingComputed:
     def __call__(self, model, batch, *, block_size, generator=None, embedding_noise=0.0) -> Loss:
         length, count = batch.tokens.shape[1], float(batch.scored.sum())
         views = corrupt(batch.tokens, batch.scored, BAND, self.mask_token_id, generator, batch.document)
-        pattern = patterns.block_diffusion(batch.document, batch.position, block_size).labels_to(model.device)
+        pattern = labels_to(patterns.block_diffusion(batch.document, batch.position, block_size), model.device)
         total, clean = torch.zeros((), device=model.device), to_device(batch.tokens, model.device)
         for view in views[: self.views]:
             noisy, weight = (to_device(part, model.device) for part in (view.x_t, view.weight * view.masked))
