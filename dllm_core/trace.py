@@ -1,9 +1,10 @@
 """What one decoding did, step by step: the only record that players, tables, benchmarks and files are made from."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from dllm_core.common.files import read_json, write_whole
 
 REASONS = ("schedule", "threshold", "fallback", "budget", "ar", "edit")
 
@@ -144,18 +145,13 @@ class Trace:
 
     def save(self, path: str | Path) -> Path:
         """Write JSON; an existing file is replaced whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.to_json(), ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, path)
-        return path
+        return write_whole(path, json.dumps(self.to_json(), ensure_ascii=False))
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":
         """Raises ValueError naming the file when it holds no trace."""
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_json(read_json(path))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not a decoding trace ({error}); write one with Trace.save") from error
 

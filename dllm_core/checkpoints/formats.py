@@ -3,8 +3,6 @@
 Known layouts: this project's run folders, Hugging Face's Qwen3 and MiniMind's (folders or bare .pt / .pth state dicts).
 """
 
-import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -12,15 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dllm_core.common.errors import RunError
+from dllm_core.common.files import read_json, replaced_whole
 from dllm_core.common.paths import resolve
 from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.model import Transformer
 
 VARIANTS = {"last": "model.safetensors", "best": "best.safetensors", "merged": "merged.safetensors"}
-
-
-class RunError(ValueError):
-    """A run or checkpoint that is absent or does not fit; the message says what, where and what to do."""
 
 
 @dataclass
@@ -73,7 +69,7 @@ def load(
     path, variant = find_checkpoint(name)
     folder = path if variant != "file" else path.parent
     config_file = folder / "config.json"
-    record = read_json(config_file) if config_file.is_file() else {}
+    record = read_json(config_file, RunError) if config_file.is_file() else {}
     file = folder / VARIANTS[variant] if variant != "file" else path
     state = read_state(file)
     shape = model_config(record, state, config_file) if record else shape_of(state, num_attention_heads, file)
@@ -90,14 +86,6 @@ def load(
     own = record.get("dllm", {}).get("checkpoint")
     checkpoint = CheckpointInfo(**own) if own else CheckpointInfo("ar", label_shift=True)
     return LoadedCheckpoint(model.to(device), checkpoint, tokenizer, path)
-
-
-def read_json(file: Path) -> dict:
-    """A JSON file's record. Raises RunError that names the file when it is not valid JSON."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{file}: not valid JSON ({error})") from error
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -228,14 +216,6 @@ def save_weights(model: Transformer, file: Path) -> None:
 
 
 def save_tensors(state: dict[str, Tensor], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    save_file(state, partial, metadata={"format": "pt"})
-    os.replace(partial, file)
-
-
-def write_text(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+    """Write a .safetensors file atomically, marked as PyTorch's, as transformers expects."""
+    with replaced_whole(file) as partial:
+        save_file(state, partial, metadata={"format": "pt"})

@@ -23,18 +23,17 @@ from torch import Tensor
 from dllm_core.checkpoints.formats import (
     VARIANTS,
     LoadedCheckpoint,
-    RunError,
     find_checkpoint,
     fit,
     hf_config,
     load,
     mean_weights,
-    read_json,
     read_state,
     save_tensors,
     save_weights,
-    write_text,
 )
+from dllm_core.common.errors import RunError
+from dllm_core.common.files import read_json, replaced_whole, write_json, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.compute.processes import rank
 from dllm_core.config import CheckpointInfo
@@ -47,7 +46,16 @@ LOOKING = frozenset({
 })  # fmt: skip
 
 __all__ = [
-    "LOOKING", "VARIANTS", "LoadedCheckpoint", "RunFolder", "RunError", "fit", "load", "find_checkpoint", "mean_weights", "read_state", "save_weights",
+    "LOOKING",
+    "VARIANTS",
+    "LoadedCheckpoint",
+    "RunFolder",
+    "find_checkpoint",
+    "fit",
+    "load",
+    "mean_weights",
+    "read_state",
+    "save_weights",
 ]  # fmt: skip
 
 
@@ -73,7 +81,7 @@ class RunFolder:
         config = hf_config(model.config, checkpoint, settings)
         config = json.loads(json.dumps(config))  # as it is read back: tuples have become lists
         if (folder / "config.json").is_file():
-            found = read_json(folder / "config.json")
+            found = read_json(folder / "config.json", RunError)
             same = _training_of(found) == _training_of(config)
             if same and (folder / "state.pt").is_file() and not (folder / VARIANTS["last"]).is_file():
                 run._write_config(config)
@@ -85,7 +93,7 @@ class RunFolder:
         return run
 
     def _write_config(self, config: dict) -> None:
-        write_text(self.folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.folder / "config.json", config, indent=2)
 
     def _set_aside(self, own: bool) -> None:
         """Rename the folder to NAME.old; a run of this project's `own` that was stopped before it saved anything is
@@ -109,9 +117,7 @@ class RunFolder:
         save_weights(model, self.folder / "checkpoints" / f"{step.step:07d}.safetensors")
         scores = {file.name: value for value, file in kept} | {f"{step.step:07d}.safetensors": step.validation}
         ranked = sorted(scores, key=scores.get)
-        write_text(
-            self.folder / "checkpoints" / "scores.json", json.dumps({n: scores[n] for n in ranked[: self.keep_best]})
-        )
+        write_json(self.folder / "checkpoints" / "scores.json", {name: scores[name] for name in ranked[: self.keep_best]})
         for name in ranked[self.keep_best :]:
             (self.folder / "checkpoints" / name).unlink()
 
@@ -120,8 +126,7 @@ class RunFolder:
         scores = self.folder / "checkpoints" / "scores.json"
         if not scores.is_file():
             return []
-        named = json.loads(scores.read_text(encoding="utf-8"))
-        return sorted((value, self.folder / "checkpoints" / name) for name, value in named.items())
+        return sorted((value, scores.with_name(name)) for name, value in read_json(scores, RunError).items())
 
     def metrics(self) -> list[dict]:
         """The recorded TrainSteps as dicts; a last line that a kill left unfinished is skipped."""
@@ -130,9 +135,8 @@ class RunFolder:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def save_state(self, state: dict) -> None:
-        partial = self.folder / "state.pt.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.folder / "state.pt")
+        with replaced_whole(self.folder / "state.pt") as partial:
+            torch.save(state, partial)
 
     def load_state(self) -> dict | None:
         """The saved training state, or None; metrics written after it was saved are dropped."""
@@ -141,7 +145,7 @@ class RunFolder:
             return None
         state = torch.load(file, map_location="cpu", weights_only=True)
         lines = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= state["step"]]
-        write_text(self.folder / "metrics.jsonl", "".join(lines))
+        write_whole(self.folder / "metrics.jsonl", "".join(lines))
         return state
 
     def finish(self, model: Transformer) -> None:
@@ -174,9 +178,8 @@ class RunFolder:
         self._copy(self.folder / VARIANTS[variant], VARIANTS["best"])
 
     def _copy(self, source: Path, name: str) -> None:
-        partial = self.folder / f"{name}.partial"
-        shutil.copyfile(source, partial)
-        os.replace(partial, self.folder / name)
+        with replaced_whole(self.folder / name) as partial:
+            shutil.copyfile(source, partial)
 
 
 def _training_of(config: dict) -> dict:

@@ -15,14 +15,13 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from dllm_core.checkpoints.formats import read_json
 from dllm_core.cli.main import STAGES, choose, plan
-from dllm_core.cli.scheduler import display_path
+from dllm_core.common.errors import UsageError
+from dllm_core.common.files import display_path, read_json
 from dllm_core.common.paths import resolve
 from dllm_core.compute.devices import pick_device
 from dllm_core.compute.processes import ProcessGroup, rank, world_size
 from dllm_core.notebook import parameters as known
-from dllm_core.notebook.parameters import UsageError
 
 TRAINS = "train_steps("  # in the one cell that trains
 

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 from dllm_core.cli.notebook_process import StatusLine
-from dllm_core.cli.scheduler import NotebookJob, Stage, display_path, read, run_jobs, write
+from dllm_core.cli.scheduler import NotebookJob, Stage, read, run_jobs
+from dllm_core.common.errors import UsageError
+from dllm_core.common.files import display_path, write_json
 from dllm_core.common.paths import resolve
 from dllm_core.notebook import parameters as known
-from dllm_core.notebook.parameters import UsageError
 
 STAGES = (
     Stage("01", "01_ar_pretrain", "01_ar_pretrain", cost=13),
@@ -149,7 +150,7 @@ def run_stages(options: argparse.Namespace, stages: tuple[Stage, ...], screen: S
         screen.say(f"{name:12}{state[name]:8}{numbers}")
     seconds, gib = round(time.time() - began, 1), round(peak / 2**30, 2)
     summary = {"preset": options.preset, "jobs": options.jobs, "seconds": seconds, "memory_gib": gib, "stages": table}
-    write(out / "summary.json", summary)
+    write_json(out / "summary.json", summary)
     screen.say(f"{'together':20}{seconds:8.1f} s {gib:6.2f} GiB at most  ({display_path(out / 'summary.json')})")
     return int(any(word in ("failed", "not run") for word in state.values()))
 

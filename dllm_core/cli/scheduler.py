@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dllm_core.cli.notebook_process import NotebookProcess, StatusLine, stop
+from dllm_core.common.files import display_path, read_json, write_json
 from dllm_core.common.paths import resolve, root
 
 
@@ -81,21 +82,8 @@ class NotebookJob:
 def read(record: Path) -> dict:
     """What is known of a stage's last finished run; empty when there was none."""
     with contextlib.suppress(OSError, ValueError):
-        return json.loads(record.read_text("utf-8"))
+        return read_json(record)
     return {}
-
-
-def display_path(path: Path) -> str:
-    """The path as a person at the project's root would type it."""
-    return os.path.relpath(path, root()) if path.is_relative_to(root()) else str(path)
-
-
-def write(path: Path, value: dict) -> None:
-    """JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, ensure_ascii=False, indent=1), "utf-8")
-    part.replace(path)
 
 
 def _asked_threads() -> int:
@@ -161,7 +149,7 @@ def run_jobs(
                 if one.process.returncode:
                     settle(job, "failed", f"FAILED after {seconds:.0f} s: {one.failure()}\n  see {display_path(job.executed)}")
                     continue
-                write(job.record, {
+                write_json(job.record, {
                     "stage": job.stage.name, "notebook": job.stage.notebook, "parameters": job.parameters,
                     "code": job.code, "started": one.started, "finished": time.time(), "seconds": round(seconds, 1),
                     "memory_gib": round(gib, 2)})

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dllm_core.data.download import DataError
+from dllm_core.common.errors import DataError
 from dllm_core.data.rows import Batch, Segments, collate, count_up, trainable_spans
 from dllm_core.data.token_cache import TokenDataset
 

@@ -2,7 +2,7 @@
 
 from os.path import commonprefix
 
-from dllm_core.data.download import DataError
+from dllm_core.common.errors import DataError
 from dllm_core.data.tokenizer import backend, require_chat_template
 
 

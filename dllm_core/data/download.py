@@ -12,6 +12,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+from dllm_core.common.errors import DataError
 from dllm_core.common.paths import root
 
 REACH = 8.0  # seconds to wait for a first sign of the network
@@ -19,10 +20,6 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "chat_template.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
-
-
-class DataError(ValueError):
-    """Something is wrong with a file or setting the user named; the message says what, where and what to do."""
 
 
 def is_repository(name: str) -> bool:

@@ -9,15 +9,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from dllm_core.common.errors import DataError
 from dllm_core.common.paths import resolve, root
 from dllm_core.data.chat import chat_prompt, encode_conversations
-from dllm_core.data.download import DataError, fetch_dataset_file, home, is_repository
+from dllm_core.data.download import fetch_dataset_file, home, is_repository
 from dllm_core.data.parallel import Lines, chunks_of_lines
 from dllm_core.data.token_cache import TokenChunk, TokenDataset, tokenised_documents
 from dllm_core.data.tokenizer import backend
 
 __all__ = [
-    "DataError",
     "TokenDataset",
     "chat_documents",
     "chat_prompt",

@@ -17,8 +17,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
+from dllm_core.common.errors import DataError
 from dllm_core.common.progress_bar import progress_bar
-from dllm_core.data.download import DataError
 
 CHUNK = 2**18  # bytes of text tokenised together: enough that handing over costs nothing, little enough for the caches
 LARGE = 4e6  # bytes from which a file is worth starting processes for

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dllm_core.common.errors import DataError
 from dllm_core.compute.transfer import to_device
-from dllm_core.data.download import DataError
 from dllm_core.data.token_cache import TokenDataset
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dllm_core.common.errors import DataError
 from dllm_core.common.paths import root
-from dllm_core.data.download import DataError
 from dllm_core.data.parallel import in_order
 from dllm_core.data.tokenizer import backend
 

@@ -9,12 +9,13 @@ pad, bos, eos and a mask, and ChatML for conversations.
 | mask | `<|mask|>` | the state "not yet decided" of a diffusion model; never in a text |
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from dllm_core.common.errors import DataError
+from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve, root
-from dllm_core.data.download import DataError, fetch_tokenizer, is_repository
+from dllm_core.data.download import fetch_tokenizer, is_repository
 
 PAD, BOS, EOS, MASK, UNKNOWN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>", "<|unk|>"
 CHATML = (
@@ -126,10 +127,7 @@ def _read(folder: Path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         path = folder / name
         if path.is_file():
-            try:
-                json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise DataError(f"{path}: not valid JSON ({error}); fetch or save the tokenizer again") from error
+            read_json(path)  # an error that names the file
     try:
         tokenizer = reader.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # whatever the tokenizer's classes raise, the cause is these files

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 import dllm_core
+from dllm_core.common import files
 from dllm_core.common.paths import resolve
 from dllm_core.compute.devices import machine
 from dllm_core.config import DecodeConfig
@@ -100,18 +100,9 @@ def record(trace: Trace, /, **about) -> dict:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
     """One object a line; an existing file is replaced whole or not at all. Relative paths count from the root."""
-    return _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return files.write_whole(resolve(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_json(path: str | Path, value: dict) -> Path:
     """One object, indented; an existing file is replaced whole or not at all."""
-    return _write(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
-
-
-def _write(path: str | Path, text: str) -> Path:
-    path = resolve(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return files.write_json(resolve(path), value)

@@ -17,9 +17,7 @@ from pathlib import Path
 
 import yaml
 
-
-class UsageError(ValueError):
-    """Something the user gave cannot be right; the text says what, where and what to do."""
+from dllm_core.common.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from dllm_core.checkpoints.formats import find_checkpoint, run_name
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint, RunError, load
+from dllm_core.checkpoints.run_folder import LoadedCheckpoint, load
+from dllm_core.common.errors import DataError, RunError
 from dllm_core.common.paths import resolve, root
 from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import validation_batches
 from dllm_core.data.chat import chat_prompt
-from dllm_core.data.download import DataError
 from dllm_core.data.jsonl import read_jsonl, read_texts
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer

@@ -6,11 +6,11 @@ Palette: Okabe and Ito's, told apart by colour-blind people; marks, hatches or l
 
 import functools
 import io
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.show.html import visible
 
@@ -148,16 +148,6 @@ def save_figure(picture, name: str) -> Path:
         raise ValueError(f"save_figure: name={name!r} must be a plain file name, without folders")
     picture = picture if isinstance(picture, Picture) else Picture(picture, name)
     return write_whole(resolve("figures") / f"{name.removesuffix('.png')}.png", picture.png())
-
-
-def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write a file whole or not at all; its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-    return path
 
 
 def shade(axes, stretches: Sequence[tuple[float, float, str]]) -> None:

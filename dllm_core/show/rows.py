@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from dllm_core.common.files import write_whole
 from dllm_core.show.figures import COLOURS, Picture, in_our_look, new_figure
 from dllm_core.show.html import MASK, visible
 from dllm_core.trace import Trace
@@ -173,11 +174,7 @@ class SampleFilm:
         frame = {"step": number, "loss": getattr(step, "loss", None), "block_size": getattr(step, "block_size", None)}
         self.frames = [old for old in self.frames if old["step"] < number] + [frame | _sampled(sample)]
         if self.file:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in self.frames)
-            partial = self.file.with_name(self.file.name + ".partial")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.file)
+            write_whole(self.file, "".join(json.dumps(frame, ensure_ascii=False) + "\n" for frame in self.frames))
 
     def chosen(self, most: int = 6) -> list[dict]:
         """At most `most` frames, evenly spread, the first and the last among them."""

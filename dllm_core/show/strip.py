@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dllm_core.show.figures import fonts, write_whole
+from dllm_core.common.files import write_whole
+from dllm_core.show.figures import fonts
 from dllm_core.show.html import MASK, visible
 from dllm_core.show.results import NAMES, times
 from dllm_core.trace import Trace

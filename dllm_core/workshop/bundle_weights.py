@@ -5,11 +5,12 @@ Who opens 06 or 07 before training anything sees these.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from dllm_core.checkpoints.formats import RunError, load, run_name, save_tensors, write_text
+from dllm_core.checkpoints.formats import load, run_name, save_tensors
 from dllm_core.cli import report
+from dllm_core.common.errors import RunError
+from dllm_core.common.files import read_json, write_json, write_whole
 from dllm_core.common.paths import resolve, root
 
 SHIPPED = {  # the chain's run → the copy of it that comes with the project
@@ -32,14 +33,14 @@ def copy_run(name: str | Path, folder: Path) -> int:
     found = load(name)
     if found.tokenizer is None:
         raise RunError(f"{found.path}: no tokenizer with it; ship a run folder, not a bare state dict")
-    record = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
+    record = read_json(found.path / "config.json")
     record["dllm"].pop("settings", None)
     state = {key: value.half().contiguous() for key, value in found.model.state_dict().items()}
     if found.model.config.tie_word_embeddings:
         del state["lm_head.weight"]
     found.tokenizer.save_pretrained(folder)
     save_tensors(state, folder / "model.safetensors")
-    write_text(folder / "config.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "config.json", record, indent=2)
     return (folder / "model.safetensors").stat().st_size
 
 
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> list[Path]:
         "",
         *report.groups_table(scores),
     ]
-    write_text(resolve("weights/README.md"), "\n".join(lines) + "\n")
+    write_whole(resolve("weights/README.md"), "\n".join(lines) + "\n")
     return folders
 
 

@@ -15,6 +15,7 @@ import torch
 
 from dllm_core import show
 from dllm_core.checkpoints.run_folder import RunFolder, find_checkpoint, load
+from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import PackedBatches
@@ -26,7 +27,6 @@ from dllm_core.notebook import parameters
 from dllm_core.notebook.setup import parse_numbers
 from dllm_core.samplers import generate
 from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
-from dllm_core.show.figures import write_whole
 from dllm_core.trace import Trace
 from dllm_core.train import TrainStep
 from dllm_core.workshop import screenshots

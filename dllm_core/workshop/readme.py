@@ -7,10 +7,10 @@ import argparse
 import re
 import sys
 
-from dllm_core.cli import scheduler as jobs
+from dllm_core.common.errors import UsageError
+from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.notebook.grading import wilson
-from dllm_core.notebook.parameters import UsageError
 from dllm_core.workshop import results_page as results
 from dllm_core.workshop.benchmark import results as benchmark_results
 from dllm_core.workshop.results_page import Spread
@@ -87,8 +87,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for name in FILES:
         path = resolve(name)
-        path.write_text(filled(path.read_text("utf-8"), made), encoding="utf-8")
-        print(jobs.display_path(path))
+        write_whole(path, filled(path.read_text("utf-8"), made))
+        print(display_path(path))
     return 0
 
 

@@ -8,12 +8,11 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from dllm_core.cli import scheduler as jobs
+from dllm_core.common.errors import UsageError
+from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.notebook.grading import paired
-from dllm_core.notebook.parameters import UsageError
 from dllm_core.workshop.benchmark import results as benchmark_results
 from dllm_core.workshop.sweeps import files as sweeps
 from dllm_core.workshop.sweeps.files import Sweep
@@ -191,11 +190,11 @@ def main(arguments: list[str] | None = None) -> int:
                 draw(sweep)
         show_benchmark.draw()
         path = resolve(given.output)
-        path.write_text(page(found), encoding="utf-8")
+        write_whole(path, page(found))
     except (UsageError, OSError) as error:
         print(f"results: {error}", file=sys.stderr)
         return 2
-    print(jobs.display_path(Path(path)))
+    print(display_path(path))
     return 0
 
 

@@ -19,8 +19,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve, root
-from dllm_core.show.figures import packed, write_whole
+from dllm_core.show.figures import packed
 
 WIDE, HIGH = 1260, 1500  # of the browser's window, pixels; tall enough that no cell has to be scrolled
 SETUP = """from dllm_core import show, widgets

@@ -8,15 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from small import MASK, VOCAB, logits_of, tiny
 
-from dllm_core.checkpoints.run_folder import (
-    RunError,
-    RunFolder,
-    find_checkpoint,
-    load,
-    mean_weights,
-    read_state,
-    save_weights,
-)
+from dllm_core.checkpoints.run_folder import RunFolder, find_checkpoint, load, mean_weights, read_state, save_weights
+from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.tokenizer import character_tokenizer
 from dllm_core.model import Transformer

@@ -22,12 +22,12 @@ from small import MASK, NoTokenizer, batch_of, tiny
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.cli import launch
 from dllm_core.cli.main import STAGES
+from dllm_core.common.errors import UsageError
 from dllm_core.compute import processes as team
 from dllm_core.compute.processes import ProcessGroup
 from dllm_core.config import CheckpointInfo
 from dllm_core.losses import Diffusion
 from dllm_core.notebook import parameters
-from dllm_core.notebook.parameters import UsageError
 from dllm_core.schedules import NoiseSchedule
 from dllm_core.train import train
 

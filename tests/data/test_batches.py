@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dllm_core.common.errors import DataError
 from dllm_core.data import batches as batches_module
 from dllm_core.data.batches import Batch, PackedBatches, validation_batches
-from dllm_core.data.jsonl import DataError, TokenDataset
+from dllm_core.data.jsonl import TokenDataset
 from dllm_core.data.rows import Segments, collate
 
 PAD, EOS = 0, 2

@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
+from dllm_core.common.errors import DataError
 from dllm_core.data import download
-from dllm_core.data.jsonl import DataError, find_data, text_documents
+from dllm_core.data.jsonl import find_data, text_documents
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
 
 pytest.importorskip("modelscope_hub")

@@ -8,18 +8,11 @@ import numpy as np
 import pytest
 from small import CHARACTERS, write
 
+from dllm_core.common.errors import DataError
 from dllm_core.data import parallel as reading
 from dllm_core.data import token_cache as documents
 from dllm_core.data.chat import chat_prompt
-from dllm_core.data.jsonl import (
-    DataError,
-    TokenDataset,
-    chat_documents,
-    find_data,
-    read_jsonl,
-    read_texts,
-    text_documents,
-)
+from dllm_core.data.jsonl import TokenDataset, chat_documents, find_data, read_jsonl, read_texts, text_documents
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
 
 TALK = [

@@ -11,10 +11,11 @@ import psutil
 import pytest
 from small import CHARACTERS, write
 
+from dllm_core.common.errors import DataError
 from dllm_core.data import jsonl as data
 from dllm_core.data import parallel as reading
 from dllm_core.data.chat import encode_conversations
-from dllm_core.data.jsonl import DataError, chat_documents, text_documents
+from dllm_core.data.jsonl import chat_documents, text_documents
 from dllm_core.data.tokenizer import character_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dllm_core.common.errors import DataError
 from dllm_core.data.chat import chat_prompt
-from dllm_core.data.download import DataError
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer, require_chat_template
 
 TEXTS = ["你好，world!\n  两个空格", "再见 a\tb"]

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from dllm_core import reference as plain
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint, RunError, RunFolder
+from dllm_core.checkpoints.run_folder import LoadedCheckpoint, RunFolder
+from dllm_core.common.errors import DataError, RunError
 from dllm_core.compute import devices
 from dllm_core.compute.devices import pick_device, pick_dtype
 from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.data.batches import PackedBatches
-from dllm_core.data.download import DataError
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
 from dllm_core.model import Transformer

@@ -7,7 +7,8 @@ import pytest
 import torch
 from small import tiny
 
-from dllm_core.checkpoints.run_folder import RunError, RunFolder, load
+from dllm_core.checkpoints.run_folder import RunFolder, load
+from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.notebook import setup as notebook

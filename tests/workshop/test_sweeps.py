@@ -13,7 +13,7 @@ from conftest import ROOT
 from small import notebook
 
 from dllm_core.cli import main as batch
-from dllm_core.notebook.parameters import UsageError
+from dllm_core.common.errors import UsageError
 from dllm_core.workshop import readme
 from dllm_core.workshop import results_page as results
 from dllm_core.workshop.sweeps import files as sweeps

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from dllm_core.show.figures import write_whole
+from dllm_core.common.files import write_whole
 from dllm_core.show.html import asset, visible
 from dllm_core.show.player.static import plain_form, static_form, still_picture
 from dllm_core.show.results import times, trace_labels

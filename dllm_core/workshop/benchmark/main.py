@@ -20,7 +20,7 @@ from statistics import median
 import torch
 
 from dllm_core.cli.notebook_process import StatusLine
-from dllm_core.cli.scheduler import display_path
+from dllm_core.common.files import display_path, write_json
 from dllm_core.common.paths import resolve
 from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.devices import cores, machine
@@ -113,7 +113,7 @@ def save(asked: dict, rows: list[dict], device: torch.device) -> Path | None:
     origin = {"machine": name, "torch": torch.__version__, "date": date.today().isoformat(), "code": code()}
     record = {**origin, **pace(asked["threads"], device), **asked, "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, record)
     return path
 
 

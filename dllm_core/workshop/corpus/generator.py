@@ -6,13 +6,13 @@ for training must share no key with them (`corpus_tasks` says what a key is, `co
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.workshop.corpus import tasks
 from dllm_core.workshop.corpus.splits import Pool
@@ -129,17 +129,8 @@ def ensure(folder: str | Path | None = None) -> Path:
         made = rows(build())
         for name in missing:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made[name])
-            _write(folder / name, text)
+            write_whole(folder / name, text)
     return folder
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def train_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: int = 1320) -> Path:
@@ -178,6 +169,6 @@ def train_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: int = 
     }
     folder = resolve(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
-    _write(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+    write_whole(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
+    write_whole(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
     return folder

@@ -15,9 +15,9 @@ import yaml
 
 from dllm_core.cli import main as batch
 from dllm_core.cli import scheduler as jobs
+from dllm_core.common.errors import UsageError
 from dllm_core.common.paths import resolve
 from dllm_core.notebook import parameters as known
-from dllm_core.notebook.parameters import UsageError
 
 FOLDER = "notebooks/sweeps"
 MEASURE = "sweeps/measure"

@@ -16,9 +16,10 @@ from dllm_core.cli import main as batch
 from dllm_core.cli import scheduler as jobs
 from dllm_core.cli.notebook_process import StatusLine
 from dllm_core.cli.scheduler import NotebookJob, Stage
+from dllm_core.common.errors import UsageError
+from dllm_core.common.files import display_path, write_json
 from dllm_core.common.paths import resolve
 from dllm_core.notebook import parameters as known
-from dllm_core.notebook.parameters import UsageError
 from dllm_core.workshop.sweeps.files import FOLDER, MEASURE, Sweep, Trial, digest, find
 
 UNWATCHED = {"eval_every": 100_000, "sample_every": 100_000}
@@ -88,7 +89,7 @@ def record(cell: Trial, job: NotebookJob) -> Path:
     measured = jobs.read(Path(resolve(job.parameters["output"])))
     about = {"sweep": cell.sweep, "cell": cell.name, "label": cell.label, "seed": cell.seed, "key": cell.key}
     steps = [{"notebook": notebook, **given} for notebook, given in cell.steps]
-    jobs.write(cell.path, {**about, "date": date.today().isoformat(), "trained": steps, "asked": cell.measure, **measured})
+    write_json(cell.path, {**about, "date": date.today().isoformat(), "trained": steps, "asked": cell.measure, **measured})
     return cell.path
 
 
@@ -196,5 +197,5 @@ def sweep(options: argparse.Namespace, screen: StatusLine) -> int:
         if sweep.cells and all(cell.done for cell in sweep.cells):
             from dllm_core.show.sweeps import draw
 
-            screen.say(f"{sweep.name:14}{jobs.display_path(draw(sweep))}")
+            screen.say(f"{sweep.name:14}{display_path(draw(sweep))}")
     return int(not sound)

@@ -1,0 +1,65 @@
+"""The atomic write, the JSON reader and the path that messages show."""
+
+import multiprocessing
+
+import pytest
+
+from dllm_core.common.errors import DataError, RunError
+from dllm_core.common.files import display_path, read_json, replaced_whole, write_json, write_whole
+
+
+def test_text_and_bytes_are_written_as_they_are(tmp_path):
+    path = write_whole(tmp_path / "new/folder/a.txt", "小言\r\n")
+    assert path == tmp_path / "new/folder/a.txt" and path.read_bytes() == "小言\r\n".encode()
+    assert write_whole(str(path), b"\x00\xff") == path and path.read_bytes() == b"\x00\xff"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_an_error_keeps_the_old_file_and_leaves_no_partial_one(tmp_path):
+    path = write_whole(tmp_path / "a.txt", "old")
+    with pytest.raises(KeyboardInterrupt), replaced_whole(path) as partial:
+        partial.write_text("half")
+        assert path.read_text() == "old"
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def _write_often(path, letter):
+    for _ in range(50):
+        write_whole(path, letter * 100_000)
+
+
+def test_processes_that_write_the_same_file_never_mix(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write_often, args=(tmp_path / "a.txt", letter)) for letter in "xy"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert (tmp_path / "a.txt").read_text() in ("x" * 100_000, "y" * 100_000)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_json_comes_back_and_a_bad_file_is_named(tmp_path):
+    path = write_json(tmp_path / "a.json", {"小言": [1]}, indent=2)
+    assert path.read_text("utf-8") == '{\n  "小言": [\n    1\n  ]\n}\n' and read_json(path) == {"小言": [1]}
+    path.write_text("{")
+    with pytest.raises(DataError, match=r"a\.json: not valid JSON \(.*line 1"):
+        read_json(path)
+    with pytest.raises(RunError, match=r"a\.json: not valid JSON"):
+        read_json(path, RunError)
+    path.write_bytes(b'"\xff"')
+    with pytest.raises(DataError, match=r"a\.json: not valid JSON .*utf-8"):
+        read_json(path)
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_path_below_the_root_is_shown_as_one_would_type_it(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert display_path(tmp_path / "weights/a") == "weights/a"
+    assert display_path("weights/a") == "weights/a"
+    assert display_path("/elsewhere/a") == "/elsewhere/a"
