@@ -1,7 +1,67 @@
-"""dllm_core: diffusion language models, small enough to read whole.
+"""dllm_core: diffusion language models, small enough to read in one sitting.
 
-Rooms (each a module): config, schedules, patterns, policies and trace stand on the ground; model and objectives on
-them; decode and train on those; runs, evaluate and answers above; show, widgets and batch at the roof.
+`from dllm_core import NAME` imports the file that holds the name when it is first used:
+
+    ModelConfig, TrainConfig, DecodeConfig   settings of a model, of its training, of one decoding        config
+    CheckpointInfo                           how saved weights were trained, hence how they decode        config
+    NoiseSchedule, BlockSchedule             alpha(t) with the loss weight; the block size over a run     schedules
+    learning_rate                            the warm-up–stable–decay factor of a step                    schedules
+    AttentionPattern                         who may attend to whom (also `patterns.block_diffusion`, …)  patterns
+    Transformer                              one model for AR, LLaDA 1 and LLaDA 2                        model
+    corrupt                                  the forward process: x_0 to x_t                              losses
+    Diffusion, ar_loss                       the losses of LLaDA 1 and 2; next-token cross entropy        losses
+    SpecialTokens                            the ids of mask, eos and pad                                 sampling
+    generate, infill, decode                 answers of a checkpoint; filled gaps; the steps one by one   samplers
+    Trace, DecodeStep                        the record of a decoding; one step of it                     trace
+    ar_nll, nll_bound, conditional_nll       nats per token; its bound; of answers given their prompts    likelihood
+    train, TrainStep                         the training loop as a generator; one step's numbers         train
+
+`reference` holds the losses, decoders and training loop as the papers write them. Beside these files stand rooms:
+compute (what makes the core fast), data, checkpoints, notebook, show, cli, and workshop for the maintainers.
 """
 
+import importlib
+import sys
+import types
+
 __version__ = "0.1.0"
+
+_NAMES = {  # file: what is imported from it by name
+    "config": ("ModelConfig", "TrainConfig", "DecodeConfig", "CheckpointInfo"),
+    "schedules": ("NoiseSchedule", "BlockSchedule", "learning_rate"),
+    "patterns": ("AttentionPattern",),
+    "model": ("Transformer",),
+    "losses": ("corrupt", "Diffusion", "ar_loss"),
+    "sampling": ("SpecialTokens",),
+    "samplers": ("generate", "infill", "decode"),
+    "trace": ("Trace", "DecodeStep"),
+    "likelihood": ("ar_nll", "nll_bound", "conditional_nll"),
+    "train": ("train", "TrainStep"),
+}
+_FILE_OF = {name: file for file, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str):
+    if name not in _FILE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_FILE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FILE_OF})
+
+
+class _Package(types.ModuleType):
+    """The package, in which `train` is always the function. Importing the file `dllm_core.train` would set the
+    attribute to the module; `from dllm_core.train import …` does not depend on it."""
+
+    @property
+    def train(self):
+        return __getattr__("train")
+
+    @train.setter
+    def train(self, module: types.ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

@@ -7,6 +7,7 @@ in that step; a setting whose folder holds a state goes on from there.
 """
 
 import dataclasses
+import importlib
 import os
 import signal
 import sys
@@ -16,7 +17,6 @@ from pathlib import Path
 import torch
 from small import MASK, NoTokenizer, packed, tiny
 
-from dllm_core import train as training
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.compute.processes import leave, local, rank, world_size
 from dllm_core.config import CheckpointInfo, TrainConfig
@@ -24,6 +24,7 @@ from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.train import TrainStep, train
 
+training = importlib.import_module("dllm_core.train")  # the module: `from dllm_core import train` gives the function
 STOPPED = 7
 CONFIG = TrainConfig(
     12, batch_size=4, seq_len=12, micro_batch_size=1, optimizer="muon", learning_rate=0.01, warmup_steps=2,

@@ -49,7 +49,7 @@ def test_training_goes_as_on_the_cpu(objective, size):
     config = TrainConfig(6, batch_size=2, seq_len=12, optimizer="muon", learning_rate=0.01, seed=1)
     losses = []
     for device in ("cpu", "cuda"):
-        steps = train.train(tiny().to(device), packed(2), objective, dataclasses.replace(config),
+        steps = train(tiny().to(device), packed(2), objective, dataclasses.replace(config),
                             blocks=BlockSchedule.constant(12, 6, size or 12))  # fmt: skip
         losses.append(torch.tensor([step.loss for step in steps]))
     torch.testing.assert_close(*losses, rtol=1e-2, atol=1e-2)
@@ -62,7 +62,7 @@ def test_a_training_step_waits_for_nothing(objective, size):
     step's numbers are. The first steps, which compile, are let off."""
     config = TrainConfig(30, batch_size=2, seq_len=12, micro_batch_size=1, optimizer="muon", embedding_noise=0.1,
                          embedding_noise_steps=30, dtype="bfloat16", activation_checkpointing=size is None)  # fmt: skip
-    steps = train.train(tiny().to("cuda"), packed(2), objective, config, blocks=BlockSchedule.constant(12, 30, size or 12))
+    steps = train(tiny().to("cuda"), packed(2), objective, config, blocks=BlockSchedule.constant(12, 30, size or 12))
     for _ in range(15):
         next(steps)
     torch.cuda.set_sync_debug_mode("error")

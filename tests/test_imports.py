@@ -1,11 +1,65 @@
 """What the library needs to be imported: GPU machines often have little more than torch and transformers."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import dllm_core
+
 ELSEWHERE = ("accelerate", "modelscope", "modelscope_hub", "papermill", "matplotlib", "ipywidgets", "IPython", "PIL")
 ELSEWHERE += ("psutil", "rich", "tqdm", "requests", "pandas", "jupyterlab")
+
+
+def in_a_fresh_process(code: str) -> str:
+    """What the code prints."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_package_alone_imports_the_standard_library_alone():
+    code = (
+        "import sys\nbefore = set(sys.modules)\nimport dllm_core\n"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    assert in_a_fresh_process(code).split() == ["dllm_core"]
+
+
+def test_generating_needs_no_notebook():
+    code = "import sys\nfrom dllm_core import generate\nprint(*sys.modules)"
+    assert not set(in_a_fresh_process(code).split()) & {"matplotlib", "papermill", "ipywidgets"}
+
+
+@pytest.mark.parametrize("name", list(dllm_core._FILE_OF))
+def test_each_name_of_the_face_is_there_and_in_its_docstring(name):
+    assert getattr(dllm_core, name).__name__ == name
+    assert re.search(rf"^    .*\b{name}\b.* {dllm_core._FILE_OF[name]}$", dllm_core.__doc__, re.MULTILINE)
+    assert name in dir(dllm_core)
+
+
+def test_a_name_that_is_not_there_says_so():
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = dllm_core.trian
+    with pytest.raises(ImportError, match="trian"):
+        from dllm_core import trian  # noqa: F401
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 1, 0), (3, 2, 0, 1)])
+def test_train_is_the_function_in_whatever_order_it_is_imported(order):
+    """Importing a submodule sets the package's attribute of its name; here that is the function's."""
+    lines = (
+        "from dllm_core import train",
+        "from dllm_core.train import TrainStep",
+        "import dllm_core.train",
+        "import importlib; module = importlib.import_module('dllm_core.train')",
+    )
+    code = "\n".join(lines[i] for i in order)
+    code += "\nimport dllm_core; print(train is module.train is dllm_core.train, TrainStep is module.TrainStep)"
+    assert in_a_fresh_process(code).strip() == "True True"
 
 
 def test_every_module_imports_without_what_is_used_in_some_place_only():
@@ -14,7 +68,4 @@ def test_every_module_imports_without_what_is_used_in_some_place_only():
         "import dllm_core\nfor module in pkgutil.walk_packages(dllm_core.__path__, 'dllm_core.'):\n"
         "    importlib.import_module(module.name)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_a_fresh_process(code)

@@ -5,6 +5,7 @@ however many positions a job makes of them.
 """
 
 import contextlib
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,6 @@ import torch
 import torch.nn.functional as F
 
 from dllm_core import patterns
-from dllm_core import train as training
 from dllm_core.compute.attention import labels_to
 from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.transfer import to_device
@@ -30,6 +30,7 @@ from dllm_core.workshop.benchmark.jobs import SHAPES
 from dllm_core.workshop.benchmark.peers import hugging_face
 from dllm_core.workshop.benchmark.timing import MeasuredRow, compared, take_turns, torch_threads
 
+training = importlib.import_module("dllm_core.train")  # the module: `from dllm_core import train` gives the function
 LENGTHS = {"tiny": 128, "26m": 512, "100m": 512}
 ROWS = [128, 512, 1024, 2048, 4096]  # lengths along which time is measured; a CPU's step has as many tokens as the longest
 BLOCK, TOKENS = 32, 1024  # tokens of a step on a CPU; sixteen times as many on a GPU
