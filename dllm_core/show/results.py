@@ -4,45 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from dllm_core.show.figures import COLOURS, HATCHES, LINES, STYLE_COLOURS, Picture, in_our_look, new_figure
 from dllm_core.show.html import visible
+from dllm_core.show.trace_view import STYLE_NAMES, masked_after, times, trace_labels
 from dllm_core.trace import Trace
-
-NAMES = {"ar": "AR", "llada1": "LLaDA 1", "llada2": "LLaDA 2"}
-
-
-def trace_labels(traces: Sequence[Trace], labels: Sequence[str] | None = None) -> list[str]:
-    """A name per trace: those given, else its style, numbered where one style comes twice.
-
-    Raises ValueError when the number of labels differs, TypeError for anything that is not a `Trace`.
-    """
-    for trace in traces:
-        if not isinstance(trace, Trace):
-            raise TypeError(
-                f"expected a Trace, got {type(trace).__name__}; decode.generate gives a list: pass its items"
-            )
-    if labels is not None:
-        if len(labels) != len(traces):
-            raise ValueError(f"labels: {len(labels)} for {len(traces)} traces; give one per trace")
-        return [str(label) for label in labels]
-    names = [NAMES.get(trace.style, trace.style) for trace in traces]
-    return [
-        name if names.count(name) == 1 else f"{name} ({names[: i + 1].count(name)})" for i, name in enumerate(names)
-    ]
-
-
-def times(trace: Trace, clock: str = "forwards") -> list[float]:
-    """The clock after 0, 1, 2, … steps, [steps + 1]: model forwards so far, or seconds since decoding began."""
-    if clock not in ("forwards", "seconds"):
-        raise ValueError(f"clock={clock!r}: must be 'forwards' or 'seconds'")
-    now, out = 0, [0]
-    for step in trace.steps:
-        now = now + step.forwards if clock == "forwards" else step.seconds
-        out.append(now)
-    return out
-
-
-def first_masked(trace: Trace) -> int:
-    """Masks at the start."""
-    return trace.initial.count(trace.mask_token_id)
 
 
 def _fields(score) -> tuple[str, int, int]:
@@ -107,7 +70,7 @@ def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock:
     for i, (trace, label) in enumerate(zip(traces, trace_labels(traces, labels), strict=True)):
         colour, line, marker = LINES[i % len(LINES)]
         x, forwards = times(trace, clock), times(trace)
-        masked = [first_masked(trace), *(step.masked for step in trace.steps)]
+        masked = [masked_after(trace, k) for k in range(len(trace.steps) + 1)]
         done, rates = 0, []
         for step, passed in zip(trace.steps, forwards[1:], strict=True):
             done += sum(commit.reason != "edit" for commit in step.commits)
@@ -153,7 +116,7 @@ def quality_speed(
         colour, line, marker = LINES[i % len(LINES)]
         colour = STYLE_COLOURS.get(str(name), colour)
         axes.plot([row[x] for row in own], [row[y] for row in own], color=COLOURS[colour], linestyle=line,
-                  marker=marker, markersize=8, label=NAMES.get(str(name), str(name)))  # fmt: skip
+                  marker=marker, markersize=8, label=STYLE_NAMES.get(str(name), str(name)))  # fmt: skip
         for row in own:
             if "low" in row and "high" in row:
                 axes.plot([row[x]] * 2, [row["low"], row["high"]], color=COLOURS[colour], linewidth=1, marker="_")

@@ -10,6 +10,7 @@ from pathlib import Path
 from dllm_core.common.files import write_whole
 from dllm_core.show.figures import COLOURS, Picture, in_our_look, new_figure
 from dllm_core.show.html import MASK, visible
+from dllm_core.show.trace_view import cells
 from dllm_core.trace import Trace
 
 MOST = 48  # tokens of a sample that the film keeps
@@ -216,14 +217,11 @@ def _sampled(sample: Trace | str) -> dict:
     """tokens: (text, confidence or None) of the answer, through eos and at most `MOST`; and the whole text."""
     if isinstance(sample, str):
         return {"text": sample, "tokens": [(visible(sign), None) for sign in sample[:MOST]]}
-    sure = {commit.position: commit.confidence for step in sample.steps for commit in step.commits}
-    made = []
-    for position, token in enumerate(sample.final):
-        if sample.initial[position] != sample.mask_token_id:
+    tokens = []
+    for cell in cells(sample, len(sample.steps)):
+        if cell.state == "prompt":
             continue
-        hidden = token == sample.mask_token_id
-        text = MASK if hidden else visible(sample.vocabulary.get(token, f"#{token}"))
-        made.append((text, None if hidden else round(sure.get(position, 1.0), 3)))
-        if token == sample.eos_token_id or len(made) == MOST:
+        tokens.append((cell.text, cell.commit and round(cell.commit.confidence, 3)))
+        if cell.token == sample.eos_token_id or len(tokens) == MOST:
             break
-    return {"text": sample.text, "tokens": made, "forwards": sample.forwards}
+    return {"text": sample.text, "tokens": tokens, "forwards": sample.forwards}

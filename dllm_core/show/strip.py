@@ -1,8 +1,8 @@
-"""Pictures of a decoding for slides and the README: one frame per step as a moving picture, or chosen steps as a strip.
+"""Pictures of a decoding for slides and the README: an animated GIF with a frame per step, or chosen steps as a strip.
 
 Drawn with Pillow from the `Trace` alone. Light ground, readable on dark pages too. Every state has its own outline, so
-that it reads without colour: dashed = masked, thick = filled in this step, thin = filled before, double = edited, none =
-prompt; a line below marks the block in work.
+that it reads without color: dashed = masked, thick = filled in this step, thin = filled before, double = edited, none =
+prompt; a line below marks the current block.
 """
 
 import io
@@ -12,8 +12,17 @@ from pathlib import Path
 
 from dllm_core.common.files import write_whole
 from dllm_core.show.figures import fonts
-from dllm_core.show.html import MASK, visible
-from dllm_core.show.results import NAMES, times
+from dllm_core.show.html import MASK
+from dllm_core.show.trace_view import (
+    Cell,
+    cells,
+    chosen_steps,
+    end_of_interest,
+    spread_steps,
+    times,
+    token_text,
+    trace_label,
+)
 from dllm_core.trace import Trace
 
 INK, PAPER, QUIET, GUESS = (26, 26, 26), (255, 255, 255), (100, 100, 100), (125, 125, 125)
@@ -26,8 +35,8 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class _Page:
-    """Where everything stands, the same in all frames. boxes: (left, top, right, bottom) in pixels per position, None
-    where nothing is drawn."""
+    """The layout, the same in all frames. boxes: (left, top, right, bottom) in pixels per position, None where nothing
+    is drawn; unit: pixels of the font's size; fonts: "latin", "chinese" and "small"."""
 
     boxes: list[tuple[int, int, int, int] | None]
     size: tuple[int, int]
@@ -35,60 +44,38 @@ class _Page:
     fonts: dict[str, object]
 
 
-def _font_files() -> dict[str, tuple[str, int]]:
-    """Family → (file, face in it) of the fonts to draw with, the one with Chinese glyphs last."""
+def _font_files() -> list[tuple[str, int]]:
+    """(file, index of the face in it) of the fonts to draw with, the one with Chinese glyphs last."""
     from matplotlib import font_manager
 
-    found = {}
-    for family in fonts():
-        file = font_manager.findfont(font_manager.FontProperties(family=family))
-        found[family] = (str(file), getattr(file, "face_index", 0))
-    return found
+    paths = [font_manager.findfont(font_manager.FontProperties(family=family)) for family in fonts()]
+    return [(str(path), getattr(path, "face_index", 0)) for path in paths]
 
 
-def _page(trace: Trace, wide: int, unit: int, prompt: bool) -> _Page:
+def _page(trace: Trace, width: int, unit: int, prompt: bool) -> _Page:
+    """The layout of a trace's final text, wrapped at `width` pixels."""
     from PIL import ImageFont
 
-    files = list(_font_files().values())
-    latin = ImageFont.truetype(files[0][0], unit, index=files[0][1])
-    chinese = ImageFont.truetype(files[-1][0], unit, index=files[-1][1])
-    small = ImageFont.truetype(files[-1][0], round(unit * 0.72), index=files[-1][1])
-    faces = {"latin": latin, "chinese": chinese, "small": small}
-    final, first = trace.final, len(trace.prompt) if trace.prompt and not prompt else 0
+    files = _font_files()
+    faces = {
+        "latin": ImageFont.truetype(files[0][0], unit, index=files[0][1]),
+        "chinese": ImageFont.truetype(files[-1][0], unit, index=files[-1][1]),
+        "small": ImageFont.truetype(files[-1][0], round(unit * 0.72), index=files[-1][1]),
+    }
+    first = 0 if prompt else len(trace.prompt)
     last = end_of_interest(trace)
-    left, top, high = unit, round(unit * 2.6), round(unit * 1.75)
-    x, y, boxes = left, top, []
-    for position, token in enumerate(final):
-        text = token_text(trace, token)
+    left, height = unit, round(unit * 1.75)
+    x, y, boxes = left, round(unit * 2.6), []
+    for position, token in enumerate(trace.final):
         if position < first or position >= last:
             boxes.append(None)
             continue
-        across = max(round(unit * 1.5), round(_measure(faces, text)) + round(unit * 0.5))
-        if x + across > wide - left:
-            x, y = left, y + high + round(unit * 0.45)
-        boxes.append((x, y, x + across, y + high))
+        across = max(round(unit * 1.5), round(_measure(faces, token_text(trace, token))) + round(unit * 0.5))
+        if x + across > width - left:
+            x, y = left, y + height + round(unit * 0.45)
+        boxes.append((x, y, x + across, y + height))
         x += across + round(unit * 0.22)
-    return _Page(boxes, (wide, y + high + round(unit * 0.9)), unit, faces)
-
-
-def token_text(trace: Trace, token: int) -> str:
-    """A token's text as it may be shown: nothing invisible, its number where the trace has no text of it."""
-    return visible(trace.vocabulary.get(token, f"#{token}"))
-
-
-def end_of_interest(trace: Trace) -> int:
-    """End of what is worth drawing: through eos, without filling or masks that were never decoded."""
-    final = trace.final
-    open_ = [i for i, token in enumerate(trace.initial) if token == trace.mask_token_id]
-    for position in open_:
-        if final[position] == trace.eos_token_id:
-            return position + 1 if all(i <= position or final[i] in _fill(trace) for i in open_) else len(final)
-    return len(final)
-
-
-def _fill(trace: Trace) -> tuple[int, ...]:
-    pads = [token for token, text in trace.vocabulary.items() if text == "<|endoftext|>"]
-    return (trace.eos_token_id, trace.mask_token_id, *pads)
+    return _Page(boxes, (width, y + height + round(unit * 0.9)), unit, faces)
 
 
 def _face(faces: dict, sign: str):
@@ -105,61 +92,58 @@ def _frame(trace: Trace, k: int, page: _Page, label: str):
 
     image = Image.new("RGB", page.size, PAPER)
     draw = ImageDraw.Draw(image)
-    unit, step = page.unit, trace.steps[k - 1] if k else None
-    now = {commit.position for commit in step.commits} if step else set()
-    commits = {commit.position: commit for done in trace.steps[:k] for commit in done.commits}
-    drafts = {position: (token, p) for position, token, p in step.draft} if step else {}
-    tokens = trace.tokens_at(k)
-    left = sum(box is not None and tokens[i] == trace.mask_token_id for i, box in enumerate(page.boxes))
-    forwards = times(trace)[k]
-    cells = sum(box is not None and trace.initial[i] == trace.mask_token_id for i, box in enumerate(page.boxes))
-    words = f"{label}   step {k} of {len(trace.steps)}   {forwards} forwards   {left} of {cells} cells masked"
-    draw.text((unit, round(unit * 0.8)), words, font=page.fonts["small"], fill=QUIET)
-    first, end = step.block if step else (0, 0)
-    for position, box in enumerate(page.boxes):
-        if box is None:
-            continue
-        if first <= position < end:
+    unit = page.unit
+    shown = [(cell, box) for cell, box in zip(cells(trace, k), page.boxes, strict=True) if box is not None]
+    masked = sum(cell.state == "masked" for cell, _ in shown)
+    decoded = sum(cell.state != "prompt" for cell, _ in shown)
+    title = f"{label}   step {k} of {len(trace.steps)}   {times(trace)[k]} forwards   {masked} of {decoded} cells masked"
+    draw.text((unit, round(unit * 0.8)), title, font=page.fonts["small"], fill=QUIET)
+    first, end = trace.steps[k - 1].block if k else (0, 0)
+    for cell, box in shown:
+        if first <= cell.position < end:
             below = box[3] + max(2, unit // 7)
             draw.rectangle((box[0], below, box[2], below + max(1, unit // 12)), fill=INK)
-        text = token_text(trace, tokens[position])
-        if tokens[position] == trace.mask_token_id:
-            _masked(draw, box, trace, drafts.get(position), page)
-        elif position in commits:
-            _filled(draw, box, commits[position], position in now, page)
-            _text(draw, box, text, page, INK)
+        if cell.state == "masked":
+            _masked(draw, box, cell.guess or "", page)
+        elif cell.state == "prompt":
+            _text(draw, box, cell.text, page, QUIET)
         else:
-            _text(draw, box, text, page, QUIET)
+            _filled(draw, box, cell, page)
+            _text(draw, box, cell.text, page, INK)
     return image
 
 
-def _masked(draw, box, trace: Trace, guess: tuple[int, float] | None, page: _Page) -> None:
-    text = token_text(trace, guess[0]) if guess else ""
+def _masked(draw, box, guess: str, page: _Page) -> None:
     _dashed(draw, box, page.unit)
-    fits = text and _measure(page.fonts, text) <= box[2] - box[0] - 4
-    _text(draw, box, text if fits else "·", page, GUESS if fits else QUIET)
+    fits = guess and _measure(page.fonts, guess) <= box[2] - box[0] - 4
+    _text(draw, box, guess if fits else "·", page, GUESS if fits else QUIET)
 
 
-def _filled(draw, box, commit, new: bool, page: _Page) -> None:
-    thick, thin = max(2, page.unit // 7), max(1, page.unit // 16)
-    ground = _mix(ORANGE, PAPER, 0.14) if new else _mix(BLUE, PAPER, 0.06 + 0.40 * commit.confidence**2)
-    colour = PURPLE if commit.reason == "edit" else ORANGE if new else BLUE
-    draw.rectangle(box, fill=ground, outline=colour, width=thick if new else thin)
-    if commit.reason == "edit":
-        gap = (thick if new else thin) + thin
+def _filled(draw, box, cell: Cell, page: _Page) -> None:
+    new = cell.state == "now"
+    thin = max(1, page.unit // 16)
+    line = max(2, page.unit // 7) if new else thin
+    ground = _mix(ORANGE, PAPER, 0.14) if new else _mix(BLUE, PAPER, 0.06 + 0.40 * cell.commit.confidence**2)
+    color = PURPLE if cell.edited else ORANGE if new else BLUE
+    draw.rectangle(box, fill=ground, outline=color, width=line)
+    if cell.edited:
+        gap = line + thin
         inner = (box[0] + gap, box[1] + gap, box[2] - gap, box[3] - gap)
-        draw.rectangle(inner, outline=colour, width=thin)
+        draw.rectangle(inner, outline=color, width=thin)
 
 
 def _legend(page: _Page):
-    """A line that says what the outlines mean, cut into as many lines as the width asks for."""
+    """The meaning of the outlines, wrapped at the page's width."""
     from PIL import Image, ImageDraw
 
     face, room = page.fonts["small"], page.size[0] - 2 * page.unit
     lines = [""]
     for part in LEGEND.split(" · "):
         longer = f"{lines[-1]} · {part}" if lines[-1] else part
-        lines = [*lines[:-1], longer] if face.getlength(longer) <= room else [*lines, part]
+        if face.getlength(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(part)
     image = Image.new("RGB", (page.size[0], round(page.unit * (1.1 * len(lines) + 0.5))), PAPER)
     for i, line in enumerate(lines):
         ImageDraw.Draw(image).text((page.unit, round(page.unit * 1.1 * i)), line, font=face, fill=QUIET)
@@ -167,24 +151,25 @@ def _legend(page: _Page):
 
 
 def _stacked(images: list):
+    """The images one under the other, as one."""
     from PIL import Image
 
-    whole = Image.new("RGB", (images[0].width, sum(image.height for image in images)), PAPER)
+    column = Image.new("RGB", (images[0].width, sum(image.height for image in images)), PAPER)
     top = 0
     for image in images:
-        whole.paste(image, (0, top))
+        column.paste(image, (0, top))
         top += image.height
-    return whole
+    return column
 
 
-def _mix(colour, ground, share: float) -> tuple[int, ...]:
-    return tuple(round(a * share + b * (1 - share)) for a, b in zip(colour, ground, strict=True))
+def _mix(color, ground, share: float) -> tuple[int, ...]:
+    return tuple(round(a * share + b * (1 - share)) for a, b in zip(color, ground, strict=True))
 
 
 def _text(draw, box, text: str, page: _Page, fill) -> None:
     x = (box[0] + box[2] - _measure(page.fonts, text)) / 2
     base = box[1] + (box[3] - box[1]) * 0.70
-    for sign in text:  # Latin signs and Chinese ones come from two fonts
+    for sign in text:  # Latin and Chinese characters come from two fonts
         face = _face(page.fonts, sign)
         draw.text((x, base), sign, font=face, fill=fill, anchor="ls")
         x += face.getlength(sign)
@@ -201,35 +186,20 @@ def _dashed(draw, box, unit: int) -> None:
         draw.line([(x1, y), (x1, min(y + dash, y1))], fill=QUIET)
 
 
-def _check(trace: Trace) -> None:
-    if not isinstance(trace, Trace):
-        raise TypeError(
-            f"expected a Trace, got {type(trace).__name__}; decode.generate gives a list: pass one of its items"
-        )
-
-
-def chosen_steps(count: int, most: int) -> list[int]:
-    """At most `most` step numbers from 0 to `count`, evenly spaced, both ends among them."""
-    if count + 1 <= most:
-        return list(range(count + 1))
-    return sorted({round(i * count / (most - 1)) for i in range(most)})
-
-
 def gif(
     trace: Trace, path: str | Path, *, width: int = 760, seconds: float = 8.0, label: str | None = None,
     prompt: bool = True, frames: int = 80, legend: bool = True,
 ) -> Path:  # fmt: skip
-    """Write the decoding as a moving picture: a frame per step (at most `frames`), the result held for two seconds.
+    """Write the decoding as an animated GIF: a frame per step (at most `frames`), the result held for two seconds.
 
-    width: pixels; seconds: of one round, about; prompt: whether to draw the prompt's tokens; legend: a line that says
-    what the outlines mean. Gives the path.
+    width: pixels; seconds: of one round, about; prompt: whether to draw the prompt's tokens; legend: a line with the
+    meaning of the outlines. Returns the path.
     """
-    _check(trace)
+    label = trace_label(trace, label)
     page = _page(trace, width, 20, prompt)
-    label = label or NAMES.get(trace.style, trace.style)
-    shown = chosen_steps(len(trace.steps), frames)
     below = [_legend(page)] if legend else []
-    images = [_stacked([_frame(trace, k, page, label), *below]).quantize(64) for k in shown]
+    steps = spread_steps(len(trace.steps), frames)
+    images = [_stacked([_frame(trace, k, page, label), *below]).quantize(64) for k in steps]
     pause = int(min(900, max(60, 1000 * seconds / max(len(images), 1))))
     pauses = [max(700, pause), *[pause] * (len(images) - 2), 2200] if len(images) > 1 else [1000]
     out = io.BytesIO()
@@ -243,20 +213,16 @@ def png(
 ) -> Path:  # fmt: skip
     """Write chosen steps of the decoding one under the other. steps: numbers 0..len(trace.steps) (default: five).
 
-    Drawn at twice `width` pixels. Raises ValueError for a step outside the trace. Gives the path.
+    Drawn at twice `width` pixels. Raises ValueError for a step outside the trace. Returns the path.
     """
-    _check(trace)
-    steps = chosen_steps(len(trace.steps), 5) if steps is None else list(steps)
-    bad = [k for k in steps if not 0 <= k <= len(trace.steps)]
-    if bad or not steps:
-        raise ValueError(f"steps={steps}: must be one or more numbers from 0 to {len(trace.steps)}")
-    return write_whole(path, strip(trace, steps, 2 * width, 40, label or NAMES.get(trace.style, trace.style), prompt))
+    label = trace_label(trace, label)
+    return write_whole(path, strip(trace, chosen_steps(trace, steps, 5), 2 * width, 40, label, prompt))
 
 
-def strip(trace: Trace, steps: Sequence[int], wide: int, unit: int, label: str, prompt: bool = True) -> bytes:
-    """PNG of chosen steps one under the other. wide: pixels; unit: pixels of the type's size."""
-    page = _page(trace, wide, unit, prompt)
-    whole = _stacked([*(_frame(trace, k, page, label) for k in steps), _legend(page)])
+def strip(trace: Trace, steps: Sequence[int], width: int, unit: int, label: str, prompt: bool = True) -> bytes:
+    """PNG of chosen steps one under the other. width: pixels; unit: pixels of the font's size."""
+    page = _page(trace, width, unit, prompt)
+    column = _stacked([*(_frame(trace, k, page, label) for k in steps), _legend(page)])
     out = io.BytesIO()
-    whole.quantize(64).save(out, "PNG", optimize=True)
+    column.quantize(64).save(out, "PNG", optimize=True)
     return out.getvalue()

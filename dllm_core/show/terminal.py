@@ -1,8 +1,8 @@
 """A decoding in a terminal, drawn with `rich` from the `Trace` alone: chosen steps below each other, or played.
 
-    python -m dllm_core.show.terminal outputs/trace.json --play
+    dllm play outputs/trace.json --play
 
-Reads without colour: masks are shaded boxes (with the guess behind them), what a step filled stands between ‹ and ›.
+It reads without color: masks are shaded boxes (with the guess behind them), what a step filled stands between ‹ and ›.
 """
 
 import argparse
@@ -11,11 +11,17 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from dllm_core.show.html import MASK, visible
-from dllm_core.show.player.page import reasons
-from dllm_core.show.player.static import summary
-from dllm_core.show.results import NAMES, first_masked, times
-from dllm_core.show.strip import chosen_steps, end_of_interest, token_text
+from dllm_core.show.html import visible
+from dllm_core.show.trace_view import (
+    cells,
+    chosen_steps,
+    end_of_interest,
+    masked_after,
+    reasons,
+    summary,
+    times,
+    trace_label,
+)
 from dllm_core.trace import Trace
 
 STYLES = {"prompt": "dim", "masked": "bright_black", "guess": "dim italic", "now": "bold reverse", "before": "blue"}
@@ -28,46 +34,41 @@ def terminal(
 ):  # fmt: skip
     """A rich renderable of chosen steps (numbers 0..len(trace.steps), default: up to eight), for `rich.print`.
 
-    drafts: masked positions show the model's guess; prompt: draw the prompt too. Raises TypeError for what is no
-    `Trace`, ValueError for a step outside it, ImportError when `rich` is not installed.
+    drafts: masked positions show the model's guess; prompt: draw the prompt too. Raises TypeError for anything that is
+    not a `Trace`, ValueError for a step outside it, ImportError when `rich` is not installed.
     """
     from rich.console import Group
     from rich.text import Text
 
-    if not isinstance(trace, Trace):
-        raise TypeError(f"expected a Trace, got {type(trace).__name__}; decode.generate gives a list: pass its items")
-    steps = chosen_steps(len(trace.steps), 8) if steps is None else list(steps)
-    bad = [k for k in steps if not 0 <= k <= len(trace.steps)]
-    if bad or not steps:
-        raise ValueError(f"steps={steps}: must be one or more numbers from 0 to {len(trace.steps)}")
-    name = visible(label or NAMES.get(trace.style, trace.style))
+    name = visible(trace_label(trace, label))
     parts = [Text(f"{name}: {summary(trace)}", style="bold")]
-    for k in steps:
+    for k in chosen_steps(trace, steps, 8):
         parts += [_head(trace, k), _line(trace, k, drafts, prompt)]
     return Group(*parts)
 
 
 def frames(trace: Trace, *, label: str | None = None, drafts: bool = True, prompt: bool = False) -> Iterator:
-    """Yield (seconds, renderable) for the start and every step: how long after the decoding began it was reached."""
+    """Yield (seconds, renderable) for the start and every step. seconds: from the begin of the decoding to the step."""
     for k, seconds in enumerate(times(trace, "seconds")):
         yield seconds, terminal(trace, steps=[k], label=label, drafts=drafts, prompt=prompt)
 
 
 def _head(trace: Trace, k: int):
+    """Step number, progress, and why the step's tokens were chosen."""
     from rich.text import Text
 
-    start, left = first_masked(trace), trace.steps[k - 1].masked if k else first_masked(trace)
-    full = round(BAR * (start - left) / max(start, 1))
+    start, masked = masked_after(trace, 0), masked_after(trace, k)
+    full = round(BAR * (start - masked) / max(start, 1))
     head = Text(f"step {k} of {len(trace.steps)} ", style="bold")
     head.append("█" * full + "░" * (BAR - full), style="blue")
-    head.append(f" {times(trace)[k]} forwards, {left} masked", style="default")
-    if k:
-        step = trace.steps[k - 1]
-        words = reasons(trace)
-        for reason in dict.fromkeys(commit.reason for commit in step.commits):
-            count = sum(commit.reason == reason for commit in step.commits)
-            why = words.get(reason, "not recorded").format(filled=count, held=step.held)
-            head.append(f"\n  ‹{count} {reason}›: {why}", style="italic")
+    head.append(f" {times(trace)[k]} forwards, {masked} masked", style="default")
+    if not k:
+        return head
+    step, words = trace.steps[k - 1], reasons(trace)
+    for reason in dict.fromkeys(commit.reason for commit in step.commits):
+        count = sum(commit.reason == reason for commit in step.commits)
+        why = words.get(reason, "not recorded").format(filled=count, held=step.held)
+        head.append(f"\n  ‹{count} {reason}›: {why}", style="italic")
     return head
 
 
@@ -75,21 +76,14 @@ def _line(trace: Trace, k: int, drafts: bool, prompt: bool):
     """The sequence after `k` steps as one wrapping line."""
     from rich.text import Text
 
-    step = trace.steps[k - 1] if k else None
-    now = {commit.position for commit in step.commits} if step else set()
-    guesses = {position: token for position, token, _ in step.draft} if step and drafts else {}
-    cells, last = [], end_of_interest(trace)
-    for position, token in enumerate(trace.tokens_at(k)[:last]):
-        given = trace.initial[position] != trace.mask_token_id and position not in now
-        if position < len(trace.prompt) and not prompt:
-            continue
-        if token == trace.mask_token_id:
-            guess = guesses.get(position)
-            cells += [("masked", MASK)] + ([] if guess is None else [("guess", token_text(trace, guess))])
-        else:
-            cells.append(("prompt" if given else "now" if position in now else "before", token_text(trace, token)))
+    first, last = 0 if prompt else len(trace.prompt), end_of_interest(trace)
+    pieces = []
+    for cell in cells(trace, k)[first:last]:
+        pieces.append((cell.state, cell.text))
+        if drafts and cell.guess is not None:
+            pieces.append(("guess", cell.guess))
     line = Text("  ")
-    for state, run in groupby(cells, key=lambda cell: cell[0]):
+    for state, run in groupby(pieces, key=lambda piece: piece[0]):
         text = "".join(text for _, text in run)
         line.append(f"‹{text}›" if state == "now" else text, style=STYLES[state])
     if last < len(trace.initial):
@@ -97,35 +91,47 @@ def _line(trace: Trace, k: int, drafts: bool, prompt: bool):
     return line
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Draw a saved trace in the terminal, or play it at the pace it was decoded at, times `--speed`."""
-    parser = argparse.ArgumentParser(prog="python -m dllm_core.show.terminal", description=main.__doc__)
+# `dllm play` -------------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `dllm play`."""
     parser.add_argument("trace", type=Path, help="JSON written by Trace.save")
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of the steps to draw (default: up to eight)")
     parser.add_argument("--play", action="store_true", help="play all steps in place")
     parser.add_argument("--speed", type=float, default=0.02, help="of the recorded pace (default: %(default)s)")
     parser.add_argument("--drafts", action="store_true", help="show the model's guesses at masked positions")
     parser.add_argument("--prompt", action="store_true", help="draw the prompt too")
-    given = parser.parse_args(argv)
-    if given.speed <= 0:
-        parser.error(f"--speed {given.speed}: must be above 0")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw a saved trace in the terminal, or play it at the pace it was decoded at, times `--speed`.
+
+    Raises ValueError for a file that holds no trace, a step outside it or a speed that is not above 0; OSError for a
+    file that cannot be read.
+    """
     from rich.console import Console
     from rich.live import Live
 
-    try:
-        trace, console = Trace.load(given.trace), Console()
-        if not given.play:
-            console.print(terminal(trace, steps=given.steps, drafts=given.drafts, prompt=given.prompt))
-            return
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    if options.speed <= 0:
+        raise ValueError(f"--speed {options.speed}: must be above 0")
+    trace, console = Trace.load(options.trace), Console()
+    if not options.play:
+        console.print(terminal(trace, steps=options.steps, drafts=options.drafts, prompt=options.prompt))
+        return
     with Live(console=console, auto_refresh=False) as live:
         before = 0.0
-        for seconds, drawn in frames(trace, drafts=given.drafts, prompt=given.prompt):
-            time.sleep((seconds - before) / given.speed)
+        for seconds, drawn in frames(trace, drafts=options.drafts, prompt=options.prompt):
+            time.sleep((seconds - before) / options.speed)
             live.update(drawn, refresh=True)
             before = seconds
 
 
-if __name__ == "__main__":
-    main()
+def main(arguments: list[str] | None = None) -> None:
+    """`dllm play` by itself; a message and exit code 2 for what cannot be drawn."""
+    parser = argparse.ArgumentParser(prog="dllm play", description=run.__doc__.splitlines()[0])
+    add_arguments(parser)
+    try:
+        run(parser.parse_args(arguments))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))

@@ -4,10 +4,7 @@ import base64
 import html
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +12,11 @@ import pytest
 from traces import ALL, EOS, HOSTILE, MASK, WORDS, ar, llada1, llada2, long, step
 
 from dllm_core import show
-from dllm_core.show.player.page import reasons, record, waits
+from dllm_core.show.player.page import record
 from dllm_core.show.player.static import STATIC_STEPS
-from dllm_core.show.results import times, trace_labels
-from dllm_core.show.strip import chosen_steps
-from dllm_core.show.terminal import frames, terminal
+from dllm_core.show.terminal import frames, main, terminal
+from dllm_core.show.trace_view import cells as cells_of
+from dllm_core.show.trace_view import end_of_interest, masked_after, reasons, spread_steps, times, trace_labels, waits
 from dllm_core.trace import Trace
 
 
@@ -39,8 +36,34 @@ def infilled():
 def test_clock_and_labels():
     assert times(llada1()) == [0, 2, 4] and times(ar(), "seconds") == [0, 0.25, 0.5, 0.75]
     assert trace_labels([ar(), llada2(), llada2()]) == ["AR", "LLaDA 2 (1)", "LLaDA 2 (2)"]
-    assert chosen_steps(3, 24) == [0, 1, 2, 3] and len(chosen_steps(512, 24)) == 24
-    assert chosen_steps(512, 24)[0] == 0 and chosen_steps(512, 24)[-1] == 512
+    assert spread_steps(3, 24) == [0, 1, 2, 3] and len(spread_steps(512, 24)) == 24
+    assert spread_steps(512, 24)[0] == 0 and spread_steps(512, 24)[-1] == 512
+
+
+@pytest.mark.parametrize("make", [*ALL, infilled])
+def test_cells_equal_the_record_at_every_step(make):
+    trace = make()
+    for k in range(len(trace.steps) + 1):
+        shown = cells_of(trace, k)
+        assert masked_after(trace, k) == sum(cell.state == "masked" for cell in shown)
+        for cell, want in zip(shown, wanted(trace, k), strict=True):
+            assert (cell.state, cell.token) == (want["state"], want["token"]), (k, cell)
+            assert cell.commit == (want["past"][-1][1] if want["past"] else None)
+    assert [cell.state for cell in cells_of(trace, len(trace.steps), since=0)].count("before") == 0
+
+
+def test_what_a_step_left_open_has_its_guess():
+    assert [cell.guess for cell in cells_of(llada2(), 2)] == [None] * 5 + ["你", "好", "好"]
+    assert [cell.edited for cell in cells_of(llada2(), 4)] == [False] * 4 + [True, False, True, False]
+
+
+def test_the_end_of_interest_is_the_eos_where_only_filling_follows():
+    trace = ar()
+    assert end_of_interest(trace) == 5  # a mask that was never decoded stands behind its eos
+    trace.steps.append(step(3, [(5, 0, 0.9)], 0, (5, 6)))
+    assert end_of_interest(trace) == 5
+    trace.steps[-1] = step(3, [(5, 3, 0.9)], 0, (5, 6))
+    assert end_of_interest(trace) == len(trace.initial) == 6
 
 
 def test_player_refuses_what_it_cannot_show():
@@ -175,28 +198,22 @@ def test_terminal_takes_markup_for_letters():
     assert "[bold red]x[/]" in drawn(terminal(trace)) and "[link=y]" in drawn(terminal(trace))
 
 
-def test_terminal_says_what_is_wrong(tmp_path):
+def test_terminal_says_what_is_wrong(tmp_path, capsys):
     with pytest.raises(ValueError, match="from 0 to 4"):
         terminal(llada2(), steps=[5])
     with pytest.raises(TypeError, match="expected a Trace, got list"):
         terminal([llada2()])
     path = llada2().save(tmp_path / "x.json")
-
-    def called(*arguments):
-        command = [sys.executable, "-m", "dllm_core.show.terminal", *map(str, arguments)]
-        env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-        return subprocess.run(
-            command, check=False, capture_output=True, encoding="utf-8", cwd=Path(__file__).parents[2], env=env
-        )
-
-    run = called(path, "--steps", "4")
-    assert run.returncode == 0 and "step 4 of 4" in run.stdout and "step 3" not in run.stdout
-    run = called(path, "--play", "--speed", "50")
-    assert run.returncode == 0 and "step 4 of 4" in run.stdout
+    main([str(path), "--steps", "4"])
+    shown = capsys.readouterr().out
+    assert "step 4 of 4" in shown and "step 3" not in shown
+    main([str(path), "--play", "--speed", "50"])
+    assert "step 4 of 4" in capsys.readouterr().out
     path.write_text("{}", "utf-8")
     for wrong in ([path], [path, "--speed", "0"], [tmp_path / "no.json"]):
-        run = called(*wrong)
-        assert run.returncode == 2 and "error: " in run.stderr and "Traceback" not in run.stderr
+        with pytest.raises(SystemExit, match="2"):
+            main([str(argument) for argument in wrong])
+        assert "error: " in capsys.readouterr().err
 
 
 # in a browser ------------------------------------------------------------------------------------------------------

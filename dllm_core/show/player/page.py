@@ -17,7 +17,7 @@ from string import Template
 from dllm_core.common.files import write_whole
 from dllm_core.show.html import asset, visible
 from dllm_core.show.player.static import plain_form, static_form, still_picture
-from dllm_core.show.results import times, trace_labels
+from dllm_core.show.trace_view import reasons, times, trace_labels, waits
 from dllm_core.trace import DecodeStep, Trace
 
 MOST_TRACES = 3
@@ -103,35 +103,6 @@ def save_html(
 ) -> Path:  # fmt: skip
     """Write the player as a stand-alone page that works with the network off. Gives the path."""
     return write_whole(path, Player(traces, labels, clock).page(title).encode("utf-8"))
-
-
-def reasons(trace: Trace) -> dict[str, str]:
-    """Why a token was committed, in words with the trace's settings. {filled}, {held}: numbers of the step."""
-    level, drawn = _level(trace), trace.style == "llada1" and trace.settings.get("remasking") == "random"
-    which = "it was drawn at random" if drawn else "it was among the most confident"
-    return {
-        "threshold": f"its confidence was above {level}",
-        "fallback": f"too few were above {level}: it was among the most confident",
-        "schedule": f"the step's share was {{filled}}: {which}",
-        "budget": f"above {level}, and let through by the step's budget, which held {{held}} more back",
-        "ar": "the next token, left to right",
-        "edit": "it replaced a token that was filled before",
-    }
-
-
-def waits(trace: Trace) -> dict[str, str]:
-    """Why a guess was not kept, in words. {filled}: tokens that the step kept."""
-    level = _level(trace)
-    return {
-        "below": f"its confidence was not above {level}",
-        "held": f"above {level}, but held back by the step's budget",
-        "share": "the step's share was {filled}, and others were chosen",
-    }
-
-
-def _level(trace: Trace) -> str:
-    threshold = trace.settings.get("threshold")
-    return "the threshold" if threshold is None else f"the threshold {threshold:g}"
 
 
 def record(trace: Trace, label: str) -> dict:

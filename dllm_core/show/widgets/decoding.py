@@ -15,7 +15,7 @@ from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.notebook.setup import open_checkpoint
 from dllm_core.samplers import with_text
 from dllm_core.show.html import asset
-from dllm_core.show.results import NAMES
+from dllm_core.show.trace_view import STYLE_NAMES, masked_after
 from dllm_core.show.widgets.request import (
     CONTROLS,
     RARE,
@@ -206,7 +206,7 @@ class DecodingPanel:
             self._open(values["checkpoint"])
             job = begin(self.loaded, values)
             self.count += 1
-            label = f"{self.count}: {NAMES[job.trace.style]}"
+            label = f"{self.count}: {STYLE_NAMES[job.trace.style]}"
             await self._watch(label, job)
             if job.trace.steps:
                 self._keep(label, values["checkpoint"], job)
@@ -227,7 +227,7 @@ class DecodingPanel:
 
     async def _watch(self, label: str, job: Decoding) -> None:
         trace, steps = job.trace, job.steps
-        hidden = trace.initial.count(trace.mask_token_id)
+        hidden = masked_after(trace, 0)
         self.bar.max, self.bar.value = hidden, 0
         drawn, cost = 0.0, 0.0
         for step in steps:
@@ -281,7 +281,7 @@ class DecodingPanel:
 
 def _described(name: str, kind: CheckpointInfo) -> str:
     blocks = f", blocks of {kind.block_size}" if kind.block_size else ""
-    return f"{name} ({NAMES[kind.objective]}{blocks}, {'chat' if kind.chat else 'base'})"
+    return f"{name} ({STYLE_NAMES[kind.objective]}{blocks}, {'chat' if kind.chat else 'base'})"
 
 
 def _stage() -> str:

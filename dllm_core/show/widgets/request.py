@@ -17,7 +17,7 @@ from dllm_core.config import OBJECTIVES, CheckpointInfo, DecodeConfig
 from dllm_core.notebook.setup import prompt_ids
 from dllm_core.samplers import decode, decode_gaps, gap_config, new_trace, start_of
 from dllm_core.sampling import SpecialTokens
-from dllm_core.show.results import NAMES
+from dllm_core.show.trace_view import STYLE_NAMES
 from dllm_core.trace import DecodeStep, Trace
 
 _FIELDS = tuple(field.name for field in fields(DecodeConfig))
@@ -30,7 +30,7 @@ CONTROLS = {
     "task": ("Dropdown", "task", "", {"options": TASKS}),
     "prompt": ("Textarea", "prompt", "a chat checkpoint answers it, a base checkpoint goes on from it", {"rows": 2}),
     "gaps": ("Textarea", "text with gaps", "____ is a gap: one underscore for each hidden token, at least two", {"rows": 2}),
-    "style": ("Dropdown", "style", "", {"options": [(NAMES[name], name) for name in OBJECTIVES]}),
+    "style": ("Dropdown", "style", "", {"options": [(STYLE_NAMES[name], name) for name in OBJECTIVES]}),
     "threshold": ("FloatSlider", "threshold (probability)", "write all above it; 1: by the schedule alone",
                   {"min": 0, "max": 1, "step": 0.01}),
     "steps": ("BoundedIntText", "steps", "LLaDA 1: in all, LLaDA 2: in a block; 0: one a token", {"min": 0, "max": 4096}),
@@ -167,7 +167,7 @@ def run_row(number: int, run: str, trace: Trace, text: str) -> dict:
     told = {name: trace.settings.get(name) for name in (*OF_STYLE[trace.style], "temperature")}
     knobs = [f"{name.replace('_', ' ')} {value:g}" for name, value in told.items() if value]
     return {
-        "run": number, "checkpoint": run, "style": NAMES[trace.style], "settings": ", ".join(knobs) or "–",
+        "run": number, "checkpoint": run, "style": STYLE_NAMES[trace.style], "settings": ", ".join(knobs) or "–",
         "tokens": trace.tokens, "forwards": trace.forwards, "tokens per forward": trace.tokens_per_forward,
         "seconds": trace.seconds, "text": text[:120],
     }  # fmt: skip

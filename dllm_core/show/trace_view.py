@@ -1,0 +1,177 @@
+"""What a decoding looks like at each step: the one walk over a trace's positions, its clocks and its words.
+
+The player, the pictures, the terminal, the film of samples and the tables all draw from these functions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dllm_core.show.html import MASK, visible
+from dllm_core.trace import Commit, Trace
+
+STYLE_NAMES = {"ar": "AR", "llada1": "LLaDA 1", "llada2": "LLaDA 2"}
+PAD = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One position of the sequence after some steps.
+
+    state: "prompt" (given, never masked), "masked", "now" (filled in the last steps) or "before" (filled earlier).
+    text: what to draw; `MASK` while masked. commit: the last one at this position. guess: the text of the model's guess
+    at a masked position, where the last step recorded one.
+    """
+
+    position: int
+    token: int
+    state: str
+    text: str
+    commit: Commit | None = None
+    guess: str | None = None
+
+    @property
+    def edited(self) -> bool:
+        """Whether the token replaced one that was filled before (LLaDA 2.1)."""
+        return self.commit is not None and self.commit.reason == "edit"
+
+
+def cells(trace: Trace, k: int, since: int | None = None) -> list[Cell]:
+    """Every position of the sequence after `k` steps, in order.
+
+    since: "now" is what was filled after that many steps (default: in step k alone).
+    """
+    since = max(k - 1, 0) if since is None else since
+    commits: dict[int, tuple[int, Commit]] = {}
+    for index, step in enumerate(trace.steps[:k]):
+        commits.update((commit.position, (index, commit)) for commit in step.commits)
+    guesses = {position: token for position, token, _ in trace.steps[k - 1].draft} if k else {}
+    shown = []
+    for position, start in enumerate(trace.initial):
+        if position in commits:
+            index, commit = commits[position]
+            state = "now" if index >= since else "before"
+            shown.append(Cell(position, commit.token, state, token_text(trace, commit.token), commit))
+        elif start == trace.mask_token_id:
+            guess = token_text(trace, guesses[position]) if position in guesses else None
+            shown.append(Cell(position, start, "masked", MASK, guess=guess))
+        else:
+            shown.append(Cell(position, start, "prompt", token_text(trace, start)))
+    return shown
+
+
+def token_text(trace: Trace, token: int) -> str:
+    """A token's text with nothing invisible in it; its number where the trace has no text of it."""
+    return visible(trace.vocabulary.get(token, f"#{token}"))
+
+
+def masked_after(trace: Trace, k: int) -> int:
+    """Number of positions that are still masked after `k` steps (0: at the start)."""
+    return trace.steps[k - 1].masked if k else trace.initial.count(trace.mask_token_id)
+
+
+def end_of_interest(trace: Trace) -> int:
+    """End (exclusive) of what is worth drawing: through eos, without filling or masks that were never decoded."""
+    final = trace.final
+    decoded = [position for position, token in enumerate(trace.initial) if token == trace.mask_token_id]
+    eos = next((position for position in decoded if final[position] == trace.eos_token_id), None)
+    if eos is None:
+        return len(final)
+    filling = {token for token, text in trace.vocabulary.items() if text == PAD}
+    filling |= {trace.eos_token_id, trace.mask_token_id}
+    only_filling = all(final[position] in filling for position in decoded if position > eos)
+    return eos + 1 if only_filling else len(final)
+
+
+# labels, steps and clocks ------------------------------------------------------------------------------------------
+
+
+def check_trace(trace: object) -> None:
+    """Raises TypeError for anything that is not a `Trace`."""
+    if not isinstance(trace, Trace):
+        raise TypeError(f"expected a Trace, got {type(trace).__name__}; generate() gives a list: pass one of its items")
+
+
+def trace_labels(traces: Sequence[Trace], labels: Sequence[str] | None = None) -> list[str]:
+    """A name per trace: the given labels, else its style, numbered where a style comes twice.
+
+    Raises ValueError when the number of labels differs, TypeError for anything that is not a `Trace`.
+    """
+    for trace in traces:
+        check_trace(trace)
+    if labels is not None:
+        if len(labels) != len(traces):
+            raise ValueError(f"labels: {len(labels)} for {len(traces)} traces; give one per trace")
+        return [str(label) for label in labels]
+    names = [STYLE_NAMES.get(trace.style, trace.style) for trace in traces]
+    numbered = []
+    for i, name in enumerate(names):
+        numbered.append(name if names.count(name) == 1 else f"{name} ({names[: i + 1].count(name)})")
+    return numbered
+
+
+def trace_label(trace: Trace, label: str | None = None) -> str:
+    """The given label, else the name of the trace's style. Raises TypeError for anything that is not a `Trace`."""
+    return trace_labels([trace], [label] if label else None)[0]
+
+
+def spread_steps(count: int, most: int) -> list[int]:
+    """At most `most` step numbers from 0 to `count`, evenly spaced, both ends among them."""
+    if count + 1 <= most:
+        return list(range(count + 1))
+    return sorted({round(i * count / (most - 1)) for i in range(most)})
+
+
+def chosen_steps(trace: Trace, steps: Sequence[int] | None, most: int) -> list[int]:
+    """The given step numbers, or at most `most` spread over the trace. Raises ValueError for a step outside it."""
+    if steps is None:
+        return spread_steps(len(trace.steps), most)
+    if not steps or not all(0 <= k <= len(trace.steps) for k in steps):
+        raise ValueError(f"steps={list(steps)}: must be one or more numbers from 0 to {len(trace.steps)}")
+    return list(steps)
+
+
+def times(trace: Trace, clock: str = "forwards") -> list[float]:
+    """The clock after 0, 1, 2, … steps, [steps + 1]: model forwards so far, or seconds since decoding began."""
+    if clock not in ("forwards", "seconds"):
+        raise ValueError(f"clock={clock!r}: must be 'forwards' or 'seconds'")
+    reached = [0]
+    for step in trace.steps:
+        reached.append(reached[-1] + step.forwards if clock == "forwards" else step.seconds)
+    return reached
+
+
+# words -------------------------------------------------------------------------------------------------------------
+
+
+def summary(trace: Trace) -> str:
+    return f"{trace.tokens} tokens, {trace.forwards} forwards, {trace.tokens_per_forward:.2f} tokens per forward"
+
+
+def reasons(trace: Trace) -> dict[str, str]:
+    """Why a token was committed, in words with the trace's settings. {filled}, {held}: numbers of the step."""
+    level = _level(trace)
+    random = trace.style == "llada1" and trace.settings.get("remasking") == "random"
+    choice = "it was drawn at random" if random else "it was among the most confident"
+    return {
+        "threshold": f"its confidence was above {level}",
+        "fallback": f"too few were above {level}: it was among the most confident",
+        "schedule": f"the step's share was {{filled}}: {choice}",
+        "budget": f"above {level}, and let through by the step's budget, which held {{held}} more back",
+        "ar": "the next token, left to right",
+        "edit": "it replaced a token that was filled before",
+    }
+
+
+def waits(trace: Trace) -> dict[str, str]:
+    """Why a guess was not kept, in words. {filled}: tokens that the step kept."""
+    level = _level(trace)
+    return {
+        "below": f"its confidence was not above {level}",
+        "held": f"above {level}, but held back by the step's budget",
+        "share": "the step's share was {filled}, and others were chosen",
+    }
+
+
+def _level(trace: Trace) -> str:
+    threshold = trace.settings.get("threshold")
+    return "the threshold" if threshold is None else f"the threshold {threshold:g}"
