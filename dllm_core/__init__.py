@@ -8,7 +8,7 @@
     learning_rate                            the warm-up–stable–decay factor of a step                    schedules
     AttentionPattern                         who may attend to whom (also `patterns.block_diffusion`, …)  patterns
     Transformer                              one model for AR, LLaDA 1 and LLaDA 2                        model
-    corrupt                                  the forward process: x_0 to x_t                              losses
+    corrupt                                  the forward process: x_0 to x_t                              noise
     Diffusion, ar_loss                       the losses of LLaDA 1 and 2; next-token cross entropy        losses
     SpecialTokens                            the ids of mask, eos and pad                                 sampling
     generate, infill, decode                 answers of a checkpoint; filled gaps; the steps one by one   samplers
@@ -31,7 +31,8 @@ _NAMES = {  # file: what is imported from it by name
     "schedules": ("NoiseSchedule", "BlockSchedule", "learning_rate"),
     "patterns": ("AttentionPattern",),
     "model": ("Transformer",),
-    "losses": ("corrupt", "Diffusion", "ar_loss"),
+    "noise": ("corrupt",),
+    "losses": ("Diffusion", "ar_loss"),
     "sampling": ("SpecialTokens",),
     "samplers": ("generate", "infill", "decode"),
     "trace": ("Trace", "DecodeStep"),

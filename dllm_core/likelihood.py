@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core import patterns
-from dllm_core.losses import Diffusion, ar_loss, corrupt, corrupt_exactly, flatten_groups
+from dllm_core.losses import Diffusion, ar_loss
+from dllm_core.noise import corrupt, corrupt_exactly, flatten_groups, generator_for
 from dllm_core.schedules import NoiseSchedule
 
 
@@ -77,10 +78,10 @@ def nll_bound(
         if not maskable.any():
             continue
         # 1. u of every block and draw
-        numbers = spread_over_draws(groups, maskable, draws, _generator(seed, draws, index))
+        numbers = spread_over_draws(groups, maskable, draws, generator_for(seed, draws, index))
         for draw, u in enumerate(numbers):
             # 2. one noisy view
-            generator = _generator(seed, draw, index)
+            generator = generator_for(seed, draw, index)
             if estimator == "iid_t":
                 view = corrupt(batch.tokens, maskable, schedule, mask_token_id, generator, groups, u)[0]
             else:
@@ -111,10 +112,6 @@ def spread_over_draws(groups: Tensor, maskable: Tensor, draws: int, generator: t
 def _at_least_one(draws: int, parameter: str) -> None:
     if draws < 1:
         raise ValueError(f"draws={draws}: must be at least 1 ({parameter} of the notebooks)")
-
-
-def _generator(seed: int, draw: int, batch: int) -> torch.Generator:
-    return torch.Generator().manual_seed((seed * 1_000_003 + draw) * 1_000_003 + batch)
 
 
 @torch.inference_mode()

@@ -1,13 +1,22 @@
-"""The diffusion losses and decoders as the papers write them: one equation, one forward after another.
+"""The losses, the training loop and the decoders as the papers write them: one equation, one forward after another.
 
-Slow, and meant to be read first. `losses.Diffusion` computes the same losses for packed rows, prompts, several
-views and all blocks in one pass, `decode` the same answers from a cache; tests hold both against these. Shapes: L
-tokens, V entries of the vocabulary.
+Slow, and meant to be read first. `losses`, `train` and `samplers` compute the same for packed rows, prompts, several views
+and all blocks in one pass and from a cache; tests hold them against these. Shapes: L tokens, V entries of the vocabulary.
 """
+
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dllm_core.noise import generator_for
+
+
+def ar_loss(model, x: Tensor) -> Tensor:
+    """Next-token cross entropy of one document x [L] int64, in nats per token: −Σ log p(x^i | x^<i) / (L − 1)."""
+    logits = forward(model, x, block_size=1)
+    return F.cross_entropy(logits[:-1], x[1:])
 
 
 def llada1_loss(
@@ -18,13 +27,13 @@ def llada1_loss(
 
     t and masked [L] bool are drawn unless given.
     """
-    # 1. t ~ U(0, 1], and each token hidden with probability t
+    # 1. t ~ U(0, 1]; each token is masked with probability t
     t = 1 - torch.rand((), generator=generator).item() if t is None else t
     masked = torch.rand(len(x_0), generator=generator).to(x_0.device) < t if masked is None else masked
     x_t = x_0.masked_fill(masked, mask_token_id)
     # 2. one forward, in which every token sees every other
     logits = forward(model, x_t, block_size=len(x_0))
-    # 3. the sum over hidden tokens, by the t that hid them and by the length
+    # 3. the sum over the masked tokens, divided by t and by the length
     losses = F.cross_entropy(logits, x_0, reduction="none")
     return losses[masked].sum() / t / len(x_0)
 
@@ -37,7 +46,8 @@ def llada2_loss(
     Σ_k Σ_masked w · −log p(x_0,k^i | x_0,<k, x_t,k).
 
     x_0: [L] int64; masked: [L] bool; weight: w = −alpha'/(1 − alpha) at the t that drew the mask, one number or [L].
-    Where a prompt is never masked it is Eq. 5. block_size of L or more: Eq. 2. label_shift: masked[0] must be False.
+    With a prompt that is never masked it is Eq. 5; with a block_size of L or more, Eq. 2. label_shift: masked[0] must be
+    False.
     """
     x_t = x_0.masked_fill(masked, mask_token_id)
     logits = block_logits(model, x_0, x_t, block_size, label_shift)
@@ -45,16 +55,39 @@ def llada2_loss(
     return (losses * weight)[masked].sum()
 
 
+def train(
+    model, documents: Iterable[Tensor], mask_token_id: int, learning_rate: float = 4e-4, seed: int = 0
+) -> list[float]:  # fmt: skip
+    """Train `model` in place by LLaDA Eq. 3, one document x_0 [L] int64 a step; the loss of each step, nats per token."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    losses = []
+    for step, x_0 in enumerate(documents):
+        # 1. draw t, mask each token with probability t
+        generator = generator_for(seed, step)
+        t = 1e-3 + (1 - 1e-3) * torch.rand((), generator=generator)
+        masked = torch.rand(len(x_0), generator=generator) < t
+        x_t = x_0.masked_fill(masked, mask_token_id)
+        # 2. forward, cross entropy on the masked tokens, weighted by 1/t
+        logits = forward(model, x_t, block_size=len(x_0))
+        loss = F.cross_entropy(logits[masked], x_0[masked], reduction="sum") / t / len(x_0)
+        # 3. backward, step
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
 def block_logits(model, x_0: Tensor, x_t: Tensor, block_size: int, label_shift: bool = False) -> Tensor:
     """x_0, x_t [L] int64 → [L, V]: each token's prediction, by one forward per block over what it may see: the clean
     blocks before it and the noisy block itself. With `label_shift` token i is read at row i − 1 and [0] is of no use."""
-    found = []
+    blocks = []
     for start in range(0, len(x_0), block_size):
-        seen = torch.cat([x_0[:start], x_t[start : start + block_size]])
-        logits = forward(model, seen, block_size)
+        visible = torch.cat([x_0[:start], x_t[start : start + block_size]])
+        logits = forward(model, visible, block_size)
         logits = logits.roll(1, dims=0) if label_shift else logits
-        found.append(logits[start:])
-    return torch.cat(found)
+        blocks.append(logits[start:])
+    return torch.cat(blocks)
 
 
 def forward(model, tokens: Tensor, block_size: int) -> Tensor:

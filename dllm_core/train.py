@@ -1,32 +1,34 @@
-"""The training loop as a generator of `TrainStep`: notebooks and batch runs consume it, nothing here draws or prints."""
+"""The training loop: micro-batches in, one `TrainStep` out per optimizer step. It draws and prints nothing.
 
-import contextlib
-import functools
+`reference.train` is the same loop in a few lines, without accumulation, resuming, several processes and GPU queues.
+"""
+
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from dllm_core.common.interrupt import deferred_interrupt
+from dllm_core.compute.activation_checkpointing import activation_checkpointing
 from dllm_core.compute.cpu import keep_memory, onednn_matmul
-from dllm_core.compute.muon import Muon
-from dllm_core.compute.processes import ProcessGroup, local
+from dllm_core.compute.muon import optimizers
+from dllm_core.compute.processes import LossModule, ProcessGroup, local
 from dllm_core.compute.transfer import Fetched
 from dllm_core.config import TrainConfig
+from dllm_core.noise import generator_for
 from dllm_core.schedules import BlockSchedule, learning_rate
 
-AHEAD = ("cuda",)  # devices that compute while the host goes on: their next step is begun before this one is looked at
+ASYNC_DEVICES = ("cuda",)  # they compute while the host goes on: the next step is queued before this one is read
 
 
 @dataclass(frozen=True)
 class TrainStep:
-    """What one optimiser step did. step: 1-based; loss: nats per scored token; tokens: read so far, padding left out;
-    seconds: of training so far, validation left out, and what a GPU computes while the consumer works; validation: bound
-    or likelihood measured after this step."""
+    """What one optimizer step did. step: counted from 1; loss: nats per scored token; tokens: read so far, without
+    padding; seconds: of training so far, without validation and without what a GPU computes while the consumer works;
+    validation: bound or likelihood measured after this step."""
 
     step: int
     loss: float
@@ -38,67 +40,6 @@ class TrainStep:
     phase: str | None = None
     validation: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
-
-
-def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW with decay on matrices only; with "muon", Muon (Newton–Schulz-orthogonalised momentum) on the layers'
-    matrices and AdamW on the rest. Each group keeps its peak rate under "peak"."""
-    matrices, embeddings, gains = [], [], []
-    for name, parameter in model.named_parameters():
-        room = gains if parameter.ndim < 2 else embeddings if "embed" in name or "lm_head" in name else matrices
-        room.append(parameter)
-    adamw = [{"params": embeddings, "weight_decay": config.weight_decay}, {"params": gains, "weight_decay": 0.0}]
-    made = []
-    if config.optimizer == "muon":
-        # three Newton–Schulz steps instead of Muon's usual five: cheaper, and all recorded results are made with three
-        how = {"ns_steps": 3, "half": config.dtype == "bfloat16"}
-        made.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, **how))
-    else:
-        adamw.append({"params": matrices, "weight_decay": config.weight_decay})
-    made.append(torch.optim.AdamW(adamw, lr=config.learning_rate, betas=(0.9, 0.95), fused=True))
-    for optimizer in made:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return made
-
-
-@contextlib.contextmanager
-def activation_checkpointing(layers) -> Iterator[None]:
-    """Within it each of the layers keeps its input alone and computes again in the backward pass (activation
-    checkpointing, arXiv 1604.06174): the same gradients for less memory and a forward more."""
-    for layer in layers:
-        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward  # the class's own stands again
-
-
-@dataclass(frozen=True)
-class PendingStep:
-    """A step whose gradients are computed or, on a GPU, will be. values: [n] on the device: summed loss, its count, the
-    processes that were asked to stop, the summed `parts`, the gradient's norm. tokens: it read."""
-
-    values: Tensor
-    parts: list[str]
-    tokens: int
-    block_size: int | None
-
-
-class LossModule(torch.nn.Module):
-    """Model and objective as one module, from a batch to (total, count, parts) of its `Loss`: what DDP wraps must hold
-    the whole way from tokens to loss, the tied head's use of the embedding included."""
-
-    sharded_by = ("Layer",)  # the modules that FSDP gathers one after another
-
-    def __init__(self, model: torch.nn.Module, objective: Callable):
-        super().__init__()
-        self.model, self.objective = model, objective
-
-    def forward(self, batch, **how) -> tuple:
-        loss = self.objective(self.model, batch, **how)
-        return loss.total, loss.count, loss.parts
 
 
 def train(
@@ -113,155 +54,223 @@ def train(
 ) -> Iterator[TrainStep]:
     """Train `model` in place on `batches` (an endless iterator of `Batch` with `state()` and `load_state()`).
 
-    validate: model → float, lower is better; measured every `config.eval_every` steps and at the end. run: a
-    `run_folder.RunFolder`; when it holds the state of an unfinished training, that is continued, parameter for parameter.
-    An interrupt (KeyboardInterrupt, also of the consumer's cell) saves before it stops; any other end of the consumer does
-    too, but for several processes under FSDP, which then go back to the last saved state.
-    On a GPU the next step's gradients are begun before a step's numbers are read: neither waits for the other, and what
-    is yielded, measured and saved is that step's all the same. The consumer leaves weights, gradients and `batches` alone.
-    Raises FloatingPointError when the loss or its gradient is not finite: the weights stay those of the step before;
+    objective: (model, batch, block_size=, generator=, embedding_noise=) → `Loss`. The generator of a micro-batch is seeded
+    by (config.seed, step, part), so the noise depends on nothing that was drawn before.
+    validate: model → float, lower is better; measured every `config.eval_every` steps and at the end.
+    run: a `RunFolder`; if it holds the state of an unfinished training, that training goes on, bit for bit.
+
+    KeyboardInterrupt (also in the consumer's cell) saves the state before it stops the loop. So does any other end of the
+    consumer, except under FSDP with several processes: those go back to the last saved state.
+    On a GPU the gradients of the next step are queued before the numbers of this one are read; what is yielded, validated
+    and saved is this step's. The consumer must leave weights, gradients and `batches` alone.
+    Raises FloatingPointError when the loss or its gradient is not finite, with the weights of the step before;
     RuntimeError when another process of the training has ended.
 
-    Started by Accelerate on several processes, each calling this with the same arguments, they share every batch
-    (`batches` gives the global one to each) by its micro-batches; micro_batch_size 0 means one for each process. With
-    equal micro-batches any number of processes makes the same steps, to rounding, and may take a run up. An objective
-    that draws random numbers has a `skip` beside its call, which draws them alone. The first process reads and writes
-    `run`, validates and yields; the others train along, yield nothing and end with it.
+    Several processes, started by Accelerate and calling this with the same arguments, share the micro-batches of every
+    step; `batches` gives the global batch to each. With equal micro-batches any number of processes makes the same steps,
+    to rounding, and may continue a run (micro_batch_size 0 means one micro-batch per process). The first process reads and
+    writes `run`, validates and yields; the others train along, yield nothing and end with it.
     """
-    device, width = next(model.parameters()).device, model.config.hidden_size
-    team = ProcessGroup(device)
-    measured = validate is not None  # on all processes alike
-    run, validate = (run, validate) if team.rank == 0 else (None, None)
-    generator = torch.Generator().manual_seed(config.seed)
-    step, tokens, seconds = 0, 0, 0.0
-    model.zero_grad(set_to_none=True)  # a training that failed may have left gradients
-    state = team.broadcast_object(run.load_state() if run is not None else None)
-    if state is not None:
-        model.load_state_dict(state["model"])
-    trained = team.sharded_copy(model)  # `model` itself, unless its weights are shared out
-    scored = team.wrap(LossModule(torch.compile(trained) if config.compile else trained, objective))
-    made = optimizers(trained, config)
-    if state is not None:
-        for optimizer, saved in zip(made, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-            team.shard_optimizer_state(optimizer)
-        generator.set_state(state["generator"])
-        batches.load_state(state["batches"])
-        step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
+    yield from TrainingLoop(model, batches, objective, config, blocks, validate, run).steps()
 
-    def position() -> dict:
-        return {"generator": generator.get_state(), "batches": batches.state()}
 
-    def save() -> None:
-        states = [team.gather(optimizer.state_dict()) for optimizer in made]
-        if run is not None:
-            run.save_state({
-                "model": model.state_dict(), "optimizers": states, **reached,
-                "step": step, "tokens": tokens, "seconds": seconds,
-            })  # fmt: skip
+@dataclass(frozen=True)
+class PendingStep:
+    """A step whose gradients are computed or, on a GPU, queued. values: [n] on the device: summed loss, its count, the
+    number of interrupted processes, the summed `parts`, the norm of the gradient; tokens: read by the step."""
 
-    skip, undrawn = getattr(objective, "skip", None), generator.get_state()
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
-    ahead = lambda: device.type in AHEAD
+    values: Tensor
+    parts: list[str]
+    tokens: int
+    block_size: int | None
 
-    def gradients(index: int) -> PendingStep:
-        """Those of step `index`, from 0, left in the parameters: computed on a CPU, under way on a GPU."""
-        size = blocks.block_size(index) if blocks else None
-        noise = config.embedding_noise if index < config.embedding_noise_steps else 0.0
-        # 1. sums of losses and counts, gradients accumulated over a few rows at a time
-        total, count, parts, read = 0.0, 0.0, {}, 0
-        split = team.split(next(batches), config.micro_batch_size)
-        how = {"block_size": size, "generator": generator, "embedding_noise": noise}
-        for number, batch in enumerate(split):
-            read += int((batch.document >= 0).sum())  # before it leaves the host
-            if not team.computes(number):
-                if skip is not None:
-                    skip(model, batch, **how)
+
+class TrainingLoop:
+    """One training as named steps: `gradients` → `update` → `read` → `validation` → `save`, in the order of `steps`.
+
+    step: optimizer steps done; tokens, seconds: used so far; queued: the next step, when its gradients are queued already.
+    """
+
+    def __init__(self, model, batches, objective, config, blocks, validate, run):
+        self.model, self.batches, self.config, self.blocks = model, batches, config, blocks
+        self.device = next(model.parameters()).device
+        self.processes = ProcessGroup(self.device)
+        self.validates = validate is not None  # the same on all processes
+        is_first = self.processes.rank == 0
+        self.run, self.validate = (run, validate) if is_first else (None, None)
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.queued: PendingStep | None = None
+        self.stop_agreed = False  # several processes stop together, after the step whose sums told them to
+        model.zero_grad(set_to_none=True)  # a failed training may have left gradients
+        state = self.processes.broadcast_object(self.run.load_state() if self.run else None)
+        if state is not None:
+            model.load_state_dict(state["model"])
+        self.trained = self.processes.sharded_copy(model)  # the model itself, except under FSDP
+        compiled = torch.compile(self.trained) if config.compile else self.trained
+        self.loss_module = self.processes.wrap(LossModule(compiled, objective))
+        self.optimizers = optimizers(self.trained, config)
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+        if state is not None:
+            self.restore(state)
+        self.position, self.saved_at = batches.state(), self.step
+
+    def steps(self) -> Iterator[TrainStep]:
+        """The loop."""
+        config, layers = self.config, self.trained.model.layers if self.config.activation_checkpointing else ()
+        keep_memory()
+        with deferred_interrupt(self.processes.is_single) as self.interrupt, activation_checkpointing(layers):
+            try:
+                while self.step < config.max_iters:
+                    began = time.perf_counter()
+                    # 1. gradients over all micro-batches, one update of the weights
+                    pending = self.queued or self.gradients(self.step)
+                    numbers, self.position = Fetched(self.update(pending)), self.batches.state()
+                    self.step, self.tokens = self.step + 1, self.tokens + pending.tokens
+                    is_last = self.step == config.max_iters
+                    validates = self.validates and (is_last or is_due(self.step, config.eval_every))
+                    saves = is_last or is_due(self.step, config.save_every)
+                    # 2. a GPU gets its next step before it is waited for; not before other work, which would be timed
+                    queues = self.device.type in ASYNC_DEVICES and not (validates or saves)
+                    self.queued = self.gradients(self.step) if queues else None
+                    done = self.read(pending, numbers.read(), began)
+                    # 3. validation, metrics, state
+                    if validates and self.validate:
+                        done = replace(done, validation=self.validate(self.model))
+                    if self.run:
+                        self.run.record(done, self.model)
+                    if saves:
+                        self.save()
+                    # 4. the consumer, unless somebody asked to stop
+                    self.check_interrupt()
+                    if self.processes.rank == 0:
+                        self.interrupt.working = False
+                        yield done
+                        self.interrupt.working = True
+                        self.check_interrupt(after_consumer=True)
+            except (KeyboardInterrupt, GeneratorExit):
+                self.interrupt.working = True
+                if self.step > self.saved_at and (self.stop_agreed or not self.processes.sharded):
+                    self.save()  # shards are saved by all processes or by none
+                raise
+            finally:
+                if self.queued is not None:  # give its batch back
+                    self.batches.load_state(self.position)
+                    self.trained.zero_grad(set_to_none=True)
+
+    def gradients(self, index: int) -> PendingStep:
+        """Accumulate the gradients of step `index` (from 0) over its micro-batches: computed on a CPU, queued on a GPU."""
+        config, processes = self.config, self.processes
+        block_size = self.blocks.block_size(index) if self.blocks else None
+        sigma = config.embedding_noise if index < config.embedding_noise_steps else 0.0
+        # 1. sums of losses and counts over the micro-batches of this process
+        total, count, parts, tokens = 0.0, 0.0, {}, 0
+        micro_batches = processes.split(next(self.batches), config.micro_batch_size)
+        for part, batch in enumerate(micro_batches):
+            tokens += int((batch.document >= 0).sum())  # while the batch is on the host
+            if not processes.computes(part):
                 continue
-            with onednn_matmul(batch.tokens.numel(), width, device), team.gradients(scored, number + team.size >= len(split)):
-                with autocast:
-                    loss, scale, named = scored(batch, **how)
+            generator = generator_for(config.seed, index, part)
+            is_last = part + processes.size >= len(micro_batches)
+            matmuls = onednn_matmul(batch.tokens.numel(), self.model.config.hidden_size, self.device)
+            with matmuls, processes.gradients(self.loss_module, is_last):
+                with self.autocast:
+                    loss, loss_count, loss_parts = self.loss_module(
+                        batch, block_size=block_size, generator=generator, embedding_noise=sigma
+                    )
                 loss.backward()
-            total, count = total + loss.detach(), count + scale
-            parts = {name: parts.get(name, 0.0) + value for name, value in named.items()}
-        if not (team.is_single or skip) and not torch.equal(generator.get_state(), undrawn):
-            raise ValueError("on several processes an objective that draws random numbers needs a `skip`")
+            total, count = total + loss.detach(), count + loss_count
+            parts = {name: parts.get(name, 0.0) + value for name, value in loss_parts.items()}
         # 2. the gradient of the mean over all processes (DDP has averaged theirs), clipped
-        sums = team.sum([total, count, float(interrupt.asked), *parts.values()])
-        grads = [local(p.grad) for p in trained.parameters() if p.grad is not None]
-        torch._foreach_div_(grads, (sums[1].clamp(min=1) / team.size).float())
-        norm = team.clip(trained.parameters(), config.grad_clip)
-        return PendingStep(torch.cat([sums, norm[None].to(sums)]), list(parts), read, size)
+        sums = processes.sum([total, count, float(self.interrupt.asked), *parts.values()])
+        gradients = [local(parameter.grad) for parameter in self.trained.parameters() if parameter.grad is not None]
+        torch._foreach_div_(gradients, (sums[1].clamp(min=1) / processes.size).float())
+        norm = processes.clip(self.trained.parameters(), config.grad_clip)
+        return PendingStep(torch.cat([sums, norm[None].to(sums)]), list(parts), tokens, block_size)
 
-    def update(values: Tensor, index: int) -> float:
-        """Step `index` of the optimisers, which is left out where loss or gradient is not finite; its rate, of 1."""
-        rate = learning_rate(index, config.max_iters, warmup=config.warmup_steps,
-                             decay_ratio=config.decay_ratio, min_ratio=config.min_lr_ratio)  # fmt: skip
-        found_inf = (~(values[0] + values[-1]).isfinite()).float()
-        if not ahead() and found_inf:
-            return rate
-        with team.explain_lost_peer():
-            for optimizer in made:
+    def update(self, pending: PendingStep) -> Tensor:
+        """Let the optimizers take the pending step, unless its loss or gradient is not finite; return its numbers."""
+        values = pending.values
+        not_finite = (~(values[0] + values[-1]).isfinite()).float()
+        on_device = self.device.type in ASYNC_DEVICES
+        if not on_device and not_finite:
+            return values
+        with self.processes.explain_lost_peer():
+            for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * group["peak"]
-                # as a GradScaler has it: the device itself decides, and nobody waits for it
-                optimizer.found_inf = found_inf if ahead() else None
+                    group["lr"] = self.rate(self.step) * group["peak"]
+                # as with a GradScaler, the device itself leaves the step out, and nobody waits for it
+                optimizer.found_inf = not_finite if on_device else None
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-        team.gather_weights_into(trained, model)
-        return rate
+        self.processes.gather_weights_into(self.trained, self.model)
+        return values
 
-    keep_memory()
-    saved_at, reached, following = step, position(), None
-    layers = trained.model.layers if config.activation_checkpointing else ()
-    agreed = False  # whether several processes stop together after this step
-    with deferred_interrupt(team.is_single) as interrupt, activation_checkpointing(layers):
-        try:
-            while step < config.max_iters:
-                began = time.perf_counter()
-                # 1. gradients and update
-                queued = following or gradients(step)
-                rate, values, reached = update(queued.values, step), Fetched(queued.values), position()
-                step, tokens = step + 1, tokens + queued.tokens
-                last = step == config.max_iters
-                due = measured and (last or (config.eval_every and step % config.eval_every == 0))
-                saves = last or (config.save_every and step % config.save_every == 0)
-                # 2. a GPU is given the next step before this one's numbers are waited for; not where other work comes
-                # first, which would be timed and take its memory beside that step's gradients
-                following = gradients(step) if ahead() and not (due or saves) else None
-                total, count, asked, *named, norm = values.read()
-                mean = total / max(count, 1)
-                if not (math.isfinite(mean) and math.isfinite(norm)):
-                    raise FloatingPointError(
-                        f"step {step}: loss is {mean}, its gradient's norm {norm}; "
-                        f"lower learning_rate={config.learning_rate} or raise warmup_steps={config.warmup_steps}"
-                    )
-                seconds += time.perf_counter() - began
-                # 3. validation, records
-                bound = validate(model) if due and validate else None
-                parts = {name: value / max(count, 1) for name, value in zip(queued.parts, named, strict=True)}
-                done = TrainStep(step, mean, rate * config.learning_rate, tokens, seconds, norm, queued.block_size,
-                                 blocks.phase(step - 1) if blocks else None, bound, parts)  # fmt: skip
-                if run is not None:
-                    run.record(done, model)
-                if saves:
-                    save()
-                    saved_at = step
-                # several processes stop together, after the step whose sums told all of them that one was asked
-                agreed = agreed or asked > 0
-                interrupt.check(step, interrupt.asked if team.is_single else agreed)
-                if team.rank > 0:
-                    continue
-                interrupt.working = False
-                yield done
-                interrupt.working = True
-                interrupt.check(step, team.is_single and interrupt.asked)
-        except (KeyboardInterrupt, GeneratorExit):
-            interrupt.working = True
-            if step > saved_at and (agreed or not team.sharded):  # shards are saved by all processes or by none
-                save()
-            raise
-        finally:
-            if following is not None:  # begun and not to be taken
-                batches.load_state(reached["batches"])
-                trained.zero_grad(set_to_none=True)
+    def rate(self, index: int) -> float:
+        """The learning rate of step `index` (from 0) as a factor of the peak."""
+        config = self.config
+        return learning_rate(
+            index,
+            config.max_iters,
+            warmup=config.warmup_steps,
+            decay_ratio=config.decay_ratio,
+            min_ratio=config.min_lr_ratio,
+        )
+
+    def read(self, pending: PendingStep, numbers: list[float], began: float) -> TrainStep:
+        """The record of a step from its numbers on the host. Raises FloatingPointError when they are not finite."""
+        config, index = self.config, self.step - 1
+        total, count, interrupted, *parts, norm = numbers
+        mean = total / max(count, 1)
+        if not (math.isfinite(mean) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"step {self.step}: loss is {mean}, its gradient's norm {norm}; "
+                f"lower learning_rate={config.learning_rate} or raise warmup_steps={config.warmup_steps}"
+            )
+        self.stop_agreed = self.stop_agreed or interrupted > 0
+        self.seconds += time.perf_counter() - began
+        return TrainStep(
+            step=self.step,
+            loss=mean,
+            learning_rate=self.rate(index) * config.learning_rate,
+            tokens=self.tokens,
+            seconds=self.seconds,
+            grad_norm=norm,
+            block_size=pending.block_size,
+            phase=self.blocks.phase(index) if self.blocks else None,
+            parts={name: value / max(count, 1) for name, value in zip(pending.parts, parts, strict=True)},
+        )
+
+    def save(self) -> None:
+        """Write the state that `restore` continues from. All processes call it together."""
+        optimizer_states = [self.processes.gather(optimizer.state_dict()) for optimizer in self.optimizers]
+        if self.run:
+            self.run.save_state(
+                {
+                    "model": self.model.state_dict(),
+                    "optimizers": optimizer_states,
+                    "batches": self.position,
+                    "step": self.step,
+                    "tokens": self.tokens,
+                    "seconds": self.seconds,
+                }
+            )
+        self.saved_at = self.step
+
+    def restore(self, state: dict) -> None:
+        """Continue from a saved state; the weights are loaded already."""
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+            self.processes.shard_optimizer_state(optimizer)
+        self.batches.load_state(state["batches"])
+        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+
+    def check_interrupt(self, after_consumer: bool = False) -> None:
+        """Raise KeyboardInterrupt if the training has to stop after this step: one process at once, several together."""
+        asked = self.interrupt.asked if self.processes.is_single else self.stop_agreed and not after_consumer
+        if asked:
+            raise KeyboardInterrupt(f"stopped after step {self.step}; run the cell again to go on from there")
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something done every so many steps (0: never) is done after `step`, counted from 1."""
+    return every > 0 and step % every == 0

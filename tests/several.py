@@ -47,7 +47,7 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
     KeyboardInterrupt where it was stopped."""
     objective, blocks, other = SETTINGS[name]
     if world_size() > 1:
-        training.AHEAD = ("cpu",) if name != "ar" else ()  # as on GPUs, or waiting for each step
+        training.ASYNC_DEVICES = ("cpu",) if name != "ar" else ()  # as on GPUs, or waiting for each step
     calls = count(1)
 
     def killed(*args, **kwargs):
@@ -56,7 +56,6 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
             os.kill(os.getpid(), signal.SIGKILL)
         return objective(*args, **kwargs)
 
-    killed.skip = getattr(objective, "skip", None)
     model, steps = tiny(seed=5 if (folder / "state.pt").is_file() else 0), []
     run = RunFolder.open(str(folder), model, CheckpointInfo("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
     measure = lambda m: float(m.model.norm.weight.detach().abs().sum())

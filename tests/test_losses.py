@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from small import MASK, VOCAB, Blank, batch_of, documents_of, logits_of, tiny
 
-from dllm_core import losses as objectives
-from dllm_core import patterns
-from dllm_core import reference as plain
+from dllm_core import losses as losses_module
+from dllm_core import patterns, reference
 from dllm_core.compute import trimming
 from dllm_core.compute.trimming import trim_unscored
 from dllm_core.data.batches import Batch
-from dllm_core.losses import Diffusion, Loss, Noised, ar_loss, correct_token_entropy, corrupt
+from dllm_core.losses import Diffusion, Loss, ar_loss, correct_token_entropy
+from dllm_core.noise import Noised, corrupt
 from dllm_core.schedules import ALPHAS, NoiseSchedule
 
 LOG_V = math.log(VOCAB)
@@ -30,63 +30,6 @@ def alone(batch: Batch, row: int, columns: slice) -> Batch:
     """One document of a batch as a batch of its own."""
     parts = (batch.tokens, torch.zeros_like(batch.document), batch.position, batch.scored)
     return Batch(*(part[row : row + 1, columns] for part in parts))
-
-
-# --- the forward process ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", sorted(ALPHAS))
-def test_the_weight_belongs_to_the_time_that_drew_the_mask(kind):
-    """In each long row the share of masked tokens is 1 − alpha(t) for the very t whose weights stand beside it."""
-    schedule = NoiseSchedule.band(0.05, 0.95, kind)
-    x_0, count = torch.full((200, 4000), 5), 4000
-    first, second = corrupt(x_0, torch.ones_like(x_0, dtype=torch.bool), schedule, MASK, seeded())
-    t = torch.linspace(schedule.t_min, schedule.t_max, 100_001)
-    for noise, weights in ((first, schedule.weight(t)), (second, schedule.complement_weight(t))):
-        assert (noise.weight == noise.weight[:, :1]).all()  # one time per row
-        # the time at which the weight is the row's, then the probability there
-        found = (weights[None] - noise.weight[:, :1]).abs().argmin(dim=1)
-        p = 1 - schedule.alpha(t[found]) if noise is first else schedule.alpha(t[found])
-        assert ((noise.masked.float().mean(dim=1) - p).abs() < 5 * (p * (1 - p) / count).sqrt() + 1e-3).all()
-    assert first.weight[:, 0].unique().numel() > 150
-
-
-def test_the_two_views_partition_the_maskable_tokens():
-    batch = batch_of([9, 4], [6], prompt=2)
-    for seed in range(20):
-        first, second = corrupt(batch.tokens, batch.scored, BAND, MASK, seeded(seed))
-        assert torch.equal(first.masked ^ second.masked, batch.scored)
-        assert not (first.masked & second.masked).any()
-        for view in (first, second):
-            assert torch.equal(view.x_t == MASK, view.masked)
-            assert torch.equal(view.x_t[~view.masked], batch.tokens[~view.masked])
-
-
-def test_groups_share_a_time_and_others_do_not():
-    batch = batch_of([6, 6], [12])
-    for name, block_size, groups in (("row", 3, 2), ("document", 3, 3), ("block", 3, 8), ("block", None, 3)):
-        objective = Diffusion(BAND, MASK, one_t_per=name)
-        numbered = objective.groups(batch, block_size)
-        noise, _ = corrupt(batch.tokens, batch.scored, BAND, MASK, seeded(), numbered)
-        assert noise.weight.unique().numel() == groups
-        if name == "document":
-            assert noise.weight[0, :6].unique().numel() == noise.weight[0, 6:].unique().numel() == 1
-        if name == "block" and block_size:
-            assert (noise.weight.view(2, 4, 3) == noise.weight.view(2, 4, 3)[:, :, :1]).all()
-
-
-def test_padding_is_no_block():
-    batch = batch_of([5, 4], [3])  # blocks of 4: two and one, and one beside six places of padding
-    groups = Diffusion(BAND, MASK, one_t_per="block").groups(batch, 4)
-    assert groups[0].tolist() == [0, 0, 0, 0, 1, 2, 2, 2, 2] and objectives.flatten_groups(groups)[1] == 4
-
-
-def test_times_are_stratified_over_all_documents_of_a_batch():
-    batch = batch_of([3, 3, 2], [8], [4, 4], [1] * 8)
-    schedule = NoiseSchedule(t_min=0.0, t_max=0.5, draw_method="stratified")
-    noise, _ = corrupt(batch.tokens, batch.scored, schedule, MASK, seeded(), batch.document)
-    times = sorted(1 / noise.weight[row, columns][0].item() for row, columns in documents_of(batch))
-    assert [int(t * 2 * 14) for t in times] == list(range(14))
 
 
 # --- uniform logits -----------------------------------------------------------------------------------------------
@@ -153,6 +96,16 @@ def test_ar_loss_is_the_sum_over_documents_of_next_token_losses():
     assert loss.total.item() == pytest.approx(total, rel=1e-5) and loss.count == count == 6
 
 
+@torch.no_grad()
+def test_ar_loss_is_the_reference_ones_over_documents():
+    model, batch = tiny(), batch_of([9, 4], [6])
+    loss = ar_loss(model, batch)
+    documents = [batch.tokens[row, columns] for row, columns in documents_of(batch)]
+    total = sum(reference.ar_loss(model, x) * (len(x) - 1) for x in documents)
+    assert float(loss.total) == pytest.approx(total.item(), rel=1e-5)
+    assert loss.count == sum(len(x) - 1 for x in documents)
+
+
 def test_packing_leaves_the_ar_loss():
     model, packed = tiny(), batch_of([5, 4, 3], width=14)
     parts = [alone(packed, row, columns) for row, columns in documents_of(packed)]
@@ -161,7 +114,7 @@ def test_packing_leaves_the_ar_loss():
     assert whole.count == sum(loss.count for loss in losses)
 
 
-# --- the diffusion loss against the plain ones --------------------------------------------------------------------
+# --- the losses against the reference -------------------------------------------------------------------------------
 
 
 def gradient(model, loss: torch.Tensor) -> torch.Tensor:
@@ -176,7 +129,7 @@ def test_full_diffusion_is_the_plain_equation_3():
         fast = Diffusion(NoiseSchedule(), MASK)(model, batch, generator=seeded(seed)).mean
         view, _ = corrupt(batch.tokens, batch.scored, NoiseSchedule(), MASK, seeded(seed), batch.document)
         t = 1 / view.weight[0, 0].item()
-        slow = plain.llada1_loss(model, batch.tokens[0], MASK, t, view.masked[0])
+        slow = reference.llada1_loss(model, batch.tokens[0], MASK, t, view.masked[0])
         assert fast.item() == pytest.approx(slow.item(), rel=1e-5) and fast > 0
         torch.testing.assert_close(gradient(model, fast), gradient(model, slow), atol=1e-5, rtol=1e-4)
 
@@ -184,10 +137,10 @@ def test_full_diffusion_is_the_plain_equation_3():
 def test_the_plain_equation_3_draws_its_own_noise():
     """A blank model costs log V in the mean; t and mask come from the generator alone."""
     blank, x_0, draws = tiny(initializer_range=0.0), batch_of([32]).tokens[0], seeded()
-    losses = torch.stack([plain.llada1_loss(blank, x_0, MASK, generator=draws) for _ in range(400)]).detach()
+    losses = torch.stack([reference.llada1_loss(blank, x_0, MASK, generator=draws) for _ in range(400)]).detach()
     error = (losses.std() / 20).item()
     assert losses.mean().item() == pytest.approx(LOG_V, abs=4 * error) and error < 0.25
-    again = plain.llada1_loss(blank, x_0, MASK, generator=seeded())
+    again = reference.llada1_loss(blank, x_0, MASK, generator=seeded())
     assert again.item() == losses[0].item()
 
 
@@ -215,7 +168,7 @@ def test_block_diffusion_is_the_plain_equation_1(
     for row, columns in documents_of(batch):
         for view in views:
             x_0, masked, weight = (part[row, columns] for part in (batch.tokens, view.masked, view.weight))
-            total += plain.llada2_loss(model, x_0, masked, weight, block_size or 99, MASK, label_shift) / len(views)
+            total += reference.llada2_loss(model, x_0, masked, weight, block_size or 99, MASK, label_shift) / len(views)
     assert loss.total.item() == pytest.approx(total.item(), rel=1e-4)
     torch.testing.assert_close(gradient(model, loss.total), gradient(model, total), atol=1e-4, rtol=1e-3)
     assert loss.count == maskable.sum()
@@ -269,7 +222,7 @@ def test_few_shapes_and_the_same_loss(monkeypatch, block_size):
     batch, found, shapes = batch_of([16, 12, 8, 5], [41], prompt=3), [], []
     for grain, reads in ((1, 1), (16, 64)):
         monkeypatch.setattr(trimming, "MULTIPLE", grain)
-        monkeypatch.setattr(objectives, "READS", reads)
+        monkeypatch.setattr(losses_module, "LOGITS_MULTIPLE", reads)
         model = tiny()
         layer = model.model.layers[0]
         layer.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape[1]))
@@ -354,7 +307,7 @@ def by_token(x_0, maskable, schedule, mask_token_id, generator=None, groups=None
 @pytest.mark.parametrize("block_size", [None, 3])
 def test_accumulation_and_packing_leave_the_loss(monkeypatch, per_answer, block_size):
     """The mean over a batch, over its rows one by one, and over its documents packed otherwise."""
-    monkeypatch.setattr(objectives, "corrupt", by_token)
+    monkeypatch.setattr(losses_module, "corrupt", by_token)
     model, objective = tiny(), Diffusion(BAND, MASK, complementary=True, per_answer=per_answer)
     batch = batch_of([7, 5], [3, 4], [12], prompt=2)
 
@@ -372,7 +325,7 @@ def test_accumulation_and_packing_leave_the_loss(monkeypatch, per_answer, block_
 
 
 def test_per_answer_is_the_mean_of_the_answers_means(monkeypatch):
-    monkeypatch.setattr(objectives, "corrupt", by_token)
+    monkeypatch.setattr(losses_module, "corrupt", by_token)
     batch = batch_of([9, 4], [6], prompt=2)
     loss = Diffusion(BAND, MASK, per_answer=True)(Blank(), batch)
     means = []
@@ -430,7 +383,7 @@ def test_cap_adds_lambda_times_the_mean_entropy_of_the_right(complementary):
     for row, columns in documents_of(batch):
         for view in views if complementary else views[:1]:
             x_0, x_t = batch.tokens[row, columns], view.x_t[row, columns]
-            log_p = plain.block_logits(model, x_0, x_t, 4).detach().log_softmax(dim=-1)
+            log_p = reference.block_logits(model, x_0, x_t, 4).detach().log_softmax(dim=-1)
             right = view.masked[row, columns] & (log_p.argmax(dim=-1) == x_0)
             entropies += (-(log_p.exp() * log_p).sum(dim=-1))[right].tolist()
     assert entropies, "the toy must be right somewhere"

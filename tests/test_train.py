@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 from small import MASK, NoTokenizer, batch_of, packed, tiny
 
+from dllm_core import reference
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.interrupt import deferred_interrupt
 from dllm_core.config import CheckpointInfo, TrainConfig
@@ -88,7 +90,7 @@ def uninterrupted(tmp_path_factory):
 @pytest.fixture(params=[(), ("cpu",)], ids=["waiting", "ahead"])
 def ahead(request, monkeypatch) -> bool:
     """Whether the next step is begun before this one's numbers are read, as on a GPU: nothing may come of it but speed."""
-    monkeypatch.setattr(training, "AHEAD", request.param)
+    monkeypatch.setattr(training, "ASYNC_DEVICES", request.param)
     return bool(request.param)
 
 
@@ -130,6 +132,20 @@ def test_the_loss_falls_where_there_is_something_to_learn():
         config = TrainConfig(40, optimizer=optimizer, learning_rate=rate, muon_learning_rate=0.02)
         steps = list(train(tiny(initializer_range=0.02), Given(batch_of([12], [12])), ar_loss, config))
         assert steps[-1].loss < 0.3 * steps[0].loss
+
+
+def test_the_loop_makes_the_steps_of_the_reference():
+    """One document a step, AdamW without decay at a constant rate: then nothing else differs."""
+    documents = [batch_of([length], seed=length) for length in (9, 5, 12, 7)]
+    model, twin = tiny(), tiny()
+    config = TrainConfig(
+        4, batch_size=1, seq_len=12, learning_rate=0.01, weight_decay=0.0, decay_ratio=0.0, grad_clip=math.inf, seed=5
+    )
+    steps = train(model, Given(*documents), Diffusion(NoiseSchedule(), MASK), config)
+    losses = reference.train(twin, [batch.tokens[0] for batch in documents], MASK, learning_rate=0.01, seed=5)
+    assert [step.loss for step in steps] == pytest.approx(losses, rel=1e-4)
+    for parameter, expected in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_group_follows_the_learning_rate():
@@ -208,7 +224,7 @@ def test_micro_batches_leave_the_loss_and_the_step(rows):
 
 
 def test_a_step_begun_ahead_changes_nothing(uninterrupted, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "AHEAD", ("cpu",))
+    monkeypatch.setattr(training, "ASYNC_DEVICES", ("cpu",))
     model, run = tiny(), opened(tmp_path / "run")
     assert [step.step for step in train(**setting(model), run=run)] == list(range(1, 13))
     check_equal(uninterrupted, model, run)
@@ -229,7 +245,7 @@ def test_when_the_next_step_is_begun(monkeypatch, devices, wanted):
             seen.append(".")
             return super().read()
 
-    monkeypatch.setattr(training, "AHEAD", devices)
+    monkeypatch.setattr(training, "ASYNC_DEVICES", devices)
     monkeypatch.setattr(training, "Fetched", Fetched)
     config = TrainConfig(6, eval_every=2, save_every=5)
     list(train(tiny(), Given(batch_of([6])), objective, config, validate=lambda _: 0.0))
@@ -237,7 +253,7 @@ def test_when_the_next_step_is_begun(monkeypatch, devices, wanted):
 
 
 def test_a_step_begun_ahead_and_not_taken_gives_its_batch_back(monkeypatch):
-    monkeypatch.setattr(training, "AHEAD", ("cpu",))
+    monkeypatch.setattr(training, "ASYNC_DEVICES", ("cpu",))
     model, batches = tiny(), Given(batch_of([6]))
     steps = train(model, batches, ar_loss, TrainConfig(9))
     next(steps)
@@ -251,7 +267,7 @@ KILLED = """
     sys.path[:0] = [{tests!r}, {root!r}]
     import test_train as t
     training = importlib.import_module("dllm_core.train")
-    training.AHEAD = {ahead!r}
+    training.ASYNC_DEVICES = {ahead!r}
     for step in training.train(**t.setting(t.tiny()), run=t.opened({folder!r})):
         if step.step == 9:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -263,7 +279,7 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(uninterrupted, tmp
     checkpoints of the resumed run equal those of the whole one, bit by bit."""
     folder = tmp_path / "run"
     script = textwrap.dedent(KILLED).format(
-        tests=str(project / "tests"), root=str(project), folder=str(folder), ahead=training.AHEAD
+        tests=str(project / "tests"), root=str(project), folder=str(folder), ahead=training.ASYNC_DEVICES
     )
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 
 import torch
@@ -211,6 +211,21 @@ class ProcessGroup:
                 f"process {self.rank} of {self.size}: another process of this training has ended, its own error says "
                 "why; the same command goes on from the last saved state"
             ) from error
+
+
+class LossModule(torch.nn.Module):
+    """Model and objective as one module, from a batch to (total, count, parts) of its `Loss`: DDP must wrap everything
+    from tokens to loss, including the tied head's use of the embedding."""
+
+    sharded_by = ("Layer",)  # FSDP gathers these modules one after another
+
+    def __init__(self, model: torch.nn.Module, objective: Callable):
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch, **settings) -> tuple:
+        loss = self.objective(self.model, batch, **settings)
+        return loss.total, loss.count, loss.parts
 
 
 def leave() -> None:

@@ -22,7 +22,7 @@ from dllm_core.data.batches import PackedBatches
 from dllm_core.data.chat import chat_prompt
 from dllm_core.data.jsonl import chat_documents
 from dllm_core.data.tokenizer import load_tokenizer
-from dllm_core.losses import corrupt
+from dllm_core.noise import corrupt
 from dllm_core.notebook import parameters
 from dllm_core.notebook.setup import parse_numbers
 from dllm_core.samplers import generate

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from dllm_core.compute import cpu as kernels
 from dllm_core.compute import muon
 from dllm_core.compute.cpu import rms_norm, rotate
-from dllm_core.compute.muon import Muon, orthogonalise
+from dllm_core.compute.muon import Muon, orthogonalize
 
 
 def gradients(function, *tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -118,9 +118,9 @@ def test_muon_takes_no_step_where_infinities_were_found():
 
 def test_orthogonalising_brings_singular_values_near_one():
     x = torch.randn(3, 6, 10, generator=torch.Generator().manual_seed(0)) * 5
-    values = torch.linalg.svdvals(orthogonalise(x, 5))
+    values = torch.linalg.svdvals(orthogonalize(x, 5))
     assert values.min() > 0.5 and values.max() < 1.5
-    torch.testing.assert_close(orthogonalise(x.mT, 5), orthogonalise(x, 5).mT, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(orthogonalize(x.mT, 5), orthogonalize(x, 5).mT, rtol=1e-4, atol=1e-4)
 
 
 def test_muon_refuses_what_is_no_matrix():

@@ -1,6 +1,5 @@
 """Several processes train as one does: the same steps on the same global batch, one writer, resumed by any number."""
 
-import contextlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import pytest
 import several
 import torch
 from safetensors.torch import load_file
-from small import MASK, NoTokenizer, batch_of, tiny
+from small import NoTokenizer, batch_of, tiny
 
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.cli import launch
@@ -26,10 +25,7 @@ from dllm_core.common.errors import UsageError
 from dllm_core.compute import processes as team
 from dllm_core.compute.processes import ProcessGroup
 from dllm_core.config import CheckpointInfo
-from dllm_core.losses import Diffusion
 from dllm_core.notebook import parameters
-from dllm_core.schedules import NoiseSchedule
-from dllm_core.train import train
 
 LAUNCH = ["--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"]
 ONE_MACHINE = ["--num_machines", "1", "--main_process_port", "0"]
@@ -109,26 +105,6 @@ def test_only_the_first_process_yields_and_writes(together, name):
     assert len(RunFolder(home / name).metrics()) == 12  # two writers would have left 24 lines
     first, second = (torch.load(home / f"{name}.{number}.pt", weights_only=True) for number in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)  # the second's weights are there, and the same
-
-
-SETTINGS = [
-    Diffusion(NoiseSchedule(), MASK, one_t_per="row"),
-    Diffusion(NoiseSchedule(draw_method="stratified"), MASK, random_length=0.5),
-    Diffusion(NoiseSchedule.band(0.05, 0.95), MASK, complementary=True, cap_lambda=0.1, one_t_per="block"),
-    Diffusion(NoiseSchedule(), MASK, label_shift=True, per_answer=True),
-]
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.1])
-@pytest.mark.parametrize("block_size", [None, 4])
-@pytest.mark.parametrize("objective", SETTINGS)
-def test_skipping_a_part_draws_what_computing_it_does(objective, block_size, noise):
-    batch, model = batch_of([5, 3], [12], [2, 2, 6], prompt=1), tiny()
-    computing, skipping = (torch.Generator().manual_seed(4) for _ in range(2))
-    for _ in range(3):
-        objective(model, batch, block_size=block_size, generator=computing, embedding_noise=noise)
-        objective.skip(model, batch, block_size=block_size, generator=skipping, embedding_noise=noise)
-        assert torch.equal(computing.get_state(), skipping.get_state())
 
 
 def test_two_machines_train_as_one(alone, tmp_path, project):
@@ -239,7 +215,7 @@ def test_every_notebook_that_trains_does_so_in_one_cell(project):
             source for source in parameters.code(project / f"notebooks/{notebook}.ipynb") if launch.TRAINS in source
         ]
         assert len(found) == (notebook < "06"), notebook
-        assert all("Run.open(" in source and "run.finish(model)" in source for source in found)
+        assert all("RunFolder.open(" in source and "run.finish(model)" in source for source in found)
 
 
 @pytest.mark.parametrize(
@@ -303,18 +279,6 @@ def test_a_batch_with_too_few_parts_is_an_error(monkeypatch):
     one.size = 2
     with pytest.raises(ValueError, match="a batch of 3 rows makes 1 parts of micro_batch_size=4, too few for 2 proc"):
         one.split(batch_of([4], [3], [2]), 4)
-
-
-def test_an_objective_that_draws_without_a_skip_is_an_error(monkeypatch):
-    """Its other parts' noise would not be drawn: the processes would mask other rows alike."""
-    lost = {"gradients": lambda *_, **__: contextlib.nullcontext(), "wrap": lambda _, module: module,
-            "broadcast_object": lambda _, value: value}  # fmt: skip
-    a_team(monkeypatch)
-    for name, stub in lost.items():
-        monkeypatch.setattr(ProcessGroup, name, stub)
-    diffusion = Diffusion(NoiseSchedule(), MASK)
-    with pytest.raises(ValueError, match="needs a `skip`"):
-        next(train(tiny(), several.packed(4), lambda *args, **how: diffusion(*args, **how), several.CONFIG))
 
 
 def test_an_engine_that_cannot_train_here_is_an_error(monkeypatch):

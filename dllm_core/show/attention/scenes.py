@@ -12,7 +12,7 @@ import torch
 
 from dllm_core import patterns
 from dllm_core.config import DecodeConfig, ModelConfig
-from dllm_core.losses import corrupt
+from dllm_core.noise import corrupt
 from dllm_core.samplers import decode
 from dllm_core.sampling import SpecialTokens
 from dllm_core.schedules import NoiseSchedule

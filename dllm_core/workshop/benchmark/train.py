@@ -21,8 +21,9 @@ from dllm_core.compute.transfer import to_device
 from dllm_core.config import ModelConfig, TrainConfig
 from dllm_core.data.batches import PackedBatches
 from dllm_core.data.token_cache import TokenDataset
-from dllm_core.losses import Diffusion, Loss, ar_loss, corrupt
+from dllm_core.losses import Diffusion, Loss, ar_loss
 from dllm_core.model import Transformer
+from dllm_core.noise import corrupt
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.train import optimizers, train
 from dllm_core.workshop.benchmark import peak as benchmark_peak
@@ -47,11 +48,11 @@ BAND = NoiseSchedule.band(0.05, 0.95)
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
     """Within it no step is begun before the last one's numbers are there: what one alone takes can be seen."""
-    before, training.AHEAD = training.AHEAD, ()
+    before, training.ASYNC_DEVICES = training.ASYNC_DEVICES, ()
     try:
         yield
     finally:
-        training.AHEAD = before
+        training.ASYNC_DEVICES = before
 
 
 class EverythingComputed:
