@@ -1,6 +1,6 @@
-"""How probable: exact and bounded negative log-likelihood, in nats, each with its standard error.
+"""How probable a text is under a model: exact or bounded negative log-likelihood in nats, with its standard error.
 
-`answers` holds the other half of an evaluation: what was answered, how well and how fast.
+`notebook.grading` is the other half of an evaluation: how good and how fast the answers are.
 """
 
 import math
@@ -19,7 +19,7 @@ from dllm_core.schedules import NoiseSchedule
 
 @dataclass(frozen=True)
 class Estimate:
-    """mean and standard error in `unit`; tokens: how many were scored; draws: Monte-Carlo draws (0: exact)."""
+    """mean and its standard error in `unit`; tokens: number scored; draws: Monte-Carlo draws (0: exact)."""
 
     mean: float
     error: float
@@ -32,6 +32,7 @@ class Estimate:
 
 
 def _mean(values: list[float]) -> tuple[float, float]:
+    """(mean, standard error) of some values."""
     tensor = torch.tensor(values, dtype=torch.float64)
     return float(tensor.mean()), float(tensor.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
@@ -52,15 +53,15 @@ def nll_bound(
 ) -> Estimate:  # fmt: skip
     """Upper bound on the negative log-likelihood (LLaDA Eq. 4; LLaDA 2.0 Eq. 1 at `block_size`), nats per token.
 
-    estimator, for each block of a document (block_size None: for each document) and its n scored tokens:
-      "iid_t"        a time t, each token masked with probability 1 − alpha(t), Σ CE · w(t); `kind` is the schedule
-      "exact_masks"  exactly l of the n masked, Σ CE · n / l (LLaDA Eq. 6): the same mean with less variance
-    t covers the full range (a bandwidth's loss is not the bound). t and l come from one number u of each block, evenly
-    spread over the blocks of a batch and over the draws (see `spread_over_draws`); the masks are drawn anew. Both come
-    from (seed, draw, batch) alone, so that checkpoints are compared on shared masks.
-    The error is the standard error over draws. With iid t it is itself uncertain: a small t is rare and weighs 1 / t.
-    first_given: leave each document's first token unmasked and unscored, as an AR model must, so that the bound and
-    `ar_nll` are of the same tokens. Raises ValueError for another estimator, or no draw.
+    estimator, for each block of a document (block_size None: each document) with n scored tokens:
+      "iid_t"        draw a time t, mask each token with probability 1 − alpha(t), Σ CE · w(t); `kind` is the schedule
+      "exact_masks"  mask exactly l of the n tokens, Σ CE · n / l (LLaDA Eq. 6): the same mean with less variance
+    t covers the full range (the loss within a bandwidth is not the bound). t and l follow from one number u per block,
+    spread evenly over the blocks of a batch and over the draws (`spread_over_draws`); each draw masks anew. The noise
+    depends on (seed, draw, batch) alone, so that checkpoints are compared on the same masks.
+    The error is the standard error over draws. With iid t the error is itself uncertain: a small t is rare and weighs 1/t.
+    first_given: leave the first token of each document unmasked and unscored, as an AR model must; then the bound and
+    `ar_nll` score the same tokens. Raises ValueError for another estimator or fewer than one draw.
     """
     _at_least_one(draws, "bound_draws")
     if estimator not in ("iid_t", "exact_masks"):
@@ -94,15 +95,15 @@ def nll_bound(
 
 
 def spread_over_draws(groups: Tensor, maskable: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-    """[draws, count of groups]: numbers u in [0, 1), each uniform, of low discrepancy in both directions.
+    """[draws, groups]: numbers u in [0, 1), each uniform, of low discrepancy along both dimensions.
 
-    In one draw, the G groups that have something to mask take one number in each of G equal strata, in random order;
-    from draw to draw every number moves on by 1 / draws, round the circle, so that a group meets the whole range.
-    groups: [B, L] int64 as in `losses.flatten_groups`; maskable: [B, L] bool.
+    In one draw, the G groups with a maskable token take one number from each of G equal strata, in random order. From
+    draw to draw every number moves on by 1 / draws, modulo 1, so that each group covers the whole range.
+    groups: [B, L] int64 as in `noise.flatten_groups`; maskable: [B, L] bool.
     """
-    number, count = flatten_groups(groups)
+    group, count = flatten_groups(groups)
     used = torch.zeros(count, dtype=torch.bool)
-    used[number[maskable].cpu()] = True
+    used[group[maskable].cpu()] = True
     amount = int(used.sum())
     start = torch.zeros(count)
     start[used] = (torch.randperm(amount, generator=generator) + torch.rand(amount, generator=generator)) / amount

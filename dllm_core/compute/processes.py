@@ -1,9 +1,9 @@
 """Several processes that train one model together, through Hugging Face Accelerate (DDP, FSDP; gloo on CPUs, NCCL on GPUs).
 
-The unit of sharing is the micro-batch, whole: every process packs the same global batch and draws the noise of all its
-parts in order, and computes its own. So a part's noise, strata and CAP mean are what one process would have had.
-With FSDP (`fully_shard`) gradients and optimiser states are shared out, and the weights that are trained; each process
-keeps the whole weights beside them, to validate, sample and save. Alone, nothing here is imported or does anything.
+The processes share the micro-batches of a step: each packs the same global batch and computes every n-th micro-batch. The
+noise of a micro-batch depends on its place alone (`noise.generator_for`), so it is the noise that one process would draw.
+FSDP (`fully_shard`) shards the trained weights, gradients and optimizer states; each process keeps a full copy of the
+weights beside its shard, to validate, sample and save. A single process imports nothing and does nothing here.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-PATIENCE = timedelta(minutes=30)  # for the first process, which validates, samples and saves while the others wait
+TIMEOUT = timedelta(minutes=30)  # the other processes wait while the first one validates, samples and saves
 
 
 def rank() -> int:
-    """The number of this process among those a launcher (accelerate, torchrun) started together; 0 for one alone."""
+    """The number of this process among those that a launcher (accelerate, torchrun) started; 0 without a launcher."""
     return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
@@ -33,16 +33,15 @@ def world_size() -> int:
 
 
 class ProcessGroup:
-    """This process and the others that train with it: `rank` of `size`; `device` is where its model is.
+    """The processes of one training: this is `rank` of `size`; its model is on `device`.
 
-    Raises ValueError when Accelerate is configured for an engine other than DDP and FSDP 2, or for another device than
-    this one.
+    Raises ValueError when Accelerate is configured for an engine other than DDP and FSDP 2, or for another device.
     """
 
     def __init__(self, device: torch.device):
         self.rank, self.size, self.device, self.accelerator = rank(), world_size(), device, None
-        self.sharded = False  # whether each process trains a part of the weights (FSDP) and not all of them
-        self.shards: list[torch.nn.Module] = []  # what FSDP gathers and frees together
+        self.sharded = False  # FSDP: each process trains a shard of the weights
+        self.shards: list[torch.nn.Module] = []  # the modules whose weights FSDP gathers and frees together
         if self.size > 1:
             self.accelerator = _accelerator(device)
             self.sharded = _engine(self.accelerator) == "FSDP"
@@ -52,28 +51,34 @@ class ProcessGroup:
         return self.size == 1
 
     def split(self, batch, rows: int) -> list:
-        """The batch in parts of `rows` rows (0: as many parts as processes). Raises ValueError for fewer than that, and
-        with FSDP, which gathers weights in every forward, for a number that does not give each process as many."""
+        """The batch in micro-batches of `rows` rows (0: as many micro-batches as processes).
+
+        Raises ValueError for fewer micro-batches than processes; under FSDP, which gathers weights in every forward, also
+        for a number that does not give each process equally many.
+        """
         parts = batch.split(rows) if rows or self.is_single else batch.apart(self.size)
+        description = f"a batch of {len(batch.tokens)} rows makes {len(parts)} parts of micro_batch_size={rows}"
         if len(parts) < self.size:
             raise ValueError(
-                f"a batch of {len(batch.tokens)} rows makes {len(parts)} parts of micro_batch_size={rows}, too few for "
-                f"{self.size} processes: lower micro_batch_size (0: as many parts as processes) or raise batch_size"
+                f"{description}, too few for {self.size} processes: lower micro_batch_size (0: as many parts as processes) or "
+                "raise batch_size"
             )
         if self.sharded and len(parts) % self.size:
             raise ValueError(
-                f"a batch of {len(batch.tokens)} rows makes {len(parts)} parts of micro_batch_size={rows}; FSDP needs the "
-                f"same number for each of {self.size} processes: change micro_batch_size or batch_size"
+                f"{description}; FSDP needs the same number for each of {self.size} processes: change micro_batch_size or "
+                "batch_size"
             )
         return parts
 
     def computes(self, part: int) -> bool:
-        """Whether this process computes the part of that number."""
+        """Whether this process computes micro-batch number `part` of a step."""
         return part % self.size == self.rank
 
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
-        """The module whose gradients the processes average; as it is where there is only one. FSDP's holds a shard of
-        each parameter from here on, which optimisers are to be made of."""
+        """The module with gradients averaged over the processes (unchanged for a single process).
+
+        Under FSDP its parameters are shards from here on; make the optimizers of them.
+        """
         if self.is_single:
             return module
         if self.sharded:
@@ -82,20 +87,20 @@ class ProcessGroup:
             from torch.distributed.fsdp import fully_shard
 
             mesh = init_device_mesh(self.device.type, (self.size,))
-            again = self.accelerator.state.fsdp_plugin.reshard_after_forward
+            reshard = self.accelerator.state.fsdp_plugin.reshard_after_forward
             self.shards = [part for part in module.modules() if type(part).__name__ in module.sharded_by]
             for part in self.shards:
-                fully_shard(part, mesh=mesh, reshard_after_forward=again)
+                fully_shard(part, mesh=mesh, reshard_after_forward=reshard)
             self.shards.append(fully_shard(module, mesh=mesh))
             return module
         with warnings.catch_warnings():
-            # newer torch has another word for this setting, which older torch and Accelerate do not know
+            # newer torch renames this setting; older torch and Accelerate do not know the new name
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return self.accelerator.prepare(module)
 
     @contextlib.contextmanager
     def gradients(self, module: torch.nn.Module, last: bool) -> Iterator[None]:
-        """Around a forward and its backward: gradients are kept here, and with the step's `last` part averaged over all.
+        """Around one forward and backward: gradients accumulate locally; the `last` of a step averages them.
 
         Raises RuntimeError when another process has ended.
         """
@@ -110,23 +115,23 @@ class ProcessGroup:
                     yield
 
     def sum(self, values: list[Tensor | float]) -> Tensor:
-        """[n] float64 (host numbers keep their digits), on the device: the values, each summed over the processes.
+        """[n] float64 on the device: each value summed over the processes, without waiting for the device.
 
-        Nothing waits for the device. Raises RuntimeError when another process has ended.
+        Raises RuntimeError when another process has ended.
         """
         wide = torch.float32 if self.device.type == "mps" else torch.float64
-        filled = [
+        tensors = [
             value.to(wide) if isinstance(value, Tensor) else torch.full((), value, dtype=wide, device=self.device)
             for value in values
         ]
-        sums = torch.stack(filled)
+        sums = torch.stack(tensors)
         if not self.is_single:
             with self.explain_lost_peer():
                 torch.distributed.all_reduce(sums)
         return sums
 
     def sharded_copy(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model to train: this one, or with FSDP a copy that can be taken apart, of the first process's weights."""
+        """The model to train: `model` itself, or under FSDP a copy to shard, with the first process's weights."""
         if not self.sharded:
             return model
         with self.explain_lost_peer():
@@ -135,13 +140,13 @@ class ProcessGroup:
         return copy.deepcopy(model)
 
     def clip(self, parameters: Iterable[Tensor], limit: float) -> Tensor:
-        """`clip_grad_norm_`, and the whole norm as it was before."""
+        """`clip_grad_norm_` over all shards; the norm before clipping."""
         with self.explain_lost_peer():
             norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
             return norm.full_tensor() if self.sharded else norm
 
     def gather_weights_into(self, trained: torch.nn.Module, model: torch.nn.Module) -> None:
-        """Bring the whole weights of `own(model)`, as they are now, into `model`. With FSDP all processes do it together."""
+        """Copy the full weights of `trained`, the `sharded_copy` of `model`, into `model`. Under FSDP all processes call it."""
         if not self.sharded:
             return
         with self.explain_lost_peer(), torch.no_grad():
@@ -152,22 +157,22 @@ class ProcessGroup:
                 shard.reshard()
 
     def gather(self, value):
-        """A nest of dicts and lists with what is sharded gathered, to the first process's host memory (None on the others);
-        all processes do it together."""
+        """A nest of dicts and lists with its sharded tensors gathered into the first process's host memory (None on the
+        others). Under FSDP all processes call it."""
         if not self.sharded:
             return value
 
-        def gathered(part):
+        def full(part):
             if not hasattr(part, "full_tensor"):
                 return part
-            full = part.full_tensor()
-            return full.cpu() if self.rank == 0 else None
+            tensor = part.full_tensor()
+            return tensor.cpu() if self.rank == 0 else None
 
         with self.explain_lost_peer():
-            return tree_map(gathered, value)
+            return tree_map(full, value)
 
     def shard_optimizer_state(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keep this process's part of a loaded optimiser's whole states."""
+        """Keep this process's shard of the full states that were loaded into an optimizer."""
         if not self.sharded:
             return
         from torch.distributed.tensor import distribute_tensor
@@ -179,7 +184,7 @@ class ProcessGroup:
                     states[name] = distribute_tensor(value, mesh, placements, src_data_rank=None)
 
     def broadcast_object(self, value):
-        """The first process's `value` (anything that can be pickled), for all."""
+        """The first process's `value` (anything that can be pickled), on all processes."""
         if self.is_single:
             return value
         from accelerate.utils import broadcast_object_list
@@ -189,18 +194,18 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def first_then_others(self) -> Iterator[None]:
-        """Around work that leaves files behind: a machine's first process does it, then the others."""
+        """Around work that leaves files behind: the first process of each machine does it before the others."""
         with contextlib.nullcontext() if self.is_single else self.accelerator.local_main_process_first():
             yield
 
     def close(self) -> None:
-        """Nothing is shared any more: the others may end while the first goes on."""
+        """End the group: the other processes may end while the first goes on."""
         if not self.is_single:
             leave()
 
     @contextlib.contextmanager
     def explain_lost_peer(self) -> Iterator[None]:
-        """Around what all processes do together. Raises RuntimeError when another one has ended."""
+        """Around collective work. Raises RuntimeError that says so when another process has ended."""
         try:
             yield
         except RuntimeError as error:
@@ -229,42 +234,43 @@ class LossModule(torch.nn.Module):
 
 
 def leave() -> None:
-    """Leave the processes that this one was started with, before it ends."""
-    # gloo's threads let go of a summed tensor a moment after it is there, and ask for the interpreter; one that is about
-    # to end aborts the process then (https://github.com/pytorch/pytorch/pull/179291)
+    """Leave the process group before this process ends."""
+    # gloo's threads release a summed tensor a moment after it is there, and take the interpreter lock for it; a process
+    # that is about to end is aborted then (https://github.com/pytorch/pytorch/pull/179291)
     time.sleep(0.2)
     torch.distributed.destroy_process_group()
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that FSDP shards, sharing its memory; any other tensor itself."""
+    """This process's shard of a tensor that FSDP shards, sharing its memory; any other tensor itself."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _engine(accelerator) -> str:
-    """How Accelerate was told to train: MULTI_…, FSDP, DEEPSPEED, …"""
-    found = accelerator.distributed_type.value
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    return "FSDP" if found == "MULTI_CPU" and asked else found
+    """How Accelerate is configured to train: MULTI_…, FSDP, DEEPSPEED, …"""
+    configured = accelerator.distributed_type.value
+    uses_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    return "FSDP" if configured == "MULTI_CPU" and uses_fsdp else configured
 
 
 def _accelerator(device: torch.device):
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost"):
-        # one machine: gloo, left to itself, listens where the host's name leads
+        # one machine: by default gloo listens at the address that the host's name resolves to
         loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0] if loopback else "lo")
-    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=PATIENCE)]
+    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=TIMEOUT)]
     # the precision is the run's own `dtype`, whatever Accelerate's config says
-    made = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=handlers)
-    engine = _engine(made)
-    if engine == "FSDP" and device.type == "cpu":  # which Accelerate keeps for GPUs, and would go on with DDP
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=handlers)
+    engine = _engine(accelerator)
+    if engine == "FSDP" and device.type == "cpu":  # Accelerate keeps FSDP for GPUs and would use DDP here
         from accelerate.utils import FullyShardedDataParallelPlugin
 
-        made.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
     if engine == "FSDP":
-        plugin, offload = made.state.fsdp_plugin, os.environ.get("FSDP_OFFLOAD_PARAMS", "").lower() == "true"
+        plugin = accelerator.state.fsdp_plugin
+        offload = os.environ.get("FSDP_OFFLOAD_PARAMS", "").lower() == "true"
         if plugin.fsdp_version != 2 or offload or plugin.activation_checkpointing:
             raise ValueError(
                 f"FSDP is configured with version {plugin.fsdp_version}, offload {offload}, activation checkpointing "
@@ -276,6 +282,6 @@ def _accelerator(device: torch.device):
             f"Accelerate is configured for {engine}; DDP (--multi_gpu) and FSDP (--use_fsdp --fsdp_version 2) can train "
             "here: launch with one of them, or run `accelerate config` again"
         )
-    if device.type != "cpu" and device.index is not None and made.device != device:
-        raise ValueError(f"the model is on {device}, this process's device is {made.device}: use device='auto'")
-    return made
+    if device.type != "cpu" and device.index is not None and accelerator.device != device:
+        raise ValueError(f"the model is on {device}, this process's device is {accelerator.device}: use device='auto'")
+    return accelerator
