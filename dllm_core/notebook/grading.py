@@ -1,23 +1,68 @@
-"""How good and how fast: exact match with its interval, paired differences, text statistics, tokens per forward and second."""
+"""How good and how fast answers are: exact match and its interval, paired differences, properties of texts, speed."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import stdev
 
+from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.common.errors import DataError
 from dllm_core.config import DecodeConfig
-from dllm_core.samplers import generate
+from dllm_core.data.batches import validation_batches
+from dllm_core.data.jsonl import read_jsonl
+from dllm_core.data.token_cache import TokenDataset
+from dllm_core.likelihood import ar_nll
+from dllm_core.notebook.asking import Prompt, generate_answers
 from dllm_core.trace import Trace
+
+# --- exact match ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its only right answer. The prompt is a text, or token ids with the chat template around them.
+    length: tokens of the answer, where a model wrote it."""
+
+    group: str
+    prompt: str | tuple[int, ...]
+    answer: str
+    length: int | None = None
+
+    def is_answered(self, text: str) -> bool:
+        """Whether `text` is the answer; blanks around either do not count."""
+        return text.strip() == self.answer.strip()
+
+
+def load_questions(path: str, per_group: int = 0) -> list[Question]:
+    """The single-turn conversations of `path` that carry a "group": their answer is the only right one.
+
+    per_group: the first so many of each group, 0 = all. The list is empty when no line carries a group.
+    """
+    questions: list[Question] = []
+    counts: dict[str, int] = {}
+    for number, row in read_jsonl(path) if path else ():
+        group, turns = row.get("group"), row.get("conversations")
+        if group is None or not isinstance(turns, list) or len(turns) != 2:
+            continue
+        if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):
+            raise DataError(f'{path}:{number}: a turn has no string under "content"')
+        counts[group] = counts.get(group, 0) + 1
+        if not per_group or counts[group] <= per_group:
+            questions.append(Question(group, turns[0]["content"], turns[1]["content"]))
+    return questions
 
 
 def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % Wilson interval of a share: what other questions would have given. right: of several seeds their mean, for a
-    question asked three times is not three questions."""
+    """95 % Wilson interval of the share right / count: where it would lie with other questions.
+
+    right: with several seeds their mean, because a question answered three times does not count as three questions.
+    """
     if count == 0:
         return 0.0, 1.0
-    share, spread = right / count, z * z / count
-    middle, half = share + spread / 2, z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+    share, shrinkage = right / count, z * z / count
+    center = share + shrinkage / 2
+    half_width = z * math.sqrt(share * (1 - share) / count + shrinkage / (4 * count))
+    return max(0.0, (center - half_width) / (1 + shrinkage)), min(1.0, (center + half_width) / (1 + shrinkage))
 
 
 @dataclass(frozen=True)
@@ -37,65 +82,45 @@ class Score:
         return wilson(self.right, self.count)
 
 
-def exact_match(groups: list[str], answers: list[str], texts: list[str]) -> list[Score]:
-    """Score per group, in order of first appearance: a text counts when it is its answer (`is_right`)."""
-    right: dict[str, list[bool]] = {}
-    for group, answer, text in zip(groups, answers, texts, strict=True):
-        right.setdefault(group, []).append(is_right(answer, text))
-    return [Score(group, sum(hits), len(hits)) for group, hits in right.items()]
+def exact_match(questions: Sequence[Question], traces: Sequence[Trace]) -> list[Score]:
+    """Score per group, in order of first appearance."""
+    hits: dict[str, list[bool]] = {}
+    for question, trace in zip(questions, traces, strict=True):
+        hits.setdefault(question.group, []).append(question.is_answered(trace.text))
+    return [Score(group, sum(right), len(right)) for group, right in hits.items()]
 
 
-def is_right(answer: str, text: str) -> bool:
-    """Whether a text equals the answer asked for, blanks around them aside."""
-    return answer.strip() == text.strip()
+def grade(
+    loaded: LoadedCheckpoint, questions: Sequence[Question], config: DecodeConfig, batch_size: int = 32
+) -> tuple[list[Score], list[Trace]]:
+    """(exact match per group, the traces) of a checkpoint's answers to `questions`."""
+    traces = generate_answers(loaded, [question.prompt for question in questions], config, batch_size)
+    return exact_match(questions, traces), traces
 
 
-def summary(items: Sequence, traces: Sequence[Trace]) -> dict:
-    """One row of numbers, for JSON, about the answers to graded questions. items: `corpus.Item`s; traces: their answers.
+def summary(questions: Sequence[Question], traces: Sequence[Trace]) -> dict:
+    """One row of numbers, for JSON, about the answers to graded questions.
 
-    exact_match: share right; right: list of bool, item by item; groups: [{"group", "right", "count"}, …];
+    exact_match: share right; right: list of bool, question by question; groups: [{"group", "right", "count"}, …];
     items, tokens (through eos), forwards: totals; tokens_per_forward: their ratio; and all of `text_statistics`.
     """
-    right = [is_right(item.answer, trace.text) for item, trace in zip(items, traces, strict=True)]
-    groups = exact_match([i.group for i in items], [i.answer for i in items], [t.text for t in traces])
+    right = [question.is_answered(trace.text) for question, trace in zip(questions, traces, strict=True)]
     tokens, forwards = (sum(getattr(trace, name) for trace in traces) for name in ("tokens", "forwards"))
     return {
         "items": len(right), "exact_match": sum(right) / max(len(right), 1), "right": right,
-        "groups": [asdict(score) for score in groups], "tokens": tokens, "forwards": forwards,
+        "groups": [asdict(score) for score in exact_match(questions, traces)], "tokens": tokens, "forwards": forwards,
         "tokens_per_forward": tokens / max(forwards, 1), **text_statistics(traces),
     }  # fmt: skip
 
 
-def text_statistics(traces: Sequence[Trace]) -> dict[str, float]:
-    """What the answers are like as texts, whatever was asked; tokens up to and without eos (`Trace.answer`).
-
-    distinct_1, distinct_2: different n-grams over all n-grams, pooled over the answers (after Li et al., arXiv 1510.03055,
-    who divide by all tokens).
-    repetition: share of n-grams that stood earlier in the same answer, pooled; n = 4 from eight tokens on, in a shorter
-    answer half its length (at least 1), so that there are always n-grams to be repeated.
-    ended: share of answers that end with eos; length: mean tokens. A share of nothing is 0.
-    """
-    answers = [trace.answer for trace in traces]
-    pooled = [[gram for answer in answers for gram in _grams(answer, n)] for n in (1, 2)]
-    inside = [_grams(answer, max(1, min(4, len(answer) // 2))) for answer in answers]
-    repeated = sum(len(grams) - len(set(grams)) for grams in inside)
-    share = lambda part, whole: part / max(whole, 1)
-    return {
-        **{f"distinct_{n}": share(len(set(grams)), len(grams)) for n, grams in enumerate(pooled, 1)},
-        "repetition": share(repeated, sum(map(len, inside))),
-        "ended": share(sum(trace.ended for trace in traces), len(traces)),
-        "length": share(sum(map(len, answers)), len(answers)),
-    }
-
-
-def _grams(tokens: list[int], n: int) -> list[tuple[int, ...]]:
-    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+# --- the same questions, two models -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Difference:
-    """mean of (first − second), a share, with its interval low..high; items and seeds it is of; only_first, only_second:
-    (item, seed) pairs that only one got right; least, most: the smallest and largest mean difference of a single seed."""
+    """mean of (first − second), a share, with its interval low..high, over `items` questions and `seeds` trainings.
+    only_first, only_second: (question, seed) pairs that only one of the two got right; least, most: the smallest and
+    largest mean difference of a single seed."""
 
     mean: float
     low: float
@@ -116,15 +141,15 @@ class Difference:
 
 
 def paired(first: list[list[bool]], second: list[list[bool]], z: float = 1.96) -> Difference:
-    """Paired interval of the mean of `first` − `second`: right or not, a list a seed, the same items in the same order.
+    """Paired interval of the mean of `first` − `second`: right or not, one list per seed, the same questions in the same
+    order.
 
-    Both answered the same questions, so the questions' own difficulty cancels in the difference of each item; and one
-    question answered by three seeds is not three questions. So the item is the unit that is sampled: an item's
-    differences are averaged over the seeds, d_i in [−1, 1], and the interval is mean(d) ± z · std(d) / √items (normal;
-    z = 1.96: 95 %). It speaks of other items for these trainings; what another training's seed would change is told
-    apart, as the range of the single seeds' differences. Where no item differs the interval has no width: no evidence
-    of a difference, and from few items no proof of none.
-    Raises ValueError where the lists do not pair up, or for fewer than two items.
+    Both models answered the same questions, so the difficulty of a question cancels in its difference. The sampled unit
+    is the question, not the (question, seed) pair: the differences of a question are averaged over the seeds, d_i in
+    [−1, 1], and the interval is mean(d) ± z · std(d) / √items (normal; z = 1.96: 95 %). It covers the choice of
+    questions, not of the training seed; `least` and `most` show how far single seeds lie apart. Where no question
+    differs the interval has no width: no evidence of a difference, and with few questions no proof of none.
+    Raises ValueError where the lists do not pair up, or for fewer than two questions.
     """
     shapes = [[len(hits) for hits in side] for side in (first, second)]
     if shapes[0] != shapes[1] or len(set(shapes[0])) != 1:
@@ -134,33 +159,66 @@ def paired(first: list[list[bool]], second: list[list[bool]], z: float = 1.96) -
     seeds, items = len(first), shapes[0][0]
     if items < 2:
         raise ValueError(f"paired: {items} item(s); an interval needs two or more")
-    pairs = [list(zip(one, two)) for one, two in zip(first, second)]
-    each = [sum(a - b for a, b in pair) / items for pair in pairs]
-    mean_of_item = [sum(pair[i][0] - pair[i][1] for pair in pairs) / seeds for i in range(items)]
+    pairs_of_seed = [list(zip(*sides)) for sides in zip(first, second)]
+    mean_of_seed = [sum(a - b for a, b in pairs) / items for pairs in pairs_of_seed]
+    mean_of_item = [sum(pairs[i][0] - pairs[i][1] for pairs in pairs_of_seed) / seeds for i in range(items)]
     mean, error = sum(mean_of_item) / items, stdev(mean_of_item) / math.sqrt(items)
-    alone = [sum(a > b for pair in pairs for a, b in pair), sum(b > a for pair in pairs for a, b in pair)]
-    return Difference(mean, mean - z * error, mean + z * error, items, seeds, *alone, min(each), max(each))
+    only_first = sum(a > b for pairs in pairs_of_seed for a, b in pairs)
+    only_second = sum(b > a for pairs in pairs_of_seed for a, b in pairs)
+    return Difference(
+        mean, mean - z * error, mean + z * error, items, seeds, only_first, only_second, min(mean_of_seed), max(mean_of_seed)
+    )
 
 
-def answer_all(
-    model, prompts: list[list[int]], config: DecodeConfig, tokenizer, batch_size: int = 32, label_shift=False
-) -> list[Trace]:
-    """Decode many prompts in batches of like lengths; traces come back in the order of `prompts`."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    traces: dict[int, Trace] = {}
-    for start in range(0, len(order), batch_size):
-        chunk = order[start : start + batch_size]
-        for index, trace in zip(
-            chunk, generate(model, [prompts[i] for i in chunk], config, tokenizer, label_shift), strict=True
-        ):
-            traces[index] = trace
-    return [traces[i] for i in range(len(prompts))]
+# --- texts and speed --------------------------------------------------------------------------------------------------
 
 
-def speed(model, prompts: list[list[int]], config: DecodeConfig, tokenizer, label_shift=False) -> dict[str, float]:
+def text_statistics(traces: Sequence[Trace]) -> dict[str, float]:
+    """Properties of the answers as texts, right or not; of their tokens up to and without eos (`Trace.answer`).
+
+    distinct_1, distinct_2: different n-grams over all n-grams, pooled over the answers (after Li et al., arXiv 1510.03055,
+    who divide by all tokens).
+    repetition: share of n-grams that occurred earlier in the same answer, pooled. n is 4, or half the length of an answer
+    of fewer than eight tokens (at least 1), so that every answer has n-grams that could repeat.
+    ended: share of answers that end with eos; length: mean tokens. All are 0 without answers.
+    """
+    answers = [trace.answer for trace in traces]
+    pooled = [[gram for answer in answers for gram in _grams(answer, n)] for n in (1, 2)]
+    of_answer = [_grams(answer, max(1, min(4, len(answer) // 2))) for answer in answers]
+    repeated = sum(len(grams) - len(set(grams)) for grams in of_answer)
+    share = lambda part, total: part / max(total, 1)
+    return {
+        **{f"distinct_{n}": share(len(set(grams)), len(grams)) for n, grams in enumerate(pooled, 1)},
+        "repetition": share(repeated, sum(map(len, of_answer))),
+        "ended": share(sum(trace.ended for trace in traces), len(traces)),
+        "length": share(sum(map(len, answers)), len(answers)),
+    }
+
+
+def _grams(tokens: list[int], n: int) -> list[tuple[int, ...]]:
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def probability_under(judge: LoadedCheckpoint, traces: Sequence[Trace]) -> float:
+    """Geometric mean of the probabilities that an AR model gives to the decoded tokens, each after its prefix.
+
+    A substitute for quality where no answer is the only right one; it favors dull and repeated text. NaN when nothing
+    was decoded.
+    """
+    rows = [(trace.prompt + trace.answer, len(trace.prompt)) for trace in traces if trace.answer]
+    if not rows:
+        return math.nan
+    scored = [[i >= prompt_length for i in range(len(tokens))] for tokens, prompt_length in rows]
+    answers = TokenDataset.of([tokens for tokens, _ in rows], scored)
+    ids = {"pad_token_id": judge.tokenizer.pad_token_id, "eos_token_id": judge.tokenizer.eos_token_id}
+    longest = int(answers.lengths.max())
+    batches = validation_batches(answers, batch_size=len(rows), seq_len=longest, pack="whole", **ids)
+    return math.exp(-ar_nll(judge.model, batches).mean)
+
+
+def speed(loaded: LoadedCheckpoint, prompts: Sequence[Prompt], config: DecodeConfig) -> dict[str, float]:
     """Batch 1: answer tokens through eos over all prompts per forward and per second, and the totals they come from."""
-    config = replace(config, alternatives=0, draft=False)
-    traces = [generate(model, [prompt], config, tokenizer, label_shift)[0] for prompt in prompts]
+    traces = generate_answers(loaded, prompts, replace(config, alternatives=0, draft=False), batch_size=1)
     tokens, forwards, seconds = (sum(getattr(t, name) for t in traces) for name in ("tokens", "forwards", "seconds"))
     return {
         "tokens": tokens, "forwards": forwards, "seconds": seconds,

@@ -1,0 +1,65 @@
+"""From a text to an answer: the tokens of a prompt, a text with gaps, the decodings of many prompts."""
+
+from collections.abc import Sequence
+
+from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.config import DecodeConfig
+from dllm_core.data.chat import chat_prompt
+from dllm_core.samplers import generate
+from dllm_core.trace import Trace
+
+Prompt = str | Sequence[int]  # a text, or token ids with the chat template already around them
+
+
+def prompt_ids(tokenizer, prompt: Prompt, chat: bool) -> list[int]:
+    """Token ids of a prompt: a text goes through the chat template, or begins a document (bos, then the text) where
+    `chat` is False; token ids are returned as they are."""
+    if not isinstance(prompt, str):
+        return list(prompt)
+    if chat:
+        return chat_prompt(tokenizer, prompt)
+    return [tokenizer.bos_token_id, *tokenizer.encode(prompt, add_special_tokens=False)]
+
+
+def mask_gaps(tokenizer, text: str) -> tuple[list[int], list[int]]:
+    """(token ids with masks in the gaps, true token ids) of a text whose gaps stand in double brackets: "今天[[天气]]很好".
+
+    The text is tokenized whole, and a token is masked where its characters overlap a gap. Tokenizing the pieces
+    separately would give other tokens than training saw. Raises ValueError for a text without a gap, with an empty one,
+    or with a bracket that is not closed.
+    """
+    plain, gaps = "", []
+    for i, part in enumerate(text.replace("]]", "[[").split("[[")):
+        if i % 2:
+            gaps.append((len(plain), len(plain) + len(part)))
+        plain += part
+    if not gaps or text.count("[[") != text.count("]]") or any(start == end for start, end in gaps):
+        raise ValueError(f"{text!r}: mark each gap with double brackets around what it hides, as in 今天[[天气]]很好")
+    encoded = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True)
+    true, masked = encoded["input_ids"], []
+    for token, (start, end) in zip(true, encoded["offset_mapping"], strict=True):
+        in_gap = any(start < gap_end and end > gap_start for gap_start, gap_end in gaps)
+        masked.append(tokenizer.mask_token_id if in_gap else token)
+    return masked, true
+
+
+def generate_answers(
+    loaded: LoadedCheckpoint, prompts: Sequence[Prompt], config: DecodeConfig, batch_size: int | None = None
+) -> list[Trace]:
+    """The traces of a checkpoint's answers, in the order of `prompts`: an SFT checkpoint answers through the chat
+    template, a base checkpoint continues the text.
+
+    batch_size: decode so many prompts at a time, those of like lengths together; None: all at once. The greedy answer to
+    a prompt does not depend on it.
+    """
+    tokenizer, info = loaded.tokenizer, loaded.checkpoint
+    token_ids = [prompt_ids(tokenizer, prompt, info.chat) for prompt in prompts]
+    order = list(range(len(prompts)))
+    if batch_size:
+        order.sort(key=lambda i: len(token_ids[i]))
+    traces: dict[int, Trace] = {}
+    for start in range(0, len(order), batch_size or len(order) or 1):
+        batch = order[start : start + (batch_size or len(order))]
+        decoded = generate(loaded.model, [token_ids[i] for i in batch], config, tokenizer, info.label_shift)
+        traces.update(zip(batch, decoded, strict=True))
+    return [traces[i] for i in range(len(prompts))]
