@@ -5,20 +5,9 @@ from dataclasses import asdict, dataclass, field
 OBJECTIVES = ("ar", "llada1", "llada2")
 
 
-IN_NOTEBOOKS = {  # a setting of these records → the notebooks' parameter for it, where it has another name there
-    "seq_len": "max_seq_len", "keep_best": "llada2_topk_merge_k", "compile": "torch_compile",
-    "temperature": "gen_temperature", "top_k": "gen_top_k", "top_p": "gen_top_p", "cfg_scale": "gen_cfg_scale",
-    "steps": "gen_steps", "block_length": "gen_block_length or llada1_block_length",
-    "threshold": "gen_confidence_threshold", "minimal_topk": "gen_minimal_topk",
-    "cap_start_ratio, cap_end_ratio": "gen_cap_start_ratio and gen_cap_end_ratio",
-    "max_decode_per_step": "gen_max_decode_per_step",
-}  # fmt: skip
-
-
 def _require(ok: bool, name: str, value, wanted: str) -> None:
     if not ok:
-        there = f" ({IN_NOTEBOOKS[name]} of the notebooks)" if name in IN_NOTEBOOKS else ""
-        raise ValueError(f"{name}={value!r}: must be {wanted}{there}")
+        raise ValueError(f"{name}={value!r}: must be {wanted}")
 
 
 @dataclass(frozen=True)

@@ -114,10 +114,7 @@ class Diffusion:
         if not 0 <= self.random_length <= 1:
             raise ValueError(f"random_length={self.random_length}: must be a share of the batches, from 0 to 1")
         if self.cap_lambda < 0:
-            raise ValueError(
-                f"cap_lambda={self.cap_lambda}: must be 0 (off) or more; a negative one would reward uncertainty "
-                "(llada2_cap_lambda of the notebooks)"
-            )
+            raise ValueError(f"cap_lambda={self.cap_lambda}: must be 0 (off) or more; a negative one would reward uncertainty")
         if self.cap_temperature <= 0:
             raise ValueError(f"cap_temperature={self.cap_temperature}: must be positive")
         times = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)

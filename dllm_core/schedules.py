@@ -44,7 +44,7 @@ class NoiseSchedule:
     def __post_init__(self):
         if self.kind not in ALPHAS:
             names = ", ".join(ALPHAS)
-            raise ValueError(f"kind={self.kind!r}: must be one of {names} (noise_schedule of the notebooks)")
+            raise ValueError(f"kind={self.kind!r}: must be one of {names}")
         if not 0 <= self.t_min < self.t_max <= 1:
             raise ValueError(f"t_min={self.t_min}, t_max={self.t_max}: must satisfy 0 <= t_min < t_max <= 1")
         if self.weighting not in ("elbo", "uniform", "squared"):
@@ -56,10 +56,7 @@ class NoiseSchedule:
     def band(cls, low: float, high: float, kind: str = "linear", **options) -> "NoiseSchedule":
         """Mask-ratio bandwidth (LLaDA 2.0 §5): t limited so that the mask probability 1 − alpha(t) is in [low, high]."""
         if not 0 <= low < high <= 1:
-            raise ValueError(
-                f"alpha_min={low}, alpha_max={high}: must satisfy 0 <= alpha_min < alpha_max <= 1 "
-                "(llada2_alpha_min and llada2_alpha_max of the notebooks)"
-            )
+            raise ValueError(f"alpha_min={low}, alpha_max={high}: must satisfy 0 <= alpha_min < alpha_max <= 1")
         inverse = ALPHAS[kind][2]
         return cls(kind, float(inverse(1 - low)), float(inverse(1 - high)), **options)
 
@@ -128,8 +125,8 @@ class BlockSchedule:
     def __post_init__(self):
         ratios = self.phase_ratios
         if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
-            raise ValueError(f"wsd_phase_ratios={ratios}: must be three shares >= 0 that sum to 1")
-        for name, sizes in (("wsd_block_sizes_up", self.up), ("wsd_block_sizes_down", self.down)):
+            raise ValueError(f"phase_ratios={ratios}: must be three shares >= 0 that sum to 1")
+        for name, sizes in (("up", self.up), ("down", self.down)):
             bad = [size for size in sizes if size < 1 or self.full % size]
             if bad or not sizes:
                 raise ValueError(

@@ -22,6 +22,12 @@ def tiny(seed: int = 0, vocab: int = VOCAB, **options) -> Transformer:
     return Transformer(ModelConfig(vocab, 16, 2, 4, **{**shape, **options})).eval()
 
 
+def tiny_of(tokenizer, seed: int = 0) -> Transformer:
+    """One layer, 32 wide, for the entries of `tokenizer`."""
+    torch.manual_seed(seed)
+    return Transformer(ModelConfig(len(tokenizer), 32, 1, 2, intermediate_size=64))
+
+
 class Blank:
     """A stand-in for a model: uniform logits over `vocab`; keeps what it was called with."""
 

@@ -18,7 +18,7 @@ from dllm_core.data.batches import PackedBatches
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.likelihood import ar_nll, nll_bound
 from dllm_core.losses import Diffusion, ar_loss
-from dllm_core.notebook.setup import generate_answers
+from dllm_core.notebook.asking import generate_answers
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.show.player.page import player
 from dllm_core.trace import Trace

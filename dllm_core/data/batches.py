@@ -238,7 +238,7 @@ def validation_batches(documents: TokenDataset, *, rows: int | None = None, **se
     when no row is asked for.
     """
     if rows is not None and rows < 1:
-        raise DataError(f"rows={rows}: must be at least 1, or None for all (valid_rows of the notebooks)")
+        raise DataError(f"rows={rows}: must be at least 1, or None for all")
     batches = PackedBatches(documents, shuffle=False, **settings)
     total = int(batches._lengths.sum())
     if batches.pack == "cut":
@@ -273,6 +273,4 @@ def _check(batch_size, seq_len, pack, fill, block_size, max_fill) -> None:
     if fill == "block" and not block_size:
         raise DataError('fill="block" needs a block_size')
     if block_size is not None and (block_size < 1 or seq_len % block_size):
-        raise DataError(
-            f"block_size={block_size} does not divide seq_len={seq_len} (llada2_block_size, max_seq_len of the notebooks)"
-        )
+        raise DataError(f"block_size={block_size} does not divide seq_len={seq_len}")

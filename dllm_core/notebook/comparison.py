@@ -1,4 +1,4 @@
-"""Decodings as lines of a comparison file: what was asked, how it was decoded, what came out, at what cost."""
+"""The lines of a comparison file: for each decoding its prompt, its settings, its text and its cost."""
 
 import itertools
 import json
@@ -19,16 +19,16 @@ from dllm_core.trace import Trace
 SCHEMA = {  # key of a line → what it says, in the order of the line
     "name": "which contestant: AR, LLaDA 1, LLaDA 2, or LLaDA 2 as 1 (its weights under LLaDA 1's sampler)",
     "task": "sft: the prompt went through the chat template; pretrain: the text was continued",
-    "prompt": "the text asked or continued",
+    "prompt": "the question, or the text to continue",
     "checkpoint": "folder of the weights",
     "seed": "of the comparison and of the sampling",
     "versions": "object: dllm_core, torch, python, device (with the processor's or card's name), threads",
-    "trace": "file of the whole decoding, step by step: Trace.load, show.player(trace)",
+    "trace": "file of the decoding, step by step: Trace.load, show.player(trace)",
     "style": "the sampler: ar, llada1 or llada2",
     "text": "the answer, up to eos",
-    "ended": "true: it wrote eos before its room was used up",
-    "tokens": "answer tokens through eos; the filling after it does not count",
-    "forwards": "calls of the network (guidance: two a step)",
+    "ended": "true: the model wrote eos within max_new_tokens",
+    "tokens": "answer tokens through eos; the eos filling after it does not count",
+    "forwards": "calls of the network (with guidance two per step)",
     "seconds": "wall clock of the decoding, one prompt at a time",
     "tokens_per_forward": "tokens / forwards",
     "tokens_per_second": "tokens / seconds",
@@ -43,20 +43,20 @@ def schema_table() -> list[str]:
 
 
 def variants(config: DecodeConfig, **lists: Sequence) -> list[DecodeConfig]:
-    """`config` in every combination of the values listed, the last list fastest; an empty list keeps its own value.
+    """`config` with every combination of the listed values, the last list varying fastest; an empty list changes nothing.
 
-    config itself comes first where it is not among them. Raises ValueError where a combination is not a legal one.
+    `config` itself comes first where the combinations do not hold it. Raises ValueError for a combination that
+    `DecodeConfig` refuses.
     """
-    names = [name for name, values in lists.items() if values]
-    made = [
-        replace(config, **dict(zip(names, values, strict=True)))
-        for values in itertools.product(*(lists[name] for name in names))
+    lists = {name: values for name, values in lists.items() if values}
+    combinations = [
+        replace(config, **dict(zip(lists, values, strict=True))) for values in itertools.product(*lists.values())
     ]
-    return made if config in made else [config, *made]
+    return combinations if config in combinations else [config, *combinations]
 
 
-def setting(config: DecodeConfig) -> str:
-    """What tells one run of a style from another, in a few words: its threshold or steps, and its block length."""
+def describe_setting(config: DecodeConfig) -> str:
+    """The settings in which runs of a style differ, in a few words: threshold or steps, and block length."""
     if config.style == "ar":
         return "greedy" if config.temperature == 0 else f"temperature {config.temperature:g}"
     steps = config.steps or (config.max_new_tokens if config.style == "llada1" else None)
@@ -65,10 +65,10 @@ def setting(config: DecodeConfig) -> str:
     return ", ".join(f"{word} {value:g}" for word, value in words.items() if value is not None)
 
 
-def keep(trace: Trace, output: str | Path, number: int) -> str:
-    """Save a trace beside the comparison file `output`, numbered from 1; the path that its line names.
+def save_trace(trace: Trace, output: str | Path, number: int) -> str:
+    """Save a trace in a folder beside the comparison file `output`; the path that its line names.
 
-    outputs/compare_sft.jsonl → outputs/compare_sft.traces/07-llada2.json
+    outputs/compare_sft.jsonl, 7 → outputs/compare_sft.traces/07-llada2.json
     """
     path = Path(output).with_suffix(".traces") / f"{number:02d}-{trace.style}.json"
     trace.save(resolve(path))
@@ -76,7 +76,7 @@ def keep(trace: Trace, output: str | Path, number: int) -> str:
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """What a result depends on beside its settings."""
+    """What a result depends on apart from its settings."""
     return {
         "dllm_core": dllm_core.__version__, "torch": torch.__version__, "python": platform.python_version(),
         "device": machine(device), "threads": str(torch.get_num_threads()),
@@ -84,15 +84,16 @@ def versions(device: torch.device) -> dict[str, str]:
 
 
 def record(trace: Trace, /, **about) -> dict:
-    """One decoding as one flat record: the keys of `SCHEMA`, of which `about` gives those up to `trace`, and first."""
-    sure = [commit.confidence for step in trace.steps for commit in step.commits]
-    count = max(len(sure), 1)
+    """One decoding as a flat record with the keys of `SCHEMA`: first `about`, which gives name to trace, then the rest."""
+    confidences = [commit.confidence for step in trace.steps for commit in step.commits]
+    count = max(len(confidences), 1)
     return {
         **about, "style": trace.style, "text": trace.text, "ended": trace.ended, "tokens": trace.tokens,
         "forwards": trace.forwards, "seconds": trace.seconds, "tokens_per_forward": trace.tokens_per_forward,
         "tokens_per_second": trace.tokens_per_second,
         "confidence": {
-            "mean": sum(sure) / count, "min": min(sure, default=0.0), "below_half": sum(p < 0.5 for p in sure) / count,
+            "mean": sum(confidences) / count, "min": min(confidences, default=0.0),
+            "below_half": sum(p < 0.5 for p in confidences) / count,
         },
         "settings": trace.settings,
     }  # fmt: skip

@@ -27,12 +27,13 @@ WIDE, HIGH = 1260, 1500  # of the browser's window, pixels; tall enough that no 
 SETUP = """from dllm_core import show, widgets
 from dllm_core.config import DecodeConfig
 from dllm_core.data.jsonl import chat_documents
-from dllm_core.notebook.setup import open_checkpoint, speak
+from dllm_core.notebook.asking import generate_answers
+from dllm_core.notebook.setup import open_checkpoint
 from dllm_core.show.widgets.decoding import decoding_explorer
 open_ = lambda name: open_checkpoint(name, shipped=True)
 two = open_("weights/diffusion_llada2_sft_best.pt")
 way = DecodeConfig("llada2", 48, block_length=16, threshold=0.9, alternatives=3, draft=True)
-ask = lambda model, how: speak(model, ["你是谁？"], how)[0]"""
+ask = lambda model, how: generate_answers(model, ["你是谁？"], how)[0]"""
 PLAYERS = """traces = [ask(open_("weights/minimind_sft_best.pt"), DecodeConfig("ar", 32, alternatives=3)),
           ask(open_("weights/diffusion_llada1_sft_best.pt"),
               DecodeConfig("llada1", 32, block_length=16, alternatives=3, draft=True)), ask(two, way)]

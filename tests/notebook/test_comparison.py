@@ -1,51 +1,57 @@
 """Lines of a comparison file: their documented keys, their traces, the settings that were asked for."""
 
+import json
+
 import pytest
 import torch
 import traces
+from small import tiny_of
 
-from dllm_core.config import DecodeConfig
-from dllm_core.notebook import comparison as compare
+from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.config import CheckpointInfo, DecodeConfig
+from dllm_core.data.tokenizer import load_tokenizer
+from dllm_core.notebook import comparison
+from dllm_core.notebook.asking import generate_answers
 from dllm_core.trace import Trace
 
 
 def test_a_line_holds_what_the_schema_says_in_its_order():
     about = {"name": "LLaDA 2", "task": "sft", "prompt": "?", "checkpoint": "tiny", "seed": 0}
-    line = compare.record(traces.llada2(), **about, versions=compare.versions(torch.device("cpu")), trace="a.json")
-    assert list(line) == list(compare.SCHEMA)
-    assert all(text for text in compare.SCHEMA.values())
+    line = comparison.record(traces.llada2(), **about, versions=comparison.versions(torch.device("cpu")), trace="a.json")
+    assert list(line) == list(comparison.SCHEMA)
+    assert all(text for text in comparison.SCHEMA.values())
     inside = ", ".join(line["versions"])
-    assert inside == compare.SCHEMA["versions"].removeprefix("object: ").replace(
+    assert inside == comparison.SCHEMA["versions"].removeprefix("object: ").replace(
         " (with the processor's or card's name)", ""
     )
-    assert all(key in compare.SCHEMA["confidence"] for key in line["confidence"])
-    table = compare.schema_table()
+    assert all(key in comparison.SCHEMA["confidence"] for key in line["confidence"])
+    table = comparison.schema_table()
     assert len(table) == 2 + len(line) and len({row.count("|") for row in table}) == 1
 
 
 def test_confidences_of_a_line():
-    found = compare.record(traces.llada1())["confidence"]
+    found = comparison.record(traces.llada1())["confidence"]
     assert found == pytest.approx({"mean": (0.99 + 0.8 + 0.7 + 0.6) / 4, "min": 0.6, "below_half": 0})
     nothing = Trace("ar", [1], [1], 9, 2)
-    assert compare.record(nothing)["confidence"] == {"mean": 0, "min": 0, "below_half": 0}
+    assert comparison.record(nothing)["confidence"] == {"mean": 0, "min": 0, "below_half": 0}
 
 
 def test_a_kept_trace_is_found_by_its_line(workspace):
     made = traces.llada2()
-    path = compare.keep(made, "outputs/new/compare.jsonl", 7)
+    path = comparison.save_trace(made, "outputs/new/compare.jsonl", 7)
     assert path == "outputs/new/compare.traces/07-llada2.json"
     assert Trace.load(workspace / path) == made
 
 
 def test_variants_are_every_combination():
     fast = DecodeConfig("llada2", 32, block_length=16, threshold=0.9)
-    made = compare.variants(fast, block_length=(8, 16), threshold=(0.5, 0.9))
+    made = comparison.variants(fast, block_length=(8, 16), threshold=(0.5, 0.9))
     assert [(one.block_length, one.threshold) for one in made] == [(8, 0.5), (8, 0.9), (16, 0.5), (16, 0.9)]
     # its own setting comes first where the lists leave it out; an empty list changes nothing
-    assert [one.threshold for one in compare.variants(fast, threshold=(0.5,), block_length=())] == [0.9, 0.5]
-    assert compare.variants(fast) == [fast] == compare.variants(fast, threshold=())
+    assert [one.threshold for one in comparison.variants(fast, threshold=(0.5,), block_length=())] == [0.9, 0.5]
+    assert comparison.variants(fast) == [fast] == comparison.variants(fast, threshold=())
     with pytest.raises(ValueError, match="steps=3: must be a multiple of the 2 blocks"):
-        compare.variants(DecodeConfig("llada1", 32, block_length=16), steps=(3,))
+        comparison.variants(DecodeConfig("llada1", 32, block_length=16), steps=(3,))
 
 
 @pytest.mark.parametrize(
@@ -60,4 +66,17 @@ def test_variants_are_every_combination():
     ],
 )
 def test_a_setting_in_words(config, words):
-    assert compare.setting(config) == words
+    assert comparison.describe_setting(config) == words
+
+
+def test_records_are_whole_lines(project, tmp_path):
+    tokenizer = load_tokenizer(project / "data/tokenizer")
+    writer = LoadedCheckpoint(tiny_of(tokenizer), CheckpointInfo("llada2", 8), tokenizer, None)
+    trace = generate_answers(writer, ["你好"], DecodeConfig("llada2", max_new_tokens=6, block_length=8))[0]
+    record = comparison.record(trace, prompt="你好", seed=3)
+    assert list(record)[:3] == ["prompt", "seed", "style"] and record["settings"] == trace.settings
+    assert 0 < record["confidence"]["min"] <= record["confidence"]["mean"] <= 1
+    path = comparison.write_jsonl(tmp_path / "new/compare.jsonl", [record, record])
+    assert [json.loads(one) for one in path.read_text("utf-8").splitlines()] == [record, record]
+    assert "你好" in path.read_text("utf-8") and not list(path.parent.glob("*.partial"))
+    assert set(comparison.versions(torch.device("cpu"))) == {"dllm_core", "torch", "python", "device", "threads"}

@@ -1,26 +1,40 @@
 """Scores, intervals, statistics of texts and speeds by hand; and answers that do not depend on their batch."""
 
+import json
+import math
 import random
 from statistics import mean, quantiles
 
 import pytest
-from small import BOS, EOS, MASK, tiny
+import torch
+from small import BOS, EOS, MASK, tiny_of
 
-from dllm_core.config import DecodeConfig
-from dllm_core.notebook import grading as answers
-from dllm_core.notebook import setup as notebook
-from dllm_core.notebook.grading import answer_all, exact_match, paired, speed, summary, text_statistics, wilson
+from dllm_core import reference
+from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.common.errors import DataError
+from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
+from dllm_core.data.tokenizer import load_tokenizer
+from dllm_core.model import Transformer
+from dllm_core.notebook import grading
+from dllm_core.notebook.asking import generate_answers
+from dllm_core.notebook.grading import (
+    Question,
+    exact_match,
+    grade,
+    load_questions,
+    paired,
+    probability_under,
+    speed,
+    summary,
+    text_statistics,
+    wilson,
+)
 from dllm_core.trace import Commit, DecodeStep, Trace
-from dllm_core.workshop.corpus.generator import Item
 
 
-class Words:
-    """A tokenizer of which only ids and decoding are asked."""
-
-    mask_token_id, eos_token_id, pad_token_id = MASK, EOS, 0
-
-    def decode(self, tokens, skip_special_tokens=False):
-        return " ".join(str(t) for t in tokens if not (skip_special_tokens and t <= EOS))
+@pytest.fixture(scope="module")
+def tokenizer(project):
+    return load_tokenizer(project / "data/tokenizer")
 
 
 def test_wilson_interval():
@@ -31,20 +45,13 @@ def test_wilson_interval():
 
 
 def test_exact_match_per_group():
-    scores = exact_match(["copy", "sort", "copy", "copy"], ["ab", "12", "c d", "e"], [" ab\n", "21", "c  d", "e"])
+    answers = {"ab": " ab\n", "12": "21", "c d": "c  d", "e": "e"}  # the right one: what was written
+    questions = [Question(group, "?", right) for group, right in zip(["copy", "sort", "copy", "copy"], answers)]
+    scores = exact_match(questions, [trace_of(5, text=text) for text in answers.values()])
     assert [(s.group, s.right, s.count) for s in scores] == [("copy", 2, 3), ("sort", 0, 1)]
     assert scores[0].share == pytest.approx(2 / 3) and scores[0].interval == wilson(2, 3)
     with pytest.raises(ValueError):
-        exact_match(["copy"], ["a", "b"], ["a"])
-
-
-def test_answers_come_back_in_the_order_asked():
-    prompts = [[1, 5, 6, 7, 8, 9], [1], [1, 5, 6], [1, 5], [1, 9, 9, 9]]
-    config = DecodeConfig("ar", max_new_tokens=3)
-    traces = answer_all(tiny(), prompts, config, Words(), batch_size=2)
-    assert [trace.prompt for trace in traces] == prompts
-    alone = [answer_all(tiny(), [prompt], config, Words())[0].final for prompt in prompts]
-    assert [trace.final for trace in traces] == alone
+        exact_match(questions, [])
 
 
 def test_speed_sums_what_its_traces_say(monkeypatch):
@@ -61,48 +68,77 @@ def test_speed_sums_what_its_traces_say(monkeypatch):
         def seconds(self):
             return self.prompt[2]
 
-    def fake(model, prompts, config, tokenizer, label_shift):
-        assert len(prompts) == 1 and not config.draft and not config.alternatives
-        return [Counted("ar", prompts[0], [], MASK, EOS)]
+    def fake(loaded, prompts, config, batch_size):
+        assert batch_size == 1 and not config.draft and not config.alternatives
+        return [Counted("ar", prompt, [], MASK, EOS) for prompt in prompts]
 
-    monkeypatch.setattr(answers, "generate", fake)
-    found = speed(None, [[6, 3, 0.5], [4, 7, 1.5]], DecodeConfig("llada2", alternatives=2, draft=True), None)
+    monkeypatch.setattr(grading, "generate_answers", fake)
+    found = speed(None, [[6, 3, 0.5], [4, 7, 1.5]], DecodeConfig("llada2", alternatives=2, draft=True))
     assert found == {"tokens": 10, "forwards": 10, "seconds": 2.0, "tokens_per_forward": 1.0, "tokens_per_second": 5.0}
 
 
-def test_a_measured_speed():
-    found = speed(tiny(), [[BOS, 5, 6]], DecodeConfig("ar", max_new_tokens=4, eos_early_stop=False), Words())
+def test_a_measured_speed(tokenizer):
+    loaded = LoadedCheckpoint(tiny_of(tokenizer), CheckpointInfo("ar", label_shift=True), tokenizer, None)
+    found = speed(loaded, [[BOS, 5, 6]], DecodeConfig("ar", max_new_tokens=4, eos_early_stop=False))
     assert found["forwards"] == 4 and 1 <= found["tokens"] <= 4 and found["seconds"] > 0
 
 
-# --- the same answers whatever the batch ----------------------------------------------------------------------------
-
-QUESTIONS = (
-    "你是谁？", "Hello, how big are you? I want to know.", "请倒写：天地人", "Who are you?",
-    "请把下面的话重复一遍：今天的天气很好，我们去公园。", "Please repeat: one two three four", "嗨", "请介绍一下你自己，不要着急。",
-)  # fmt: skip
+# --- graded questions --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("weights", "config"),
-    [
-        ("tiny-ar", DecodeConfig("ar", 24)),
-        ("tiny-llada1", DecodeConfig("llada1", 24, steps=12, block_length=8)),
-        ("tiny-llada2", DecodeConfig("llada2", 24, block_length=16, threshold=0.8)),
-    ],
-)
-def test_batch_size_changes_no_answer(project, weights, config):
-    """Chinese and English questions of many lengths: the same tokens, in the same steps, for the same reasons."""
-    loaded = notebook.open_checkpoint(project / "weights" / weights)
-    items = [Item("en" if question.isascii() else "zh", question, "?") for question in QUESTIONS]
-    runs = {size: notebook.grade(loaded, items, config, size)[1] for size in (1, 3, 8)}
-    what = lambda trace: [[(c.position, c.token, c.reason) for c in step.commits] for step in trace.steps]
-    sure = lambda traces: [c.confidence for trace in traces for step in trace.steps for c in step.commits]
-    assert len({trace.text for trace in runs[1]}) > 4  # different questions, different answers
-    for size in (3, 8):
-        assert [what(trace) for trace in runs[size]] == [what(trace) for trace in runs[1]]
-        assert sure(runs[size]) == pytest.approx(sure(runs[1]), abs=1e-4)
-    assert summary(items, runs[1]) == summary(items, runs[3]) == summary(items, runs[8])
+def line(*contents: str, **more) -> str:
+    roles = ("user", "assistant") * 2
+    return json.dumps({"conversations": [{"role": r, "content": c} for r, c in zip(roles, contents)], **more})
+
+
+def test_only_single_questions_with_a_group_are_graded(tmp_path):
+    file = tmp_path / "test.jsonl"
+    file.write_text("\n".join([
+        line("1", "a", group="x"), line("2", "b"), line("3", "c", group="x"), line("4", "d", group="y"),
+        line("5", "e", "6", "f", group="y"),
+    ]))  # fmt: skip
+    assert [(item.group, item.prompt, item.answer) for item in load_questions(str(file))] == [
+        ("x", "1", "a"), ("x", "3", "c"), ("y", "4", "d"),
+    ]  # fmt: skip
+    assert [item.prompt for item in load_questions(str(file), 1)] == ["1", "4"]
+    assert load_questions("") == []
+    file.write_text('{"group": "x", "conversations": [{"role": "user"}, {"role": "assistant", "content": "a"}]}')
+    with pytest.raises(DataError, match=r'test.jsonl:1: a turn has no string under "content"'):
+        load_questions(str(file))
+
+
+def test_grading_grades_each_answer_in_the_order_of_the_questions(tokenizer):
+    loaded = LoadedCheckpoint(tiny_of(tokenizer), CheckpointInfo("ar", label_shift=True, chat=True), tokenizer, None)
+    config = DecodeConfig("ar", max_new_tokens=4)
+    asked = [Question("g", prompt, "") for prompt in ("你好", "请重复：一二三", "好")]
+    _, traces = grade(loaded, asked, config, batch_size=2)
+    singly = [generate_answers(loaded, [item.prompt], config)[0] for item in asked]
+    assert [trace.final for trace in traces] == [trace.final for trace in singly]
+    right = [Question("gh"[i % 2], item.prompt, trace.text) for i, (item, trace) in enumerate(zip(asked, singly))]
+    scores, _ = grade(loaded, right, config)
+    assert [(score.group, score.right, score.count) for score in scores] == [("g", 2, 2), ("h", 1, 1)]
+
+
+def test_probability_under_an_even_judge_is_one_in_the_vocabulary(tokenizer):
+    even = Transformer(ModelConfig(len(tokenizer), 32, 1, 2, initializer_range=0.0))
+    judge = LoadedCheckpoint(even, CheckpointInfo("ar", label_shift=True), tokenizer, None)
+    writer = LoadedCheckpoint(tiny_of(tokenizer), CheckpointInfo("ar", label_shift=True), tokenizer, None)
+    traces = generate_answers(writer, ["你好", "今天"], DecodeConfig("ar", max_new_tokens=5, eos_early_stop=False))
+    assert probability_under(judge, traces) == pytest.approx(1 / len(tokenizer), rel=1e-4)
+    assert math.isnan(probability_under(judge, []))
+    # a judge with opinions: the geometric mean over the answers' tokens, each after all that stands before it
+    torch.manual_seed(1)
+    sure = Transformer(ModelConfig(len(tokenizer), 32, 1, 2, initializer_range=0.3))
+    costs = []
+    for trace in traces:
+        ids = [*trace.prompt, *trace.answer]
+        with torch.no_grad():
+            log_p = reference.forward(sure, torch.tensor(ids), 1).log_softmax(dim=-1)
+        costs += [log_p[i - 1, ids[i]].item() for i in range(len(trace.prompt), len(ids))]
+    judge = LoadedCheckpoint(sure, CheckpointInfo("ar", label_shift=True), tokenizer, None)
+    wanted = math.exp(sum(costs) / len(costs))
+    assert probability_under(judge, traces) == pytest.approx(wanted, rel=1e-4)
+    assert abs(wanted * len(tokenizer) - 1) > 0.2
 
 
 # --- what answers are like ------------------------------------------------------------------------------------------
@@ -152,14 +188,14 @@ def test_statistics_of_nothing():
 
 
 def test_a_summary_counts_what_its_traces_say():
-    items = [Item("copy", "?", "ab"), Item("sort", "?", "12"), Item("copy", "?", "cd")]
-    row = summary(items, [trace_of(5, EOS, text=" ab"), trace_of(5, 6, text="21"), trace_of(7, text="c")])
+    questions = [Question("copy", "?", "ab"), Question("sort", "?", "12"), Question("copy", "?", "cd")]
+    row = summary(questions, [trace_of(5, EOS, text=" ab"), trace_of(5, 6, text="21"), trace_of(7, text="c")])
     assert row["right"] == [True, False, False] and row["exact_match"] == pytest.approx(1 / 3)
     assert row["groups"] == [{"group": "copy", "right": 1, "count": 2}, {"group": "sort", "right": 0, "count": 1}]
     assert (row["items"], row["tokens"], row["forwards"], row["tokens_per_forward"]) == (3, 5, 5, 1.0)
     assert row["length"] == pytest.approx(4 / 3) and row["ended"] == pytest.approx(1 / 3)
     with pytest.raises(ValueError):
-        summary(items, [])
+        summary(questions, [])
 
 
 # --- paired differences ---------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.model import Transformer
-from dllm_core.notebook.setup import prompt_ids
+from dllm_core.notebook.asking import prompt_ids
 from dllm_core.samplers import generate, infill
 from dllm_core.show.widgets import decoding as widgets_decode
 from dllm_core.show.widgets.decoding import DecodingPanel, decoding_explorer

@@ -14,11 +14,11 @@ from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.data.batches import validation_batches
 from dllm_core.data.jsonl import chat_documents
 from dllm_core.likelihood import Estimate
+from dllm_core.notebook.grading import Question
 from dllm_core.train import TrainStep
-from dllm_core.workshop.corpus.generator import Item
 from dllm_core.workshop.sweeps import measure
 
-ITEMS = [Item("a", "你是谁？", "我是小言，一个刚刚学会说话的小小语言模型。"), Item("b", "请介绍你自己。", "不是这个")]
+ITEMS = [Question("a", "你是谁？", "我是小言，一个刚刚学会说话的小小语言模型。"), Question("b", "请介绍你自己。", "不是这个")]
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +101,10 @@ def test_merges_measure_the_last_the_best_and_their_mean(loaded, tmp_path):
 
 def test_speeds_are_medians_of_turns_and_ratios_of_the_same_turn(monkeypatch):
     pace = {"ar": iter([9.0, 100.0, 200.0, 400.0]), "llada2": iter([9.0, 300.0, 200.0, 2000.0])}
-    found = lambda model, prompts, way, *_: {"tokens_per_second": next(pace[way.style]), "tokens_per_forward": 2.0}
-    monkeypatch.setattr(measure, "prompt_ids", lambda *_: [1])
+    found = lambda loaded, prompts, way: {"tokens_per_second": next(pace[way.style]), "tokens_per_forward": 2.0}
     monkeypatch.setattr(measure, "speed", found)
     one = SimpleNamespace(model=None, tokenizer=None, checkpoint=CheckpointInfo("ar"))
-    ar, llada2 = measure.speeds([(one, DecodeConfig("ar")), (one, DecodeConfig("llada2"))], [Item("a", "?", "!")])
+    ar, llada2 = measure.speeds([(one, DecodeConfig("ar")), (one, DecodeConfig("llada2"))], [Question("a", "?", "!")])
     assert (ar["tokens_per_second"], ar["times"]) == (200, 1)
     assert (llada2["tokens_per_second"], llada2["times"]) == (300, 3)  # of the medians it would be 1.5
     assert (llada2["least"], llada2["most"]) == (1, 5) and not any(list(turns) for turns in pace.values())
@@ -121,7 +120,7 @@ def test_reversal_ranks_every_name(loaded, monkeypatch):
 
     monkeypatch.setattr(measure, "_cost", price)
     written = [SimpleNamespace(text=text) for text in ("甲写的", "水乙", "丙")]
-    monkeypatch.setattr(measure, "answer_all", lambda *_, **__: written)
+    monkeypatch.setattr(measure, "generate_answers", lambda *_, **__: written)
     way = DecodeConfig("ar", 4)
     rows = list(measure.reversal(loaded["ar"], facts, "{k}写了{v}", "{v}是{k}写的", way, 2, 0, "one way"))
     assert [row["way"] for row in rows] == ["written", "likeliest as asked", "likeliest as told"]

@@ -14,7 +14,7 @@ from dllm_core.common.errors import RunError
 from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve
 from dllm_core.config import OBJECTIVES, CheckpointInfo, DecodeConfig
-from dllm_core.notebook.setup import prompt_ids
+from dllm_core.notebook.asking import prompt_ids
 from dllm_core.samplers import decode, decode_gaps, gap_config, new_trace, start_of
 from dllm_core.sampling import SpecialTokens
 from dllm_core.show.trace_view import STYLE_NAMES

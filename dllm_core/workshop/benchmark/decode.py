@@ -12,7 +12,9 @@ from dllm_core.common.paths import root
 from dllm_core.compute.devices import pick_device
 from dllm_core.config import DecodeConfig
 from dllm_core.model import Transformer
-from dllm_core.notebook.setup import load_questions, open_checkpoint, prompt_ids
+from dllm_core.notebook.asking import prompt_ids
+from dllm_core.notebook.grading import load_questions
+from dllm_core.notebook.setup import open_checkpoint
 from dllm_core.samplers import generate
 from dllm_core.workshop.benchmark import peak as benchmark_peak
 from dllm_core.workshop.benchmark.jobs import (

@@ -18,10 +18,9 @@ from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import Batch, validation_batches
 from dllm_core.data.token_cache import TokenDataset
-from dllm_core.notebook.grading import answer_all, speed, summary
-from dllm_core.notebook.setup import grade, mask_gaps, prompt_ids
+from dllm_core.notebook.asking import generate_answers, mask_gaps, prompt_ids
+from dllm_core.notebook.grading import Question, grade, speed, summary
 from dllm_core.samplers import generate
-from dllm_core.workshop.corpus.generator import Item
 
 Row = dict[str, object]
 
@@ -48,7 +47,7 @@ def likelihood(
 
 
 def answers(
-    loaded: LoadedCheckpoint, items: list[Item], way: DecodeConfig, grid: dict[str, Sequence], keep_items: bool = False,
+    loaded: LoadedCheckpoint, items: list[Question], way: DecodeConfig, grid: dict[str, Sequence], keep_items: bool = False,
     kind: str = "answers",
 ) -> Iterator[Row]:  # fmt: skip
     """Exact match, pace and the look of the answers to `items` for each combination of the decoding settings in `grid`
@@ -70,24 +69,23 @@ def answers(
         yield _row(kind, {name: -1 if value is None else value for name, value in settings.items()}, **found)
 
 
-def own_items(loaded: LoadedCheckpoint, documents: TokenDataset, count: int, way: DecodeConfig) -> list[Item]:
+def own_items(loaded: LoadedCheckpoint, documents: TokenDataset, count: int, way: DecodeConfig) -> list[Question]:
     """The first prompt of each of `count` conversations with the checkpoint's own answer, written one token a forward.
     Where no answer is the only right one, `answers` then counts how many a setting leaves as they are."""
     prompts = [tokens[: int(scored.argmax())].tolist() for tokens, scored in itertools.islice(documents, count)]
     careful = way if way.style == "ar" else replace(way, threshold=None, steps=None)
-    traces = answer_all(loaded.model, prompts, careful, loaded.tokenizer, label_shift=loaded.checkpoint.label_shift)
+    traces = generate_answers(loaded, prompts, careful, batch_size=32)
     pairs = zip(prompts, traces, strict=True)
-    return [Item("own", tuple(prompt), trace.text, len(trace.answer)) for prompt, trace in pairs]
+    return [Question("own", tuple(prompt), trace.text, len(trace.answer)) for prompt, trace in pairs]
 
 
-def speeds(contestants: Sequence[tuple[LoadedCheckpoint, DecodeConfig]], items: list[Item], rounds: int = 3) -> Iterator[Row]:
+def speeds(contestants: Sequence[tuple[LoadedCheckpoint, DecodeConfig]], items: list[Question], rounds: int = 3) -> Iterator[Row]:
     """Answer tokens through eos per forward and per second, batch 1, all contestants in one process: in each of `rounds`
     every one answers the same questions in turn; medians, and the least and the greatest ratio to the first one."""
     found: dict[str, list[dict]] = {way.style: [] for _, way in contestants}
     for turn in range(rounds + 1):  # the first is a warm-up
         for loaded, way in contestants:
-            prompts = [prompt_ids(loaded.tokenizer, item.prompt, loaded.checkpoint.chat) for item in items]
-            pace = speed(loaded.model, prompts, way, loaded.tokenizer, loaded.checkpoint.label_shift)
+            pace = speed(loaded, [item.prompt for item in items], way)
             found[way.style] += [pace] * bool(turn)
     first = found[contestants[0][1].style]
     for style, paces in found.items():
@@ -145,9 +143,7 @@ def reversal(
     """
     head = asked[: asked.index("{k}")]
     prompts = [prompt_ids(loaded.tokenizer, head.format(v=v), chat=False) for _, v in facts]
-    traces = answer_all(
-        loaded.model, prompts, way, loaded.tokenizer, label_shift=loaded.checkpoint.label_shift
-    )
+    traces = generate_answers(loaded, prompts, way, batch_size=32)
     told = sum(trace.text.startswith(k) for trace, (k, _) in zip(traces, facts, strict=True))
     yield _row("reversal", {"direction": direction, "way": "written"}, right=told / len(facts), items=len(facts))
     names = [k for k, _ in facts]

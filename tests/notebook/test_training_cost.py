@@ -1,0 +1,38 @@
+"""The cost of a training before it begins: positions, arithmetic, memory and disk."""
+
+import pytest
+from small import tiny_of
+
+from dllm_core.config import TrainConfig
+from dllm_core.data.token_cache import TokenDataset
+from dllm_core.data.tokenizer import load_tokenizer
+from dllm_core.notebook.training_cost import estimate
+from dllm_core.schedules import BlockSchedule
+
+
+@pytest.fixture(scope="module")
+def tokenizer(project):
+    return load_tokenizer(project / "data/tokenizer")
+
+
+def test_positions_count_the_clean_half_and_both_views(tokenizer):
+    model, config = tiny_of(tokenizer), TrainConfig(10, batch_size=2, seq_len=16)
+    blocks = BlockSchedule(16, 10, (0.3, 0.5, 0.2), (4,), (8,))  # 3 + 2 steps of block diffusion, 5 of full
+    plain = estimate(model, config)
+    assert plain.tokens == plain.positions == 320
+    assert plain.flops == 6 * model.num_parameters * 320
+    assert estimate(model, config, blocks=blocks).positions == 320 + 5 * 32
+    assert estimate(model, config, blocks=blocks, views=2).positions == 2 * 320 + 5 * 32
+    assert plain.seconds > 0 and "320" not in str(plain)
+
+
+def test_memory_and_disk_follow_the_optimiser_and_the_kept_checkpoints(tokenizer):
+    model = tiny_of(tokenizer)
+    size = model.num_parameters
+    adamw = estimate(model, TrainConfig(1))
+    assert adamw.memory_bytes == 16 * size and adamw.disk_bytes == 4 * (3 + 1 + 3) * size
+    matrices = 4 * 32 * 32 + 3 * 32 * 64
+    assert estimate(model, TrainConfig(1, optimizer="muon")).memory_bytes == 16 * size - 4 * matrices
+    assert estimate(model, TrainConfig(1, keep_best=3)).disk_bytes == adamw.disk_bytes + 8 * size
+    documents = TokenDataset.of([[1, 2, 3]], [[False, True, True]])
+    assert estimate(model, TrainConfig(1), documents=documents).disk_bytes - adamw.disk_bytes == 3 * 4 + 2 * 8 + 3
