@@ -13,6 +13,7 @@ from dllm_core.common.errors import DataError
 from dllm_core.common.paths import resolve, root
 from dllm_core.data.chat import chat_prompt, encode_conversations
 from dllm_core.data.download import fetch_dataset_file, home, is_repository
+from dllm_core.data.embedded import is_embedded, unpack
 from dllm_core.data.parallel import Lines, chunks_of_lines
 from dllm_core.data.token_cache import TokenChunk, TokenDataset, tokenised_documents
 from dllm_core.data.tokenizer import backend
@@ -35,8 +36,8 @@ REPORT_FILES = ("pretrain_hq.jsonl", "sft_mini_512.jsonl")
 def find_data(path: str | Path) -> Path:
     """The file a user means, on this disk.
 
-    `modelscope:owner/name/file` is downloaded once, to data/modelscope/datasets/owner/name/file. The files of the
-    embedded corpus are made when absent. Relative paths count from the project root.
+    `modelscope:owner/name/file` is downloaded once, to data/modelscope/datasets/owner/name/file. The large files
+    of the embedded corpus are unpacked when absent. Relative paths count from the project root.
     Raises DataError that says where it looked.
     """
     text = str(path)
@@ -51,12 +52,8 @@ def find_data(path: str | Path) -> Path:
         return where
     if where.is_dir():
         raise DataError(f"{where}: this is a folder, expected a jsonl file")
-    if where.parent == root() / "data":
-        from dllm_core.workshop.corpus import generator as corpus
-
-        if where.name in corpus.EMBEDDED:
-            corpus.ensure()
-            return where
+    if is_embedded(where):
+        return unpack(where)
     if where.name in REPORT_FILES:
         fetched = home("datasets", REPORT_DATA) / where.name
         if fetched.is_file():

@@ -18,9 +18,12 @@ from dllm_core.common.paths import resolve, root
 from dllm_core.data.download import fetch_tokenizer, is_repository
 
 PAD, BOS, EOS, MASK, UNKNOWN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>", "<|unk|>"
+SPECIAL_TOKENS = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS, "mask_token": MASK, "unk_token": UNKNOWN}
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -40,7 +43,7 @@ def load_tokenizer(source: str | Path = "data/tokenizer"):
         raise DataError(
             f"{folder}: the tokenizer has no {' and no '.join(missing)} token. Documents are written as bos text eos "
             f"and rows are filled with pad: name them in {folder / 'tokenizer_config.json'}, "
-            f'for example "{missing[0]}_token": "{ {"pad": PAD, "bos": BOS, "eos": EOS}[missing[0]] }"'
+            f'for example "{missing[0]}_token": "{SPECIAL_TOKENS[f"{missing[0]}_token"]}"'
         )
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK})
@@ -66,18 +69,14 @@ def character_tokenizer(texts: Iterable[str]):
     if not seen:
         raise DataError("character_tokenizer: the texts hold no character, so there is nothing to make tokens of")
     seen.update("system\nuser\nassistant\n")  # the words of the chat template
-    entries = [PAD, BOS, EOS, MASK, UNKNOWN, *sorted(seen)]
+    entries = [*SPECIAL_TOKENS.values(), *sorted(seen)]
     # A BPE without merges splits into characters; without a pre-tokenizer no space is touched.
     backend = Tokenizer(models.BPE({entry: i for i, entry in enumerate(entries)}, [], unk_token=UNKNOWN))
     backend.decoder = decoders.Fuse()
-    backend.add_special_tokens(entries[:5])
+    backend.add_special_tokens(list(SPECIAL_TOKENS.values()))
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        mask_token=MASK,
-        unk_token=UNKNOWN,
+        **SPECIAL_TOKENS,
         chat_template=CHATML,
         clean_up_tokenization_spaces=False,
     )

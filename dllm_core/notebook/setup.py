@@ -10,8 +10,9 @@ from pathlib import Path
 from dllm_core.checkpoints.formats import find_checkpoint, run_name
 from dllm_core.checkpoints.run_folder import LoadedCheckpoint, load
 from dllm_core.common.errors import RunError
-from dllm_core.common.paths import resolve, root
+from dllm_core.common.paths import resolve
 from dllm_core.config import DecodeConfig
+from dllm_core.data.embedded import is_embedded
 from dllm_core.data.jsonl import read_texts
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
@@ -20,7 +21,6 @@ from dllm_core.notebook.asking import prompt_ids
 from dllm_core.samplers import start_of
 from dllm_core.sampling import SpecialTokens
 from dllm_core.workshop.bundle_weights import bundled_checkpoint
-from dllm_core.workshop.corpus import generator as corpus
 
 STAGE_OF = {  # run → the stage of `dllm run` that trains it, which begins with its notebook's number
     "minimind_pretrain": "01",
@@ -138,7 +138,7 @@ def read_splits(
 
     Warns when a user's file is trained on and validated on the embedded corpus.
     """
-    if data and _embedded(valid_data) and not _embedded(data):
+    if data and is_embedded(resolve(valid_data)) and not is_embedded(resolve(data)):
         warnings.warn(
             f"data={data!r} is your file, but valid_data={valid_data!r} belongs to the embedded corpus: validation, and "
             'with it the choice of the best weights, would be on other texts. Set valid_data = "" to hold out a share of '
@@ -148,10 +148,6 @@ def read_splits(
     if not valid_data:
         return read(data).split()
     return (read(data) if data else None), read(valid_data)
-
-
-def _embedded(path: str) -> bool:
-    return Path(path).name in corpus.EMBEDDED and resolve(path).parent == root() / "data"
 
 
 def preflight(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, checkpoint: str = "", trained: str = "") -> None:

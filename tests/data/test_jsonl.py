@@ -91,15 +91,6 @@ def test_the_two_modelscope_files_by_name(workspace, name):
     assert find_data(f"modelscope:gongjy/minimind_dataset/{name}") == kept  # without a network
 
 
-def test_the_embedded_corpus_is_made_when_absent(workspace, monkeypatch):
-    from dllm_core.workshop.corpus import generator as corpus
-
-    made = []
-    monkeypatch.setattr(corpus, "ensure", lambda *_: made.append(True))
-    assert find_data("data/pretrain_tiny.jsonl") == workspace / "data/pretrain_tiny.jsonl"
-    assert made == [True]
-
-
 # --- plain text ---------------------------------------------------------------------------------------------------
 
 

@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from dllm_core.data.jsonl import chat_documents, read_jsonl, text_documents
+from dllm_core.data.embedded import PACKED
+from dllm_core.data.jsonl import chat_documents, find_data, read_jsonl, text_documents
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.workshop.benchmark import feed
-from dllm_core.workshop.corpus import generator as corpus
 
 
 @pytest.fixture(scope="module")
-def source():
-    return corpus.ensure()
+def source(project):
+    for name in PACKED:
+        find_data(project / "data" / name)
+    return project / "data"
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,26 @@
-"""The embedded corpus: its splits share nothing, its files are what the generator makes, its tokenizer loses nothing."""
+"""The embedded corpus: its splits share nothing, its files are what the generator writes, its tokenizer loses nothing."""
 
-import json
+import lzma
 import re
 from collections import Counter, defaultdict
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 from tokenizers import Tokenizer
 
-from dllm_core.workshop.corpus import generator as C
-from dllm_core.workshop.corpus import tasks, words
+from dllm_core.data import embedded
+from dllm_core.data.tokenizer import SPECIAL_TOKENS
+from dllm_core.workshop.corpus import generator, tasks
 from dllm_core.workshop.corpus.splits import Pool
+from dllm_core.workshop.corpus.words import WORDS
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 @pytest.fixture(scope="module")
-def made():
-    return C.build()
+def corpus():
+    return generator.build()
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +33,12 @@ def tokenizer():
     return Tokenizer.from_file(str(DATA / "tokenizer" / "tokenizer.json"))
 
 
-@pytest.fixture(scope="module")
-def little(made):
-    return replace(made, pretrain=made.pretrain[:50], sft=made.sft[:50])
+def trained(corpus):
+    return [*corpus.sft, *(item for pair in corpus.dialogues for item in pair)]
 
 
-def trained(made):
-    return [*made.sft, *(item for pair in made.dialogues for item in pair)]
-
-
-def held_out(made):
-    return [*made.sft_test, *made.sft_valid, *made.reversal]
+def held_out(corpus):
+    return [*corpus.sft_test, *corpus.sft_valid, *corpus.reversal]
 
 
 def occurring(needles, text):
@@ -63,63 +59,63 @@ def test_occurring_finds_what_is_there():
     assert occurring({"abc", "bcde", "cdx"}, "xabcdex") == {"abc", "bcde"}
 
 
-def test_groups_are_equal_parts(made):
-    assert set(Counter(i.group for i in made.sft_test).values()) == {160}
-    assert set(Counter(i.group for i in made.sft_valid).values()) == {60}
-    assert {i.group for i in made.sft_test} == set(C.GROUPS) == {i.group for i in made.sft_valid}
-    sizes = Counter(i.group for i in made.sft)
-    assert all(sizes[group] >= 3500 for group in C.GROUPS)  # training has more of what is slow to learn
-    assert Counter(i.group for i in made.reversal) == {"reversal_unseen": 32, "reversal_seen": 32}
+def test_groups_are_equal_parts(corpus):
+    assert set(Counter(i.group for i in corpus.sft_test).values()) == {160}
+    assert set(Counter(i.group for i in corpus.sft_valid).values()) == {60}
+    assert {i.group for i in corpus.sft_test} == set(WORDS.groups) == {i.group for i in corpus.sft_valid}
+    sizes = Counter(i.group for i in corpus.sft)
+    assert all(sizes[group] >= 3500 for group in WORDS.groups)  # training has more of what is slow to learn
+    assert Counter(i.group for i in corpus.reversal) == {"reversal_unseen": 32, "reversal_seen": 32}
 
 
-def test_every_prompt_has_one_answer(made):
+def test_every_prompt_has_one_answer(corpus):
     answers = defaultdict(set)
-    for item in (*trained(made), *held_out(made)):
+    for item in (*trained(corpus), *held_out(corpus)):
         answers[item.prompt].add(item.answer)
     assert [prompt for prompt, given in answers.items() if len(given) > 1] == []
-    assert len({item.prompt for item in held_out(made)}) == len(held_out(made))
+    assert len({item.prompt for item in held_out(corpus)}) == len(held_out(corpus))
 
 
-def test_no_held_out_prompt_was_trained(made):
-    assert {item.prompt for item in trained(made)}.isdisjoint(item.prompt for item in held_out(made))
+def test_no_held_out_prompt_was_trained(corpus):
+    assert {item.prompt for item in trained(corpus)}.isdisjoint(item.prompt for item in held_out(corpus))
 
 
-def test_nothing_held_out_is_spelled_in_any_training_text(made, pool):
+def test_nothing_held_out_is_spelled_in_any_training_text(corpus, pool):
     strings_and_tables = {key for key in pool.keys if "|" not in key}  # "|" joins the slots of a story
     assert len(strings_and_tables) > 1000
-    questions = {item.prompt for item in held_out(made)}
-    for item in held_out(made):
+    questions = {item.prompt for item in held_out(corpus)}
+    for item in held_out(corpus):
         if item.group == "recall":  # a fact's question without its prefix: held out under every prefix
-            prefixes = {p for part in words.RECALL_PREFIXES.values() for p in part if item.prompt.startswith(p)}
+            prefixes = {p for part in WORDS.recall_prefixes.values() for p in part if item.prompt.startswith(p)}
             questions.add(item.prompt.removeprefix(max(prefixes, key=len)))
-    sft = "\n\n".join(f"{item.prompt}\n{item.answer}" for item in trained(made))
+    sft = "\n\n".join(f"{item.prompt}\n{item.answer}" for item in trained(corpus))
     assert occurring(strings_and_tables, sft) == set()
-    text = "\n\n".join(made.pretrain)
+    text = "\n\n".join(corpus.pretrain)
     assert occurring(strings_and_tables, text) == set()
     # a short introduction question may be the tail of a longer one ("…，你是谁？"): there its answer differs, so look
     # for the pair; every other question may not occur at all
-    introductions = {item.prompt: item.answer for item in held_out(made) if item.group == "introduction"}
+    introductions = {item.prompt: item.answer for item in held_out(corpus) if item.group == "introduction"}
     for question in occurring(questions, text):
         assert question in introductions, question
         for joint in ("", " ", "\n", "\n答：", "\nA: "):
             assert question + joint + introductions[question] not in text
 
 
-def test_stories_are_held_out_by_their_slots(made):
+def test_stories_are_held_out_by_their_slots(corpus):
     def slots(item):
         language = "en" if item.prompt.isascii() else "zh"
         return frozenset(
-            max((w for w in words.STORY_SLOTS[language][slot] if w in item.prompt), key=len) for slot in "apf"
+            max((w for w in WORDS.story_slots[language][slot] if w in item.prompt), key=len) for slot in "apf"
         )
 
-    seen = {slots(item) for item in trained(made) if item.group == "story"}
-    assert seen.isdisjoint(slots(item) for item in held_out(made) if item.group == "story")
+    seen = {slots(item) for item in trained(corpus) if item.group == "story"}
+    assert seen.isdisjoint(slots(item) for item in held_out(corpus) if item.group == "story")
 
 
-def test_parts_of_held_out_introductions_are_trained(made, pool):
+def test_parts_of_held_out_introductions_are_trained(corpus, pool):
     """What is held out is the combination: its question and its greeting were both seen, only not together."""
-    trained_prompts = [i.prompt.lower() for i in made.sft if i.group == "introduction"]
-    for part in words.INTRODUCTION.values():
+    trained_prompts = [i.prompt.lower() for i in corpus.sft if i.group == "introduction"]
+    for part in WORDS.introduction.values():
         for core in (core for cores in part["cores"].values() for core in cores):
             assert sum(core.lower() in prompt for prompt in trained_prompts) >= 10, core
         for prefix, _ in part["prefixes"]:
@@ -128,29 +124,29 @@ def test_parts_of_held_out_introductions_are_trained(made, pool):
 
 def test_recall_facts_and_phrasings_are_trained_apart(pool):
     kept = {prompt for prompt, _ in pool.recall}
-    for name, key, _, phrasings, _, _ in tasks.facts():
-        asked = [p.format(k=key) in kept for p in phrasings]
+    for name, key, _, phrasings in tasks.facts():
+        asked = [question.format(k=key) in kept for question in phrasings["questions"]]
         assert 2 <= sum(asked), f"{name} {key} is trained in {sum(asked)} phrasings"
-    for facts, phrasings, _, _ in words.FACTS.values():
-        for phrasing in phrasings:
-            assert any(phrasing.format(k=key) in kept for key in facts.split()[::2]), phrasing
+    for facts in WORDS.facts.values():
+        for question in facts["questions"]:
+            assert any(question.format(k=key) in kept for key in facts["pairs"]), question
 
 
-def test_report_prompts_are_trained_with_the_right_answer(made):
-    answers = {item.prompt: item.answer for item in made.sft}
-    assert all("小言" in answers[prompt] for prompt in words.REPORT_PROMPTS)
+def test_report_prompts_are_trained_with_the_right_answer(corpus):
+    answers = {item.prompt: item.answer for item in corpus.sft}
+    assert all("小言" in answers[prompt] for prompt in WORDS.report_prompts)
     assert answers["你好，请介绍你自己。"] == "你好！" + answers["请介绍你自己。"]
 
 
-def test_unseen_direction_is_nowhere_in_training(made):
-    one_way = list(zip(words.PEOPLE, words.TITLES))[: len(words.PEOPLE) // 2]
-    sentences = [s for text in made.pretrain if "《" in text for s in re.split("(?<=[。？\n])", text)]
-    sentences += [f"{item.prompt}{item.answer}" for item in trained(made) if item.group == "reversal"]
+def test_unseen_direction_is_nowhere_in_training(corpus):
+    one_way = list(zip(WORDS.people, WORDS.titles))[: len(WORDS.people) // 2]
+    sentences = [s for text in corpus.pretrain if "《" in text for s in re.split("(?<=[。？\n])", text)]
+    sentences += [f"{item.prompt}{item.answer}" for item in trained(corpus) if item.group == "reversal"]
     for person, title in one_way:
         told = [s for s in sentences if person in s and f"《{title}》" in s]
         assert told and all(s.index(person) < s.index(f"《{title}》") for s in told)
-    asked = {item.prompt for item in made.reversal if item.group == "reversal_unseen"}
-    assert not any(f"《{title}》" in item.prompt for item in trained(made) for _, title in one_way)
+    asked = {item.prompt for item in corpus.reversal if item.group == "reversal_unseen"}
+    assert not any(f"《{title}》" in item.prompt for item in trained(corpus) for _, title in one_way)
     assert all(any(f"《{title}》" in prompt for prompt in asked) for _, title in one_way)
 
 
@@ -171,13 +167,13 @@ class First(Random):
     ],
 )  # fmt: skip
 def test_operations_compute(monkeypatch, name, symbols, result):
-    monkeypatch.setattr(tasks.words, "OPERATIONS", {name: {"zh": [("{s}", "{r}")], "en": [("{s}", "{r}")]}})
+    monkeypatch.setattr(WORDS, "operations", {name: {"zh": [("{s}", "{r}")], "en": [("{s}", "{r}")]}})
     monkeypatch.setattr(tasks, "string", lambda *_: ("zh", tuple(symbols), ""))
     rng = First(0)
     rng.sample = lambda pool, n: list(symbols)
     rng.random = lambda: 0.5
     drawn = tasks.operation(rng)
-    assert (drawn.item.prompt, drawn.item.answer) == (symbols, result)
+    assert (drawn.question.prompt, drawn.question.answer) == (symbols, result)
 
 
 def test_copies_and_mirrors_hold_the_string():
@@ -187,7 +183,7 @@ def test_copies_and_mirrors_hold_the_string():
         assert symbols == result[::-1] and len(set(symbols)) == len(symbols)
         drawn = tasks.copy(rng)
         spelled = "".join(drawn.strings[0])
-        assert spelled in " " + drawn.item.prompt and spelled in " " + drawn.item.answer
+        assert spelled in " " + drawn.question.prompt and spelled in " " + drawn.question.answer
 
 
 def test_reading_answers_are_those_of_the_question(monkeypatch):
@@ -199,10 +195,10 @@ def test_reading_answers_are_those_of_the_question(monkeypatch):
     }  # fmt: skip
     rng, seen = Random(3), set()
     for _ in range(400):
-        item = tasks.reading(rng).item
+        item = tasks.reading(rng).question
         asked = max((question for question in wanted if question in item.prompt.partition(facts.text())[2]), key=len)
         seen.add(asked)
-        assert item.answer in {lead + wanted[asked] for _, _, lead in words.READING_FRAMES["zh"]}
+        assert item.answer in {lead + wanted[asked] for _, _, lead in WORDS.reading_frames["zh"]}
     assert seen == set(wanted)
 
 
@@ -211,9 +207,9 @@ def test_reading_answers_stand_in_the_prompt_behind_their_key():
     for _ in range(500):
         drawn = tasks.reading(rng)
         facts = drawn.keys[0]
-        assert facts in drawn.item.prompt
-        stop = "." if drawn.item.prompt.isascii() else "。"
-        answer = re.split("[：，:,] ?", drawn.item.answer.removesuffix(stop))
+        assert facts in drawn.question.prompt
+        stop = "." if drawn.question.prompt.isascii() else "。"
+        answer = re.split("[：，:,] ?", drawn.question.answer.removesuffix(stop))
         told = re.split("[，,] ?", facts.removesuffix(stop))
         assert len(set(told)) == len(told)
         assert answer[-1] in told  # the last clause is one of the facts, word for word
@@ -230,53 +226,30 @@ def test_a_table_that_ends_in_a_held_out_one_shares_its_key():
 
 
 # ---- files --------------------------------------------------------------------------------------------------------
-def test_committed_files_are_what_the_generator_makes(made):
-    for name, rows in C.rows(made).items():
-        if "tiny" not in name:
-            lines = (DATA / name).read_text(encoding="utf-8").splitlines()
-            assert [json.loads(line) for line in lines] == rows, f"data/{name} is not what build() makes: delete it, ensure()"
-
-
-def test_ensure_writes_what_is_missing_and_nothing_else(little, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(C, "build", lambda: calls.append(1) or little)
-    assert C.ensure(tmp_path) == tmp_path
-    assert {path.name for path in tmp_path.iterdir()} == C.EMBEDDED
-    (tmp_path / "sft_tiny.jsonl").write_text("mine")
-    (tmp_path / "sft_test.jsonl").unlink()
-    C.ensure(tmp_path)
-    assert (tmp_path / "sft_tiny.jsonl").read_text() == "mine" and (tmp_path / "sft_test.jsonl").is_file()
-    C.ensure(tmp_path)
-    assert len(calls) == 2
-
-
-def test_an_interrupted_ensure_leaves_no_half_file(little, tmp_path, monkeypatch):
-    monkeypatch.setattr(C, "build", lambda: little)
-
-    def full(self, target):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        C.ensure(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def test_committed_files_are_byte_for_byte_what_the_generator_writes(corpus):
+    written = generator.files(corpus)
+    assert set(written) == embedded.EMBEDDED
+    for name, text in written.items():
+        packed = name in embedded.PACKED
+        committed = lzma.decompress((DATA / f"{name}.xz").read_bytes()) if packed else (DATA / name).read_bytes()
+        assert committed == text.encode(), f"data/{name}: python -m dllm_core.workshop.corpus.generator writes it anew"
 
 
 # ---- tokenizer ----------------------------------------------------------------------------------------------------
-def test_tokenizer_writes_every_text_and_reads_it_back(made, tokenizer):
-    texts = [*made.pretrain[:5000], *made.pretrain_valid]
-    texts += [t for item in (*made.sft[:8000], *held_out(made)) for t in (item.prompt, item.answer)]
+def test_tokenizer_writes_every_text_and_reads_it_back(corpus, tokenizer):
+    texts = [*corpus.pretrain[:5000], *corpus.pretrain_valid]
+    texts += [t for item in (*corpus.sft[:8000], *held_out(corpus)) for t in (item.prompt, item.answer)]
     texts += ["a ~tab-less [line]\nwith {every} kind; of \"sign\" & 'case' <Xy> 100%"]
     ids = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
     assert tokenizer.decode_batch(ids, skip_special_tokens=False) == texts
     unknown = tokenizer.token_to_id("<|unk|>")
     assert not any(unknown in row for row in ids)
-    assert set("".join(made.pretrain)) <= {token for token in tokenizer.get_vocab() if len(token) == 1}
+    assert set("".join(corpus.pretrain)) <= {token for token in tokenizer.get_vocab() if len(token) == 1}
 
 
 def test_tokens_are_characters_or_pieces_of_english_words(tokenizer):
-    assert [tokenizer.id_to_token(i) for i in range(5)] == list(C.SPECIALS)
-    longer = [token for token in tokenizer.get_vocab() if len(token) > 1 and token not in C.SPECIALS]
+    assert [tokenizer.id_to_token(i) for i in range(5)] == list(SPECIAL_TOKENS.values())
+    longer = [token for token in tokenizer.get_vocab() if len(token) > 1 and token not in SPECIAL_TOKENS.values()]
     assert all(re.fullmatch(" ?[a-z]+", token) for token in longer)
     assert 1000 <= tokenizer.get_vocab_size() <= 1400
     for word in ("user", "assistant", "system"):
@@ -284,21 +257,21 @@ def test_tokens_are_characters_or_pieces_of_english_words(tokenizer):
     assert tokenizer.encode("龘").tokens == ["<|unk|>"]
 
 
-def test_lengths_fit(made, tokenizer):
+def test_lengths_fit(corpus, tokenizer):
     def count(items):
         prompts = tokenizer.encode_batch([item.prompt for item in items])
         answers = tokenizer.encode_batch([item.answer for item in items])
         return [(len(p.ids), len(a.ids) + 1) for p, a in zip(prompts, answers)]
 
-    lengths = count([*made.sft[:10_000], *held_out(made)])
+    lengths = count([*corpus.sft[:10_000], *held_out(corpus)])
     assert max(p + a + 8 for p, a in lengths) <= 112  # 8: what the chat template adds
     assert max(a for _, a in lengths) <= 60
-    test = count(made.sft_test)
+    test = count(corpus.sft_test)
     assert sum(a for _, a in test) / len(test) >= 14
 
 
-def test_tokenizer_is_made_again_from_the_corpus(made, tokenizer, tmp_path):
-    C.train_tokenizer(made.texts(), tmp_path)
+def test_tokenizer_is_made_again_from_the_corpus(corpus, tokenizer, tmp_path):
+    generator.train_tokenizer(corpus.texts(), tmp_path)
     again = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert again.get_vocab() == tokenizer.get_vocab()
     settings = (tmp_path / "tokenizer_config.json").read_text()

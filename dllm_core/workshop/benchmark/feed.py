@@ -21,13 +21,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dllm_core.common.paths import root
 from dllm_core.compute.devices import cores
 from dllm_core.data.batches import PackedBatches
 from dllm_core.data.jsonl import TokenDataset, chat_documents, read_jsonl, text_documents
 from dllm_core.data.parallel import THREADS
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.workshop.benchmark.timing import MeasuredRow, compared, take_turns
-from dllm_core.workshop.corpus import generator as corpus
 
 __all__ = ["TokenisedInTheLoader", "large_file", "measure", "write_file"]
 
@@ -79,7 +79,7 @@ def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> I
     if shape not in SHAPES:
         raise ValueError(f"shape={shape!r}: must be one of {', '.join(SHAPES)}")
     length, joined = SHAPES[shape]
-    source = corpus.ensure()
+    source = root() / "data"
     tokenizer = load_tokenizer(source / "tokenizer")
     for kind in ("text", "chat"):
         with _workplace() as folder:  # left before a row is given away
@@ -99,7 +99,7 @@ def large_file(gigabytes: float = 1.6, kind: str = "text", where: str | Path | N
     whose template runs in Python, 16 minutes; most of both is the run in one process.
     `python -m dllm_core.workshop.benchmark.main large` runs it.
     """
-    source = corpus.ensure()
+    source = root() / "data"
     with _workplace(where) as folder:
         path = write_file(folder / f"{kind}.jsonl", source, gigabytes * 1e9, kind, 6)
         return _first_and_next(path, kind, str(source / "tokenizer"), 512, "26m", cores(), 1)

@@ -2,35 +2,29 @@
 
 from random import Random
 
-from dllm_core.workshop.corpus import tasks, words
-from dllm_core.workshop.corpus.tasks import Item
+from dllm_core.notebook.grading import Question
+from dllm_core.workshop.corpus import tasks
+from dllm_core.workshop.corpus.words import WORDS
 
-TEST, VALID = 160, 60  # held-out items of each group
+TEST, VALID = 160, 60  # held-out questions of each group
 
 
 class Pool:
-    """What may be drawn for training: everything but the held-out items.
+    """What may be drawn for training: everything but the held-out questions.
 
-    keys: of the held-out strings, tables and stories; valid, test: the held-out items; introduction, recall,
-    reversal_train: what remains of the groups whose space is listed whole."""
+    keys: those of the held-out strings, tables and stories. valid, test: the held-out questions. introduction, recall,
+    reversal_train: the rest of the groups whose questions can all be listed."""
 
     def __init__(self, seed: int):
         rng = Random(f"{seed}/held out")
         self.keys: set[str] = set()
-        self.valid: list[Item] = []
-        self.test: list[Item] = []
-        for group in words.GROUPS:
+        self.valid: list[Question] = []
+        self.test: list[Question] = []
+        for group in WORDS.groups:
             if group == "introduction":
-                rest = [item for item in tasks.introductions() if item.prompt not in words.REPORT_PROMPTS]
-                rng.shuffle(rest)
-                test, valid, rest = rest[:TEST], rest[TEST : TEST + VALID], rest[TEST + VALID :]
-                self.introduction = rest + [i for i in tasks.introductions() if i.prompt in words.REPORT_PROMPTS]
+                test, valid = self._hold_introductions(rng)
             elif group == "recall":
-                pairs = [(p.format(k=k), a.format(k=k, v=v)) for _, k, v, ps, a, _ in tasks.facts() for p in ps]
-                rng.shuffle(pairs)
-                test = [tasks.recall(rng, *pair) for pair in pairs[:TEST]]
-                valid = [tasks.recall(rng, *pair) for pair in pairs[TEST : TEST + VALID]]
-                self.recall = pairs[TEST + VALID :]
+                test, valid = self._hold_facts(rng)
             else:
                 test = [self._hold(rng, group) for _ in range(TEST)]
                 valid = [self._hold(rng, group) for _ in range(VALID)]
@@ -38,22 +32,40 @@ class Pool:
             self.valid += valid
         self.reversal_train, self.reversal_test = _reversal()
 
-    def _hold(self, rng: Random, group: str) -> Item:
+    def _hold_introductions(self, rng: Random) -> tuple[list[Question], list[Question]]:
+        listed = tasks.introductions()
+        free = [question for question in listed if question.prompt not in WORDS.report_prompts]
+        rng.shuffle(free)
+        reported = [question for question in listed if question.prompt in WORDS.report_prompts]
+        self.introduction = free[TEST + VALID :] + reported
+        return free[:TEST], free[TEST : TEST + VALID]
+
+    def _hold_facts(self, rng: Random) -> tuple[list[Question], list[Question]]:
+        pairs = []
+        for _, key, value, phrasings in tasks.facts():
+            answer = phrasings["answer"].format(k=key, v=value)
+            pairs += [(question.format(k=key), answer) for question in phrasings["questions"]]
+        rng.shuffle(pairs)
+        self.recall = pairs[TEST + VALID :]
+        test = [tasks.recall(rng, *pair) for pair in pairs[:TEST]]
+        return test, [tasks.recall(rng, *pair) for pair in pairs[TEST : TEST + VALID]]
+
+    def _hold(self, rng: Random, group: str) -> Question:
         while True:
             drawn = tasks.DRAWN[group](rng)
             short = drawn.strings and len(drawn.strings[0]) < tasks.SHORTEST
             if not short and self.allows(drawn):
                 self.keys.update(drawn.keys)
-                return drawn.item
+                return drawn.question
 
     def allows(self, drawn: tasks.Draw) -> bool:
-        """Whether a drawn item shares nothing with the held-out ones: no key, no held-out string inside its strings."""
+        """Whether a drawn question shares nothing with the held-out ones: no key, no held-out string in its strings."""
         if not self.keys.isdisjoint(drawn.keys):
             return False
         return all(self.keys.isdisjoint(tasks.windows(symbols)) for symbols in drawn.strings)
 
-    def draw(self, rng: Random, group: str) -> Item:
-        """One training item of a group."""
+    def draw(self, rng: Random, group: str) -> Question:
+        """One training question of a group."""
         if group == "introduction":
             return rng.choice(self.introduction)
         if group == "recall":
@@ -63,14 +75,14 @@ class Pool:
         while True:
             drawn = tasks.TRAINED[group](rng)
             if self.allows(drawn):
-                return drawn.item
+                return drawn.question
 
-    def string(self, rng: Random, shortest: int, longest: int) -> tuple[str, tuple[str, ...], str]:
-        """A string for a drill, free of held-out ones in both directions."""
+    def string(self, rng: Random, shortest: int, longest: int) -> tuple[tuple[str, ...], str]:
+        """(symbols, lead) of a string for a drill, without a held-out one in either direction."""
         while True:
-            language, symbols, lead = tasks.string(rng, shortest, longest)
+            _, symbols, lead = tasks.string(rng, shortest, longest)
             if self.keys.isdisjoint(tasks.windows(symbols)) and self.keys.isdisjoint(tasks.windows(symbols[::-1])):
-                return language, symbols, lead
+                return symbols, lead
 
     def table(self, rng: Random, n: int) -> tasks.Table:
         """A look-up table for a drill."""
@@ -80,18 +92,20 @@ class Pool:
                 return table
 
 
-def _reversal() -> tuple[list[Item], list[Item]]:
-    """Training questions and test questions of the reversal pairs. The first half of the pairs is told
-    person → book only, the second half both ways. Two phrasings of each pair's book → person question make the test and
-    are kept from training in either half."""
+def _reversal() -> tuple[list[Question], list[Question]]:
+    """(training, test) questions about the pairs of a person and a book. The first half of the pairs is told only as
+    person → book, the second half both ways. Two phrasings of each pair's question book → person are the test; neither
+    half trains them."""
     train, test = [], []
-    for i, (k, v) in enumerate(zip(words.PEOPLE, words.TITLES)):
-        one_way = i < len(words.PEOPLE) // 2
-        train += [Item("reversal", q.format(k=k), words.FORWARD_ANSWER.format(k=k, v=v)) for q in words.FORWARD]
-        for j, q in enumerate(words.BACKWARD):
-            prompt, answer = q.format(v=v), words.BACKWARD_ANSWER.format(k=k, v=v)
-            if (i + j) % len(words.BACKWARD) < 2:
-                test.append(Item("reversal_unseen" if one_way else "reversal_seen", prompt, answer))
+    for i, (person, title) in enumerate(zip(WORDS.people, WORDS.titles)):
+        one_way = i < len(WORDS.people) // 2
+        book = WORDS.forward_answer.format(k=person, v=title)
+        train += [Question("reversal", question.format(k=person), book) for question in WORDS.forward]
+        author = WORDS.backward_answer.format(k=person, v=title)
+        for j, question in enumerate(WORDS.backward):
+            prompt = question.format(v=title)
+            if (i + j) % len(WORDS.backward) < 2:
+                test.append(Question("reversal_unseen" if one_way else "reversal_seen", prompt, author))
             elif not one_way:
-                train.append(Item("reversal", prompt, answer))
+                train.append(Question("reversal", prompt, author))
     return train, test

@@ -1,110 +1,105 @@
 """How one question of the embedded corpus is drawn, group by group.
 
-Every drawing function takes a `random.Random` and gives a `Draw`: the item and its *keys*, the content that decides
-the split. Two questions that share a key are the same question to a reader (the same string, in any task; the same
-facts; the same story), so a key of a held-out item may appear nowhere else.
+A drawing function takes a `random.Random` and returns a `Draw`: the question and its *keys*, the content that decides
+the split. To a reader two questions with a common key are the same question (the same string in any task, the same
+facts, the same story), so a key of a held-out question may occur nowhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from dllm_core.workshop.corpus import words
+from dllm_core.notebook.grading import Question
+from dllm_core.workshop.corpus.words import WORDS
 
-SHORTEST = 3  # symbols a held-out string has at least; shorter ones turn up inside other text by chance
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question with its only right answer. `group` is one of `corpus_words.GROUPS` or a reversal group; the prompt may
-    be given as its tokens, template included. length: tokens of the answer, where it was written by a model."""
-
-    group: str
-    prompt: str | tuple[int, ...]
-    answer: str
-    length: int | None = None
+SHORTEST = 3  # symbols of a held-out string, at least; shorter ones occur inside other text by chance
 
 
 @dataclass(frozen=True)
 class Draw:
-    """An item, the keys it must share with no other split, and the strings (as symbols) its text spells out."""
+    """A question, the keys that no other split may have, and the strings (as symbols) that its text spells out."""
 
-    item: Item
+    question: Question
     keys: tuple[str, ...]
     strings: tuple[tuple[str, ...], ...] = ()
 
 
 def windows(symbols: tuple[str, ...]) -> set[str]:
-    """Every run of at least `SHORTEST` neighbouring symbols, as text."""
+    """Every run of at least `SHORTEST` adjacent symbols, as text."""
     n = len(symbols)
     return {"".join(symbols[i:j]) for i in range(n - SHORTEST + 1) for j in range(i + SHORTEST, n + 1)}
 
 
 # ---- strings --------------------------------------------------------------------------------------
 def string(rng: Random, shortest: int, longest: int) -> tuple[str, tuple[str, ...], str]:
-    """(language, distinct symbols, lead): English symbols are led by a space, English words each carry their own."""
+    """(language, distinct symbols, lead): an English string begins with the lead " ", each English word with its own."""
     n = rng.randint(shortest, longest)
-    kind = rng.random()
-    if kind < 0.5:
-        return "zh", tuple(rng.sample(words.CHARACTERS, n)), ""
-    if kind < 0.8:
-        pool = words.CAPITALS if kind < 0.62 else words.DIGITS if kind < 0.7 else words.CAPITALS + words.DIGITS
+    share = rng.random()
+    if share < 0.5:
+        return "zh", tuple(rng.sample(WORDS.characters, n)), ""
+    if share < 0.8:
+        pool = WORDS.capitals if share < 0.62 else WORDS.digits if share < 0.7 else WORDS.capitals + WORDS.digits
         return "zh", tuple(rng.sample(pool, n)), ""
-    if kind < 0.9:
-        return "en", tuple(rng.sample(words.CAPITALS + words.DIGITS, n)), " "
-    return "en", tuple(" " + w for w in rng.sample(words.WORDS, min(n, 5))), ""
+    if share < 0.9:
+        return "en", tuple(rng.sample(WORDS.capitals + WORDS.digits, n)), " "
+    return "en", tuple(" " + word for word in rng.sample(WORDS.english_words, min(n, 5))), ""
 
 
 def _spell(group: str, form: tuple[str, str], symbols, result, lead: str, keys: tuple) -> Draw:
     s, r = lead + "".join(symbols), lead + "".join(result)
-    item = Item(group, form[0].format(s=s, r=r).strip(), form[1].format(s=s, r=r).strip())
-    return Draw(item, tuple("".join(key) for key in keys), (tuple(symbols), tuple(result)))
+    prompt, answer = form
+    question = Question(group, prompt.format(s=s, r=r).strip(), answer.format(s=s, r=r).strip())
+    return Draw(question, tuple("".join(key) for key in keys), (tuple(symbols), tuple(result)))
 
 
 def copy(rng: Random) -> Draw:
-    """A string of 3–6 symbols said again."""
+    """A string of 3–6 symbols repeated."""
     language, symbols, lead = string(rng, 3, 6)
-    return _spell("copy", rng.choice(words.COPY[language]), symbols, symbols, lead, (symbols, symbols[::-1]))
+    return _spell("copy", rng.choice(WORDS.copy[language]), symbols, symbols, lead, (symbols, symbols[::-1]))
 
 
 def reverse(rng: Random) -> Draw:
-    """A string of 2–4 symbols said backwards."""
+    """A string of 2–4 symbols backwards."""
     language, symbols, lead = string(rng, 2, 4)
     result = symbols[::-1]
-    return _spell("reverse", rng.choice(words.REVERSE[language]), symbols, result, lead, (symbols, result))
+    return _spell("reverse", rng.choice(WORDS.reverse[language]), symbols, result, lead, (symbols, result))
 
 
 SORTS = ("sort_up", "sort_down")
 
 
 def operation(rng: Random, training: bool = False) -> Draw:
-    """Another computation on a string of 2–4 symbols (sorting: 3 digits). For training sorts are drawn six times as often
-    as the others, also with 4 digits: they are learned most slowly, and four draws in five touch what is held out."""
-    name = rng.choice((*words.OPERATIONS, *SORTS * 5) if training else tuple(words.OPERATIONS))
+    """Another computation on a string of 2–4 symbols, or a sort of 3 digits. For training sorts are drawn six times as
+    often as the others, also of 4 digits: they are learned most slowly, and four draws of five have a held-out key."""
+    name = rng.choice((*WORDS.operations, *SORTS * 5) if training else tuple(WORDS.operations))
     if name in SORTS:
         language, lead = ("en", " ") if rng.random() < 0.2 else ("zh", "")
-        symbols = tuple(rng.sample(words.DIGITS, rng.choice((3, 4)) if training else 3))
+        symbols = tuple(rng.sample(WORDS.digits, rng.choice((3, 4)) if training else 3))
     else:
         language, symbols, lead = string(rng, 2, 4)
-    result = {
-        "first": lambda: symbols[:1],
-        "last": lambda: symbols[-1:],
-        "drop_first": lambda: symbols[1:],
-        "drop_last": lambda: symbols[:-1],
-        "twice": lambda: symbols * 2,
-        "double": lambda: tuple(s for s in symbols for _ in range(2)),
-        "sort_up": lambda: tuple(sorted(symbols)),
-        "sort_down": lambda: tuple(sorted(symbols, reverse=True)),
-    }[name]()
+    result = _computed(name, symbols)
     keys = (symbols, symbols[::-1])
     if name in SORTS:  # the same digits in another order are the same question
         keys += (result, result[::-1])
-    return _spell("operation", rng.choice(words.OPERATIONS[name][language]), symbols, result, lead, keys)
+    return _spell("operation", rng.choice(WORDS.operations[name][language]), symbols, result, lead, keys)
+
+
+def _computed(name: str, symbols: tuple[str, ...]) -> tuple[str, ...]:
+    return {
+        "first": symbols[:1],
+        "last": symbols[-1:],
+        "drop_first": symbols[1:],
+        "drop_last": symbols[:-1],
+        "twice": symbols * 2,
+        "double": tuple(symbol for symbol in symbols for _ in range(2)),
+        "sort_up": tuple(sorted(symbols)),
+        "sort_down": tuple(sorted(symbols, reverse=True)),
+    }[name]
 
 
 # ---- facts in the prompt --------------------------------------------------------------------------
-def _apart(rng: Random, pool, n: int, end: int) -> list[str]:
+def _distinct(rng: Random, pool, n: int, end: int) -> list[str]:
     """n entries of the pool that differ in their first (end=0) or last (end=-1) character."""
     while True:
         chosen = rng.sample(pool, n)
@@ -112,28 +107,25 @@ def _apart(rng: Random, pool, n: int, end: int) -> list[str]:
             return chosen
 
 
-def _numbers(rng: Random, n: int, unit: str) -> list[str]:
-    # different first digits, so that the digit after a key tells the entries apart
+def _amounts(rng: Random, n: int, unit: str) -> list[str]:
+    """Numbers with different first digits, so that the digit after a key identifies the entry."""
     return [d + (rng.choice("0123456789") if rng.random() < 0.6 else "") + unit for d in rng.sample("123456789", n)]
 
 
 def _deeds(rng: Random, n: int) -> list[str]:
-    return [v + o for v, o in zip(rng.sample(words.VERBS, n), _apart(rng, words.OBJECTS, n, 0))]
+    verbs = rng.sample(WORDS.verbs, n)
+    return [verb + thing for verb, thing in zip(verbs, _distinct(rng, WORDS.objects, n, 0))]
 
 
 def _pairs(rng: Random, n: int) -> list[str]:
-    symbols = rng.sample(words.CHARACTERS, 2 * n)
+    symbols = rng.sample(WORDS.characters, 2 * n)
     return [a + b for a, b in zip(symbols[:n], symbols[n:])]
-
-
-def _habits(rng: Random, n: int) -> list[str]:
-    return [" " + verb for verb in rng.sample(words.EN_VERBS, n)]
 
 
 @dataclass(frozen=True)
 class Relation:
-    """What stands to what. `keys`, `values`: (rng, n) → n texts; `one`, `two`: questions about one key `{k}` and
-    about two `{k}`, `{l}`; `back`: about a value `{v}`, where that is asked; `weight`: how often it is drawn."""
+    """What belongs to what. keys, values: (rng, n) → n texts. one, two: the question about one key `{k}` and about two
+    keys `{k}`, `{l}`. back: the question about a value `{v}`, or "". weight: how often the relation is drawn."""
 
     keys: Callable[[Random, int], list[str]]
     values: Callable[[Random, int], list[str]]
@@ -145,39 +137,45 @@ class Relation:
 
 RELATIONS = {
     "duty": Relation(
-        lambda r, n: r.sample(words.NAMES, n), _deeds, "{k}做什么？", "{k}和{l}做什么？", "谁{v}？", weight=5
+        lambda rng, n: rng.sample(WORDS.names, n), _deeds, "{k}做什么？", "{k}和{l}做什么？", "谁{v}？", weight=5
     ),
-    "days": Relation(lambda r, n: r.sample(words.DAYS, n), _deeds, "{k}做什么？", "{k}和{l}做什么？"),
+    "days": Relation(lambda rng, n: rng.sample(WORDS.days, n), _deeds, "{k}做什么？", "{k}和{l}做什么？"),
     "price": Relation(
-        lambda r, n: _apart(r, words.GOODS, n, -1), lambda r, n: _numbers(r, n, "元"),
+        lambda rng, n: _distinct(rng, WORDS.goods, n, -1), lambda rng, n: _amounts(rng, n, "元"),
         "{k}多少钱？", "{k}和{l}多少钱？", "什么卖{v}？", weight=4,
     ),
     "count": Relation(
-        lambda r, n: _apart(r, words.OBJECTS, n, -1), lambda r, n: _numbers(r, n, "个"), "{k}有几个？", "{k}和{l}有几个？"
+        lambda rng, n: _distinct(rng, WORDS.objects, n, -1), lambda rng, n: _amounts(rng, n, "个"),
+        "{k}有几个？", "{k}和{l}有几个？",
     ),
     "score": Relation(
-        lambda r, n: r.sample(words.NAMES, n), lambda r, n: _numbers(r, n, "分"), "{k}得了多少分？", "{k}和{l}得了多少分？"
+        lambda rng, n: rng.sample(WORDS.names, n), lambda rng, n: _amounts(rng, n, "分"),
+        "{k}得了多少分？", "{k}和{l}得了多少分？",
     ),
     "weather": Relation(
-        lambda r, n: _apart(r, words.CITIES, n, -1), lambda r, n: _apart(r, words.WEATHER, n, 0),
+        lambda rng, n: _distinct(rng, WORDS.cities, n, -1), lambda rng, n: _distinct(rng, WORDS.weather, n, 0),
         "{k}天气怎么样？", "{k}和{l}天气怎么样？", weight=1,
     ),
-    "code": Relation(lambda r, n: r.sample(words.CAPITALS, n), _pairs, "{k}代表什么？", "{k}和{l}代表什么？", weight=2),
+    "code": Relation(
+        lambda rng, n: rng.sample(WORDS.capitals, n), _pairs, "{k}代表什么？", "{k}和{l}代表什么？", weight=2
+    ),
     "habit": Relation(
-        lambda r, n: _apart(r, words.EN_NAMES, n, -1), _habits, "What does {k} do?", "What do {k} and {l} do?"
+        lambda rng, n: _distinct(rng, WORDS.english_names, n, -1),
+        lambda rng, n: [" " + verb for verb in rng.sample(WORDS.english_verbs, n)],
+        "What does {k} do?", "What do {k} and {l} do?",
     ),
     "thing": Relation(
-        lambda r, n: ["the " + c for c in r.sample(words.EN_COLOURS, n)],
-        lambda r, n: [" " + t for t in r.sample(words.EN_THINGS, n)],
+        lambda rng, n: ["the " + color for color in rng.sample(WORDS.english_colors, n)],
+        lambda rng, n: [" " + thing for thing in rng.sample(WORDS.english_things, n)],
         "What is {k} thing?", "What are {k} thing and {l} thing?", "What colour is the{v}?", weight=2,
     ),
-}
+}  # fmt: skip
 _BY_WEIGHT = tuple(name for name, relation in RELATIONS.items() for _ in range(relation.weight))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A look-up table: `entries` are (key, value), written with every value directly behind its key."""
+    """A look-up table: `entries` are (key, value), written with each value directly behind its key."""
 
     relation: str
     entries: tuple[tuple[str, str], ...]
@@ -187,13 +185,13 @@ class Table:
         return self.relation in ("habit", "thing")
 
     def text(self, *entries: tuple[str, str]) -> str:
-        """Entries as a sentence; all of them when none is given."""
+        """The entries as a sentence; without arguments all of them."""
         comma, stop = (", ", ".") if self.english else ("，", "。")
-        return comma.join(k + v for k, v in entries or self.entries) + stop
+        return comma.join(key + value for key, value in entries or self.entries) + stop
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The table's text and that of its tails: a longer table that ends in a held-out one is not drawn either."""
+        """The table's text and those of its tails: a longer table that ends in a held-out one is not drawn either."""
         return tuple(self.text(*self.entries[i:]) for i in range(len(self.entries) - 1))
 
 
@@ -205,65 +203,64 @@ def table(rng: Random, n: int) -> Table:
 
 
 def reading(rng: Random) -> Draw:
-    """A question about 2–3 facts given in the prompt; the answer repeats the key before its value."""
+    """A question about 2–3 facts in the prompt; the answer repeats each key before its value."""
     facts = table(rng, rng.choice((2, 2, 3, 3, 3)))
     relation = RELATIONS[facts.relation]
     first, second = rng.sample(facts.entries, 2)
-    asked, (k, v) = (first,), first
-    kind = rng.random()
-    if kind < 0.2:
-        question, asked = relation.two.format(k=k, l=second[0]), (first, second)
-    elif kind < 0.25 and relation.back:
-        question = relation.back.format(v=v)
+    key, value = first
+    answered = (first,)
+    share = rng.random()
+    if share < 0.2:
+        question = relation.two.format(k=key, l=second[0])
+        answered = (first, second)
+    elif share < 0.25 and relation.back:
+        question = relation.back.format(v=value)
     else:
-        question = relation.one.format(k=k)
-    before, after, lead = rng.choice(words.READING_FRAMES["en" if facts.english else "zh"])
-    prompt = before + facts.text() + " " * facts.english + question + after
-    # an answer that names two entries spells a table of its own
-    keys = facts.keys if len(asked) == 1 else (*facts.keys, facts.text(*asked))
-    return Draw(Item("reading", prompt, lead + facts.text(*asked)), keys)
+        question = relation.one.format(k=key)
+    before, after, lead = rng.choice(WORDS.reading_frames["en" if facts.english else "zh"])
+    gap = " " if facts.english else ""
+    prompt = before + facts.text() + gap + question + after
+    # an answer with two entries spells a table of its own
+    keys = facts.keys if len(answered) == 1 else (*facts.keys, facts.text(*answered))
+    return Draw(Question("reading", prompt, lead + facts.text(*answered)), keys)
 
 
 # ---- stories --------------------------------------------------------------------------------------
 def story(rng: Random) -> Draw:
-    """A story whose slots the prompt gives; the phrasing of the prompt chooses the template."""
+    """A story whose slots stand in the prompt; the prompt's phrasing decides the template."""
     language = "en" if rng.random() < 0.3 else "zh"
-    prompts, template = rng.choice(words.STORIES[language])
-    slots = {slot: rng.choice(pool) for slot, pool in words.STORY_SLOTS[language].items()}
+    form = rng.choice(WORDS.stories[language])
+    slots = {slot: rng.choice(pool) for slot, pool in WORDS.story_slots[language].items()}
     key = "|".join(slots[slot] for slot in "apf")  # held out whatever the adjective
-    return Draw(Item("story", rng.choice(prompts).format(**slots), template.format(**slots)), (key,))
+    return Draw(Question("story", rng.choice(form["prompts"]).format(**slots), form["answer"].format(**slots)), (key,))
 
 
-# ---- groups whose space is listed whole -----------------------------------------------------------
-def introductions() -> list[Item]:
-    """Every prefix × core × suffix; a greeting in the prefix earns a greeting in the answer."""
-    return [
-        Item("introduction", _capital(prefix + core) + suffix, greeting + answer)
-        for part in words.INTRODUCTION.values()
-        for answer, cores in part["cores"].items()
-        for core in cores
-        for prefix, greeting in part["prefixes"]
-        for suffix in part["suffixes"]
-    ]
+# ---- groups whose questions can all be listed -----------------------------------------------------
+def introductions() -> list[Question]:
+    """Every prefix × core question × suffix; a greeting in the prefix is returned in the answer."""
+    questions = []
+    for part in WORDS.introduction.values():
+        for answer, cores in part["cores"].items():
+            for core in cores:
+                for prefix, greeting in part["prefixes"]:
+                    asked = prefix + core
+                    asked = asked[:1].upper() + asked[1:]
+                    for suffix in part["suffixes"]:
+                        questions.append(Question("introduction", asked + suffix, greeting + answer))
+    return questions
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def facts() -> Iterator[tuple[str, str, str, dict]]:
+    """(relation, key, value, phrasings) of every fact; phrasings: questions, answer and statements of the relation."""
+    for relation, phrasings in WORDS.facts.items():
+        for key, value in phrasings["pairs"].items():
+            yield relation, key, value, phrasings
 
 
-def facts() -> list[tuple[str, str, str, tuple[str, ...], str, tuple[str, ...]]]:
-    """(relation, key, value, phrasings, answer, statements) of every fact."""
-    rows = []
-    for relation, (pairs, phrasings, answer, statements) in words.FACTS.items():
-        flat = pairs.split()
-        rows += [(relation, k, v, phrasings, answer, statements) for k, v in zip(flat[::2], flat[1::2])]
-    return rows
-
-
-def recall(rng: Random, prompt: str, answer: str) -> Item:
+def recall(rng: Random, prompt: str, answer: str) -> Question:
     """A fact's question with one of the prefixes."""
-    prefix = rng.choice(words.RECALL_PREFIXES["en" if prompt.isascii() else "zh"])
-    return Item("recall", prefix + prompt, answer)
+    prefix = rng.choice(WORDS.recall_prefixes["en" if prompt.isascii() else "zh"])
+    return Question("recall", prefix + prompt, answer)
 
 
 DRAWN = {"copy": copy, "reverse": reverse, "operation": operation, "reading": reading, "story": story}
