@@ -7,12 +7,13 @@ import pytest
 import torch
 from small import tiny
 
+from dllm_core.checkpoints.bundled import bundled_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder, load
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.notebook import setup as notebook
-from dllm_core.workshop import bundle_weights as ship
+from dllm_core.workshop import bundle_weights
 
 
 def trained(name: str):
@@ -33,7 +34,7 @@ def weights(project, workspace, monkeypatch):
 
 def test_a_copy_is_the_run_in_half_precision(weights):
     model = trained("diffusion_llada2_sft")
-    size = ship.copy_run("weights/diffusion_llada2_sft_best.pt", weights / "tiny-llada2")
+    size = bundle_weights.copy_run("weights/diffusion_llada2_sft_best.pt", weights / "tiny-llada2")
     copy = load("weights/tiny-llada2")
     assert copy.checkpoint == CheckpointInfo("llada2", block_size=4, chat=True)
     assert copy.tokenizer.get_vocab() == load_tokenizer("data/tokenizer").get_vocab()
@@ -46,7 +47,7 @@ def test_a_copy_is_the_run_in_half_precision(weights):
 
 def test_the_copy_stands_in_only_where_asked_and_needed(weights):
     for name in ("weights/diffusion_llada2_sft_state_dict.pt", "diffusion_llada2_sft"):
-        assert ship.bundled_checkpoint(name) is None  # nothing shipped yet
+        assert bundled_checkpoint(name) is None  # no copy yet
         with pytest.raises(RunError, match="dllm run 05-llada2"):
             notebook.open_checkpoint(name, shipped=True)
     trained("tiny-llada2")
