@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
+from dllm_core.checkpoints.bundled import bundled_checkpoint
 from dllm_core.checkpoints.formats import find_checkpoint, run_name
 from dllm_core.checkpoints.run_folder import LoadedCheckpoint, load
 from dllm_core.common.errors import RunError
@@ -20,7 +21,6 @@ from dllm_core.notebook import parameters
 from dllm_core.notebook.asking import prompt_ids
 from dllm_core.samplers import start_of
 from dllm_core.sampling import SpecialTokens
-from dllm_core.workshop.bundle_weights import bundled_checkpoint
 
 STAGE_OF = {  # run → the stage of `dllm run` that trains it, which begins with its notebook's number
     "minimind_pretrain": "01",
