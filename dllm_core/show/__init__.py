@@ -19,7 +19,7 @@ from dllm_core.show.results import compare, quality_speed, scores
 from dllm_core.show.rows import SampleFilm, noised_rows, packing
 from dllm_core.show.schedules import block_schedule, loss_shares, noise_schedules
 from dllm_core.show.strip import gif, png
-from dllm_core.show.sweeps import sweep
+from dllm_core.show.sweep_section import sweep
 from dllm_core.show.terminal import terminal
 from dllm_core.show.training import LiveLossCurve, interactive, progress, training_curve
 

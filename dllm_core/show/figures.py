@@ -1,7 +1,7 @@
 """The ground of all figures (matplotlib), and the attention mask. They draw what they are given, no more.
 
 Every function gives a `Picture`, which a notebook shows by itself; no backend is chosen and no pyplot state touched.
-Palette: Okabe and Ito's, told apart by colour-blind people; marks, hatches or labels always say the same as the colour.
+Palette: Okabe and Ito's, told apart by color-blind people; marks, hatches or labels always say the same as the color.
 """
 
 import functools
@@ -14,7 +14,7 @@ from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.show.html import visible
 
-COLOURS = {
+COLORS = {
     "blue": "#0072B2",
     "vermilion": "#D55E00",
     "green": "#009E73",
@@ -25,7 +25,7 @@ COLOURS = {
 }
 LINES = (("blue", "-", "o"), ("vermilion", "--", "s"), ("green", "-.", "^"), ("purple", ":", "D"), ("orange", "-", "v"))
 HATCHES = ("", "//", "..", "xx", "\\\\")
-STYLE_COLOURS = {"ar": "grey", "llada1": "vermilion", "llada2": "blue"}
+STYLE_COLORS = {"ar": "grey", "llada1": "vermilion", "llada2": "blue"}
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
     "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "SimHei", "Arial Unicode MS",
@@ -111,6 +111,16 @@ class Picture:
         return self.alt
 
 
+class SavedPicture(Picture):
+    """A picture that was drawn before: the PNG file at `path`."""
+
+    def __init__(self, path: str | Path, alt: str):
+        self.path, self.alt = Path(path), alt
+
+    def png(self, dpi: int = 110) -> bytes:
+        return self.path.read_bytes()
+
+
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None, share_x=False, widths=None):
     """(Figure, axes) without pyplot, for functions `in_our_look`. width, height: inches; axes: one, or a list.
 
@@ -128,7 +138,7 @@ def error_bars(spreads: list[tuple[float, float, float]]) -> list[list[float]]:
 
 
 def packed(image, alt: str) -> bytes:
-    """PNG of a Pillow image with its own 256 colours: first those that lie far apart, so that a thin line keeps its own,
+    """PNG of a Pillow image with its own 256 colors: first those that lie far apart, so that a thin line keeps its own,
     then moved to where the pixels are. White stays white. alt: kept in the file as its description."""
     from PIL import Image, PngImagePlugin
 
@@ -193,7 +203,7 @@ def mask_picture(
     figure, axes = new_figure(side, side * (rows + 1) / (columns + 1) + 0.4)
     axes.grid(False)
     axes.imshow(np.where(mask, 1.0, 0.0), cmap=_two_tone(), vmin=0, vmax=1, aspect="equal", interpolation="nearest")
-    if columns <= 64:  # thin lines between cells, and a dot in each open one: readable without colour
+    if columns <= 64:  # thin lines between cells, and a dot in each open one: readable without color
         cell_lines(axes, rows, columns, color="#bbbbbb", linewidth=0.5)
         axes.tick_params(length=0)
         q, k = np.nonzero(mask)
@@ -223,4 +233,4 @@ def mask_picture(
 def _two_tone():
     from matplotlib.colors import ListedColormap
 
-    return ListedColormap(["#f2f2f2", COLOURS["blue"]])
+    return ListedColormap(["#f2f2f2", COLORS["blue"]])

@@ -42,6 +42,19 @@ class Table(Html):
     markdown: str
 
 
+@dataclass(frozen=True)
+class Markdown:
+    """Text to display that a notebook renders as Markdown."""
+
+    text: str
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        return {"text/markdown": self.text, "text/plain": self.text}
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def asset(name: str) -> str:
     """The text of a page's part (HTML, CSS, JavaScript). name: its path under this folder, e.g. "player/player.css"."""
     return files("dllm_core.show").joinpath(name).read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from dllm_core.show.figures import COLOURS, HATCHES, LINES, STYLE_COLOURS, Picture, in_our_look, new_figure
+from dllm_core.show.figures import COLORS, HATCHES, LINES, STYLE_COLORS, Picture, in_our_look, new_figure
 from dllm_core.show.html import visible
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after, times, trace_labels
 from dllm_core.trace import Trace
@@ -33,15 +33,15 @@ def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match p
     figure, axes = new_figure(8, 1.3 + len(groups) * (0.22 + 0.26 * len(named)))
     thick = 0.84 / len(named)
     for i, (name, rows) in enumerate(named.items()):
-        colour = COLOURS[LINES[i % len(LINES)][0]]
+        color = COLORS[LINES[i % len(LINES)][0]]
         for j, group in enumerate(groups):
             if group not in rows:
                 continue
             right, count = rows[group]
             share, (low, high) = right / max(count, 1), wilson(right, count)
             y = j + (i - (len(named) - 1) / 2) * thick
-            axes.barh(y, share, thick * 0.9, color=colour, alpha=0.55, hatch=HATCHES[i % len(HATCHES)],
-                      edgecolor=colour, label=name if group == next(iter(rows)) else None)  # fmt: skip
+            axes.barh(y, share, thick * 0.9, color=color, alpha=0.55, hatch=HATCHES[i % len(HATCHES)],
+                      edgecolor=color, label=name if group == next(iter(rows)) else None)  # fmt: skip
             axes.plot([low, high], [y, y], color="#1a1a1a", linewidth=1.3, marker="|", markersize=6)
             axes.annotate(f"{right}/{count}", (1.015, y), va="center", fontsize=9, annotation_clip=False)
     axes.set_yticks(range(len(groups)), groups)
@@ -68,14 +68,14 @@ def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock:
         raise ValueError("compare: the list is empty; give at least one Trace")
     figure, (left, right) = new_figure(10, 3.6, columns=2)
     for i, (trace, label) in enumerate(zip(traces, trace_labels(traces, labels), strict=True)):
-        colour, line, marker = LINES[i % len(LINES)]
+        color, line, marker = LINES[i % len(LINES)]
         x, forwards = times(trace, clock), times(trace)
         masked = [masked_after(trace, k) for k in range(len(trace.steps) + 1)]
         done, rates = 0, []
         for step, passed in zip(trace.steps, forwards[1:], strict=True):
             done += sum(commit.reason != "edit" for commit in step.commits)
             rates.append(done / max(passed, 1))
-        how = {"color": COLOURS[colour], "linestyle": line, "marker": marker, "markevery": max(1, len(x) // 12)}
+        how = {"color": COLORS[color], "linestyle": line, "marker": marker, "markevery": max(1, len(x) // 12)}
         left.plot(x, masked, label=f"{label}: {trace.tokens} tokens in {trace.forwards} forwards", **how)
         right.plot(x[1:], rates, **how)
     left.set_title("positions still masked")
@@ -113,13 +113,13 @@ def quality_speed(
     figure, axes = new_figure(7, 4)
     for i, name in enumerate(dict.fromkeys(row[group] for row in rows)):
         own = [row for row in rows if row[group] == name]
-        colour, line, marker = LINES[i % len(LINES)]
-        colour = STYLE_COLOURS.get(str(name), colour)
-        axes.plot([row[x] for row in own], [row[y] for row in own], color=COLOURS[colour], linestyle=line,
+        color, line, marker = LINES[i % len(LINES)]
+        color = STYLE_COLORS.get(str(name), color)
+        axes.plot([row[x] for row in own], [row[y] for row in own], color=COLORS[color], linestyle=line,
                   marker=marker, markersize=8, label=STYLE_NAMES.get(str(name), str(name)))  # fmt: skip
         for row in own:
             if "low" in row and "high" in row:
-                axes.plot([row[x]] * 2, [row["low"], row["high"]], color=COLOURS[colour], linewidth=1, marker="_")
+                axes.plot([row[x]] * 2, [row["low"], row["high"]], color=COLORS[color], linewidth=1, marker="_")
             if row.get(note) is not None:
                 axes.annotate(visible(str(row[note])), (row[x], row[y]), xytext=(6, 6), textcoords="offset points",
                               fontsize=10)  # fmt: skip

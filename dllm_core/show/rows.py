@@ -1,6 +1,6 @@
 """Rows of tokens as pictures: noised views, packed batches, and the film of samples that a training leaves behind.
 
-Drawn from `Noised` views, a `Batch`, or decoded samples; every state has an outline or a hatch besides its colour.
+Drawn from `Noised` views, a `Batch`, or decoded samples; every state has an outline or a hatch besides its color.
 """
 
 import json
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dllm_core.common.files import write_whole
-from dllm_core.show.figures import COLOURS, Picture, in_our_look, new_figure
+from dllm_core.show.figures import COLORS, Picture, in_our_look, new_figure
 from dllm_core.show.html import MASK, visible
 from dllm_core.show.trace_view import cells
 from dllm_core.trace import Trace
@@ -37,7 +37,7 @@ def _chips(ax, y: float, cells: Iterable[tuple[str, str, float, float]], limit: 
         if state != "given":
             line = {"masked": "--", "made": "-", "end": ":"}[state]
             fill = {"masked": "#ececec", "end": "white"}.get(state) or (0.0, 0.447, 0.698, 0.06 + 0.4 * shade)
-            edge = COLOURS["blue"] if state == "made" else "#555555"
+            edge = COLORS["blue"] if state == "made" else "#555555"
             look = {"facecolor": fill, "edgecolor": edge, "linestyle": line, "linewidth": 1}
             ax.add_patch(Rectangle((x, y), across - 0.25, 1.0, **look))
         ax.text(x + (across - 0.25) / 2, y + 0.53, text, ha="center", va="center", fontsize=11,
@@ -99,7 +99,7 @@ def packing(batches: Mapping[str, object], eos: int, block_size: int | None = No
     axes = [axes] if len(batches) == 1 else axes
     kinds = {
         "prompt: seen, not scored": {"facecolor": "#d9d9d9", "hatch": ""},
-        "scored": {"facecolor": COLOURS["sky"], "hatch": ""},
+        "scored": {"facecolor": COLORS["sky"], "hatch": ""},
         "eos filling": {"facecolor": "white", "hatch": "...."},
         "padding: wasted": {"facecolor": "white", "hatch": "xxx"},
     }
@@ -115,7 +115,7 @@ def packing(batches: Mapping[str, object], eos: int, block_size: int | None = No
                 if number >= 0 and place == 0:
                     ax.plot([x, x], [row - 0.46, row + 0.46], color="#1a1a1a", linewidth=2.4, solid_capstyle="butt")
                 elif number >= 0 and block_size and place % block_size == 0:
-                    ax.plot([x, x], [row - 0.36, row + 0.36], color=COLOURS["vermilion"], linewidth=1.1)
+                    ax.plot([x, x], [row - 0.36, row + 0.36], color=COLORS["vermilion"], linewidth=1.1)
         flat = [kind for line in states for kind in line]
         parts = [round(100 * flat.count(kind) / len(flat)) for kind in range(4)]
         words = f"{name}: {parts[1]} % scored, {parts[0]} % prompt, {parts[2]} % filling, {parts[3]} % padding"
@@ -133,7 +133,7 @@ def packing(batches: Mapping[str, object], eos: int, block_size: int | None = No
     legend = [Patch(label=label, edgecolor="#555555", **how) for label, how in kinds.items()]
     legend.append(Line2D([], [], color="#1a1a1a", linewidth=2.4, label="document begins"))
     if block_size:
-        legend.append(Line2D([], [], color=COLOURS["vermilion"], linewidth=1.1, label=f"block of {block_size}"))
+        legend.append(Line2D([], [], color=COLORS["vermilion"], linewidth=1.1, label=f"block of {block_size}"))
     figure.legend(handles=legend, loc="outside lower center", ncols=3)
     return Picture(figure, "; ".join(told))
 

@@ -5,7 +5,7 @@ Everything drawn is asked of a `NoiseSchedule` or `BlockSchedule`; nothing is wo
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from dllm_core.show.figures import COLOURS, HATCHES, LINES, Picture, in_our_look, new_figure, shade
+from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, in_our_look, new_figure, shade
 
 
 @in_our_look
@@ -23,19 +23,19 @@ def noise_schedules(schedules: Iterable) -> Picture:
     figure, (left, middle, right) = new_figure(11, 3.4, columns=3)
     everywhere = torch.linspace(0.002, 1, 500, dtype=torch.float64)
     for i, schedule in enumerate(schedules):
-        colour, line, _ = LINES[i % len(LINES)]
+        color, line, _ = LINES[i % len(LINES)]
         inside = everywhere[(everywhere >= schedule.t_min) & (everywhere <= schedule.t_max)]
         for t, thick in ((everywhere, False), (inside, True)):
             alpha, weight = schedule.alpha(t), schedule.weight(t)
             how = {
-                "color": COLOURS[colour], "linestyle": line if thick else "-", "linewidth": 2.2 if thick else 0.7,
+                "color": COLORS[color], "linestyle": line if thick else "-", "linewidth": 2.2 if thick else 0.7,
                 "label": _named(schedule) if thick else None,
             }  # fmt: skip
             for axes, values in ((left, alpha), (middle, weight), (right, weight * (1 - alpha))):
                 axes.plot(t, values, **how)
         if _narrow(schedule) and sum(map(_narrow, schedules)) == 1:  # several bands would hide one another
             for axes in (left, middle, right):
-                axes.axvspan(schedule.t_min, schedule.t_max, color=COLOURS[colour], alpha=0.12, linewidth=0)
+                axes.axvspan(schedule.t_min, schedule.t_max, color=COLORS[color], alpha=0.12, linewidth=0)
     middle.set_yscale("log")
     middle.set_ylim(1e-2, 1e3)
     right.set_ylim(bottom=0)
@@ -92,14 +92,14 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
     for ax, schedule in zip(axes, schedules, strict=True):
         plain = 100 * shares(schedule)
         width, shift = (0.042, 0.021) if measured else (0.085, 0.0)
-        ax.bar(middles - shift, plain, width, color=COLOURS["blue"], label="model that knows nothing")
+        ax.bar(middles - shift, plain, width, color=COLORS["blue"], label="model that knows nothing")
         top = max(top, plain.max())
         if measured:
             real = 100 * shares(schedule, measured)
-            ax.bar(middles + shift, real, width, facecolor="white", edgecolor=COLOURS["vermilion"], hatch=HATCHES[1],
+            ax.bar(middles + shift, real, width, facecolor="white", edgecolor=COLORS["vermilion"], hatch=HATCHES[1],
                    label="this model")  # fmt: skip
             top = max(top, real.max())
-        ax.axvspan(schedule.t_min, schedule.t_max, color=COLOURS["orange"], alpha=0.15, linewidth=0, zorder=0,
+        ax.axvspan(schedule.t_min, schedule.t_max, color=COLORS["orange"], alpha=0.15, linewidth=0, zorder=0,
                    label="drawn t")  # fmt: skip
         ax.set_xlim(0, 1)
         ax.set_xlabel("t (0 clean, 1 all masked)")
@@ -133,7 +133,7 @@ def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] |
     figure, axes = new_figure(8, 2.2 + 1.3 * rows, rows=rows, ratios=(1, 2) if rows == 2 else None, share_x=True)
     lower = axes if rows == 1 else axes[1]
     lower.step(
-        [*range(total_steps), total_steps], [*sizes, sizes[-1]], where="post", color=COLOURS["blue"], linewidth=2
+        [*range(total_steps), total_steps], [*sizes, sizes[-1]], where="post", color=COLORS["blue"], linewidth=2
     )
     lower.set_yscale("log", base=2)
     ticks = sorted(set(sizes))
@@ -147,7 +147,7 @@ def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] |
     lower.set_ylabel("block size\n(tokens)")
     lower.set_xlabel("training step")
     if learning_rates is not None:
-        axes[0].plot(range(total_steps), learning_rates, color=COLOURS["green"], linewidth=2)
+        axes[0].plot(range(total_steps), learning_rates, color=COLORS["green"], linewidth=2)
         axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel("learning\nrate")
     return Picture(figure, f"block size over {total_steps} steps: {' → '.join(map(str, _runs(sizes)))}")

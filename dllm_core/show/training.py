@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from dllm_core.common.progress_bar import interactive
 from dllm_core.common.progress_bar import progress_bar as text_bar
-from dllm_core.show.figures import COLOURS, Picture, in_our_look, new_figure, shade
+from dllm_core.show.figures import COLORS, Picture, in_our_look, new_figure, shade
 
 
 class LiveLossCurve:
@@ -87,14 +87,14 @@ def training_curve(steps: list, title: str = "training", merged: Iterable[int] =
     loss = np.array([step.loss for step in steps], dtype=float)
     smooth = _smoothed(loss)
     thin = np.unique(np.linspace(0, len(x) - 1, min(len(x), 1500)).astype(int))
-    upper.plot(x[thin], loss[thin], color=COLOURS["grey"], linewidth=0.8, alpha=0.6, label="loss, each step")
-    upper.plot(x[thin], smooth[thin], color=COLOURS["blue"], linewidth=2, label="loss, smoothed")
+    upper.plot(x[thin], loss[thin], color=COLORS["grey"], linewidth=0.8, alpha=0.6, label="loss, each step")
+    upper.plot(x[thin], smooth[thin], color=COLORS["blue"], linewidth=2, label="loss, smoothed")
     checks = [(step.step, step.validation) for step in steps if step.validation is not None]
     if checks:
         upper.plot(
             *zip(*checks, strict=True),
             "D--",
-            color=COLOURS["vermilion"],
+            color=COLORS["vermilion"],
             markersize=6,
             label="validation (bound)" if any(step.block_size for step in steps) else "validation",
         )
@@ -105,7 +105,7 @@ def training_curve(steps: list, title: str = "training", merged: Iterable[int] =
         if lost:
             raise ValueError(f"merged={merged}: step {lost[0]} has no validation; give steps that were validated")
         upper.plot(merged, [bounds[step] for step in merged], "o", markersize=15, markeredgewidth=2, fillstyle="none",
-                   linestyle="none", color=COLOURS["purple"],
+                   linestyle="none", color=COLORS["purple"],
                    label=f"averaged: the merge of {len(merged)}")  # fmt: skip
     shade(upper, _phases(steps))
     named = _named_phases(steps)
@@ -126,7 +126,7 @@ def training_curve(steps: list, title: str = "training", merged: Iterable[int] =
         f"{title}: step {last.step:,}, loss {smooth[-1]:.3f}, {last.tokens:,} tokens{rate}", pad=20 if named else None
     )
     upper.legend(loc="upper right", ncols=3)
-    lower.plot(x[thin], [steps[i].learning_rate for i in thin], color=COLOURS["green"])
+    lower.plot(x[thin], [steps[i].learning_rate for i in thin], color=COLORS["green"])
     lower.set_ylim(bottom=0)
     lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     lower.set_ylabel("learning\nrate")

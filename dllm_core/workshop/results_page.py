@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dllm_core.workshop.results_page", description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="RESULTS.md")
     given = parser.parse_args(arguments)
-    from dllm_core.show.sweeps import draw
+    from dllm_core.workshop.sweeps.drawing import draw
     from dllm_core.workshop.benchmark import pictures as show_benchmark
 
     try:

@@ -416,7 +416,7 @@ def test_every_control_is_reached_by_tab(browser, tmp_path):
         )
     names = [name for name, _ in reached]
     for name in ("play", "to the start", "one step back", "one step on", "to the end", "position on the clock", "clock",
-                 "speed", "colour", "guesses", "size", "settings", "keys"):  # fmt: skip
+                 "speed", "color", "guesses", "size", "settings", "keys"):  # fmt: skip
         assert name in names
     assert sum(name.startswith("position ") and ":" in name for name in names) >= 2  # one token of each trace
     assert all(outline != "none" for name, outline in reached if name in ("play", "clock", "keys"))
@@ -434,9 +434,9 @@ def test_readable_in_both_themes(browser, tmp_path, theme):
         contrasts += page.evaluate("""() => {
           const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
           const pen = canvas.getContext('2d', { willReadFrequently: true });
-          const light = (colours) => {
+          const light = (colors) => {
             pen.clearRect(0, 0, 1, 1);
-            for (const colour of colours) { pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1); }
+            for (const color of colors) { pen.fillStyle = color; pen.fillRect(0, 0, 1, 1); }
             const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3)
               .map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
             return .2126 * r + .7152 * g + .0722 * b;

@@ -17,7 +17,7 @@ async function unpacked(data) {
   return JSON.parse(await new Response(stream).text());
 }
 
-// one mark per kind of cell, told apart without colour: dot, bar, cross, slash, shade
+// one mark per kind of cell, told apart without color: dot, bar, cross, slash, shade
 const MARKS = {
   o: (x, y) => [node("rect", { x, y, width: CELL, height: CELL, class: "o" }),
     node("circle", { cx: x + CELL / 2, cy: y + CELL / 2, r: 3.6, class: "mark" })],

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from functools import cache
 
-from dllm_core.show.figures import COLOURS, Picture, cell_lines, in_our_look
+from dllm_core.show.figures import COLORS, Picture, cell_lines, in_our_look
 from dllm_core.show.html import MASK, Html, asset
 
 POEM = "床前明月光疑是地上霜举头望明月低头思故乡"
@@ -165,15 +165,15 @@ def _key(ax) -> None:
     ax.text(0, 0.93, "A row looks (query),\na column is seen (key).", va="top", fontsize=10)
     words = (("o", "blue", "own block"), ("_", "green", "clean, earlier block"), ("x", None, "would show the answer"),
              ("", None, "closed"), ("░", None, "a hidden token"))  # fmt: skip
-    for row, (sign, colour, text) in enumerate(words):
+    for row, (sign, color, text) in enumerate(words):
         y = 0.60 - 0.135 * row
         if sign == "░":
             ax.text(0.07, y, sign, ha="center", va="center", fontsize=11)
         else:
             ax.plot(
-                0.07, y, "s", color=COLOURS[colour] if colour else "#f2f2f2", markersize=13, markeredgecolor="#c8c8c8"
+                0.07, y, "s", color=COLORS[color] if color else "#f2f2f2", markersize=13, markeredgecolor="#c8c8c8"
             )
-            tone = COLOURS["vermilion"] if sign == "x" else "white"
+            tone = COLORS["vermilion"] if sign == "x" else "white"
             ax.plot(0.07, y, sign or "", color=tone, markersize=8 if sign == "_" else 5, markeredgewidth=1.3)
         ax.text(0.17, y, text, va="center", fontsize=10)
 
@@ -186,16 +186,16 @@ def draw_cells(ax, scene: dict) -> None:
     cells = np.array([list(row) for row in scene["frames"][0]["cells"]])
     n = len(cells)
     own, clean, bad = (np.isin(cells, list(codes)) for codes in ("of", "ec", "av"))
-    ax.imshow(own + 2 * clean, cmap=ListedColormap(["#f2f2f2", COLOURS["blue"], COLOURS["green"]]), vmin=0, vmax=2,
+    ax.imshow(own + 2 * clean, cmap=ListedColormap(["#f2f2f2", COLORS["blue"], COLORS["green"]]), vmin=0, vmax=2,
               interpolation="nearest")  # fmt: skip
     ax.grid(False)
     cell_lines(ax, n, n, color="#c8c8c8", linewidth=0.4)
     ax.tick_params(length=0, pad=2)
     ax.xaxis.tick_top()
     mark = max(2.5, 6.5 - n / 8)
-    for chosen, sign, colour in ((own, "o", "white"), (clean, "_", "white"), (bad, "x", COLOURS["vermilion"])):
+    for chosen, sign, color in ((own, "o", "white"), (clean, "_", "white"), (bad, "x", COLORS["vermilion"])):
         q, k = np.nonzero(chosen)
-        ax.plot(k, q, sign, color=colour, markersize=mark * (1.7 if sign == "_" else 0.8), markeredgewidth=1.3,
+        ax.plot(k, q, sign, color=color, markersize=mark * (1.7 if sign == "_" else 0.8), markeredgewidth=1.3,
                 linestyle="none")  # fmt: skip
     for at, kind in scene["borders"]:
         how = {"color": "#1a1a1a", "linewidth": (0.7, 1.4, 2.2)[kind - 1], "linestyle": "--" if kind == 1 else "-"}

@@ -23,7 +23,7 @@ async function inflate(base64) {
 
 class Player {
   constructor(root, data) {
-    Object.assign(this, { root, unit: data.clock, index: 0, colour: "confidence", reading: "kept", speed: 1 });
+    Object.assign(this, { root, unit: data.clock, index: 0, color: "confidence", reading: "kept", speed: 1 });
     this.why = new Why(this);
     this.sides = data.traces.map((trace, index) => new Side(this, new Record(trace), index));
     root.setAttribute("tabindex", "0");
@@ -69,9 +69,9 @@ class Player {
 
   setView(name, value) {
     this[name] = value;
-    this.root.classList.toggle("bystep", this.colour === "step");
+    this.root.classList.toggle("bystep", this.color === "step");
     this.bar.drawLegend();
-    if (name === "colour" && value === "step" && this.index === 0) this.go(Infinity); // the finished text by time
+    if (name === "color" && value === "step" && this.index === 0) this.go(Infinity); // the finished text by time
     this.show(true);
   }
 

@@ -4,7 +4,7 @@ const SPEEDS = [0.25, 0.5, 1, 2, 4];
 const SIZES = [["1", "100 %"], ["1.4", "140 %"], ["1.9", "190 %"]];
 const KEYS = [
   ["Space", "play, pause"], ["← →  , .", "one step back, on"], ["PgUp PgDn", "ten steps"], ["Home End", "start, end"],
-  ["C", "colour"], ["G", "reading of the guesses"], ["T", "clock"], ["S", "speed"], ["Z", "size"], ["F", "full screen"],
+  ["C", "color"], ["G", "reading of the guesses"], ["T", "clock"], ["S", "speed"], ["Z", "size"], ["F", "full screen"],
   ["Tab", "to controls and tokens; there ← → ↑ ↓ walk"], ["Enter Esc", "keep a token below, let it go"],
 ];
 
@@ -20,7 +20,7 @@ class Bar {
     this.choices = {
       t: this.choice("clock", [["forwards", "forwards"], ["seconds", "seconds"]], player.unit, (value) => player.setClock(value)),
       s: this.choice("speed", SPEEDS.map((value) => [String(value), `${value} ×`]), "1", (value) => player.setSpeed(Number(value))),
-      c: this.choice("colour", [["confidence", "confidence"], ["step", "step filled"]], player.colour, (value) => player.setView("colour", value)),
+      c: this.choice("color", [["confidence", "confidence"], ["step", "step filled"]], player.color, (value) => player.setView("color", value)),
       ...(player.sides.some(({ record }) => record.drafted) ? {
         g: this.choice("guesses", [["kept", "what was kept"], ["remasked", "what was remasked"], ["hidden", "hidden"]], player.reading,
           (value) => player.setView("reading", value)),
@@ -75,18 +75,18 @@ class Bar {
 
   // What the looks of a cell mean in the present view.
   drawLegend() {
-    const { sides, colour, reading } = this.player;
+    const { sides, color, reading } = this.player;
     const any = (test) => sides.some(({ record }) => test(record));
     const drafted = any((record) => record.drafted) && reading !== "hidden";
     const sample = (kind, words, text = "a") => make("span", {}, [make("span", { class: `dllm-cell ${kind}`, text, "aria-hidden": "true" }), words]);
-    const range = make("span", { class: colour === "step" ? "dllm-range time" : "dllm-range", "aria-hidden": "true" });
+    const range = make("span", { class: color === "step" ? "dllm-range time" : "dllm-range", "aria-hidden": "true" });
     this.legend.replaceChildren(
       ...(any((record) => record.initial.some((token) => token !== record.mask)) ? [sample("prompt", "given")] : []),
       sample("masked", "masked", "·"),
       ...(drafted ? [reading === "remasked" ? sample("masked guess remasked", "guessed, then masked again") : sample("masked guess", "masked, with the model's guess"),
         sample(`masked guess changed${reading === "remasked" ? " remasked" : ""}`, "guess changed in this step")] : []),
       sample("now c6", reading === "remasked" ? "kept in this step" : "filled in this step"),
-      make("span", {}, [sample("before c6", "filled before: "), ...(colour === "step" ? ["step 1 ", range, " last step"] : ["unsure ", range, " sure"])]),
+      make("span", {}, [sample("before c6", "filled before: "), ...(color === "step" ? ["step 1 ", range, " last step"] : ["unsure ", range, " sure"])]),
       ...(any((record) => record.edited) ? [sample("before c6 edited", "edited")] : []),
       ...(any((record) => record.ends.length) ? [sample("before filling", "after the end: not part of the answer")] : []),
       sample("inblock first last", "current block"),

@@ -110,7 +110,7 @@ class Side {
     const text = record.text(what.token);
     if (what.state === "prompt") return { kind: "prompt", text, number: "", tint: "", words: `${text}, given` };
     const { step, confidence, reason } = what.commit;
-    const byStep = player.colour === "step";
+    const byStep = player.color === "step";
     const level = byStep ? 0 : Math.round(LEVELS * confidence ** 2);
     const late = plain((100 * step) / Math.max(record.steps.length - 1, 1), 0);
     return {

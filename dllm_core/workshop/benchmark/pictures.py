@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dllm_core.show.figures import COLOURS, LINES, Picture, error_bars, in_our_look, new_figure, save_figure
+from dllm_core.show.figures import COLORS, LINES, Picture, error_bars, in_our_look, new_figure, save_figure
 from dllm_core.workshop.benchmark.results import UNITS, curves, records
 
 
@@ -32,10 +32,10 @@ def ratios(found: list[dict]) -> Picture | None:
     figure, axes = new_figure(9, 1.4 + (0.42 if len(machines) == 1 else 0.6) * len(shown))
     for place, (name, values) in enumerate(shown.items()):
         for mark, ratio in values:
-            colour, _, marker = LINES[mark]
-            axes.errorbar(ratio["median"], place + 0.16 * (mark - 1.5), xerr=_bars([ratio]), color=COLOURS[colour],
+            color, _, marker = LINES[mark]
+            axes.errorbar(ratio["median"], place + 0.16 * (mark - 1.5), xerr=_bars([ratio]), color=COLORS[color],
                           marker=marker, markersize=6, elinewidth=1)  # fmt: skip
-    axes.axvline(1, color=COLOURS["grey"], linewidth=1)
+    axes.axvline(1, color=COLORS["grey"], linewidth=1)
     axes.set_xscale("log")
     axes.set_yticks(range(len(shown)), list(shown))
     axes.set_ylim(len(shown) - 0.4, -0.6)
@@ -46,8 +46,8 @@ def ratios(found: list[dict]) -> Picture | None:
     used = {mark for values in shown.values() for mark, _ in values}
     names = ["float32, 1 thread", "float32, 2 threads", "bfloat16, 1 thread", "bfloat16, 2 threads", "others"]
     for mark in sorted(used):
-        colour, _, marker = LINES[mark]
-        axes.plot([], [], color=COLOURS[colour], marker=marker, linestyle="", label=names[mark])
+        color, _, marker = LINES[mark]
+        axes.plot([], [], color=COLORS[color], marker=marker, linestyle="", label=names[mark])
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
     medians = {name: ", ".join(f"{ratio['median']:.2f}" for _, ratio in values) for name, values in shown.items()}
     alt = "; ".join(f"{' '.join(name.split())} {values}" for name, values in medians.items())
@@ -82,10 +82,10 @@ def growth(found: list[dict]) -> Picture | None:
     told = []
     for axis, (name, (record, lines)) in zip(axes if len(panels) > 1 else [axes], panels.items(), strict=True):
         for i, (line, points) in enumerate(lines.items()):
-            colour, style, marker = LINES[i % len(LINES)]
+            color, style, marker = LINES[i % len(LINES)]
             places = sorted(points)
             spreads = [points[place] for place in places]
-            axis.errorbar(places, [spread["median"] for spread in spreads], yerr=_bars(spreads), color=COLOURS[colour],
+            axis.errorbar(places, [spread["median"] for spread in spreads], yerr=_bars(spreads), color=COLORS[color],
                           linestyle=style, marker=marker, label=line, elinewidth=1)  # fmt: skip
             told.append(f"{line} along {name} " + ", ".join(f"{p}: {points[p]['median']:.3g}" for p in places))
         axis.set_xscale("log", base=2)

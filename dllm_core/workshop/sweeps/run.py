@@ -195,7 +195,7 @@ def sweep(options: argparse.Namespace, screen: StatusLine) -> int:
         _log(options, cells, time.time() - began)
     for sweep in sweeps:
         if sweep.cells and all(cell.done for cell in sweep.cells):
-            from dllm_core.show.sweeps import draw
+            from dllm_core.workshop.sweeps.drawing import draw
 
             screen.say(f"{sweep.name:14}{display_path(draw(sweep))}")
     return int(not sound)
