@@ -1,57 +1,59 @@
-"""The look: everything the notebooks draw, under one name. Drawing holds no algorithm: it reads records and tensors.
+"""Everything that the notebooks draw, under one name: `from dllm_core import show`, then `show.player(trace)`.
 
-player, save_html, gif, png, terminal  a decoding, step by step  (show_player, show_strip, show_terminal)
-compare, scores, quality_speed  results                           (show_results)
-mask_picture, save_figure       one mask; any figure as a file    (show_figures)
-attention, attention_picture    who may see whom, and why         (show_attention)
-noise_schedules, loss_shares, block_schedule                      (show_schedules)
-noised_rows, packing, Film      rows of tokens as pictures        (show_rows)
-Live, progress, training_curve  training while it runs            (show_live)
-sweep                           what a sweep found                (show_sweeps)
-source, table, masked_row       text: code, numbers, noised rows  (show_html)
+Drawing holds no algorithm: it reads records and tensors. A name is imported from its file when it is first used.
+
+player, save_html, gif, png, terminal            a decoding, step by step
+compare, scores, quality_speed                   results
+attention, attention_picture, mask_picture       which token may see which, and why
+noise_schedules, loss_shares, block_schedule     schedules
+packing, noised_rows, SampleFilm                 rows of tokens as pictures
+LiveLossCurve, progress, training_curve          training while it runs
+sweep                                            the result of a sweep
+source, table, masked_row, visible               text: code, numbers, noised rows, a token
+Html, Markdown, Table, Picture, Player           what these functions return
+save_figure, interactive                         a figure as a file; whether a person looks at the notebook
 """
 
-from dllm_core.show.attention.explorer import attention, attention_picture
-from dllm_core.show.figures import Picture, mask_picture, save_figure
-from dllm_core.show.html import Html, masked_row, source, table, visible
-from dllm_core.show.player.page import Player, player, save_html
-from dllm_core.show.results import compare, quality_speed, scores
-from dllm_core.show.rows import SampleFilm, noised_rows, packing
-from dllm_core.show.schedules import block_schedule, loss_shares, noise_schedules
-from dllm_core.show.strip import gif, png
-from dllm_core.show.sweep_section import sweep
-from dllm_core.show.terminal import terminal
-from dllm_core.show.training import LiveLossCurve, interactive, progress, training_curve
+import importlib
+import sys
+import types
 
-__all__ = [
-    "Html",
-    "LiveLossCurve",
-    "Picture",
-    "Player",
-    "SampleFilm",
-    "attention",
-    "attention_picture",
-    "block_schedule",
-    "compare",
-    "gif",
-    "interactive",
-    "loss_shares",
-    "mask_picture",
-    "masked_row",
-    "noise_schedules",
-    "noised_rows",
-    "packing",
-    "player",
-    "png",
-    "progress",
-    "quality_speed",
-    "save_figure",
-    "save_html",
-    "scores",
-    "source",
-    "sweep",
-    "table",
-    "terminal",
-    "training_curve",
-    "visible",
-]  # fmt: skip
+_FILES = {
+    "attention.explorer": ("attention",),
+    "attention.picture": ("attention_picture",),
+    "figures": ("Picture", "mask_picture", "save_figure"),
+    "film": ("SampleFilm",),
+    "html": ("Html", "Markdown", "Table", "source", "table", "visible"),
+    "player.page": ("Player", "player", "save_html"),
+    "results": ("compare", "quality_speed", "scores"),
+    "rows": ("masked_row", "noised_rows", "packing"),
+    "schedules": ("block_schedule", "loss_shares", "noise_schedules"),
+    "strip": ("gif", "png"),
+    "sweep_section": ("sweep",),
+    "terminal": ("terminal",),
+    "training": ("LiveLossCurve", "interactive", "progress", "training_curve"),
+}
+_FILE_OF = {name: file for file, names in _FILES.items() for name in names}
+__all__ = list(_FILE_OF)
+
+
+def __getattr__(name: str):
+    if name not in _FILE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_FILE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """The package, in which `attention`, `player` and `terminal` are always the functions: importing a file of the
+    same name would set the attribute to the module."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _FILE_OF or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

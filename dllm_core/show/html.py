@@ -1,24 +1,30 @@
-"""Text to display: library source code, tables, rows of noised tokens. Each as HTML and as plain text.
+"""Text to display, as HTML and as plain text: tables, library source code, the text of a token.
 
 Styles are inline, and no color carries a meaning alone. The same cell therefore reads in JupyterLab (also when it
 sanitizes untrusted output), in exported HTML, on GitHub and in a terminal.
 """
 
+import base64
 import html
 import inspect
+import json
 import numbers
+import secrets
 import textwrap
 import unicodedata
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 
 MASK = "░"
 SPECIAL = {"<|im_start|>": "⟨bos⟩", "<|im_end|>": "⟨eos⟩", "<|endoftext|>": "⟨pad⟩", "<|mask|>": MASK}
 BLANKS = {"\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣"}
 INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories: controls, direction marks, unassigned …
 EMOJI_JOINERS = ("\u200d", "\ufe0f")
+COMPRESS_ABOVE = 150_000  # characters of JSON
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,22 @@ class Markdown:
 def asset(name: str) -> str:
     """The text of a page's part (HTML, CSS, JavaScript). name: its path under this folder, e.g. "player/player.css"."""
     return files("dllm_core.show").joinpath(name).read_text(encoding="utf-8")
+
+
+def script_piece(template: str, css: str, script: str, static: str, data: dict) -> str:
+    """A piece of HTML that runs `script` on `data` and replaces its `static` form.
+
+    template: the asset to fill in, whose root element gets an id of its own. The data are JavaScript: the object itself,
+    or {"deflate": base64} of its JSON where that is long. Texts of a model are safe in it: `<` never stands there.
+    """
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    if len(text) > COMPRESS_ABOVE:
+        packed = base64.b64encode(zlib.compress(text.encode("utf-8"))).decode("ascii")
+        text = json.dumps({"deflate": packed})
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    identity = f"dllm-{secrets.token_hex(5)}"
+    return Template(asset(template)).substitute(id=identity, css=css, script=script, static=static, data=text)
 
 
 # text of tokens ----------------------------------------------------------------------------------------------------
@@ -206,54 +228,3 @@ def _highlighted(code: str) -> str:
     pre = "margin:0;line-height:1.35;background:transparent;color:#1a1a1a;font-family:monospace"
     formatter = HtmlFormatter(noclasses=True, style="xcode", cssclass="dllm-paper", cssstyles=style, prestyles=pre)
     return highlight(code, PythonLexer(), formatter)
-
-
-# rows of noised tokens ---------------------------------------------------------------------------------------------
-
-
-def masked_row(
-    texts: Sequence[str], masked: Sequence[bool], twin: Sequence[bool] | bool | None = None, *, name: str = "x_t",
-    given: Sequence[bool] | None = None,
-) -> Html:  # fmt: skip
-    """A row of tokens noised at some t: `texts` [L] of the clean tokens, `masked` [L] bool.
-
-    twin: the complementary view's mask [L], or True for the logical inverse of `masked` (no token is left out then).
-    given: [L] bool, tokens that are never hidden (a prompt). Raises ValueError when the lengths differ.
-    """
-    masked = [bool(value) for value in masked]
-    prompt = [False] * len(texts) if given is None else [bool(value) for value in given]
-    views = [(name, masked)]
-    if twin is not None and twin is not False:
-        inverse = [not value for value in masked] if twin is True else [bool(value) for value in twin]
-        views.append((f"{name}, complementary twin", inverse))
-    for label, mask in [*views, ("given", prompt)]:
-        if len(mask) != len(texts):
-            raise ValueError(f"masked_row: {label} has {len(mask)} entries for {len(texts)} tokens; give one per token")
-    lines = []
-    for label, mask in views:
-        cells = [MASK if hidden else visible(text) for text, hidden in zip(texts, mask, strict=True)]
-        lines.append(f"{label}: " + " ".join(cells))
-    return Html("".join(_view_html(texts, mask, prompt, label) for label, mask in views), "\n".join(lines))
-
-
-def _view_html(texts: Sequence[str], masked: Sequence[bool], prompt: Sequence[bool], name: str) -> str:
-    """One noised view: hidden tokens dashed, clean ones framed, those of the prompt without a frame."""
-    base = (
-        "display:inline-block;min-width:1.3em;padding:.15em .3em;margin:1px;text-align:center;"
-        "border:1px {line} rgba(127,127,127,.8);border-radius:3px;{fill}"
-    )
-    styles = {
-        "hidden": base.format(line="dashed", fill="background:rgba(127,127,127,.28)"),
-        "clean": base.format(line="solid", fill="background:rgba(86,180,233,.30)"),
-        "prompt": base.format(line="solid", fill="border-color:transparent;opacity:.8"),
-    }
-    cells = ""
-    for text, hide, in_prompt in zip(texts, masked, prompt, strict=True):
-        style = styles["hidden" if hide else "prompt" if in_prompt else "clean"]
-        cells += f'<span style="{style}">{MASK if hide else html.escape(visible(text))}</span>'
-    share = f"{sum(masked)} of {len(texts) - sum(prompt)} hidden"
-    note = ", without a frame: given" if any(prompt) else ""
-    return (
-        f'<div style="margin:.3em 0;font-size:15px;line-height:1.9"><span style="font-size:13px;opacity:.85">'
-        f"{html.escape(name)} ({share}{note})</span><br>{cells}</div>"
-    )

@@ -16,8 +16,15 @@ from traces import EOS, HOSTILE, llada2
 from dllm_core import show
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.schedules import ALPHAS, NoiseSchedule
-from dllm_core.show.attention.explorer import DECODERS, PATTERNS, POEM, RULES
-from dllm_core.show.attention.scenes import decoding_scene, training_pattern, training_scene
+from dllm_core.show.attention.scenes import (
+    DECODERS,
+    PATTERNS,
+    POEM,
+    RULES,
+    decoding_scene,
+    training_pattern,
+    training_scene,
+)
 from dllm_core.show.rows import _states
 from dllm_core.show.schedules import shares
 from dllm_core.show.widgets import explorers as widgets
@@ -108,10 +115,11 @@ def test_attention_is_one_piece_with_a_picture_in_it():
     bare = re.sub(r"<(script|style).*?</\1>", "", made.html, flags=re.DOTALL)
     assert bare.count('src="data:image/png') == 1 and "causal" in made.text
     assert set(re.findall(r"\w+://[\w.]+", made.html)) == {"http://www.w3.org"}  # a name space, never asked for
-    packed = re.search(r'"deflate": "([^"]+)"', made.html).group(1)
-    record = json.loads(zlib.decompress(base64.b64decode(packed)))
+    record = json.loads(re.search(r"start\(root, (\{.*\})\);", made.html).group(1))
     assert {key.split("|")[0] for key in record["scenes"]} == {*PATTERNS, *DECODERS}
     assert len(made.html) < 300_000
+    packed = json.loads(re.search(r"start\(root, (\{.*\})\);", show.attention().html).group(1))["deflate"]
+    assert set(json.loads(zlib.decompress(base64.b64decode(packed)))) == set(record)
 
 
 # schedules ---------------------------------------------------------------------------------------------------------

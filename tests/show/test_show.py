@@ -124,6 +124,18 @@ def test_show_imports_without_the_drawing_libraries():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
+def test_names_are_imported_when_they_are_used():
+    code = (
+        "import sys, dllm_core.show as show\nassert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "import dllm_core.show.player.page, dllm_core.show.terminal, dllm_core.show.attention.explorer\n"
+        "assert [callable(getattr(show, name)) for name in show.__all__] == [True] * len(show.__all__)\n"
+        "assert 'matplotlib' not in sys.modules and set(show.__all__) <= set(dir(show))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        show.nothing  # noqa: B018
+
+
 def test_save_figure_stays_in_its_folder(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()

@@ -10,13 +10,6 @@ const node = (name, attributes = {}, ...children) => {
   return made;
 };
 
-async function unpacked(data) {
-  if (!data.deflate) return data;
-  const bytes = Uint8Array.from(atob(data.deflate), sign => sign.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return JSON.parse(await new Response(stream).text());
-}
-
 // one mark per kind of cell, told apart without color: dot, bar, cross, slash, shade
 const MARKS = {
   o: (x, y) => [node("rect", { x, y, width: CELL, height: CELL, class: "o" }),

@@ -1,10 +1,9 @@
-"""Who sees whom, as records to draw: every cell of a training `AttentionPattern`, and every forward that a decoder asked for.
+"""Which token may see which, as records to draw: each cell of a training pattern, each forward of a decoder.
 
-A cell's rule is a term of `AttentionPattern.terms()`, the open ones those that `AttentionPattern.mask()` combines; in decoding it is the
-mask that `decode` hands the model. Nothing is worked out again here.
+A cell's rule is a term of `AttentionPattern.terms()`; the open ones are those that `AttentionPattern.mask()` combines.
+In decoding it is the mask that `decode` gives to its model. Nothing is computed a second time here.
 """
 
-import itertools
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -16,21 +15,41 @@ from dllm_core.noise import corrupt
 from dllm_core.samplers import decode
 from dllm_core.sampling import SpecialTokens
 from dllm_core.schedules import NoiseSchedule
-from dllm_core.show.attention.explorer import DECODERS, PATTERNS
 from dllm_core.show.html import MASK, visible
 
+POEM = "床前明月光疑是地上霜举头望明月低头思故乡"
+PATTERNS = (
+    "causal",
+    "bidirectional",
+    "block-causal",
+    "block diffusion [x_t ; x_0]",
+    "with the twin [x_t ; x̄_t ; x_0]",
+)
+DECODERS = ("AR, cached", "LLaDA 1, no cache", "LLaDA 2, cached blocks")
+STYLES = dict(zip(DECODERS, ("ar", "llada1", "llada2"), strict=True))
 
-def rules(pattern: patterns.AttentionPattern) -> list[str]:
-    """[S] strings of S codes (of `RULES`): for query (string) and key (place in it) of the first row of the batch, the
-    first of the pattern's own terms, in this order, that holds."""
-    of, noisy = pattern.terms(), pattern.view > 0
-    both_noisy = noisy[:, :, None] & noisy[:, None, :]
-    ordered = {
-        "d": ~of.same_document, "o": of.own_block, "e": of.earlier_clean,
-        "v": both_noisy & ~of.same_view, "n": ~of.clean, "a": of.same_block, "l": torch.ones_like(of.same_block),
-    }  # fmt: skip
-    first = torch.stack([term.expand_as(of.same_block)[0] for term in ordered.values()]).int().argmax(dim=0)
-    return ["".join(list(ordered)[code] for code in row) for row in first.tolist()]
+# code of a cell → (open?, name, what it says of query q and key k)
+RULES = {
+    "o": (True, "own block", "{q} and {k} are of one view and one block: they see each other"),
+    "e": (True, "earlier clean", "{k} is clean and its block comes before that of {q}"),
+    "d": (False, "other document", "{k} belongs to another document packed into the same row"),
+    "l": (
+        False,
+        "later block",
+        "the block of {k} comes after that of {q}: it is not written yet when {q} is predicted",
+    ),
+    "a": (False, "own answer", "{k} is clean and of the block of {q}: it would lay the answer open"),
+    "n": (False, "noise from outside", "{k} is noisy: only its own noisy block may look at it, and {q} is not of it"),
+    "v": (False, "other noisy view", "{k} is of the other noisy view, which shows what the view of {q} hides"),
+    "c": (True, "from the cache", "the key and value of {k} were kept from an earlier forward; {q} reads them"),
+    "f": (True, "in this forward", "{k} is computed in this same forward, and {q} may look at it"),
+    "w": (False, "not yet", "{k} comes later than what {q} may see, or is not in this forward at all"),
+    "r": (False, "not computed", "{q} is not in this forward: nothing is predicted there"),
+    "k": (False, "kept", "{q} is final: its key and value stay in the cache and are not computed again"),
+}
+
+
+# training ----------------------------------------------------------------------------------------------------------
 
 
 def training_pattern(name: str, length: int, block_size: int, documents: int = 1) -> patterns.AttentionPattern:
@@ -51,47 +70,80 @@ def training_pattern(name: str, length: int, block_size: int, documents: int = 1
     return patterns.block_diffusion(document, position, block_size, views=2 if name == PATTERNS[4] else 1)
 
 
+def rules(pattern: patterns.AttentionPattern) -> list[str]:
+    """[S] strings of S codes of `RULES`: for each query (string) and key (index in it) of the batch's first row, the
+    first of the pattern's terms that holds, in the order below."""
+    terms = pattern.terms()
+    noisy = pattern.view > 0
+    both_noisy = noisy[:, :, None] & noisy[:, None, :]
+    ordered = {
+        "d": ~terms.same_document,
+        "o": terms.own_block,
+        "e": terms.earlier_clean,
+        "v": both_noisy & ~terms.same_view,
+        "n": ~terms.clean,
+        "a": terms.same_block,
+        "l": torch.ones_like(terms.same_block),
+    }
+    codes = list(ordered)
+    first = torch.stack([term.expand_as(terms.same_block)[0] for term in ordered.values()]).int().argmax(dim=0)
+    return ["".join(codes[index] for index in row) for row in first.tolist()]
+
+
 def training_scene(name: str, tokens: Sequence[str], block_size: int, documents: int = 1, t: float = 0.5) -> dict:
     """One pattern over `tokens` as a record: elements with their labels, cells as codes of `RULES`, parts, borders.
 
     Noisy elements are hidden where `corrupt` hides them at noise level t (a fixed draw).
     """
-    length = len(tokens)
-    pattern = training_pattern(name, length, block_size, documents)
-    size = pattern.view.shape[1]
-    level = NoiseSchedule(t_min=t, t_max=min(1.0, t + 1e-6))
-    ids, everything = torch.arange(length)[None], torch.ones(1, length, dtype=torch.bool)
-    views = corrupt(ids, everything, level, -1, torch.Generator().manual_seed(1))
-    hidden = [None, *(view.masked[0].tolist() for view in views)]
+    pattern = training_pattern(name, len(tokens), block_size, documents)
+    noised = _noised(len(tokens), t)
     one_view = not bool(pattern.view.any())
-    noisy_alone = name == "bidirectional"  # full diffusion: the row itself is x_t
+    all_noisy = name == "bidirectional"  # full diffusion: the row itself is x_t
     elements = []
-    for e in range(size):
-        view, token = int(pattern.view[0, e]), int(pattern.source[0, e])
-        noise = hidden[1 if noisy_alone else view]
-        elements.append({
-            "text": MASK if noise and noise[token] else visible(tokens[token]),
-            "token": token, "part": "x_t" if noisy_alone else "" if one_view else ("x_0", "x_t", "x̄_t")[view],
-            "hidden": bool(noise and noise[token]), "says": [],
-        })  # fmt: skip
-    for view, places in enumerate(pattern.predicted_at[0].tolist()):
-        for token, element in enumerate(places):
-            noise = hidden[view + 1] if not one_view or noisy_alone else None
-            if pattern.scorable[0, token] and (noise is None or noise[token]):
+    for view, token in zip(pattern.view[0].tolist(), pattern.source[0].tolist(), strict=True):
+        hidden = noised[1 if all_noisy else view][token]
+        part = "x_t" if all_noisy else "" if one_view else ("x_0", "x_t", "x̄_t")[view]
+        text = MASK if hidden else visible(tokens[token])
+        elements.append({"text": text, "token": token, "part": part, "hidden": hidden, "says": []})
+    # what is predicted at an element: the tokens that are scored there
+    for view, predicted_at in enumerate(pattern.predicted_at[0].tolist(), 1):
+        scored = noised[view] if all_noisy or not one_view else [True] * len(tokens)
+        for token, element in enumerate(predicted_at):
+            if pattern.scorable[0, token] and scored[token]:
                 elements[element]["says"].append(visible(tokens[token]))
-    labels = [*zip(*(part[0].tolist() for part in (pattern.document, pattern.view, pattern.block)), strict=True)]
-    borders = [
-        [e, 3 if a[1] != b[1] else 2 if a[0] != b[0] else 1]
-        for e, (a, b) in enumerate(itertools.pairwise(labels), 1)
-        if a != b and (name != "causal" or a[:2] != b[:2])
-    ]
-    return {"elements": elements, "borders": borders, "frames": [{"cells": rules(pattern)}]}
+    return {"elements": elements, "borders": _borders(pattern, name), "frames": [{"cells": rules(pattern)}]}
+
+
+def _noised(length: int, t: float) -> list[list[bool]]:
+    """Which tokens are hidden in each view: 0 clean, 1 noisy at level t, 2 its complementary twin."""
+    level = NoiseSchedule(t_min=t, t_max=min(1.0, t + 1e-6))
+    ids, maskable = torch.arange(length)[None], torch.ones(1, length, dtype=torch.bool)
+    views = corrupt(ids, maskable, level, -1, torch.Generator().manual_seed(1))
+    return [[False] * length, *(view.masked[0].tolist() for view in views)]
+
+
+def _borders(pattern: patterns.AttentionPattern, name: str) -> list[list[int]]:
+    """[element, kind] of each border before an element: 1 of blocks, 2 of documents, 3 of views."""
+    document, view, block = (label[0].tolist() for label in (pattern.document, pattern.view, pattern.block))
+    borders = []
+    for e in range(1, len(view)):
+        if view[e] != view[e - 1]:
+            borders.append([e, 3])
+        elif document[e] != document[e - 1]:
+            borders.append([e, 2])
+        elif block[e] != block[e - 1] and name != "causal":
+            borders.append([e, 1])
+    return borders
+
+
+# decoding ----------------------------------------------------------------------------------------------------------
 
 
 class _Listener:
-    """Stands in for a model: notes what it is asked, and names the row's own token everywhere, surer early on.
+    """Takes the place of a model: records what it is given, and predicts the row's own token everywhere, with high
+    confidence at most positions.
 
-    shift: how far to the right of its own place the decoder reads a prediction.
+    shift: how far to the right of an element the decoder reads its prediction.
     """
 
     def __init__(self, length: int, shift: int):
@@ -100,54 +152,59 @@ class _Listener:
         self.device, self.shift, self.calls = torch.device("cpu"), shift, []
 
     def __call__(self, tokens, position, mask, cache=None, slots=None, read=None):
-        self.calls.append((tokens[0].tolist(), position[0].tolist(), mask[0].tolist()))
+        self.calls.append((position[0].tolist(), mask[0].tolist()))
         return (position + self.shift)[read][:, None].float()
 
     def logits(self, hidden):
-        place = hidden[..., 0].long().clamp(max=self.config.vocab_size - 3)
-        sure = torch.where(place % 3 == 1, 2.0, 8.0)  # every third token is unsure: a block takes a few forwards
-        return torch.nn.functional.one_hot(place, self.config.vocab_size) * sure[..., None]
+        position = hidden[..., 0].long().clamp(max=self.config.vocab_size - 3)
+        height = torch.where(position % 3 == 1, 2.0, 8.0)  # every third token is unsure: a block takes a few forwards
+        return torch.nn.functional.one_hot(position, self.config.vocab_size) * height[..., None]
 
 
 def decoding_scene(name: str, tokens: Sequence[str], block_size: int) -> dict:
-    """A decoder at work on `tokens` (the first third is the prompt): a frame per forward that it asked its model for.
+    """A decoder at work on `tokens` (the first third is the prompt): a frame per forward of its model.
 
     Raises ValueError for a name that is not in `DECODERS`.
     """
     if name not in DECODERS:
         raise ValueError(f"decoder={name!r}: must be one of {', '.join(DECODERS)}")
-    length = len(tokens)
-    style = ("ar", "llada1", "llada2")[DECODERS.index(name)]
-    prompt, mask_id = max(2, length // 3), length
+    length, style = len(tokens), STYLES[name]
+    prompt, mask_id, eos = max(2, length // 3), length, length + 1
     new = length - prompt
     listener = _Listener(length, 1 if style == "ar" else 0)
     config = DecodeConfig(
         style, max_new_tokens=new, steps=max(1, new // 2) if style == "llada1" else None,
         block_length=block_size if style == "llada2" else None, threshold=0.9, eos_early_stop=False,
     )  # fmt: skip
-    steps = list(decode(listener, [list(range(prompt))], config, SpecialTokens(mask_id, length + 1, length + 1)))
+    steps = list(decode(listener, [list(range(prompt))], config, SpecialTokens(mask_id, eos, eos)))
     frames = []
     known = [token < prompt for token in range(length)]
-    for (_, position, mask), step in zip(listener.calls, steps, strict=True):
-        fed = {place: row for row, place in enumerate(position)}
-        cells = []
-        for q in range(length):
-            if q not in fed:
-                cells.append(("k" if q < min(fed) else "r") * length)
-                continue
-            seen = [k < len(mask[fed[q]]) and mask[fed[q]][k] for k in range(length)]
-            cells.append("".join("w" if not see else "f" if k in fed else "c" for k, see in enumerate(seen)))
-        commits = {commit.position: commit for commit in step.commits}
-        says = [
-            f"{visible(tokens[e])} ({commits[e].reason})" if e in commits else "" for e in range(length)
-        ]  # fmt: skip
-        frames.append({"cells": cells, "known": list(known), "fed": sorted(fed), "says": says})
-        for place in commits:
-            known[place] = True
+    for (fed, mask), step in zip(listener.calls, steps, strict=True):
+        written = {commit.position: f"{visible(tokens[commit.position])} ({commit.reason})" for commit in step.commits}
+        says = [written.get(position, "") for position in range(length)]
+        frames.append({"cells": _forward(fed, mask, length), "known": list(known), "fed": sorted(fed), "says": says})
+        for position in written:
+            known[position] = True
     elements = [
         {"text": visible(token), "token": e, "part": "prompt" if e < prompt else "answer", "hidden": False, "says": []}
         for e, token in enumerate(tokens)
     ]
     edges = range(block_size, length, block_size) if style == "llada2" else ()
-    borders = {edge: 1 for edge in edges} | {prompt: 2}
+    borders = dict.fromkeys(edges, 1) | {prompt: 2}
     return {"elements": elements, "borders": sorted(map(list, borders.items())), "frames": frames}
+
+
+def _forward(fed: list[int], mask: list[list[bool]], length: int) -> list[str]:
+    """[length] strings of codes of `RULES`: what each position sees in a forward of the positions `fed`.
+
+    mask: [len(fed), keys], a row per fed position.
+    """
+    rows = dict(zip(fed, mask, strict=True))
+    cells = []
+    for q in range(length):
+        if q not in rows:
+            cells.append(("k" if q < min(fed) else "r") * length)
+            continue
+        seen = [k < len(rows[q]) and rows[q][k] for k in range(length)]
+        cells.append("".join("w" if not sees else "f" if k in rows else "c" for k, sees in enumerate(seen)))
+    return cells

@@ -5,23 +5,19 @@ Text of a model is data everywhere: it passes `visible`, then `html.escape` here
 stands in the JSON.
 """
 
-import base64
 import html
-import json
-import secrets
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from string import Template
 
 from dllm_core.common.files import write_whole
-from dllm_core.show.html import asset, visible
+from dllm_core.show.html import asset, script_piece, visible
 from dllm_core.show.player.static import plain_form, static_form, still_picture
 from dllm_core.show.trace_view import reasons, times, trace_labels, waits
 from dllm_core.trace import DecodeStep, Trace
 
 MOST_TRACES = 3
 SCRIPTS = (
+    "unpack.js",
     "player/player_record.js",
     "player/player_side.js",
     "player/player_curve.js",
@@ -29,7 +25,6 @@ SCRIPTS = (
     "player/player_bar.js",
     "player/player.js",
 )
-COMPRESS_ABOVE = 150_000  # characters of JSON
 
 
 class Player:
@@ -49,16 +44,13 @@ class Player:
         return self._piece(picture=None)
 
     def _piece(self, picture: bytes | None) -> str:
-        data = {
-            "clock": self.clock,
-            "traces": [record(trace, label) for trace, label in zip(self.traces, self.labels, strict=True)],
-        }
-        return Template(asset("player/player.html")).substitute(
-            id=f"dllm-player-{secrets.token_hex(5)}",
+        traces = [record(trace, label) for trace, label in zip(self.traces, self.labels, strict=True)]
+        return script_piece(
+            "player/player.html",
             css=asset("palette.css") + asset("player/player.css"),
             script="".join(map(asset, SCRIPTS)),
-            data=_script_data(data),
             static=static_form(self.traces, self.labels, picture),
+            data={"clock": self.clock, "traces": traces},
         )
 
     @property
@@ -163,14 +155,3 @@ def _changed(step: DecodeStep, seen: dict[int, tuple]) -> list[list[int]]:
             confidences.append(now[1])
             last = position
     return [gaps, tokens, confidences]
-
-
-def _script_data(data: dict) -> str:
-    """A JavaScript expression: the object itself, or {"deflate": base64} of its JSON where that is long."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    if len(text) > COMPRESS_ABOVE:
-        packed = base64.b64encode(zlib.compress(text.encode("utf-8"))).decode("ascii")
-        return json.dumps({"deflate": packed})
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text

@@ -5,7 +5,7 @@ async function start(root, data) {
   if (!root || root.dataset.started) return;
   root.dataset.started = "1";
   try {
-    if (data.deflate) data = await inflate(data.deflate);
+    data = await unpacked(data);
   } catch {
     root.prepend(make("div", { text: "This browser cannot unpack the data (DecompressionStream is missing): static form." }));
     return;
@@ -13,12 +13,6 @@ async function start(root, data) {
   root.querySelector(".dllm-static").remove();
   const player = new Player(root, data);
   if (root.dataset.at === "end") player.go(Infinity); // a decoding that is watched while it goes on
-}
-
-async function inflate(base64) {
-  const bytes = Uint8Array.from(atob(base64), (sign) => sign.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return JSON.parse(await new Response(stream).text());
 }
 
 class Player {

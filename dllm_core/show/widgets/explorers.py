@@ -17,7 +17,7 @@ from dllm_core import show
 from dllm_core.data.batches import PackedBatches
 from dllm_core.noise import corrupt
 from dllm_core.schedules import ALPHAS, BlockSchedule, NoiseSchedule, learning_rate
-from dllm_core.show.attention.explorer import POEM
+from dllm_core.show.attention.scenes import POEM
 from dllm_core.show.html import asset
 
 

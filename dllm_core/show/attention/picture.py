@@ -1,0 +1,89 @@
+"""The attention patterns of training side by side, as one picture."""
+
+from collections.abc import Sequence
+
+from dllm_core.show.attention.scenes import PATTERNS, POEM, training_scene
+from dllm_core.show.figures import COLORS, Picture, cell_lines, in_our_look
+
+TITLES = ("causal", "bidirectional", "block-causal", "[x_t ; x_0]")  # of the first four `PATTERNS`
+MARKS = (  # matplotlib's marker, color of the cell, meaning
+    ("o", "blue", "own block"),
+    ("_", "green", "clean, earlier block"),
+    ("x", None, "would show the answer"),
+    ("", None, "closed"),
+)
+
+
+@in_our_look
+def attention_picture(
+    text: Sequence[str] = POEM[:8], block_size: int = 4, documents: int = 1, t: float = 0.5
+) -> Picture:
+    """The four patterns side by side as one picture: dot own block, bar earlier clean, cross would show the answer.
+
+    text: the row's tokens; block_size: tokens per block; t: noise level. Raises ValueError for more documents than
+    tokens.
+    """
+    from matplotlib.figure import Figure
+
+    scenes = [training_scene(name, list(text), block_size, documents, t) for name in PATTERNS[:4]]
+    figure = Figure(figsize=(10.5, 5.8), layout="constrained")
+    axes = figure.subplot_mosaic([["causal", "bidirectional", "[x_t ; x_0]", "[x_t ; x_0]"],
+                                  ["block-causal", "key", "[x_t ; x_0]", "[x_t ; x_0]"]])  # fmt: skip
+    for scene, title in zip(scenes, TITLES, strict=True):
+        ax, texts = axes[title], [element["text"] for element in scene["elements"]]
+        _draw_cells(ax, scene)
+        ax.set_title(title + (f", blocks of {block_size}" if title in TITLES[2:] else ""), fontsize=11)
+        for set_ticks in (ax.set_xticks, ax.set_yticks):
+            set_ticks(range(len(texts)), texts, fontsize=10 if len(text) < 12 else 7)
+    large = axes[TITLES[3]]
+    halves = f"x_t: noisy{' ' * 40}x_0: clean"
+    large.set_xlabel(halves)
+    large.yaxis.set_label_position("right")
+    large.set_ylabel(halves, rotation=270, labelpad=16)
+    _draw_key(axes["key"])
+    key = "● own block, ▬ clean token of an earlier block, × would lay the answer open, empty: closed"
+    return Picture(
+        figure, f"attention over {len(text)} tokens: causal, bidirectional, block-causal, [x_t ; x_0]; {key}"
+    )
+
+
+def _draw_key(ax) -> None:
+    """The meaning of the marks, in an empty part of the figure."""
+    ax.set_axis_off()
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1)
+    ax.text(0, 0.93, "A row looks (query),\na column is seen (key).", va="top", fontsize=10)
+    heights = [0.60 - 0.135 * row for row in range(len(MARKS) + 1)]
+    for y, (marker, color, meaning) in zip(heights, MARKS, strict=False):
+        square = COLORS[color] if color else "#f2f2f2"
+        ax.plot(0.07, y, "s", color=square, markersize=13, markeredgecolor="#c8c8c8")
+        line = COLORS["vermilion"] if marker == "x" else "white"
+        ax.plot(0.07, y, marker, color=line, markersize=8 if marker == "_" else 5, markeredgewidth=1.3)
+        ax.text(0.17, y, meaning, va="center", fontsize=10)
+    ax.text(0.07, heights[-1], "░", ha="center", va="center", fontsize=11)
+    ax.text(0.17, heights[-1], "a hidden token", va="center", fontsize=10)
+
+
+def _draw_cells(ax, scene: dict) -> None:
+    """Draw a scene's first frame into matplotlib axes: the marks of the explorer, borders of blocks and parts."""
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+
+    cells = np.array([list(row) for row in scene["frames"][0]["cells"]])
+    size = len(cells)
+    own, clean, leaking = (np.isin(cells, list(codes)) for codes in ("of", "ec", "av"))
+    colors = ListedColormap(["#f2f2f2", COLORS["blue"], COLORS["green"]])
+    ax.imshow(own + 2 * clean, cmap=colors, vmin=0, vmax=2, interpolation="nearest")
+    ax.grid(False)
+    cell_lines(ax, size, size, color="#c8c8c8", linewidth=0.4)
+    ax.tick_params(length=0, pad=2)
+    ax.xaxis.tick_top()
+    unit = max(2.5, 6.5 - size / 8)
+    for chosen, marker, color in ((own, "o", "white"), (clean, "_", "white"), (leaking, "x", COLORS["vermilion"])):
+        queries, keys = np.nonzero(chosen)
+        marker_size = unit * (1.7 if marker == "_" else 0.8)
+        ax.plot(keys, queries, marker, color=color, markersize=marker_size, markeredgewidth=1.3, linestyle="none")
+    for edge, kind in scene["borders"]:
+        line = {"color": "#1a1a1a", "linewidth": (0.7, 1.4, 2.2)[kind - 1], "linestyle": "--" if kind == 1 else "-"}
+        ax.axvline(edge - 0.5, **line)
+        ax.axhline(edge - 0.5, **line)

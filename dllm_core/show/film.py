@@ -1,0 +1,75 @@
+"""The film of samples: what a model writes while it learns, kept beside the run and drawn as a strip of frames."""
+
+import json
+from pathlib import Path
+
+from dllm_core.common.files import write_whole
+from dllm_core.show.figures import Picture, in_our_look
+from dllm_core.show.html import visible
+from dllm_core.show.rows import TokenRow, draw_token_rows
+from dllm_core.show.trace_view import cells, spread_steps
+from dllm_core.trace import Trace
+
+MOST = 48  # tokens of a sample that the film keeps
+
+
+class SampleFilm:
+    """Samples of a model while it learns: `film.add(step, trace)`, then `film.picture()` as a strip of frames.
+
+    file: JSON lines beside the run's other files, where the samples are kept and read back from; None keeps them in
+    memory. A sample at a step drops those of that step or later, which a resumed run left behind.
+    """
+
+    def __init__(self, file: str | Path | None = None, title: str = "samples over training"):
+        self.file, self.title, self.frames = file and Path(file), title, []
+        if self.file and self.file.is_file():
+            lines = self.file.read_text(encoding="utf-8").splitlines()
+            self.frames = [json.loads(line) for line in lines if line.endswith("}")]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def add(self, step, sample: Trace | str) -> None:
+        """Keep `sample` as of `step`: a `TrainStep`, or a plain number of steps."""
+        number = getattr(step, "step", step)
+        frame = {"step": number, "loss": getattr(step, "loss", None), "block_size": getattr(step, "block_size", None)}
+        self.frames = [old for old in self.frames if old["step"] < number] + [frame | _sampled(sample)]
+        if self.file:
+            lines = [json.dumps(frame, ensure_ascii=False) + "\n" for frame in self.frames]
+            write_whole(self.file, "".join(lines))
+
+    def chosen(self, most: int = 6) -> list[dict]:
+        """At most `most` frames, evenly spread, the first and the last among them."""
+        return [self.frames[i] for i in spread_steps(len(self.frames) - 1, most)] if self.frames else []
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict | tuple[dict, dict]:
+        return self.picture()._repr_mimebundle_() if self.frames else {"text/plain": f"{self.title}: none were kept"}
+
+    @in_our_look
+    def picture(self, most: int = 6) -> Picture:
+        """The film: a row of tokens per frame, shaded by confidence. Raises ValueError when there are no frames."""
+        if not self.frames:
+            raise ValueError("film: no samples yet; give `film` to show.progress together with `sample`")
+        rows = []
+        for frame in self.chosen(most):
+            notes = [f"loss {frame['loss']:.2f}"] if frame["loss"] is not None else []
+            notes += [f"block {frame['block_size']}"] if frame["block_size"] else []
+            boxes = [(text, "end" if text == "⟨eos⟩" else "filled", p or 0.0) for text, p in frame["tokens"]]
+            rows.append(TokenRow(f"step {frame['step']:,}", ", ".join(notes), boxes))
+        figure = draw_token_rows(rows, self.title, "stronger shade: surer when it was written")
+        lines = [f"step {frame['step']}: {''.join(text for text, _ in frame['tokens'])}" for frame in self.chosen(most)]
+        return Picture(figure, "\n".join([self.title, *lines]))
+
+
+def _sampled(sample: Trace | str) -> dict:
+    """tokens: (text, confidence or None) of the answer, through eos and at most `MOST`; and the complete text."""
+    if isinstance(sample, str):
+        return {"text": sample, "tokens": [(visible(sign), None) for sign in sample[:MOST]]}
+    tokens = []
+    for cell in cells(sample, len(sample.steps)):
+        if cell.state == "prompt":
+            continue
+        tokens.append((cell.text, cell.commit and round(cell.commit.confidence, 3)))
+        if cell.token == sample.eos_token_id or len(tokens) == MOST:
+            break
+    return {"text": sample.text, "tokens": tokens, "forwards": sample.forwards}
