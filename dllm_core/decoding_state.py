@@ -1,22 +1,25 @@
-"""A batch in decoding: its tokens, its cache, and one forward over the part of it that must be run."""
+"""The state of a batch in decoding: its tokens and cache, one forward over the part that must be run, its records."""
 
+import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dllm_core.compute import cuda_graphs as replay
+from dllm_core.compute.cuda_graphs import cache_length
 from dllm_core.config import DecodeConfig
 from dllm_core.model import KVCache
-from dllm_core.sampling import Recorder, SpecialTokens, guided
+from dllm_core.policies import Commits
+from dllm_core.sampling import Prediction, guide
+from dllm_core.trace import REASONS, Commit, DecodeStep
 
 
 @dataclass(frozen=True)
 class Window:
-    """What a forward runs; the same for every forward of a block once the blocks before it are cached.
+    """The positions that a forward runs; the same for every forward of a block once the blocks before it are cached.
 
-    first: [B] int64, position of column 0. position, slots: [B, W] int64 (a shorter row's padding writes to a
-    slot that no mask shows). mask: [B, W, K] bool.
+    first: [B] int64, position of column 0. position: [B, W] int64. slots: [B, W] int64, where keys and values are stored
+    (a shorter row's padding goes to a slot that no mask shows). mask: [B, W, K] bool.
     """
 
     first: Tensor
@@ -27,15 +30,18 @@ class Window:
 
 @dataclass
 class DecodingState:
-    """A batch in work with its cache. tokens: [B, T]; given: [B, T] bool; prompt, length, cached, row: [B] int64.
+    """A batch with its cache while it is decoded.
 
-    Positions below `cached` are final and their keys and values stored. Under guidance a second copy of the batch, all
-    that was given masked, runs beside the first (an input that block training never showed).
+    tokens: [B, T] int64; given: [B, T] bool, the prompt's positions; prompt, length: [B] int64, positions of the prompt
+    and of the whole sequence; cached: [B] int64, positions below it are final and their keys and values stored; row: [B]
+    int64, the row's number at the start. Under guidance a second copy of the batch, its prompts masked, runs beside
+    the first (an input that block training never showed).
     """
 
     model: torch.nn.Module
     config: DecodeConfig
-    ids: SpecialTokens
+    mask_token_id: int
+    eos_token_id: int
     label_shift: bool
     generator: torch.Generator
     tokens: Tensor
@@ -45,28 +51,37 @@ class DecodingState:
     cached: Tensor
     row: Tensor
     cache: KVCache | None
-    record: Recorder
+    record: "Recorder"
 
     @classmethod
-    def begin(cls, model, starts, prompt_lengths, config, ids, label_shift, began: float) -> "DecodingState":
-        device, batch, longest = model.device, len(starts), max(map(len, starts))
+    def begin(
+        cls, model, sequences: list[list[int]], prompt_lengths: list[int], config: DecodeConfig, tokenizer,
+        label_shift: bool, began: float,
+    ) -> "DecodingState":  # fmt: skip
+        """sequences: prompts with their masks; began: `time.perf_counter()` when the decoding began. Raises ValueError
+        where a sequence is longer than the model's positions."""
+        device, batch, longest = model.device, len(sequences), max(map(len, sequences))
         most = model.config.max_position_embeddings
         if longest > most:
             raise ValueError(f"prompt and answer take {longest} positions: more than max_position_embeddings={most}")
-        tokens = torch.full((batch, longest), ids.pad, device=device)
-        for i, start in enumerate(starts):
-            tokens[i, : len(start)] = torch.tensor(start, device=device)
-        copies = 2 if config.cfg_scale else 1
-        cache = None  # LLaDA 1 has nothing to keep: every position may change with every other
+        # 1. tokens, right-padded
+        tokens = torch.full((batch, longest), tokenizer.pad_token_id, device=device)
+        for i, sequence in enumerate(sequences):
+            tokens[i, : len(sequence)] = torch.tensor(sequence, device=device)
+        lengths = prompt_lengths, [len(sequence) for sequence in sequences], range(batch)
+        prompt, length, row = (torch.tensor(values, device=device) for values in lengths)
+        mask_token_id = tokenizer.mask_token_id
+        given = (tokens != mask_token_id) & (torch.arange(longest, device=device) < length[:, None])
+        # 2. an empty cache; LLaDA 1 has none, since every position may change with every other
+        cache = None
         if config.style != "llada1":
-            length = replay.cache_length(longest, most, device)
-            cache = KVCache.empty(model.config, batch * copies, length, device, model.lm_head.weight.dtype)
-        numbers = prompt_lengths, [len(start) for start in starts], range(batch)
-        prompt, length, row = (torch.tensor(values, device=device) for values in numbers)
-        given = (tokens != ids.mask) & (torch.arange(longest, device=device) < length[:, None])
+            copies = 2 if config.cfg_scale else 1
+            slots = cache_length(longest, most, device)
+            cache = KVCache.empty(model.config, batch * copies, slots, device, model.lm_head.weight.dtype)
         return cls(
-            model, config, ids, label_shift, torch.Generator().manual_seed(config.seed), tokens, given, prompt,
-            length, torch.zeros_like(row), row, cache, Recorder(config, began, [0] * batch),
+            model, config, mask_token_id, tokenizer.eos_token_id, label_shift,
+            torch.Generator().manual_seed(config.seed), tokens, given, prompt, length, torch.zeros_like(row), row, cache,
+            Recorder(config, began, [0] * batch),
         )  # fmt: skip
 
     def window(self, start: Tensor, end: Tensor, block: int) -> Window:
@@ -82,34 +97,88 @@ class DecodingState:
         return Window(start, position, slots, mask)
 
     def forward(self, window: Window, position: Tensor, masked: Tensor) -> Tensor:
-        """RunFolder the window, whose keys and values are (over)written in the cache; logits [n, V] of the tokens at the n
-        True places of `masked` [B, N], places whose positions are `position` [B, N]."""
+        """One forward over the window, which writes its keys and values to the cache → logits [n, V] of the n positions
+        that `masked` [B, N] marks among `position` [B, N]."""
         rows, columns = masked.nonzero(as_tuple=True)
-        # with shifted labels a token is predicted one element before its own
+        # 1. where the predictions are read: with shifted labels one element before the token's own
         first = window.first + 1 if self.label_shift or self.config.style == "ar" else window.first
         elements = (position - first[:, None]).clamp(min=0)[rows, columns]
+        # 2. the tokens of the window; under guidance also without the prompt
         tokens = self.tokens.gather(1, window.position[: len(self.row)])
         if self.config.cfg_scale:
             given = self.given.gather(1, window.position[: len(self.row)])
-            tokens = torch.cat([tokens, tokens.masked_fill(given, self.ids.mask)])
+            tokens = torch.cat([tokens, tokens.masked_fill(given, self.mask_token_id)])
             rows, elements = torch.cat([rows, rows + len(self.row)]), elements.repeat(2)
+        # 3. hidden states there, and their logits
         hidden = self.model(tokens, window.position, window.mask, self.cache, window.slots, read=(rows, elements))
         logits = self.model.logits(hidden)
-        return guided(*logits.float().chunk(2), self.config.cfg_scale) if self.config.cfg_scale else logits
+        return guide(*logits.float().chunk(2), self.config.cfg_scale) if self.config.cfg_scale else logits
 
     def answer_masks(self) -> Tensor:
         """[B, T] bool: positions still to be decoded."""
-        return self.tokens == self.ids.mask
+        return self.tokens == self.mask_token_id
 
     def ended(self) -> Tensor:
         """[B] bool: eos stands in the answer with no mask before it."""
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        stop = (self.tokens == self.ids.eos) & (columns >= self.prompt[:, None])
-        return (stop & (self.answer_masks().int().cumsum(dim=1) == 0)).any(dim=1)
+        eos = (self.tokens == self.eos_token_id) & (columns >= self.prompt[:, None])
+        return (eos & (self.answer_masks().int().cumsum(dim=1) == 0)).any(dim=1)
 
     def keep(self, rows: Tensor) -> None:
-        """Drop finished rows (bool [B]) so that the others run in a smaller batch."""
+        """Drop finished rows (bool [B], True stays), so that the others run in a smaller batch."""
         for name in ("tokens", "given", "prompt", "length", "cached", "row"):
             setattr(self, name, getattr(self, name)[rows])
         if self.cache is not None:
             self.cache = self.cache.keep(rows.repeat(2) if self.config.cfg_scale else rows)
+
+
+@dataclass
+class Recorder:
+    """Turns a step's tensors into `DecodeStep`s, one per row. began: `time.perf_counter()` at the start; counts: the
+    steps that each row of the batch has had."""
+
+    config: DecodeConfig
+    began: float
+    counts: list[int]
+
+    def steps(
+        self, rows: list[int], first: Tensor, prediction: Prediction, masked: Tensor, commits: Commits,
+        remaining: Tensor, blocks: list[tuple[int, int]],
+    ) -> list[DecodeStep]:  # fmt: skip
+        """rows: the number of each of the B rows; first: [B], position of column 0; prediction, masked, commits: of [B, N]
+        positions; remaining: [B], masks after the step; blocks: [start, end) of each row."""
+        seconds = time.perf_counter() - self.began
+        # few transfers in all: each waits for the device
+        cells = torch.stack([prediction.token, commits.reasons, commits.commit, masked], dim=1).tolist()
+        confidences, entropies = prediction.measures.tolist()
+        of_rows = torch.stack([first, remaining, commits.held_back], dim=1).tolist()
+        top = prediction.top and [part.tolist() for part in prediction.top]
+        records = []
+        for i, row in enumerate(rows):
+            token, reason, commit, was_masked = cells[i]
+            confidence, entropy, (start, still_masked, held_back) = confidences[i], entropies[i], of_rows[i]
+            candidates = [n for n, is_masked in enumerate(was_masked) if is_masked]
+            count = max(len(candidates), 1)
+            committed, draft = [], []
+            for n in candidates:
+                if commit[n]:
+                    others = self._alternatives(top, i, n, token[n])
+                    committed.append(Commit(start + n, token[n], confidence[n], REASONS[reason[n]], others))
+                elif self.config.draft:
+                    draft.append((start + n, token[n], confidence[n]))
+            step = DecodeStep(
+                self.counts[row], row, 2 if self.config.cfg_scale else 1, seconds, blocks[i], tuple(committed), still_masked,
+                confidence=sum(confidence[n] for n in candidates) / count,
+                entropy=sum(entropy[n] for n in candidates) / count,
+                draft=tuple(draft), held_back=held_back,
+            )  # fmt: skip
+            records.append(step)
+            self.counts[row] += 1
+        return records
+
+    def _alternatives(self, top: list | None, row: int, column: int, chosen: int) -> tuple[tuple[int, float], ...]:
+        """The runners-up of one position. top: token ids and probabilities, [B][N][k + 1] each."""
+        if top is None:
+            return ()
+        pairs = zip(top[0][row][column], top[1][row][column], strict=True)
+        return tuple(pair for pair in pairs if pair[0] != chosen)[: self.config.alternatives]

@@ -34,7 +34,7 @@ class DecodeStep:
     index: 0-based step of this sequence; row: its row in the batch; forwards: model forwards the step cost (2 under
     guidance); seconds: since decoding began; block: [start, end) positions in work; masked: positions still masked
     after the step; confidence, entropy (nats): means over the candidates before the commit; draft: (position, best
-    guess, confidence) of the block's positions that stayed masked; held: above the threshold, held back by the budget.
+    guess, confidence) of the block's positions that stayed masked; held_back: above the threshold, held back by the budget.
     """
 
     index: int
@@ -47,7 +47,7 @@ class DecodeStep:
     confidence: float
     entropy: float
     draft: tuple[tuple[int, int, float], ...] = ()
-    held: int = 0
+    held_back: int = 0
 
 
 @dataclass
@@ -161,6 +161,9 @@ def _step(record: dict) -> DecodeStep:
         Commit(**{**commit, "alternatives": tuple((int(t), float(p)) for t, p in commit["alternatives"])})
         for commit in record["commits"]
     )
+    if "held" in record:  # the name in traces of version 0.1.0
+        record = {**record, "held_back": record["held"]}
+        del record["held"]
     draft = tuple((int(position), int(token), float(p)) for position, token, p in record["draft"])
     return DecodeStep(**{**record, "block": tuple(record["block"]), "commits": commits, "draft": draft})
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from dllm_core.config import ModelConfig
+from dllm_core.checkpoints.formats import LoadedCheckpoint
+from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.batches import Batch, PackedBatches
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.model import Transformer
@@ -40,6 +41,11 @@ class Blank:
 
     def logits(self, hidden):
         return hidden.expand(*hidden.shape[:-1], self.vocab)
+
+
+def checkpoint_of(model, tokenizer=IDS, label_shift: bool = False) -> LoadedCheckpoint:
+    """What decoders take, of a bare model. Without a tokenizer there are no texts: `generate` needs one."""
+    return LoadedCheckpoint(model, CheckpointInfo("llada2", label_shift=label_shift), tokenizer, Path())
 
 
 class NoTokenizer:

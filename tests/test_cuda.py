@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from small import BOS, IDS, MASK, batch_of, packed, tiny
+from small import BOS, MASK, batch_of, checkpoint_of, packed, tiny
 
 from dllm_core import patterns, train
 from dllm_core.compute.attention import attend, block_mask, last_layer
@@ -89,7 +89,7 @@ def test_a_decoding_writes_what_the_cpu_writes(config):
     """By graphs from the third forward of a shape on; the last decoding replays all of them."""
     prompts = [[BOS, 5, 6, 7, 8], [BOS, 9]]
     there = tiny().to("cuda")
-    written = lambda model: [[(c.position, c.token) for c in step.commits] for step in decode(model, prompts, config, IDS)]
+    written = lambda model: [[(c.position, c.token) for c in step.commits] for step in decode(checkpoint_of(model), prompts, config)]
     wanted = written(tiny())
     for _ in range(4):
         assert written(there) == wanted

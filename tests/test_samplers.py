@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from small import BOS, EOS, IDS, MASK, VOCAB, logits_of, tiny
+from small import BOS, EOS, MASK, VOCAB, checkpoint_of, logits_of, tiny
 
 from dllm_core import reference as plain
 from dllm_core import samplers as decoding
@@ -14,8 +14,8 @@ from dllm_core.compute import cuda_graphs as replay
 from dllm_core.compute.cuda_graphs import Capture
 from dllm_core.config import DecodeConfig, ModelConfig
 from dllm_core.policies import tokens_per_step
-from dllm_core.samplers import decode, decode_gaps, generate, infill, start_of
-from dllm_core.sampling import SpecialTokens, filtered, guided, max_with_index, predict_tokens
+from dllm_core.samplers import decode, decode_gaps, generate, infill, initial_tokens
+from dllm_core.sampling import filter_logits, guide, max_with_index, predict_tokens
 from dllm_core.trace import Trace
 
 PROMPTS = [[BOS, 5, 6, 7, 8], [BOS, 9], [BOS, 4, 3, 9, 12, 11, 10, 7, 5]]  # unequal lengths, ends inside and at blocks
@@ -69,7 +69,7 @@ def confident(choices: list[tuple[int, float]]) -> Scripted:
 
 
 def traces(model, prompts, config, label_shift=False) -> list[Trace]:
-    return generate(model, prompts, config, Words(), label_shift)
+    return generate(checkpoint_of(model, Words(), label_shift), prompts, config)
 
 
 def close(one: Trace, other: Trace, tolerance: float = 1e-4) -> None:
@@ -77,7 +77,7 @@ def close(one: Trace, other: Trace, tolerance: float = 1e-4) -> None:
     assert (one.prompt, one.initial, one.final) == (other.prompt, other.initial, other.final)
     assert len(one.steps) == len(other.steps)
     for a, b in zip(one.steps, other.steps, strict=True):
-        assert (a.index, a.forwards, a.block, a.masked, a.held) == (b.index, b.forwards, b.block, b.masked, b.held)
+        assert (a.index, a.forwards, a.block, a.masked, a.held_back) == (b.index, b.forwards, b.block, b.masked, b.held_back)
         key = [(c.position, c.token, c.reason, [t for t, _ in c.alternatives]) for c in a.commits]
         assert key == [(c.position, c.token, c.reason, [t for t, _ in c.alternatives]) for c in b.commits]
         numbers = [a.confidence, a.entropy, *(c.confidence for c in a.commits), *(p for _, _, p in a.draft)]
@@ -95,7 +95,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_greedy_guess_by_hand():
     logits = torch.full((1, 1, VOCAB), -torch.inf)
     logits[0, 0, 4], logits[0, 0, 7], logits[0, 0, 5] = math.log(0.5), math.log(0.3), math.log(0.2)
-    made = predict_tokens(logits, DecodeConfig("ar", alternatives=2), IDS, seeded())
+    made = predict_tokens(logits, DecodeConfig("ar", alternatives=2), MASK, seeded())
     assert made.token.item() == 4 and made.confidence.item() == pytest.approx(0.5)
     assert made.entropy.item() == pytest.approx(-sum(p * math.log(p) for p in (0.5, 0.3, 0.2)), rel=1e-5)
     assert made.top[0][0, 0].tolist() == [4, 7, 5] and made.top[1][0, 0].tolist() == pytest.approx([0.5, 0.3, 0.2])
@@ -105,7 +105,7 @@ def test_greedy_guess_by_hand():
 def test_the_mask_is_never_chosen_and_takes_no_probability(temperature):
     logits = torch.zeros(1, 200, VOCAB)
     logits[..., MASK] = 50.0
-    made = predict_tokens(logits, DecodeConfig(temperature=temperature), IDS, seeded())
+    made = predict_tokens(logits, DecodeConfig(temperature=temperature), MASK, seeded())
     assert (made.token != MASK).all()
     assert made.confidence.unique().tolist() == [pytest.approx(1 / (VOCAB - 1))]
 
@@ -114,7 +114,7 @@ def test_confidence_is_the_unnoised_probability_before_temperature_and_filters()
     logits = torch.zeros(1, 500, VOCAB)
     logits[..., 4], logits[..., 5] = 3.0, 2.0
     p = logits[0, 0, :MASK].softmax(dim=-1)
-    made = predict_tokens(logits, DecodeConfig(temperature=2.0, top_k=2), IDS, seeded())
+    made = predict_tokens(logits, DecodeConfig(temperature=2.0, top_k=2), MASK, seeded())
     assert set(made.token.unique().tolist()) == {4, 5}
     torch.testing.assert_close(made.confidence, p[made.token])
 
@@ -122,7 +122,7 @@ def test_confidence_is_the_unnoised_probability_before_temperature_and_filters()
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_gumbel_samples_follow_the_softmax_at_the_temperature(temperature):
     row = torch.tensor([0.0, 1.0, 2.0, -1.0, *[-torch.inf] * (VOCAB - 4)])
-    made = predict_tokens(row.repeat(1, 20_000, 1), DecodeConfig(temperature=temperature), IDS, seeded())
+    made = predict_tokens(row.repeat(1, 20_000, 1), DecodeConfig(temperature=temperature), MASK, seeded())
     expected = (row[:4] / temperature).softmax(dim=-1)
     shares = made.token.flatten().bincount(minlength=4) / 20_000
     assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / 20_000).sqrt()).all()
@@ -132,7 +132,7 @@ def test_gumbel_samples_follow_the_softmax_at_the_temperature(temperature):
 def test_confidence_and_entropy_against_the_long_way(scale):
     logits = torch.randn(30, 500, generator=seeded(), dtype=torch.float64) * scale
     p = logits.index_fill(-1, torch.tensor([7]), -torch.inf).softmax(dim=-1)
-    made = predict_tokens(logits, DecodeConfig(), SpecialTokens(mask=7, eos=2, pad=0), seeded())
+    made = predict_tokens(logits, DecodeConfig(), 7, seeded())
     assert torch.equal(made.token, p.argmax(dim=-1))
     torch.testing.assert_close(made.confidence.double(), p.amax(dim=-1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(made.entropy.double(), torch.special.entr(p).sum(dim=-1), atol=2e-5, rtol=1e-4)
@@ -150,8 +150,8 @@ def test_the_likeliest_is_the_first_of_equals(size):
 
 def test_guesses_go_back_to_their_places():
     masked = torch.tensor([[False, True, True], [True, False, False]])
-    made = predict_tokens(torch.randn(3, VOCAB, generator=seeded()), DecodeConfig(alternatives=1), IDS, seeded())
-    placed = made.placed(masked)
+    made = predict_tokens(torch.randn(3, VOCAB, generator=seeded()), DecodeConfig(alternatives=1), MASK, seeded())
+    placed = made.scatter(masked)
     for of, at in ((made.token, placed.token), (made.confidence, placed.confidence), (made.top[1], placed.top[1])):
         assert torch.equal(at[masked], of) and (at[~masked] == 0).all()
 
@@ -159,7 +159,7 @@ def test_guesses_go_back_to_their_places():
 def test_sampling_follows_its_seed():
     logits = torch.zeros(1, 50, VOCAB)
     first, again, other = (
-        predict_tokens(logits, DecodeConfig(temperature=1.0), IDS, seeded(s)).token.tolist() for s in (1, 1, 2)
+        predict_tokens(logits, DecodeConfig(temperature=1.0), MASK, seeded(s)).token.tolist() for s in (1, 1, 2)
     )
     assert first == again != other
 
@@ -168,7 +168,7 @@ def test_top_k_and_top_p():
     logits = torch.log(torch.tensor([[0.05, 0.4, 0.3, 0.15, 0.1]]))
 
     def kept(top_k, top_p, temperature=1.0):
-        return (filtered(logits, top_k, top_p, temperature)[0] > -math.inf).nonzero().flatten().tolist()
+        return (filter_logits(logits, top_k, top_p, temperature)[0] > -math.inf).nonzero().flatten().tolist()
 
     assert kept(2, 1.0) == [1, 2] and kept(9, 1.0) == [0, 1, 2, 3, 4] and kept(0, 1.0) == [0, 1, 2, 3, 4]
     assert kept(0, 0.6) == [1, 2] and kept(0, 0.75) == [1, 2, 3] and kept(0, 0.01) == [1]  # never none
@@ -181,8 +181,8 @@ def test_top_k_and_top_p():
 
 def test_guidance_by_hand():
     conditional, unconditional = torch.tensor([2.0, 0.0]), torch.tensor([1.0, 1.0])
-    assert guided(conditional, unconditional, 0.0).tolist() == [2.0, 0.0]
-    assert guided(conditional, unconditional, 1.5).tolist() == [3.5, -1.5]
+    assert guide(conditional, unconditional, 0.0).tolist() == [2.0, 0.0]
+    assert guide(conditional, unconditional, 1.5).tolist() == [3.5, -1.5]
 
 
 # --- slow versions ------------------------------------------------------------------------------------------------
@@ -321,10 +321,10 @@ def test_the_cache_spares_the_finished_blocks():
     config = DecodeConfig("llada2", max_new_tokens=12, block_length=4, threshold=0.0, eos_early_stop=False)
     for use_cache, expected in ((True, [8, 8, 8]), (False, [8, 12, 16])):
         widths.clear()
-        list(decode(model, [PROMPTS[0][:4]], dataclasses.replace(config, use_cache=use_cache), IDS))
+        list(decode(checkpoint_of(model), [PROMPTS[0][:4]], dataclasses.replace(config, use_cache=use_cache)))
         assert widths == expected
     widths.clear()
-    list(decode(model, [PROMPTS[0]], DecodeConfig("ar", max_new_tokens=4, eos_early_stop=False), IDS))
+    list(decode(checkpoint_of(model), [PROMPTS[0]], DecodeConfig("ar", max_new_tokens=4, eos_early_stop=False)))
     assert widths == [5, 1, 1, 1]
 
 
@@ -362,10 +362,10 @@ def test_decodings_side_by_side_share_no_memory(static):
     _, runs = static
     model, config = tiny(4), STYLES["llada2"]
     prompts = [PROMPTS[0], PROMPTS[0][::-1]]
-    alone = [list(decode(model, [prompt], config, IDS)) for prompt in prompts]
+    alone = [list(decode(checkpoint_of(model), [prompt], config)) for prompt in prompts]
     for _ in range(2):
         runs.clear()
-        both = list(zip(*(decode(model, [prompt], config, IDS) for prompt in prompts), strict=False))
+        both = list(zip(*(decode(checkpoint_of(model), [prompt], config) for prompt in prompts), strict=False))
         assert runs and len(both) > 3
         for steps, wanted in zip(zip(*both, strict=True), alone, strict=True):
             for step, other in zip(steps, wanted, strict=False):
@@ -401,14 +401,14 @@ def test_few_captures_are_kept_and_what_a_stopped_decoding_captured(static, monk
     monkeypatch.setattr(replay, "MOST", 1)
     model, config = tiny(4).train(), dataclasses.replace(STYLES["llada1"], eos_early_stop=False)  # as `formats.load` leaves it
     for prompt in PROMPTS:  # a length each, without a cache
-        list(decode(model, [prompt], config, IDS))
+        list(decode(checkpoint_of(model), [prompt], config))
     assert len(made) == 3
-    stopped = decode(model, [PROMPTS[-1]], config, IDS)
+    stopped = decode(checkpoint_of(model), [PROMPTS[-1]], config)
     next(stopped)
     stopped.close()
-    list(decode(model, [PROMPTS[-1]], config, IDS))
+    list(decode(checkpoint_of(model), [PROMPTS[-1]], config))
     assert len(made) == 3
-    list(decode(model, [PROMPTS[0]], config, IDS))
+    list(decode(checkpoint_of(model), [PROMPTS[0]], config))
     assert len(made) == 4  # the first length's had given way
 
 
@@ -418,7 +418,7 @@ def test_what_a_capture_reads_lives_as_long_as_it_does(static, monkeypatch):
     monkeypatch.setattr(Capture, "__init__", lambda *given: (caches.append(given[2]), begun(*given))[1])
     model, config = tiny(4), DecodeConfig("llada2", max_new_tokens=9, block_length=3, threshold=None, eos_early_stop=False)
     for _ in range(4):  # a prompt's window comes once in each: captured when the cache is no longer the first one's
-        list(decode(model, [PROMPTS[2]], config, IDS))
+        list(decode(checkpoint_of(model), [PROMPTS[2]], config))
     ((_, known),) = replay._idle[model]
     ((_, kept),) = known.items()
     assert len(caches) >= 3 and all(cache is kept.cache for cache in caches)
@@ -426,7 +426,7 @@ def test_what_a_capture_reads_lives_as_long_as_it_does(static, monkeypatch):
 
 def test_a_cache_that_no_graph_uses_is_let_go(static):
     model = tiny(4)
-    list(decode(model, [PROMPTS[0]], dataclasses.replace(STYLES["ar"], max_new_tokens=2), IDS))
+    list(decode(checkpoint_of(model), [PROMPTS[0]], dataclasses.replace(STYLES["ar"], max_new_tokens=2)))
     ((_, known),) = replay._idle[model]
     assert known == {}
 
@@ -454,7 +454,7 @@ def test_the_head_reads_masked_positions_only():
     head = model.logits
     model.logits = lambda hidden: (rows.append(tuple(hidden.shape)), head(hidden))[1]
     config = DecodeConfig("llada2", max_new_tokens=7, block_length=4, threshold=None, steps=2, eos_early_stop=False)
-    list(decode(model, [[BOS, 5, 6, 7, 8]], config, IDS))
+    list(decode(checkpoint_of(model), [[BOS, 5, 6, 7, 8]], config))
     assert rows == [(3, 16), (1, 16), (4, 16), (2, 16)]
 
 
@@ -466,7 +466,7 @@ def test_a_prompt_is_run_once_and_no_forward_only_stores():
         windows.append((int(position[0, 0]), tokens.shape[1])), forward(tokens, position, *rest, **more),
     )[1]  # fmt: skip
     config = DecodeConfig("llada2", max_new_tokens=8, block_length=4, threshold=None, steps=2, eos_early_stop=False)
-    steps = list(decode(model, [[BOS, *range(3, 14)]], config, IDS))
+    steps = list(decode(checkpoint_of(model), [[BOS, *range(3, 14)]], config))
     assert windows == [(0, 16), (12, 4), (12, 8), (16, 4)] and len(steps) == len(windows)
 
 
@@ -568,10 +568,10 @@ def test_llada2_budget_and_hard_cap():
     shares = dataclasses.replace(config, cap_start_ratio=0.4, cap_end_ratio=1.0)  # 2 of 6, then 0.6 · 4 = 2
     (trace,) = traces(confident(LADDER), [[BOS, 9]], shares)
     assert commits(trace)[:2] == [[(2, "budget"), (4, "budget")], [(5, "threshold"), (7, "threshold")]]
-    assert [step.held for step in trace.steps] == [2, 0, 0, 0]
+    assert [step.held_back for step in trace.steps] == [2, 0, 0, 0]
     hard = dataclasses.replace(config, max_decode_per_step=1)
     (trace,) = traces(confident(LADDER), [[BOS, 9]], hard)
-    assert [len(step) for step in commits(trace)] == [1] * 6 and trace.steps[0].held == 3
+    assert [len(step) for step in commits(trace)] == [1] * 6 and trace.steps[0].held_back == 3
 
 
 def test_llada2_budget_is_of_the_whole_answer():
@@ -583,7 +583,7 @@ def test_llada2_budget_is_of_the_whole_answer():
     (trace,) = traces(confident(choices), [[BOS, 9, 9, 9]], config)
     assert [len(step.commits) for step in trace.steps] == [3, 1, 2, 1, 1, 1, 1, 1, 1]
     assert [step.masked for step in trace.steps] == [9, 8, 6, 5, 4, 3, 2, 1, 0]
-    assert [step.held for step in trace.steps] == [1, 0, 2, 1, 0, 3, 2, 1, 0]
+    assert [step.held_back for step in trace.steps] == [1, 0, 2, 1, 0, 3, 2, 1, 0]
 
 
 def test_the_block_grid_starts_at_position_zero():
@@ -635,7 +635,7 @@ def test_records_hold_runners_up_and_drafts():
 def test_steps_come_one_by_one():
     """A generator: nothing is computed before it is asked for."""
     model = confident(LADDER)
-    steps = decode(model, [[BOS, 9]], DecodeConfig("llada1", max_new_tokens=6), IDS)
+    steps = decode(checkpoint_of(model), [[BOS, 9]], DecodeConfig("llada1", max_new_tokens=6))
     assert model.forwards == 0
     next(steps), next(steps)
     assert model.forwards == 2
@@ -647,7 +647,7 @@ def test_steps_come_one_by_one():
 def test_infilling_fills_the_gaps_alone():
     model, tokens = tiny(), [BOS, 5, MASK, MASK, 8, MASK, 10, EOS]
     before = list(tokens)
-    trace = infill(model, tokens, DecodeConfig("llada1", max_new_tokens=99), Words())
+    trace = infill(checkpoint_of(model, Words()), tokens, DecodeConfig("llada1", max_new_tokens=99))
     assert tokens == before and trace.initial == before and trace.forwards == 3
     assert [t for t, start in zip(trace.final, before, strict=True) if start != MASK] == [BOS, 5, 8, 10, EOS]
     assert MASK not in trace.final and len(trace.answer) <= 3
@@ -657,7 +657,7 @@ def test_infilling_fills_the_gaps_alone():
 def test_infilling_equals_the_slow_version(scale):
     """The surest gap first, every token in sight; guided away from what would stand there were nothing given."""
     model, start = tiny(), [BOS, 5, MASK, MASK, 8, MASK, 10, EOS]
-    trace = infill(model, start, DecodeConfig("llada1", cfg_scale=scale), Words())
+    trace = infill(checkpoint_of(model, Words()), start, DecodeConfig("llada1", cfg_scale=scale))
     expected, see = list(start), lambda q, k: True
     for _ in range(3):
         blind = [MASK if given != MASK else token for given, token in zip(start, expected, strict=True)]
@@ -672,15 +672,15 @@ def test_infilling_equals_the_slow_version(scale):
 
 def test_gaps_can_be_watched_step_by_step():
     model, tokens, config = tiny(), [BOS, 5, MASK, MASK, 8], DecodeConfig("llada1")
-    steps = decode_gaps(model, tokens, config, IDS)
+    steps = decode_gaps(checkpoint_of(model), tokens, config)
     first = next(steps)
     assert (len(first.commits), first.masked) == (1, 1) and first.commits[0].position in (2, 3)
     moves = lambda some: [(c.position, c.token) for step in some for c in step.commits]
-    assert moves([first, *steps]) == moves(infill(model, tokens, config, Words()).steps)
+    assert moves([first, *steps]) == moves(infill(checkpoint_of(model, Words()), tokens, config).steps)
 
 
 def test_infilling_in_fewer_steps():
-    trace = infill(tiny(), [BOS, MASK, MASK, 6, MASK], DecodeConfig("llada2", steps=2), Words())
+    trace = infill(checkpoint_of(tiny(), Words()), [BOS, MASK, MASK, 6, MASK], DecodeConfig("llada2", steps=2))
     assert [len(step.commits) for step in trace.steps] == [2, 1]
 
 
@@ -694,7 +694,7 @@ def test_infilling_in_fewer_steps():
 )
 def test_bad_infilling_is_named(tokens, config, named):
     with pytest.raises(ValueError, match=named):
-        infill(tiny(), tokens, config, Words())
+        infill(checkpoint_of(tiny(), Words()), tokens, config)
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------
@@ -712,8 +712,8 @@ def test_bad_prompts_are_named(style):
 
 
 def test_a_start_is_the_prompt_and_masks():
-    assert start_of([BOS, 5], DecodeConfig("ar", max_new_tokens=3), IDS) == [BOS, 5, MASK, MASK, MASK]
-    assert len(start_of([BOS] * 3, DecodeConfig("llada2", max_new_tokens=4, block_length=8), IDS)) == 8
+    assert initial_tokens([BOS, 5], DecodeConfig("ar", max_new_tokens=3), MASK) == [BOS, 5, MASK, MASK, MASK]
+    assert len(initial_tokens([BOS] * 3, DecodeConfig("llada2", max_new_tokens=4, block_length=8), MASK)) == 8
 
 
 def test_no_prompts_give_no_traces():

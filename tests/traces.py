@@ -10,10 +10,10 @@ WORDS = {0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>", 3: "你", 4: "�
          6: HOSTILE, 7: "\u202eabc", 8: "😀", 9: "<|mask|>"}  # fmt: skip
 
 
-def step(index, commits, masked, block, draft=(), reason="threshold", forwards=1, seconds=None, held=0):
+def step(index, commits, masked, block, draft=(), reason="threshold", forwards=1, seconds=None, held_back=0):
     made = tuple(Commit(p, t, c, reason, ((3, 0.25), (6, 0.125))) for p, t, c in commits)
     return DecodeStep(index, 0, forwards, 0.25 * (index + 1) if seconds is None else seconds, block, made, masked,
-                      0.5, 0.75, tuple(draft), held)  # fmt: skip
+                      0.5, 0.75, tuple(draft), held_back)  # fmt: skip
 
 
 def ar():
@@ -34,7 +34,7 @@ def llada2():
     steps = [
         step(0, [(2, 4, 0.95), (3, 8, 0.91)], 4, (0, 4), reason="threshold"),
         step(1, [(4, 3, 0.5)], 3, (4, 8), [(5, 3, 0.3), (6, 4, 0.2), (7, 4, 0.1)], "fallback"),
-        step(2, [(5, 6, 0.97)], 2, (4, 8), [(6, 4, 0.2), (7, EOS, 0.95)], "budget", held=1),
+        step(2, [(5, 6, 0.97)], 2, (4, 8), [(6, 4, 0.2), (7, EOS, 0.95)], "budget", held_back=1),
         step(3, [(6, EOS, 0.99), (4, 5, 0.8)], 1, (4, 8), [(7, EOS, 0.8)], "edit"),
     ]
     return Trace("llada2", [1, 3], [1, 3] + [MASK] * 6, MASK, EOS, steps, {"threshold": 0.9}, WORDS, "")

@@ -15,10 +15,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dllm_core.compute.prepacked import prepacked
-from dllm_core.model import KVCache, Transformer
 
 GRAPHS = ("cuda",)  # types of devices that replay
 MOST = 8  # shapes of caches whose graphs are kept, and of windows of each; a graph holds memory
@@ -30,9 +29,9 @@ _refused = weakref.WeakSet()  # models of which nothing could be captured
 
 @contextlib.contextmanager
 def for_inference(model) -> Iterator:
-    """The form of this Transformer that decodes fastest: replayed from graphs on `GRAPHS`, with prepacked weights on a CPU.
-    Anything else is given back as it is, and a model under autocast, whose casts belong to neither."""
-    if not isinstance(model, Transformer) or torch.is_autocast_enabled(model.device.type):
+    """The form of a Transformer that decodes fastest: replayed from graphs on `GRAPHS`, with prepacked weights on a CPU.
+    Under autocast the model itself, whose casts belong to neither."""
+    if torch.is_autocast_enabled(model.device.type):
         yield model
     elif model.device.type in GRAPHS and model not in _refused:
         with replayed(model) as made:
@@ -42,7 +41,7 @@ def for_inference(model) -> Iterator:
 
 
 @contextlib.contextmanager
-def replayed(model: Transformer) -> Iterator["GraphedModel"]:
+def replayed(model: nn.Module) -> Iterator["GraphedModel"]:
     """A `GraphedModel` with what earlier decodings of the model captured; no two decodings at a time hold the same."""
     weights = [parameter.data_ptr() for parameter in model.parameters()]  # graphs read them where they lay
     idle = _idle.setdefault(model, [])
@@ -72,7 +71,7 @@ class GraphedModel:
     after another, not two at a time. What was captured for the `MOST` last shapes of caches is kept.
     """
 
-    def __init__(self, model: Transformer, known: dict | None = None):
+    def __init__(self, model: nn.Module, known: dict | None = None):
         self.model, self.config, self.device = model, model.config, model.device
         self.lm_head, self.logits = model.lm_head, model.logits
         self.known: dict[tuple | None, Kept] = {} if known is None else known  # by the shape of the cache
@@ -80,7 +79,7 @@ class GraphedModel:
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None  # outputs are copied: one for all
 
     def __call__(
-        self, tokens: Tensor, position: Tensor, mask: Tensor, cache: KVCache | None = None,
+        self, tokens: Tensor, position: Tensor, mask: Tensor, cache=None,
         slots: Tensor | None = None, read: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """As `Transformer.forward`; [n, D] of the elements `read`, or all states [B, S, D]."""
@@ -107,7 +106,7 @@ class GraphedModel:
         hidden = capture.run(inputs)
         return hidden.clone() if read is None else hidden[read]  # copies: the next run writes over it
 
-    def adopt(self, cache: KVCache | None) -> None:
+    def adopt(self, cache) -> None:
         """Make this the cache in use; where one of its shape is known, it gets that one's memory, its content kept."""
         shape = None if cache is None else tuple(cache.keys[0].shape)
         self.cache, self.kept = cache, self.known.pop(shape, None) or Kept(cache)
@@ -126,7 +125,7 @@ class Kept:
     """What is known of caches of one shape: the one whose memory the captures use, by the shape of a window how many
     forwards there were, and what was captured."""
 
-    cache: KVCache | None
+    cache: object | None
     runs: Counter = field(default_factory=Counter)
     captures: dict = field(default_factory=dict)
 
@@ -135,7 +134,7 @@ class Capture:
     """One forward of fixed shapes. inputs: tokens, position [B, S], mask [B, S, K], slots [B, S]. cache: one that lives as
     long as this does. Raises RuntimeError where CUDA refuses."""
 
-    def __init__(self, model: Transformer, cache: KVCache | None, inputs: list[Tensor], pool=None):
+    def __init__(self, model: nn.Module, cache, inputs: list[Tensor], pool=None):
         self.inputs = [tensor.clone() for tensor in inputs]
         tokens, position, mask, slots = self.inputs
         self.forward, self.graph = partial(model, tokens, position, mask, cache, slots), None

@@ -52,14 +52,13 @@ def generate_answers(
     batch_size: decode so many prompts at a time, those of like lengths together; None: all at once. The greedy answer to
     a prompt does not depend on it.
     """
-    tokenizer, info = loaded.tokenizer, loaded.checkpoint
-    token_ids = [prompt_ids(tokenizer, prompt, info.chat) for prompt in prompts]
+    token_ids = [prompt_ids(loaded.tokenizer, prompt, loaded.checkpoint.chat) for prompt in prompts]
     order = list(range(len(prompts)))
     if batch_size:
         order.sort(key=lambda i: len(token_ids[i]))
     traces: dict[int, Trace] = {}
     for start in range(0, len(order), batch_size or len(order) or 1):
         batch = order[start : start + (batch_size or len(order))]
-        decoded = generate(loaded.model, [token_ids[i] for i in batch], config, tokenizer, info.label_shift)
+        decoded = generate(loaded, [token_ids[i] for i in batch], config)
         traces.update(zip(batch, decoded, strict=True))
     return [traces[i] for i in range(len(prompts))]

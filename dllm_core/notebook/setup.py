@@ -19,8 +19,7 @@ from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
 from dllm_core.notebook import parameters
 from dllm_core.notebook.asking import prompt_ids
-from dllm_core.samplers import start_of
-from dllm_core.sampling import SpecialTokens
+from dllm_core.samplers import initial_tokens
 
 STAGE_OF = {  # run → the stage of `dllm run` that trains it, which begins with its notebook's number
     "minimind_pretrain": "01",
@@ -158,7 +157,7 @@ def preflight(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, check
     exist. It may be empty, or the run that is about to be `trained`.
     """
     tokens = prompt_ids(loaded.tokenizer, prompt, loaded.checkpoint.chat)
-    sequence = start_of(tokens, config, SpecialTokens.of(loaded.tokenizer))
+    sequence = initial_tokens(tokens, config, loaded.tokenizer.mask_token_id)
     most = loaded.model.config.max_position_embeddings
     if len(sequence) > most:
         raise ValueError(

@@ -67,7 +67,7 @@ def _head(trace: Trace, k: int):
     step, words = trace.steps[k - 1], reasons(trace)
     for reason in dict.fromkeys(commit.reason for commit in step.commits):
         count = sum(commit.reason == reason for commit in step.commits)
-        why = words.get(reason, "not recorded").format(filled=count, held=step.held)
+        why = words.get(reason, "not recorded").format(filled=count, held=step.held_back)
         head.append(f"\n  ‹{count} {reason}›: {why}", style="italic")
     return head
 

@@ -37,10 +37,8 @@ CHECKPOINTS = {"ar": "minimind_sft", "llada1": "diffusion_llada1_sft", "llada2":
 
 def answer(checkpoint: str, prompt: str, config: DecodeConfig) -> Trace:
     """The trace of a chat checkpoint's answer to `prompt`."""
-    found = load(checkpoint)
-    return generate(
-        found.model, [chat_prompt(found.tokenizer, prompt)], config, found.tokenizer, found.checkpoint.label_shift
-    )[0]
+    loaded = load(checkpoint)
+    return generate(loaded, [chat_prompt(loaded.tokenizer, prompt)], config)[0]
 
 
 def styled(style: str, given) -> Trace:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from small import BOS, IDS, tiny
+from small import BOS, checkpoint_of, tiny
 from torch import nn
 
 from dllm_core.compute import prepacked as prepacking
@@ -73,7 +73,7 @@ def test_decoding_prepacked_writes_what_decoding_plainly_does(everything, monkey
     for twin in (prepacked, lambda model: model):
         used = []
         monkeypatch.setattr("dllm_core.compute.cuda_graphs.prepacked", lambda model, twin=twin, used=used: used.append(1) or twin(model))
-        steps = list(decode(model, prompts, config, IDS))
+        steps = list(decode(checkpoint_of(model), prompts, config))
         made.append([(s.row, [(c.position, c.token) for c in s.commits]) for s in steps])
         assert used == [1]
     assert made[0] == made[1] and any(commits for _, commits in made[0])
@@ -150,8 +150,6 @@ def test_nothing_is_prepacked_where_it_cannot_be(everything, monkeypatch):
     model = tiny(4)
     with torch.autocast("cpu", torch.bfloat16), for_inference(model) as form:
         assert form is model
-    with for_inference("another kind of model") as form:
-        assert form == "another kind of model"
     biased, whole = nn.Linear(16, 16), tiny(4).double()
     assert prepacked(biased) is biased and prepacked(whole) is whole
     monkeypatch.setattr(prepacking, "prepacks", lambda dtype: False)
@@ -190,5 +188,5 @@ def test_layouts_go_with_their_weights(everything):
 
 def test_time_to_prepack_counts_as_time_of_decoding(everything, monkeypatch):
     monkeypatch.setattr("dllm_core.compute.cuda_graphs.prepacked", lambda model: time.sleep(0.05) or model)
-    first = next(decode(tiny(4), [[BOS, 5]], DecodeConfig("ar", max_new_tokens=2), IDS))
+    first = next(decode(checkpoint_of(tiny(4)), [[BOS, 5]], DecodeConfig("ar", max_new_tokens=2)))
     assert first.seconds >= 0.05

@@ -283,7 +283,7 @@ def test_every_cell_equals_the_record_at_every_step(browser, tmp_path, make):
                 assert f"filled in step {index + 1} (forward {times(trace)[index + 1]})" in told
                 words = reasons(trace)[commit.reason].format(
                     filled=sum(c.reason == commit.reason for c in trace.steps[index].commits),
-                    held=trace.steps[index].held,
+                    held=trace.steps[index].held_back,
                 )
                 assert f"Why: {words} ({commit.reason})." in told
                 assert f"Confidence {commit.confidence:.3f}" in told

@@ -133,7 +133,7 @@ def test_a_job_is_the_librarys_decoding(loaded, style):
     job = begin(loaded, given)
     job.trace.steps.extend(job.steps)
     prompt = prompt_ids(loaded.tokenizer, given["prompt"], True)
-    (trace,) = generate(loaded.model, [prompt], config_of(given), loaded.tokenizer, loaded.checkpoint.label_shift)
+    (trace,) = generate(loaded, [prompt], config_of(given))
     assert same(job.trace, trace) and job.text(loaded.tokenizer) == trace.text and trace.steps
 
 
@@ -142,7 +142,7 @@ def test_filling_gaps_is_the_librarys_infilling(loaded):
     job = begin(loaded, given)
     job.trace.steps.extend(job.steps)
     tokens = prompt_ids(loaded.tokenizer, given["prompt"], True) + masked_text(loaded.tokenizer, given["gaps"])
-    trace = infill(loaded.model, tokens, DecodeConfig("llada1", alternatives=3, draft=True), loaded.tokenizer)
+    trace = infill(loaded, tokens, DecodeConfig("llada1", alternatives=3, draft=True))
     assert same(job.trace, trace) and len(trace.steps) == 6
     written = job.text(loaded.tokenizer)
     assert written.startswith("我是") and "user" not in written  # the text alone, not what was asked before

@@ -61,14 +61,14 @@ class Spy(Oracle):
 def test_the_oracle_lets_exactly_so_many_through(accept, dtype):
     model, case = small_model(dtype), dataclasses.replace(CASE, accept=accept)
     bench = Bench(model, case)
-    oracle = Spy(model, case.block, accept, bench.ids.mask, own_tokens=dtype == torch.float32)
+    oracle = Spy(model, case.block, accept, bench.ids.mask_token_id, own_tokens=dtype == torch.float32)
     per_block = [accept] * (case.block // accept) + [case.block % accept] * bool(case.block % accept)
     for job in (lambda: bench.ours(OURS, oracle, "llada2"), lambda: bench.plain(oracle)):
         job()
         assert oracle.above == [[count] * case.batch for count in per_block * (case.new // case.block)]
         assert len(oracle.calls) == len(oracle.above) and 0 < oracle.seconds and 0 < oracle.inside
     assert (
-        bench.equal(OURS, PLAIN) and (bench.written[OURS] >= 0).all() and (bench.written[OURS] != bench.ids.mask).all()
+        bench.equal(OURS, PLAIN) and (bench.written[OURS] >= 0).all() and (bench.written[OURS] != bench.ids.mask_token_id).all()
     )
 
 
@@ -179,7 +179,7 @@ def test_without_diffusers_its_rows_are_left_out(monkeypatch):
 def test_the_plain_ar_loop_is_the_cached_ones_twin():
     bench = Bench(small_model(), CASE)
     bench.ours(OURS_AR, bench.oracle(), "ar")
-    tokens = plain.decode_ar(bench.model, bench.prompts, CASE.new, bench.ids.mask)
+    tokens = plain.decode_ar(bench.model, bench.prompts, CASE.new, bench.ids.mask_token_id)
     assert torch.equal(tokens[:, CASE.prompt :], bench.written[OURS_AR])
 
 

@@ -5,12 +5,14 @@ In decoding it is the mask that `decode` gives to its model. Nothing is computed
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
 from dllm_core import patterns
-from dllm_core.config import DecodeConfig, ModelConfig
+from dllm_core.checkpoints.formats import LoadedCheckpoint
+from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
 from dllm_core.noise import corrupt
 from dllm_core.samplers import decode
 from dllm_core.sampling import SpecialTokens
@@ -176,7 +178,8 @@ def decoding_scene(name: str, tokens: Sequence[str], block_size: int) -> dict:
         style, max_new_tokens=new, steps=max(1, new // 2) if style == "llada1" else None,
         block_length=block_size if style == "llada2" else None, threshold=0.9, eos_early_stop=False,
     )  # fmt: skip
-    steps = list(decode(listener, [list(range(prompt))], config, SpecialTokens(mask_id, eos, eos)))
+    checkpoint = LoadedCheckpoint(listener, CheckpointInfo(style), SpecialTokens(mask_id, eos, eos), Path())
+    steps = list(decode(checkpoint, [list(range(prompt))], config))
     frames = []
     known = [token < prompt for token in range(length)]
     for (fed, mask), step in zip(listener.calls, steps, strict=True):

@@ -115,7 +115,7 @@ def record(trace: Trace, label: str) -> dict:
             "confidence": round(step.confidence, 4),
             "entropy": round(step.entropy, 4),
             "drafts": _changed(step, seen),
-            "held": step.held,
+            "held": step.held_back,
         }
         for step in trace.steps
     ]

@@ -15,8 +15,7 @@ from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve
 from dllm_core.config import OBJECTIVES, CheckpointInfo, DecodeConfig
 from dllm_core.notebook.asking import prompt_ids
-from dllm_core.samplers import decode, decode_gaps, gap_config, new_trace, start_of
-from dllm_core.sampling import SpecialTokens
+from dllm_core.samplers import decode, decode_gaps, new_gap_trace, new_trace
 from dllm_core.show.trace_view import STYLE_NAMES
 from dllm_core.trace import DecodeStep, Trace
 
@@ -130,15 +129,14 @@ def begin(loaded: LoadedCheckpoint, values: Mapping) -> Decoding:
     """The job that the controls' values ask for. Raises ValueError for values that do not fit (also its decoder does, at
     the first step, for a sequence longer than the model's positions)."""
     tokenizer, kind = loaded.tokenizer, loaded.checkpoint
-    ids, config = SpecialTokens.of(tokenizer), config_of(values)
+    config = config_of(values)
     if values["task"] == TASKS[0]:
         prompt = prompt_ids(tokenizer, values["prompt"], kind.chat)
-        trace = new_trace(prompt, start_of(prompt, config, ids), config, ids)
-        return Decoding(trace, timed(decode(loaded.model, [prompt], config, ids, kind.label_shift)), len(prompt))
+        return Decoding(new_trace(loaded, prompt, config), timed(decode(loaded, [prompt], config)), len(prompt))
     before = prompt_ids(tokenizer, values["prompt"], True) if kind.chat else [tokenizer.bos_token_id]
     tokens = before + masked_text(tokenizer, values["gaps"])
-    steps = decode_gaps(loaded.model, tokens, config, ids, kind.label_shift)
-    return Decoding(new_trace([], tokens, gap_config(tokens, config, ids), ids), timed(steps), len(before))
+    trace, steps = new_gap_trace(loaded, tokens, config), decode_gaps(loaded, tokens, config)
+    return Decoding(trace, timed(steps), len(before))
 
 
 def timed(steps: Iterable[DecodeStep]) -> Iterator[DecodeStep]:

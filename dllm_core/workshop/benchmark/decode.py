@@ -160,8 +160,7 @@ def trained(of: str, rounds: int) -> Iterator[MeasuredRow]:
 
     def ours(name: str, loaded, style: str) -> None:
         config = DecodeConfig(style, block_length=loaded.checkpoint.block_size, threshold=THRESHOLD)
-        shift = loaded.checkpoint.label_shift
-        traces = [generate(loaded.model, [prompt], config, loaded.tokenizer, shift)[0] for prompt in questions]
+        traces = [generate(loaded, [prompt], config)[0] for prompt in questions]
         work[name], work[f"{name}, forwards"] = (
             sum(getattr(t, what) for t in traces) for what in ("tokens", "forwards")
         )

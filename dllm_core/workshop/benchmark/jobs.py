@@ -11,15 +11,17 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 
 from dllm_core import reference as plain
+from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.compute.cuda_graphs import for_inference
 from dllm_core.compute.prepacked import prepacked
-from dllm_core.config import DecodeConfig, ModelConfig
+from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
 from dllm_core.model import Transformer
 from dllm_core.samplers import decode
 from dllm_core.sampling import SpecialTokens
@@ -53,7 +55,7 @@ class Bench:
     def __init__(self, model: Transformer, case: Case):
         self.model, self.case = model, case
         vocab = model.config.vocab_size
-        self.ids = SpecialTokens(mask=vocab - 1, eos=vocab - 2, pad=0)
+        self.ids = SpecialTokens(mask_token_id=vocab - 1, eos_token_id=vocab - 2, pad_token_id=0)
         seeded = torch.Generator().manual_seed(0)
         self.prompts = torch.randint(1, vocab - 2, (case.batch, case.prompt), generator=seeded).to(model.device)
         self.written: dict[str, Tensor] = {}
@@ -61,7 +63,7 @@ class Bench:
 
     def oracle(self, model=None) -> Oracle:
         exact = self.model.lm_head.weight.dtype == torch.float32
-        return Oracle(model or self.model, self.case.block, self.case.accept, self.ids.mask, own_tokens=exact)
+        return Oracle(model or self.model, self.case.block, self.case.accept, self.ids.mask_token_id, own_tokens=exact)
 
     def ours(self, name: str, oracle: Oracle, style: str, plainly: bool = False) -> float:
         """Seconds of this project's decoder, the oracle's own left out. plainly: by the model as it is."""
@@ -71,10 +73,11 @@ class Bench:
         )
         oracle.reset()
         prompts = self.prompts.tolist()
+        checkpoint = LoadedCheckpoint(oracle, CheckpointInfo(style), self.ids, Path())
         began = time.perf_counter()
         with nullcontext(self.model) if plainly else for_inference(self.model) as oracle.model:  # as `decode` itself would
             ready = time.perf_counter()
-            steps = list(decode(oracle, prompts, config, self.ids))
+            steps = list(decode(checkpoint, prompts, config))
         ended = time.perf_counter() - oracle.seconds
         if style == "llada2" and not plainly:
             self.sampler.append((ended - ready - oracle.inside) / len(oracle.calls))
@@ -89,7 +92,7 @@ class Bench:
         case = self.case
         oracle.reset()
         began = time.perf_counter()
-        tokens = plain.decode_llada2(oracle, self.prompts, case.new, case.block, THRESHOLD, self.ids.mask)
+        tokens = plain.decode_llada2(oracle, self.prompts, case.new, case.block, THRESHOLD, self.ids.mask_token_id)
         seconds = time.perf_counter() - began - oracle.seconds
         self.written[PLAIN] = tokens[:, case.prompt : case.prompt + case.new].cpu()
         return seconds
@@ -100,7 +103,7 @@ class Bench:
         made = pipeline(
             input_ids=self.prompts, gen_length=self.case.new, block_length=self.case.block, threshold=THRESHOLD,
             num_inference_steps=self.case.block, temperature=0.0, editing_threshold=None, eos_early_stop=False,
-            mask_token_id=self.ids.mask, output_type="seq",
+            mask_token_id=self.ids.mask_token_id, output_type="seq",
         )  # fmt: skip
         seconds = time.perf_counter() - began - oracle.seconds
         self.written[name] = made.sequences.cpu()

@@ -192,7 +192,7 @@ def cost(
             "llada2", new_tokens, block_length=size, steps=math.ceil(size / at_once), threshold=None, use_cache=cache,
             eos_early_stop=False, seed=seed,
         )  # fmt: skip
-        traces = [generate(loaded.model, [prompt], way, loaded.tokenizer)[0] for _ in range(repeats + 1)][1:]
+        traces = [generate(loaded, [prompt], way)[0] for _ in range(repeats + 1)][1:]
         seconds = sorted(trace.seconds for trace in traces)[repeats // 2]
         forwards, made = traces[0].forwards, sum(len(step.commits) for step in traces[0].steps)
         yield _row(
