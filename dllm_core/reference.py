@@ -102,10 +102,46 @@ def forward(model, tokens: Tensor, block_size: int) -> Tensor:
 
 
 @torch.inference_mode()
+def decode_ar(model, prompts: Tensor, new_tokens: int, mask_token_id: int) -> Tensor:
+    """Greedy decoding token by token without a cache: prompts [B, P] int64 → [B, P + new_tokens]."""
+    x = prompts
+    for _ in range(new_tokens):
+        logits = forward(model, x, block_size=1)[:, -1]
+        logits[:, mask_token_id] = -torch.inf
+        x = torch.cat([x, logits.argmax(dim=-1, keepdim=True)], dim=1)
+    return x
+
+
+@torch.inference_mode()
+def decode_llada1(model, prompts: Tensor, new_tokens: int, block_size: int, steps: int, mask_token_id: int) -> Tensor:
+    """Greedy decoding of LLaDA (arXiv 2502.09992, Algorithm 5 and `generate.py`), block after block.
+
+    prompts: [B, P] int64 → [B, P + new_tokens]. block_size divides new_tokens, the number of blocks divides steps.
+    """
+    batch, length = prompts.shape
+    x = torch.cat([prompts, prompts.new_full((batch, new_tokens), mask_token_id)], dim=1)
+    steps_per_block = steps * block_size // new_tokens
+    for start in range(length, length + new_tokens, block_size):
+        block = x[:, start : start + block_size]  # a view: x changes with it
+        for step in range(steps_per_block):
+            # 1. one forward over the whole sequence; the mask itself is never predicted
+            logits = forward(model, x, block_size=x.shape[1])[:, start : start + block_size]
+            logits[..., mask_token_id] = -torch.inf
+            # 2. the most probable token of each masked position, and its probability
+            confidence, token = logits.softmax(dim=-1).max(dim=-1)
+            confidence = confidence.masked_fill(block != mask_token_id, -1)
+            # 3. keep the step's share of the most confident, mask the rest again
+            count = block_size // steps_per_block + (step < block_size % steps_per_block)
+            kept = confidence.topk(count, dim=1).indices
+            block.scatter_(1, kept, token.gather(1, kept))
+    return x
+
+
+@torch.inference_mode()
 def decode_llada2(
     model, prompts: Tensor, new_tokens: int, block_size: int, threshold: float, mask_token_id: int
 ) -> Tensor:
-    """Greedy decoding of LLaDA 2 (arXiv 2512.15745 §5) with no cache: every forward runs all that is written so far.
+    """Greedy decoding of LLaDA 2 (arXiv 2512.15745 §5) without a cache: every forward runs all that is written so far.
 
     prompts: [B, P] int64 → [B, T], T the first multiple of block_size that holds prompt and new_tokens.
     """
@@ -113,27 +149,16 @@ def decode_llada2(
     end = -(-(length + new_tokens) // block_size) * block_size
     x = torch.cat([prompts, prompts.new_full((batch, end - length), mask_token_id)], dim=1)
     for start in range(length // block_size * block_size, end, block_size):
-        block = x[:, start : start + block_size]  # a view: what is written here is written in x
+        block = x[:, start : start + block_size]  # a view: x changes with it
         while (masked := block == mask_token_id).any():
             # 1. one forward over everything up to the block's end; the mask itself is never predicted
             logits = forward(model, x[:, : start + block_size], block_size)[:, start:]
             logits[..., mask_token_id] = -torch.inf
-            # 2. each position's best guess, and how sure it is
+            # 2. the most probable token of each masked position, and its probability
             confidence, token = logits.softmax(dim=-1).max(dim=-1)
             confidence = confidence.masked_fill(~masked, -1)
-            # 3. commit all above the threshold, at least the surest
-            surest = torch.zeros_like(masked).scatter(1, confidence.argmax(dim=1, keepdim=True), True)
-            commit = masked & ((confidence > threshold) | surest)
+            # 3. commit every one above the threshold, at least the most confident
+            best = torch.zeros_like(masked).scatter(1, confidence.argmax(dim=1, keepdim=True), True)
+            commit = masked & ((confidence > threshold) | best)
             block[commit] = token[commit]
-    return x
-
-
-@torch.inference_mode()
-def decode_ar(model, prompts: Tensor, new_tokens: int, mask_token_id: int) -> Tensor:
-    """Greedy decoding token by token with no cache: prompts [B, P] int64 → [B, P + new_tokens]."""
-    x = prompts
-    for _ in range(new_tokens):
-        logits = forward(model, x, block_size=1)[:, -1]
-        logits[:, mask_token_id] = -torch.inf
-        x = torch.cat([x, logits.argmax(dim=-1, keepdim=True)], dim=1)
     return x

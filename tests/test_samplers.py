@@ -8,7 +8,7 @@ import pytest
 import torch
 from small import BOS, EOS, MASK, VOCAB, checkpoint_of, logits_of, tiny
 
-from dllm_core import reference as plain
+from dllm_core import reference
 from dllm_core import samplers as decoding
 from dllm_core.compute import cuda_graphs as replay
 from dllm_core.compute.cuda_graphs import Capture
@@ -272,19 +272,24 @@ def test_ar_decoding_equals_the_slow_loop():
         assert found(traces(model, [prompt], config)[0]) == slow_ar(model, prompt, config)
 
 
-def test_the_plain_decoders_of_the_library_agree_with_the_slow_loops():
-    """`reference.decode_llada2` and `reference.decode_ar`, for prompts of one length; the last block is filled."""
-    prompts = [[BOS, 5, 6, 7, 8], [BOS, 9, 3, 3, 4]]
-    config = dataclasses.replace(STYLES["llada2"], eos_early_stop=False)
-    for seed in range(3):
-        model = tiny(seed)
-        block = config.block_length
-        made = plain.decode_llada2(model, torch.tensor(prompts), config.max_new_tokens, block, config.threshold, MASK)
-        assert made.tolist() == [slow_llada2(model, prompt, config, False)[0] for prompt in prompts]
-        assert made.tolist() == [trace.final for trace in traces(model, prompts, config)]
-        ar = dataclasses.replace(STYLES["ar"], eos_early_stop=False)
-        made = plain.decode_ar(model, torch.tensor(prompts), ar.max_new_tokens, MASK)
-        assert made.tolist() == [slow_ar(model, prompt, ar)[0] for prompt in prompts]
+REFERENCE = {
+    "ar": lambda model, prompts: reference.decode_ar(model, prompts, 7, MASK),
+    "llada1": lambda model, prompts: reference.decode_llada1(model, prompts, 8, 8, 8, MASK),
+    "llada1 blocks": lambda model, prompts: reference.decode_llada1(model, prompts, 8, 4, 4, MASK),
+    "llada1 uneven": lambda model, prompts: reference.decode_llada1(model, prompts, 10, 5, 6, MASK),
+    "llada2": lambda model, prompts: reference.decode_llada2(model, prompts, 9, 4, 0.3, MASK),
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("style", REFERENCE)
+def test_the_reference_decoders_write_what_the_library_writes(style, seed):
+    """For prompts of one length; the last block of LLaDA 2 is filled."""
+    prompts, model = [[BOS, 5, 6, 7, 8], [BOS, 9, 3, 3, 4]], tiny(seed)
+    uneven = DecodeConfig("llada1", max_new_tokens=10, block_length=5, steps=6)
+    config = dataclasses.replace(STYLES.get(style, uneven), eos_early_stop=False)
+    written = REFERENCE[style](model, torch.tensor(prompts))
+    assert written.tolist() == [trace.final for trace in traces(model, prompts, config)]
 
 
 # --- cached equals uncached, batched equals single ----------------------------------------------------------------
