@@ -18,20 +18,21 @@ import importlib
 import sys
 import types
 
-_FILES = {
-    "attention.explorer": ("attention",),
-    "attention.picture": ("attention_picture",),
-    "figures": ("Picture", "mask_picture", "save_figure"),
-    "film": ("SampleFilm",),
-    "html": ("Html", "Markdown", "Table", "source", "table", "visible"),
-    "player.page": ("Player", "player", "save_html"),
-    "results": ("compare", "quality_speed", "scores"),
-    "rows": ("masked_row", "noised_rows", "packing"),
-    "schedules": ("block_schedule", "loss_shares", "noise_schedules"),
-    "strip": ("gif", "png"),
-    "sweep_section": ("sweep",),
-    "terminal": ("terminal",),
-    "training": ("LiveLossCurve", "interactive", "progress", "training_curve"),
+_FILES = {  # file: what is imported from it by name
+    "common.progress_bar": ("interactive",),
+    "show.attention.explorer": ("attention",),
+    "show.attention.picture": ("attention_picture",),
+    "show.figures": ("Picture", "mask_picture", "save_figure"),
+    "show.film": ("SampleFilm",),
+    "show.html": ("Html", "Markdown", "Table", "source", "table", "visible"),
+    "show.player.page": ("Player", "player", "save_html"),
+    "show.results": ("compare", "quality_speed", "scores"),
+    "show.rows": ("masked_row", "noised_rows", "packing"),
+    "show.schedules": ("block_schedule", "loss_shares", "noise_schedules"),
+    "show.strip": ("gif", "png"),
+    "show.sweep_section": ("sweep",),
+    "show.terminal": ("terminal",),
+    "show.training": ("LiveLossCurve", "progress", "training_curve"),
 }
 _FILE_OF = {name: file for file, names in _FILES.items() for name in names}
 __all__ = list(_FILE_OF)
@@ -40,7 +41,7 @@ __all__ = list(_FILE_OF)
 def __getattr__(name: str):
     if name not in _FILE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_FILE_OF[name]}"), name)
+    return getattr(importlib.import_module(f"dllm_core.{_FILE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

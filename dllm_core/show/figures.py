@@ -6,13 +6,14 @@ Palette: Okabe and Ito's, told apart by color-blind people; marks, hatches or la
 
 import functools
 import io
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve
-from dllm_core.show.html import visible
+from dllm_core.show.html import image_html, visible
 
 COLORS = {
     "blue": "#0072B2",
@@ -104,6 +105,14 @@ class Picture:
             canvas.draw()
         return packed(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()), self.alt)
 
+    @property
+    def html(self) -> str:
+        return image_html(self.png(), self.alt)
+
+    @property
+    def text(self) -> str:
+        return self.alt
+
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         return {"image/png": self.png(), "text/plain": self.alt}, {"needs_background": "light"}
 
@@ -160,10 +169,20 @@ def save_figure(picture, name: str) -> Path:
     return write_whole(resolve("figures") / f"{name.removesuffix('.png')}.png", picture.png())
 
 
-def shade(axes, stretches: Sequence[tuple[float, float, str]]) -> None:
+def stretches(values: Sequence) -> list[tuple[int, int, object]]:
+    """(start, end, value) of each run of equal values; end exclusive."""
+    runs, start = [], 0
+    for value, run in itertools.groupby(values):
+        end = start + len(list(run))
+        runs.append((start, end, value))
+        start = end
+    return runs
+
+
+def shade(axes, parts: Sequence[tuple[float, float, str]]) -> None:
     """Shade consecutive [start, end) of the x axis in two alternating greys and name each that is wide enough."""
-    span = stretches[-1][1] - stretches[0][0] if stretches else 0
-    for i, (start, end, name) in enumerate(stretches):
+    span = parts[-1][1] - parts[0][0] if parts else 0
+    for i, (start, end, name) in enumerate(parts):
         axes.axvspan(start, end, color="#000000", alpha=0.03 + 0.06 * (i % 2), linewidth=0)
         if end - start > 0.04 * span:
             axes.annotate(name, ((start + end) / 2, 0.02), xycoords=("data", "axes fraction"), ha="center",

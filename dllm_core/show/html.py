@@ -61,6 +61,20 @@ class Markdown:
         return self.text
 
 
+def stacked(items):
+    """One thing to display of several, one under the other. items: things with `html` and `text`, or a single one,
+    which stays as it is."""
+    if not isinstance(items, list | tuple):
+        return items
+    return Html("".join(item.html for item in items), "\n".join(item.text for item in items))
+
+
+def image_html(png: bytes, alt: str) -> str:
+    """A picture as an <img> that holds it; paper.css turns it dark in a dark notebook."""
+    data, style = base64.b64encode(png).decode("ascii"), "max-width:100%;height:auto"
+    return f'<img class="dllm-paper" src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="{style}">'
+
+
 def asset(name: str) -> str:
     """The text of a page's part (HTML, CSS, JavaScript). name: its path under this folder, e.g. "player/player.css"."""
     return files("dllm_core.show").joinpath(name).read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dllm_core.show.figures import COLORS, Picture, in_our_look, new_figure
+from dllm_core.show.figures import COLORS, Picture, in_our_look, new_figure, stretches
 from dllm_core.show.html import MASK, Html, visible
 
 COLUMNS = 100  # of text in a picture of token rows
@@ -208,7 +208,7 @@ def _draw_packed(ax, batch, states: list[list[int]], block_size: int | None) -> 
     """The rows of a batch as strips, from the states of their tokens."""
     looks = list(STATES.values())
     for row, line in enumerate(states):
-        for start, end, state in _stretches(line):
+        for start, end, state in stretches(line):
             ax.barh(row, end - start, left=start, height=0.72, edgecolor="#555555", linewidth=0.5, **looks[state])
         document, position = batch.document[row].tolist(), batch.position[row].tolist()
         for x, (number, offset) in enumerate(zip(document, position, strict=True)):
@@ -241,9 +241,3 @@ def _states(batch, row: int, eos: int) -> list[int]:
         repeated = i > 0 and token == eos == tokens[i - 1] and number == document[i - 1]
         states.append(PADDING if number < 0 else FILLING if repeated else SCORED if scored[i] else PROMPT)
     return states
-
-
-def _stretches(states: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(start, end, state) of each run of equal states."""
-    starts = [i for i, state in enumerate(states) if i == 0 or state != states[i - 1]]
-    return [(start, end, states[start]) for start, end in zip(starts, [*starts[1:], len(states)], strict=True)]

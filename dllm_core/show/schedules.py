@@ -5,7 +5,7 @@ Everything drawn is asked of a `NoiseSchedule` or `BlockSchedule`; nothing is wo
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, in_our_look, new_figure, shade
+from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, in_our_look, new_figure, shade, stretches
 
 
 @in_our_look
@@ -128,7 +128,6 @@ def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] |
     if learning_rates is not None and len(learning_rates) != total_steps:
         raise ValueError(f"learning_rates: has {len(learning_rates)} entries for total_steps={total_steps}")
     sizes = [schedule.block_size(step) for step in range(total_steps)]
-    phases = [schedule.phase(step) for step in range(total_steps)]
     rows = 1 if learning_rates is None else 2
     figure, axes = new_figure(8, 2.2 + 1.3 * rows, rows=rows, ratios=(1, 2) if rows == 2 else None, share_x=True)
     lower = axes if rows == 1 else axes[1]
@@ -140,18 +139,13 @@ def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] |
     lower.set_yticks(ticks, [str(size) for size in ticks])
     lower.minorticks_off()
     lower.set_ylim(min(sizes) / 2.2, max(sizes) * 1.3)
-    starts = [step for step in range(total_steps) if step == 0 or phases[step] != phases[step - 1]]
-    stretches = [(start, end, phases[start]) for start, end in zip(starts, [*starts[1:], total_steps], strict=True)]
+    parts = stretches([schedule.phase(step) for step in range(total_steps)])
     for ax in [lower] if rows == 1 else axes:
-        shade(ax, stretches if ax is lower else [(start, end, "") for start, end, _ in stretches])
+        shade(ax, parts if ax is lower else [(start, end, "") for start, end, _ in parts])
     lower.set_ylabel("block size\n(tokens)")
     lower.set_xlabel("training step")
     if learning_rates is not None:
         axes[0].plot(range(total_steps), learning_rates, color=COLORS["green"], linewidth=2)
         axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel("learning\nrate")
-    return Picture(figure, f"block size over {total_steps} steps: {' → '.join(map(str, _runs(sizes)))}")
-
-
-def _runs(values: Sequence) -> list:
-    return [value for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
+    return Picture(figure, f"block size over {total_steps} steps: {' → '.join(str(size) for _, _, size in stretches(sizes))}")

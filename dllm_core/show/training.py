@@ -1,29 +1,31 @@
-"""Training to look at while it runs: the loss curve and the progress bar. They read `TrainStep`s and change nothing.
+"""Training while it runs: the loss curve and the progress bar. They read `TrainStep`s and change nothing.
 
-Cost is bounded: a picture is drawn at most every few seconds, never more than a twentieth of the time, and only once,
-at the end, where nobody looks on (papermill, scripts, tests).
+The cost is bounded: a picture is drawn at most every few seconds and never for more than a small share of the time;
+without a person at the notebook (papermill, scripts, tests) only once, at the end.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from dllm_core.common.progress_bar import interactive
-from dllm_core.common.progress_bar import progress_bar as text_bar
-from dllm_core.show.figures import COLORS, Picture, in_our_look, new_figure, shade
+from dllm_core.common import progress_bar
+from dllm_core.show.figures import COLORS, Picture, in_our_look, new_figure, shade, stretches
+
+PHASE = {"color": "#444444"}
 
 
 class LiveLossCurve:
     """A loss curve that grows: `live.update(train_step)` for every step, `live.close()` at the end (or `with`).
 
-    every: least seconds between two pictures; share: most of the time that drawing may take (on top of `every`).
-    One picture remains in the notebook. `live.picture()` draws the present state at any time.
+    every: least seconds between two pictures; share: most of the time that drawing may take (on top of `every`);
+    interactive: whether a person looks at it (default: `show.interactive()`). One picture remains in the notebook.
+    `live.picture()` draws the present state at any time.
     """
 
     def __init__(
-        self, title: str = "training", *, every: float = 2.0, share: float = 0.03, watched: bool | None = None
+        self, title: str = "training", *, every: float = 2.0, share: float = 0.03, interactive: bool | None = None
     ):
         self.title, self.every, self.share = title, every, share
-        self.watched = interactive() if watched is None else watched
+        self.interactive = progress_bar.interactive() if interactive is None else interactive
         self.steps: list = []
         self.handle = None
         self.drawn_at = time.perf_counter()
@@ -37,9 +39,9 @@ class LiveLossCurve:
         self.close()
 
     def update(self, step) -> None:
-        """Take in a step; draw when it is time. step: any record with `TrainStep`'s fields."""
+        """Add a step; draw when it is time. step: any record with `TrainStep`'s fields."""
         self.steps.append(step)
-        if self.watched and time.perf_counter() - self.drawn_at > max(self.every, self.cost / self.share):
+        if self.interactive and time.perf_counter() - self.drawn_at > max(self.every, self.cost / self.share):
             self._draw()
 
     def close(self) -> None:
@@ -71,7 +73,7 @@ class LiveLossCurve:
 
 
 @in_our_look
-def training_curve(steps: list, title: str = "training", merged: Iterable[int] = ()) -> Picture:
+def training_curve(steps: Sequence, title: str = "training", merged: Iterable[int] = ()) -> Picture:
     """The curve of a list of `TrainStep`s (also of a run's metrics read back): loss and validation bound, stretches of
     one block size shaded, the phases of a schedule named above.
 
@@ -89,42 +91,18 @@ def training_curve(steps: list, title: str = "training", merged: Iterable[int] =
     thin = np.unique(np.linspace(0, len(x) - 1, min(len(x), 1500)).astype(int))
     upper.plot(x[thin], loss[thin], color=COLORS["grey"], linewidth=0.8, alpha=0.6, label="loss, each step")
     upper.plot(x[thin], smooth[thin], color=COLORS["blue"], linewidth=2, label="loss, smoothed")
-    checks = [(step.step, step.validation) for step in steps if step.validation is not None]
-    if checks:
-        upper.plot(
-            *zip(*checks, strict=True),
-            "D--",
-            color=COLORS["vermilion"],
-            markersize=6,
-            label="validation (bound)" if any(step.block_size for step in steps) else "validation",
-        )
-    merged = sorted(merged)
-    if merged:
-        bounds = dict(checks)
-        lost = [step for step in merged if step not in bounds]
-        if lost:
-            raise ValueError(f"merged={merged}: step {lost[0]} has no validation; give steps that were validated")
-        upper.plot(merged, [bounds[step] for step in merged], "o", markersize=15, markeredgewidth=2, fillstyle="none",
-                   linestyle="none", color=COLORS["purple"],
-                   label=f"averaged: the merge of {len(merged)}")  # fmt: skip
-    shade(upper, _phases(steps))
-    named = _named_phases(steps)
-    for start, end, name in named:
-        upper.annotate(name, ((start + end) / 2, 1.01), xycoords=("data", "axes fraction"), ha="center", va="bottom",
-                       fontsize=10, color="#444444")  # fmt: skip
-        if end < named[-1][1]:
-            upper.axvline(end, color="#444444", linewidth=0.8, linestyle=":")
-    values = np.concatenate([smooth[thin], [value for _, value in checks], np.quantile(loss[thin], [0.02, 0.98])])
+    validated = {step.step: step.validation for step in steps if step.validation is not None}
+    _draw_validation(upper, validated, sorted(merged), bound=any(step.block_size for step in steps))
+    named = _draw_phases(upper, steps)
+    # a few outliers of a 1/t weight may leave the frame
+    values = np.concatenate([smooth[thin], list(validated.values()), np.quantile(loss[thin], [0.02, 0.98])])
     room = 0.06 * (values.max() - values.min()) + 1e-6
-    upper.set_ylim(
-        values.min() - (2.2 if named else 1) * room, values.max() + 2.5 * room
-    )  # a few outliers of a 1/t weight may leave the frame
+    upper.set_ylim(values.min() - (2.2 if named else 1) * room, values.max() + 2.5 * room)
     upper.set_ylabel("loss (nats/token)")
     last = steps[-1]
     rate = f", {last.tokens / last.seconds:,.0f} tokens/s" if last.seconds else ""
-    upper.set_title(
-        f"{title}: step {last.step:,}, loss {smooth[-1]:.3f}, {last.tokens:,} tokens{rate}", pad=20 if named else None
-    )
+    heading = f"{title}: step {last.step:,}, loss {smooth[-1]:.3f}, {last.tokens:,} tokens{rate}"
+    upper.set_title(heading, pad=20 if named else None)
     upper.legend(loc="upper right", ncols=3)
     lower.plot(x[thin], [steps[i].learning_rate for i in thin], color=COLORS["green"])
     lower.set_ylim(bottom=0)
@@ -135,7 +113,7 @@ def training_curve(steps: list, title: str = "training", merged: Iterable[int] =
 
 
 def _smoothed(loss):
-    """Exponential mean over about a thirtieth of the run, with the start's bias taken out."""
+    """[N] float: exponential mean over about a thirtieth of the run, without the bias of its start."""
     import numpy as np
 
     keep = 1 - 1 / max(1.0, len(loss) / 30)
@@ -146,28 +124,33 @@ def _smoothed(loss):
     return smooth
 
 
-def _named_phases(steps: list) -> list[tuple[float, float, str]]:
-    """(first step − ½, last step + ½, name) of each phase of a schedule; [] where there is only one."""
-    stretches: list[list] = []
-    for step in steps:
-        if not stretches or stretches[-1][2] != step.phase:
-            stretches.append([step.step - 0.5, step.step + 0.5, step.phase])
-        stretches[-1][1] = step.step + 0.5
-    return [tuple(one) for one in stretches if one[2]] if len(stretches) > 1 else []
+def _draw_validation(axes, validated: dict[int, float], merged: list[int], bound: bool) -> None:
+    """step → validation as a dashed line; rings around the merged steps. bound: whether it is one, for the legend."""
+    if validated:
+        label = "validation (bound)" if bound else "validation"
+        axes.plot(*zip(*validated.items(), strict=True), "D--", color=COLORS["vermilion"], markersize=6, label=label)
+    if missing := [step for step in merged if step not in validated]:
+        raise ValueError(f"merged={merged}: step {missing[0]} has no validation; give steps that were validated")
+    if merged:
+        label = f"averaged: the merge of {len(merged)}"
+        axes.plot(merged, [validated[step] for step in merged], "o", markersize=15, markeredgewidth=2,
+                  fillstyle="none", linestyle="none", color=COLORS["purple"], label=label)  # fmt: skip
 
 
-def _phases(steps: list) -> list[tuple[float, float, str]]:
-    """(first step − ½, last step + ½, name) of each stretch of one phase and block size; [] where all is one."""
-    stretches: list[list] = []
-    for step in steps:
-        key = (step.phase, step.block_size)
-        if stretches and stretches[-1][2] == key:
-            stretches[-1][1] = step.step + 0.5
-        else:
-            stretches.append([step.step - 0.5, step.step + 0.5, key])
-    if len(stretches) < 2:
-        return []
-    return [(start, end, f"{size}" if size else phase or "") for start, end, (phase, size) in stretches]
+def _draw_phases(axes, steps: Sequence) -> bool:
+    """Shade the stretches of one phase and block size, and name the phases above. Returns whether any has a name."""
+    edges = [step.step - 0.5 for step in steps] + [steps[-1].step + 0.5]
+    sizes = stretches([(step.phase, step.block_size) for step in steps])
+    if len(sizes) > 1:
+        shade(axes, [(edges[i], edges[j], f"{size}" if size else phase or "") for i, j, (phase, size) in sizes])
+    phases = stretches([step.phase for step in steps])
+    named = [(edges[i], edges[j], phase) for i, j, phase in phases if phase and len(phases) > 1]
+    for start, end, phase in named:
+        axes.annotate(phase, ((start + end) / 2, 1.01), xycoords=("data", "axes fraction"), ha="center", va="bottom",
+                      fontsize=10, **PHASE)  # fmt: skip
+        if end < named[-1][1]:
+            axes.axvline(end, linewidth=0.8, linestyle=":", **PHASE)
+    return bool(named)
 
 
 def progress(
@@ -180,12 +163,12 @@ def progress(
     name: str = "training",
     film=None,
 ) -> Iterator:
-    """Yield `TrainStep`s on while showing a bar, feeding `live`, and every `every` steps the text of `sample(step)`,
-    which gives a `Trace` or a text. film: a `SampleFilm` that keeps the samples, one of the first step among them.
+    """Yield the same `TrainStep`s while showing a bar, updating `live`, and every `every` steps printing the text of
+    `sample(step)`, a `Trace` or a text. film: a `SampleFilm` that keeps the samples, and one of the first step.
 
-    Sampling happens between steps. The bar is plain text, also in JupyterLab; where nobody looks on it is renewed every
-    10 s. `live` is closed at the end, also after an error or a stop. Raises ValueError when
-    `sample` comes without `every` (0: no samples).
+    Sampling happens between steps. The bar is plain text, also in JupyterLab; without a person it is renewed every 10 s.
+    `live` is closed at the end, also after an error or a stop. Raises ValueError when `sample` comes without `every`
+    (0: no samples).
     """
     if sample is not None and every is None:
         raise ValueError("progress: `sample` needs `every` (steps between two samples)")
@@ -193,21 +176,21 @@ def progress(
 
 
 def _progress(steps, total, live, sample, every, name, film) -> Iterator:
-    bar = text_bar(total, name, unit="step", smoothing=0.1)
+    bar = progress_bar.progress_bar(total, name, unit="step", smoothing=0.1)
     try:
         for step in steps:
             if step.step - 1 > bar.n:
-                bar.initial = bar.n = step.step - 1  # a run taken up again
+                bar.initial = bar.n = step.step - 1  # a resumed run
             bar.update(1)
             bar.set_postfix_str(f"loss {step.loss:.3f}", refresh=False)
             if live is not None:
                 live.update(step)
-            due = sample is not None and every and (step.step % every == 0 or film is not None and step.step == 1)
-            if due:
-                made = sample(step)
-                bar.write(f"step {step.step}: {getattr(made, 'text', made)}")
+            first = film is not None and step.step == 1
+            if sample is not None and every and (step.step % every == 0 or first):
+                sampled = sample(step)
+                bar.write(f"step {step.step}: {getattr(sampled, 'text', sampled)}")
                 if film is not None:
-                    film.add(step, made)
+                    film.add(step, sampled)
             yield step
     finally:
         bar.close()

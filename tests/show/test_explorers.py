@@ -223,8 +223,8 @@ def some_documents():
     return TokenDataset.of(rows, [[False, False] + [True] * (len(row) - 2) for row in rows])
 
 
-def packing_explorer(watched=None):
-    return widgets.packing_explorer(some_documents(), 0, EOS, length=32, block_size=4, watched=watched)
+def packing_explorer(interactive=None):
+    return widgets.packing_explorer(some_documents(), 0, EOS, length=32, block_size=4, interactive=interactive)
 
 
 EXPLORERS = (widgets.schedule_explorer, widgets.block_explorer, widgets.noise_explorer, packing_explorer)
@@ -232,7 +232,7 @@ EXPLORERS = (widgets.schedule_explorer, widgets.block_explorer, widgets.noise_ex
 
 @pytest.mark.parametrize("explorer", EXPLORERS)
 def test_explorers_are_static_when_nobody_looks_on(explorer):
-    made = explorer(watched=False)._repr_mimebundle_()
+    made = explorer(interactive=False)._repr_mimebundle_()
     made = made[0] if isinstance(made, tuple) else made
     assert made.get("image/png", b"").startswith(b"\x89PNG") or "<img" in made["text/html"] or "░" in made["text/html"]
     assert made["text/plain"] and "<script" not in made.get("text/html", "")
@@ -240,12 +240,12 @@ def test_explorers_are_static_when_nobody_looks_on(explorer):
 
 @pytest.mark.parametrize("explorer", EXPLORERS)
 def test_controls_are_named_and_explained(explorer):
-    controls, _, stage = explorer(watched=True).children
+    controls, _, stage = explorer(interactive=True).children
     assert all(control.description and control.tooltip for control in controls.children) and stage.children
 
 
 def test_explorers_say_what_is_wrong_and_recover():
-    controls, complaint, stage = widgets.block_explorer(watched=True).children
+    controls, complaint, stage = widgets.block_explorer(interactive=True).children
     up = controls.children[4]
     up.value = "3, 5"
     assert "must divide the length 256" in complaint.value
@@ -257,7 +257,7 @@ def test_explorers_say_what_is_wrong_and_recover():
 
 def test_raising_t_only_hides_more_and_the_twin_is_the_rest():
     texts, maskable = list("abcdefgh"), [False, False] + [True] * 6
-    controls, _, stage = widgets.noise_explorer(texts, maskable, watched=True).children
+    controls, _, stage = widgets.noise_explorer(texts, maskable, interactive=True).children
     hidden_of = lambda child: [sign == "░" for sign in re.findall(r">([^<>])</span>", child.value)]
     last = [False] * 8
     for t in (0.1, 0.4, 0.7, 0.99):
@@ -271,7 +271,7 @@ def test_raising_t_only_hides_more_and_the_twin_is_the_rest():
 
 
 def test_packing_explorer_draws_every_layout():
-    controls, complaint, stage = packing_explorer(watched=True).children
+    controls, complaint, stage = packing_explorer(interactive=True).children
     for name in widgets.LAYOUTS:
         controls.children[0].value = name
         assert complaint.value == "" and f"{name}:" in stage.children[0].value.replace("&amp;", "&")

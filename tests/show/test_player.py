@@ -116,7 +116,7 @@ def test_static_form_survives_without_script_and_style():
     assert bare.count("<details") == 5 and "style=" in bare
     assert "4 filled" not in bare and "step 2: 1 filled, 3 masked" in bare
     assert html.escape(HOSTILE) in bare
-    assert re.search(r'<img src="data:image/png;base64,iVBOR[^"]+" alt="LLaDA 2: four moments', bare)
+    assert re.search(r'<img class="dllm-paper" src="data:image/png;base64,iVBOR[^"]+" alt="LLaDA 2: four moments', bare)
     naked = re.sub(r' style="[^"]*"', "", bare)
     assert "<b>你</b>" in naked and "<span>░░░</span>" in naked  # new and masked read without any style
 

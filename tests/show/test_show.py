@@ -165,16 +165,16 @@ class Step:
 def test_live_draws_only_at_the_end_when_nobody_looks_on(monkeypatch):
     drawn = []
     monkeypatch.setattr(show.LiveLossCurve, "_draw", lambda self: drawn.append(len(self.steps)))
-    with show.LiveLossCurve(every=0, watched=False) as live:
+    with show.LiveLossCurve(every=0, interactive=False) as live:
         for i in range(5):
             live.update(Step(i + 1, 1.0))
     live.close()
     assert drawn == [5]
-    watched = show.LiveLossCurve(every=0, watched=True)
-    watched.update(Step(1, 1.0))
+    live = show.LiveLossCurve(every=0, interactive=True)
+    live.update(Step(1, 1.0))
     assert drawn[1:] == [1]
-    watched.cost = 1e9  # a picture dearer than its share of the time waits
-    watched.update(Step(2, 1.0))
+    live.cost = 1e9  # a picture dearer than its share of the time waits
+    live.update(Step(2, 1.0))
     assert drawn[1:] == [1]
 
 
@@ -196,7 +196,7 @@ def test_smoothing_is_a_mean():
 
 
 def test_progress_yields_on_samples_and_closes(capsys):
-    live = show.LiveLossCurve(watched=False)
+    live = show.LiveLossCurve(interactive=False)
     source = (Step(i + 1, 1.0) for i in range(4))
     seen = [s.step for s in show.progress(source, 4, live, sample=lambda s: f"text{s.step}", every=2)]
     assert seen == [1, 2, 3, 4] and live.closed and len(live.steps) == 4
@@ -207,7 +207,7 @@ def test_progress_yields_on_samples_and_closes(capsys):
         yield Step(1, 1.0)
         raise FloatingPointError("nan")
 
-    live = show.LiveLossCurve(watched=False)
+    live = show.LiveLossCurve(interactive=False)
     with pytest.raises(FloatingPointError):
         list(show.progress(failing(), 2, live))
     assert live.closed

@@ -50,7 +50,7 @@ def panel(loaded, workspace):
     made = DecodingPanel(loaded, values(loaded), lambda name: pytest.fail(f"nobody asked for {name}"))
     made.controls["pause"].value = 0
     yield made
-    assert DecodingPanel.at_work is None
+    assert DecodingPanel.current is None
 
 
 def values(loaded, **changes) -> dict:
@@ -68,7 +68,7 @@ def same(ours, theirs) -> bool:
 def test_every_setting_that_the_issue_names_is_a_control_with_a_label_and_help():
     fields = {"threshold", "temperature", "cfg_scale", "steps", "block_length", "cap_start_ratio", "cap_end_ratio"}
     assert fields | {"checkpoint", "prompt", "style", "max_decode_per_step", "gaps"} <= set(CONTROLS)
-    assert all(label and (help_ or kind == "Dropdown") for kind, label, help_, _ in CONTROLS.values())
+    assert all(control.label and (control.help or control.kind == "Dropdown") for control in CONTROLS.values())
 
 
 def test_controls_become_a_config(loaded):
@@ -168,7 +168,7 @@ def test_pauses_do_not_count_as_decoding(monkeypatch):
 
 
 async def steps_taken(panel, count: int):
-    """Wait until the run in work has taken `count` steps."""
+    """Wait until the current run has taken `count` steps."""
     while panel.bar.value < count:
         assert panel.running or not panel.count
         await asyncio.sleep(0)
@@ -300,7 +300,7 @@ def test_texts_are_letters(panel):
 
 
 def test_where_nobody_looks_on_it_is_one_decoding(loaded, workspace):
-    shown = decoding_explorer(loaded, "你是谁？", WAY, watched=False)
+    shown = decoding_explorer(loaded, "你是谁？", WAY, interactive=False)
     assert isinstance(shown, show.Html) and "dllm-player" in shown.html and "the last runs" in shown.text
     with pytest.raises(ValueError, match="max_position_embeddings"):
-        decoding_explorer(loaded, "你是谁？", replace(WAY, max_new_tokens=200), watched=False)
+        decoding_explorer(loaded, "你是谁？", replace(WAY, max_new_tokens=200), interactive=False)

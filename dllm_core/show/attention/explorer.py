@@ -4,8 +4,6 @@ One self-contained piece of HTML and JavaScript without any outside address, dra
 script runs, a picture is shown instead. Keys: arrows move over the cells, comma and full stop over the forwards.
 """
 
-import base64
-import html
 import itertools
 from collections.abc import Sequence
 from functools import cache
@@ -46,12 +44,11 @@ def attention(
         "first": _first(scenes, pattern, lengths[0]),
     }  # fmt: skip
     picture = attention_picture(tokens[: min(lengths)], 4 if 4 in block_sizes else block_sizes[0], t=t)
-    png = base64.b64encode(picture.png()).decode("ascii")
     markup = script_piece(
         "attention/attention.html",
         css=asset("palette.css") + asset("attention/attention.css"),
         script=asset("unpack.js") + asset("attention/attention.js"),
-        static=f'<img alt="{html.escape(picture.alt)}" src="data:image/png;base64,{png}" style="max-width:100%">',
+        static=picture.html,
         data=record,
     )
     return Html(markup, picture.alt)

@@ -4,12 +4,11 @@ HTML with inline styles only, which survive a notebook's sanitizer: a picture of
 per step. It reads without any style too: masks are shaded boxes, what a step filled is bold.
 """
 
-import base64
 import html
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from dllm_core.show.html import MASK
+from dllm_core.show.html import MASK, image_html
 from dllm_core.show.strip import strip
 from dllm_core.show.trace_view import cells, masked_after, spread_steps, summary, token_text
 from dllm_core.trace import Commit, Trace
@@ -31,9 +30,8 @@ def static_form(traces: Sequence[Trace], labels: Sequence[str], picture: bytes |
     """At most `STATIC_STEPS` steps of all traces, fewer for long ones, under `picture` (PNG) where there is one."""
     parts = ['<div style="font-size:12px;opacity:.8">Static form: trust this notebook, or export it, to play it.</div>']
     if picture:
-        png = base64.b64encode(picture).decode("ascii")
-        alt = html.escape(f"{labels[0]}: four moments of the decoding, from all masked to the answer")
-        parts.append(f'<img src="data:image/png;base64,{png}" alt="{alt}" style="max-width:100%">')
+        alt = f"{labels[0]}: four moments of the decoding, from all masked to the answer"
+        parts.append(image_html(picture, alt))
     for trace, label in zip(traces, labels, strict=True):
         room = STATIC_CELLS // (len(traces) * max(len(trace.initial), 1))
         parts.append(_steps(trace, label, min(STATIC_STEPS // len(traces), max(4, room))))

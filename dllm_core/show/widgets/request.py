@@ -1,6 +1,6 @@
-"""What the decoding explorer's controls ask for: from plain values to a decoder that yields steps. No widgets in here.
+"""The decoding explorer's controls as data: from plain values to a decoder that yields steps. No widgets in here.
 
-Every refusal is a ValueError; `beside` says next to which control its message belongs.
+Whatever cannot be decoded is a ValueError; `beside` names the control that its message belongs to.
 """
 
 import re
@@ -17,38 +17,38 @@ from dllm_core.config import OBJECTIVES, CheckpointInfo, DecodeConfig
 from dllm_core.notebook.asking import prompt_ids
 from dllm_core.samplers import decode, decode_gaps, new_gap_trace, new_trace
 from dllm_core.show.trace_view import STYLE_NAMES
+from dllm_core.show.widgets.controls import Control
 from dllm_core.trace import DecodeStep, Trace
 
-_FIELDS = tuple(field.name for field in fields(DecodeConfig))
+SETTINGS = tuple(field.name for field in fields(DecodeConfig))
 GAP = re.compile("_{2,}|＿{2,}")
-TASKS = ("answer a prompt", "fill gaps in a text (full attention, LLaDA 1's sampler)")
+ANSWER, FILL = TASKS = ("answer a prompt", "fill gaps in a text (full attention, LLaDA 1's sampler)")
 
-# name → (kind of ipywidget, label with its unit, help, options), in the order in which they stand
-CONTROLS = {
-    "checkpoint": ("Dropdown", "checkpoint", "", {}),
-    "task": ("Dropdown", "task", "", {"options": TASKS}),
-    "prompt": ("Textarea", "prompt", "a chat checkpoint answers it, a base checkpoint goes on from it", {"rows": 2}),
-    "gaps": ("Textarea", "text with gaps", "____ is a gap: one underscore for each hidden token, at least two", {"rows": 2}),
-    "style": ("Dropdown", "style", "", {"options": [(STYLE_NAMES[name], name) for name in OBJECTIVES]}),
-    "threshold": ("FloatSlider", "threshold (probability)", "write all above it; 1: by the schedule alone",
-                  {"min": 0, "max": 1, "step": 0.01}),
-    "steps": ("BoundedIntText", "steps", "LLaDA 1: in all, LLaDA 2: in a block; 0: one a token", {"min": 0, "max": 4096}),
-    "block_length": ("BoundedIntText", "block length (tokens)", "0: LLaDA 1 all at once, LLaDA 2 32", {"min": 0, "max": 4096}),
-    "max_new_tokens": ("BoundedIntText", "answer length (tokens)", "places to fill", {"min": 1, "max": 4096}),
-    "pause": ("FloatSlider", "slow motion (s a step)", "a pause to look; not counted in the seconds",
-              {"min": 0, "max": 1, "step": 0.05}),
-    "temperature": ("FloatSlider", "temperature", "0: greedy, the most probable token", {"min": 0, "max": 2, "step": 0.05}),
-    "seed": ("BoundedIntText", "seed", "of the drawing, with a temperature above 0", {"min": 0, "max": 2**31 - 1}),
-    "cfg_scale": ("FloatSlider", "guidance (scale)", "0: off; else two forwards a step, one of them without the prompt",
-                  {"min": 0, "max": 4, "step": 0.1}),
-    "max_decode_per_step": ("BoundedIntText", "most per step (tokens)", "0: no limit", {"min": 0, "max": 4096}),
-    "cap_start_ratio": ("FloatSlider", "budget at first (share)", "of the hidden places a step may fill; 0: off",
-                        {"min": 0, "max": 1, "step": 0.01}),
-    "cap_end_ratio": ("FloatSlider", "budget at last (share)", "set both or neither", {"min": 0, "max": 1, "step": 0.01}),
+_COUNT = {"min": 0, "max": 4096}
+_SHARE = {"min": 0, "max": 1, "step": 0.01}
+CONTROLS = {  # in the order in which they are shown
+    "checkpoint": Control("Dropdown", "checkpoint"),
+    "task": Control("Dropdown", "task", options=TASKS),
+    "prompt": Control("Textarea", "prompt", "a chat checkpoint answers it, a base checkpoint continues it", rows=2),
+    "gaps": Control("Textarea", "text with gaps", "____ is a gap: one underscore for each hidden token, at least two", rows=2),
+    "style": Control("Dropdown", "style", options=[(STYLE_NAMES[name], name) for name in OBJECTIVES]),
+    "threshold": Control("FloatSlider", "threshold (probability)", "write all above it; 1: by the schedule alone", **_SHARE),
+    "steps": Control("BoundedIntText", "steps", "LLaDA 1: in all, LLaDA 2: in a block; 0: one per token", **_COUNT),
+    "block_length": Control("BoundedIntText", "block length (tokens)", "0: LLaDA 1 all at once, LLaDA 2 32", **_COUNT),
+    "max_new_tokens": Control("BoundedIntText", "answer length (tokens)", "positions to fill", min=1, max=4096),
+    "pause": Control("FloatSlider", "slow motion (s per step)", "a pause to look; not counted in the seconds",
+                     min=0, max=1, step=0.05),
+    "temperature": Control("FloatSlider", "temperature", "0: greedy, the most probable token", min=0, max=2, step=0.05),
+    "seed": Control("BoundedIntText", "seed", "of the random choice, with a temperature above 0", min=0, max=2**31 - 1),
+    "cfg_scale": Control("FloatSlider", "guidance (scale)", "0: off; else two forwards per step, one without the prompt",
+                         min=0, max=4, step=0.1),
+    "max_decode_per_step": Control("BoundedIntText", "most per step (tokens)", "0: no limit", **_COUNT),
+    "cap_start_ratio": Control("FloatSlider", "budget at first (share)", "of the hidden positions a step may fill; 0: off", **_SHARE),
+    "cap_end_ratio": Control("FloatSlider", "budget at last (share)", "set both or neither", **_SHARE),
 }  # fmt: skip
 WIDE = ("checkpoint", "task", "prompt", "gaps")
 RARE = ("temperature", "seed", "cfg_scale", "max_decode_per_step", "cap_start_ratio", "cap_end_ratio")
-_OFF_AT_ZERO = ("steps", "block_length", "cap_start_ratio", "cap_end_ratio", "max_decode_per_step")
+OFF_AT_ZERO = ("steps", "block_length", "cap_start_ratio", "cap_end_ratio", "max_decode_per_step")
 OF_STYLE = {  # the settings that a style reads, beside length, temperature and seed
     "ar": (),
     "llada1": ("steps", "block_length", "cfg_scale"),
@@ -65,38 +65,39 @@ _BESIDE = {  # how a message begins → the control it belongs to; messages "nam
 
 
 def finished_runs() -> dict[str, CheckpointInfo]:
-    """Name → how it was trained, of every finished run under weights/ (those set aside as NAME.old left out)."""
-    found = {}
+    """Name → how it was trained, of every finished run under weights/ (without those set aside as NAME.old)."""
+    runs = {}
     for file in sorted(resolve("weights").glob(f"*/{VARIANTS['last']}")):
         config = file.with_name("config.json")
-        own = read_json(config).get("dllm", {}).get("checkpoint") if config.is_file() else None
-        if own and not file.parent.name.endswith(".old"):
-            found[file.parent.name] = CheckpointInfo(**own)
-    return found
+        info = read_json(config).get("dllm", {}).get("checkpoint") if config.is_file() else None
+        if info and not file.parent.name.endswith(".old"):
+            runs[file.parent.name] = CheckpointInfo(**info)
+    return runs
 
 
 def used(task: str, style: str) -> set[str]:
-    """The controls that have a meaning for a task ("fill gaps …" is always LLaDA 1's sampler) and a style."""
+    """The controls that have a meaning for a task (`FILL` is always LLaDA 1's sampler) and a style."""
     always = {"checkpoint", "task", "pause", "prompt", "temperature", "seed"}
-    if task == TASKS[1]:
+    if task == FILL:
         return {*always, "gaps", "steps", "cfg_scale"}
     return {*always, "style", "max_new_tokens", *OF_STYLE[style]}
 
 
 def config_of(values: Mapping) -> DecodeConfig:
-    """`DecodeConfig` of the controls' values; 0 stands for None where a setting can be off. Raises its ValueError."""
-    given = {name: values[name] for name in used(values["task"], values["style"]) & set(_FIELDS)}
-    given |= {name: given[name] or None for name in _OFF_AT_ZERO if name in given}
-    if values["task"] == TASKS[1]:
+    """`DecodeConfig` of the controls' values; 0 means None where a setting can be off. Raises its ValueError."""
+    settings = {name: values[name] for name in used(values["task"], values["style"]) & set(SETTINGS)}
+    settings |= {name: settings[name] or None for name in OFF_AT_ZERO if name in settings}
+    if values["task"] == FILL:
         hidden = sum(len(gap.group()) for gap in GAP.finditer(values["gaps"]))
-        given |= {"style": "llada1", "max_new_tokens": max(1, hidden)}
-    return DecodeConfig(**given, alternatives=3, draft=True)
+        settings |= {"style": "llada1", "max_new_tokens": max(1, hidden)}
+    return DecodeConfig(**settings, alternatives=3, draft=True)
 
 
 def masked_text(tokenizer, text: str) -> list[int]:
     """Tokens of a text whose gaps are two or more underscores, one hidden token for each: "床前____光".
 
-    What stands between gaps is tokenised apart, for nobody knows the hidden words. Raises ValueError without a gap.
+    The pieces between gaps are tokenized separately, because the hidden words are unknown. Raises ValueError without a
+    gap.
     """
     if not GAP.search(text):
         raise ValueError("gaps: the text has none; write two or more underscores, one for each hidden token")
@@ -111,61 +112,60 @@ def masked_text(tokenizer, text: str) -> list[int]:
 
 @dataclass
 class Decoding:
-    """One sequence about to be decoded. trace: without steps yet; steps: the decoder, to be fed into it; start: the
-    first position of what is shown as the text."""
+    """One sequence that is going to be decoded. trace: without steps yet; steps: of the decoder, to be added to it;
+    start: the first position of the text that is shown."""
 
     trace: Trace
     steps: Iterator[DecodeStep]
     start: int
 
     def text(self, tokenizer) -> str:
-        """What stands there now, up to eos, hidden places left out; in a filled text also what stood between gaps."""
+        """The text so far, up to eos, without hidden positions; with filled gaps also the text between them."""
         if self.trace.prompt:
             return tokenizer.decode(self.trace.answer, skip_special_tokens=True)
         return tokenizer.decode(self.trace.final[self.start :], skip_special_tokens=True)
 
 
 def begin(loaded: LoadedCheckpoint, values: Mapping) -> Decoding:
-    """The job that the controls' values ask for. Raises ValueError for values that do not fit (also its decoder does, at
-    the first step, for a sequence longer than the model's positions)."""
-    tokenizer, kind = loaded.tokenizer, loaded.checkpoint
+    """The decoding that the controls' values describe. Raises ValueError for values that do not fit; its decoder raises
+    one at the first step for a sequence longer than the model's positions."""
+    tokenizer, chat = loaded.tokenizer, loaded.checkpoint.chat
     config = config_of(values)
-    if values["task"] == TASKS[0]:
-        prompt = prompt_ids(tokenizer, values["prompt"], kind.chat)
+    if values["task"] == ANSWER:
+        prompt = prompt_ids(tokenizer, values["prompt"], chat)
         return Decoding(new_trace(loaded, prompt, config), timed(decode(loaded, [prompt], config)), len(prompt))
-    before = prompt_ids(tokenizer, values["prompt"], True) if kind.chat else [tokenizer.bos_token_id]
+    before = prompt_ids(tokenizer, values["prompt"], chat) if chat else [tokenizer.bos_token_id]
     tokens = before + masked_text(tokenizer, values["gaps"])
-    trace, steps = new_gap_trace(loaded, tokens, config), decode_gaps(loaded, tokens, config)
-    return Decoding(trace, timed(steps), len(before))
+    return Decoding(new_gap_trace(loaded, tokens, config), timed(decode_gaps(loaded, tokens, config)), len(before))
 
 
 def timed(steps: Iterable[DecodeStep]) -> Iterator[DecodeStep]:
-    """The same steps with `seconds` of the decoder alone: the time between two steps, spent on drawing and pauses of
-    the one who looks on, is taken out."""
+    """The same steps with `seconds` of the decoder alone: without the time between two steps, which goes to drawing and
+    to pauses."""
     outside = 0.0
     for step in steps:
-        given = time.perf_counter()
+        yielded = time.perf_counter()
         yield replace(step, seconds=step.seconds - outside)
-        outside += time.perf_counter() - given
+        outside += time.perf_counter() - yielded
 
 
 def beside(error: Exception) -> str:
-    """The control that an error belongs to, "" where it is none's."""
+    """The control that an error belongs to, "" where it belongs to none."""
     message = str(error)
     name = message.split("=")[0].split(":")[0].strip()
     if isinstance(error, RunError):
         return "checkpoint"
-    if name in _FIELDS:
+    if name in SETTINGS:
         return name
     return next((control for start, control in _BESIDE.items() if message.startswith(start)), "")
 
 
 def run_row(number: int, run: str, trace: Trace, text: str) -> dict:
-    """One run as a line of the table."""
-    told = {name: trace.settings.get(name) for name in (*OF_STYLE[trace.style], "temperature")}
-    knobs = [f"{name.replace('_', ' ')} {value:g}" for name, value in told.items() if value]
+    """One run as a row of the table."""
+    settings = {name: trace.settings.get(name) for name in (*OF_STYLE[trace.style], "temperature")}
+    words = [f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items() if value]
     return {
-        "run": number, "checkpoint": run, "style": STYLE_NAMES[trace.style], "settings": ", ".join(knobs) or "–",
+        "run": number, "checkpoint": run, "style": STYLE_NAMES[trace.style], "settings": ", ".join(words) or "–",
         "tokens": trace.tokens, "forwards": trace.forwards, "tokens per forward": trace.tokens_per_forward,
         "seconds": trace.seconds, "text": text[:120],
     }  # fmt: skip

@@ -1,0 +1,60 @@
+"""What all explorers share: controls described as data, and a figure that is drawn again when one of them changes."""
+
+import html
+from collections.abc import Callable
+
+from dllm_core import show
+from dllm_core.show.html import asset, stacked
+
+
+class Control:
+    """An ipywidget to be built. kind: its class; label: with the unit; help: shown as a tooltip; options: its own."""
+
+    def __init__(self, kind: str, label: str, help: str = "", **options):
+        self.kind, self.label, self.help, self.options = kind, label, help, options
+
+    def widget(self, value, width: str, **options):
+        """The ipywidget with a starting value. width: CSS; options: more of its own."""
+        import ipywidgets
+
+        return getattr(ipywidgets, self.kind)(
+            value=value,
+            description=self.label,
+            tooltip=self.help or self.label,
+            style={"description_width": "12em"},
+            layout={"width": width},
+            **self.options,
+            **options,
+        )
+
+
+def explorer(draw: Callable, controls: dict[str, tuple[object, Control]], interactive: bool | None = None):
+    """`controls` (name → starting value and control) drive `draw(**values)`; without a person the figure of the
+    starting values.
+
+    draw: returns a `show.Picture`, a `show.Html`, or a list of them; its ValueError is shown beside the controls.
+    """
+    if not (show.interactive() if interactive is None else interactive):
+        return stacked(draw(**{name: value for name, (value, _) in controls.items()}))
+    import ipywidgets
+    from IPython.display import HTML, display
+
+    widgets = {name: control.widget(value, "34em") for name, (value, control) in controls.items()}
+    complaint, stage = ipywidgets.HTML(), ipywidgets.VBox()
+
+    def refresh(_=None) -> None:
+        try:
+            drawn = draw(**{name: widget.value for name, widget in widgets.items()})
+        except ValueError as error:
+            complaint.value = f"<span role='alert'><b>Not possible:</b> {html.escape(str(error))}</span>"
+            return
+        complaint.value = ""
+        items = drawn if isinstance(drawn, list) else [drawn]
+        stage.children = [ipywidgets.HTML(item.html) for item in items]
+
+    for widget in widgets.values():
+        widget.observe(refresh, "value")
+    refresh()
+    # arrow keys go to the controls, not to JupyterLab; its theme goes to the pictures
+    display(HTML(f"<style>{asset('paper.css')}</style><script>{asset('widgets/widgets_keys.js')}</script>"))
+    return ipywidgets.VBox([ipywidgets.VBox(list(widgets.values())), complaint, stage])
