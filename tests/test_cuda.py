@@ -15,7 +15,7 @@ from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.model import Transformer
 from dllm_core.samplers import decode
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
-from dllm_core.workshop.benchmark.jobs import OURS, PLAIN, Bench, Case
+from dllm_core.workshop.benchmark.jobs import LLADA2, PLAIN_LOOP, Case, DecodeJobs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 BAND = NoiseSchedule.band(0.05, 0.95)
@@ -98,9 +98,9 @@ def test_a_decoding_writes_what_the_cpu_writes(config):
 def test_replayed_graphs_write_what_the_plain_loop_writes():
     torch.manual_seed(0)
     model = Transformer(ModelConfig(6400, 128, 4, 4, intermediate_size=384)).eval().to("cuda")
-    bench = Bench(model, Case(2, 32, new=64))
+    bench = DecodeJobs(model, Case(2, 32, new=64))
     jobs = bench.jobs(peers=False)
     for _ in range(4):  # plainly, captured, replayed
-        for name in (OURS, PLAIN):
+        for name in (LLADA2, PLAIN_LOOP):
             jobs[name]()
-        assert bench.equal(OURS, PLAIN) > 0.99
+        assert bench.equal(LLADA2, PLAIN_LOOP) > 0.99

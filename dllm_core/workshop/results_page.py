@@ -171,7 +171,7 @@ def page(found: list[Sweep]) -> str:
             f"{max(line['jobs'] for line in lines)} papermill runs side by side)"
             + (f", what `all` leaves out or needs other data for ({', '.join(sorted(others))}) {more:.0f} more." if apart else ".")
         )
-    speed = benchmark_results.section(markdown)
+    speed = benchmark_results.section()
     return "\n\n".join([*head, *(section(sweep) for sweep in found), *([speed] if speed else [])]) + "\n"
 
 
@@ -180,8 +180,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dllm_core.workshop.results_page", description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="RESULTS.md")
     given = parser.parse_args(arguments)
-    from dllm_core.workshop.sweeps.drawing import draw
     from dllm_core.workshop.benchmark import pictures as show_benchmark
+    from dllm_core.workshop.sweeps.drawing import draw
 
     try:
         found = sweeps.find([])

@@ -7,45 +7,45 @@ from pathlib import Path
 import pytest
 import torch
 
-from dllm_core.data.embedded import PACKED
-from dllm_core.data.jsonl import chat_documents, find_data, read_jsonl, text_documents
+from dllm_core.data.jsonl import chat_documents, read_jsonl, text_documents
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.workshop.benchmark import feed
+from dllm_core.workshop.benchmark.memory import run_child
+from dllm_core.workshop.benchmark.timing import Setting
 
 
 @pytest.fixture(scope="module")
-def source(project):
-    for name in PACKED:
-        find_data(project / "data" / name)
-    return project / "data"
+def source():
+    return feed.corpus_folder()
 
 
 @pytest.fixture(scope="module")
 def rows(source):
     around = lambda: (set((source / "cache").glob("*")), Path.cwd(), os.environ.get("TOKENIZERS_PARALLELISM"))
     before = around()
-    measured = list(feed.measure("26m", "", 2, 1, True))
+    measured = list(feed.measure(Setting("feed", "26m", "", 2, 1, quick=True)))
     assert around() == before  # nothing is left behind, and nothing changed
     return measured
 
 
 def test_the_rows_of_a_measurement(rows, source):
-    assert [row.part for row in rows] == ["feed"] * len(rows)
+    assert [row["part"] for row in rows] == ["feed"] * len(rows)
     text, chat, *runs = rows
-    assert "pretraining rows of 512" in text.case and text.more["fill"] == 1.0 and text.target == "at least 100"
-    assert 0.9 < chat.more["fill"] <= 1 and "conversations of 512" in chat.case
+    assert "pretraining rows of 512" in text["case"] and text["more"]["fill"] == 1.0
+    assert text["target"] == "at least 100"
+    assert 0.9 < chat["more"]["fill"] <= 1 and "conversations of 512" in chat["case"]
     for row in (text, chat):
-        assert (row.name, row.against) == ("packed", "plain") and row.more["plain_fill"] < 0.5
-        assert row.ratio.median > 1 and all(spread.low > 0 for spread in row.seconds.values())
-    assert runs[-1].name == "next run" and runs[-1].against == "first run" and runs[-1].target == "under 2 s"
+        assert (row["name"], row["against"]) == ("packed", "plain") and row["more"]["plain_fill"] < 0.5
+        assert row["ratio"]["median"] > 0 and all(spread["low"] > 0 for spread in row["seconds"].values())
+    assert runs[-1]["name"] == "next run" and runs[-1]["against"] == "first run" and runs[-1]["target"] == "under 2 s"
     for row in runs:
-        assert row.more["tokens"] > 1e5 and row.more["peak_memory_mb"] > 10
-    json.dumps([row.to_dict() for row in rows])
+        assert row["more"]["tokens"] > 1e5 and row["more"]["peak_memory_mb"] > 10
+    json.dumps(rows)
 
 
 def test_another_shape_is_refused():
-    with pytest.raises(ValueError, match="shape='1b': must be one of tiny, 26m"):
-        next(feed.measure("1b", "float32", 1, 1, True))
+    with pytest.raises(ValueError, match="shape='1b': must be one of tiny, 26m, large"):
+        next(feed.measure(Setting("feed", "1b", "", 1, 1)))
 
 
 @pytest.mark.parametrize("kind", ["text", "chat"])
@@ -53,7 +53,7 @@ def test_the_plain_way_is_the_oracle(workspace, source, kind):
     """Untruncated, the useful tokens of both ways are the same documents, token for token."""
     tokenizer = load_tokenizer(source / "tokenizer")
     path = feed.write_file(workspace / "x.jsonl", source, 2e4, kind, 1)
-    plain = feed.TokenisedInTheLoader(path, tokenizer, 256)
+    plain = feed.TokenizedInTheLoader(path, tokenizer, 256)
     documents = feed.documents_of(kind, path, tokenizer, 256)
     assert len(plain) == len(documents) > 20
     for (tokens, own), (ids, _) in zip((plain[i] for i in range(len(plain))), documents, strict=True):
@@ -67,7 +67,7 @@ def test_the_plain_way_is_the_oracle(workspace, source, kind):
 def test_long_lines_are_cut_by_the_plain_way(workspace, source):
     tokenizer = load_tokenizer(source / "tokenizer")
     path = feed.write_file(workspace / "x.jsonl", source, 2e4, "text", 6)
-    for tokens, own in feed.TokenisedInTheLoader(path, tokenizer, 16):
+    for tokens, own in feed.TokenizedInTheLoader(path, tokenizer, 16):
         assert tokens.shape == (16,) and own.all()
         break
 
@@ -88,7 +88,7 @@ def test_memory_does_not_grow_with_the_file(workspace, source):
     peaks, tokens = [], []
     for name, size in (("small", 5e6), ("large", 3e7)):
         path = feed.write_file(workspace / f"{name}.jsonl", source, size, "text", 6)
-        _, count, peak = feed._run_apart(2, "text", path, str(source / "tokenizer"), 512)
+        (_, count), peak = run_child(feed.first_batch, str(path), str(source / "tokenizer"), 512, cores=2)
         peaks.append(peak / 1e6)
         tokens.append(count)
     assert tokens[1] > 5 * tokens[0]
@@ -98,4 +98,4 @@ def test_memory_does_not_grow_with_the_file(workspace, source):
 def test_a_run_that_fails_is_told(workspace, source):
     (workspace / "x.jsonl").write_text("no json\n")
     with pytest.raises(RuntimeError, match="x.jsonl:1: not valid JSON"):
-        feed._run_apart(1, "text", workspace / "x.jsonl", str(source / "tokenizer"), 64)
+        run_child(feed.first_batch, str(workspace / "x.jsonl"), str(source / "tokenizer"), 64)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dllm_core.workshop.benchmark.timing import Spread, compared, take_turns
+from dllm_core.workshop.benchmark.timing import compare, take_turns
 
 
 def test_every_job_runs_in_every_round_and_the_warm_ones_do_not_count():
@@ -19,16 +19,16 @@ def test_a_job_that_times_itself_is_believed():
 
 
 def test_ratios_are_taken_round_by_round():
-    row = compared("decode", "case", "fast", "slow", {"fast": [1.0, 2.0, 4.0], "slow": [3.0, 4.0, 4.0]})
-    assert row.ratio == Spread(2.0, 1.0, 3.0)
-    assert row.seconds["fast"] == Spread(2.0, 1.0, 4.0)
+    row = compare("decode", "case", "fast", "slow", {"fast": [1.0, 2.0, 4.0], "slow": [3.0, 4.0, 4.0]})
+    assert row["ratio"] == {"median": 2.0, "low": 1.0, "high": 3.0}
+    assert row["seconds"]["fast"] == {"median": 2.0, "low": 1.0, "high": 4.0}
 
 
 def test_work_counts_where_jobs_do_different_amounts():
-    row = compared(
+    row = compare(
         "train", "case", "a", "b", {"a": [1.0], "b": [1.0]}, {"a": 300.0, "b": 100.0}, target="at least 2", peak=1.5
     )
-    assert row.ratio.median == 3.0 and row.more == {"peak": 1.5} and row.to_dict()["target"] == "at least 2"
+    assert row["ratio"]["median"] == 3.0 and row["more"] == {"peak": 1.5} and row["target"] == "at least 2"
 
 
 def test_no_rounds_is_refused():

@@ -1,54 +1,43 @@
-"""Feeding, measured: packed and memory-mapped rows against tokenising in the loader, the first run and the next.
+"""The feeding benchmark: packed, memory-mapped rows against tokenizing in the loader; a first run against the next.
 
-`TokenisedInTheLoader` is the plain way, as most small projects have it: one document a row, tokenised whenever it is
-asked for, cut or padded to the row's length.
+`TokenizedInTheLoader` is the way of most small projects: one document a row, tokenized each time the loader asks for
+it, cut or padded to the row's length.
 """
 
 import json
 import os
 import random
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from statistics import median
+from unittest.mock import patch
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dllm_core.common.paths import root
-from dllm_core.compute.devices import cores
 from dllm_core.data.batches import PackedBatches
-from dllm_core.data.jsonl import TokenDataset, chat_documents, read_jsonl, text_documents
+from dllm_core.data.embedded import PACKED
+from dllm_core.data.jsonl import TokenDataset, chat_documents, find_data, read_jsonl, text_documents
 from dllm_core.data.parallel import THREADS
 from dllm_core.data.tokenizer import load_tokenizer
-from dllm_core.workshop.benchmark.timing import MeasuredRow, compared, take_turns
-
-__all__ = ["TokenisedInTheLoader", "large_file", "measure", "write_file"]
+from dllm_core.workshop.benchmark.memory import run_child
+from dllm_core.workshop.benchmark.timing import Setting, compare, plural, take_turns
 
 # shape → tokens a row, and texts (or conversations) joined to a line at most: lines as long as such a model is fed
 SHAPES = {"tiny": (128, 1), "26m": (512, 6)}
+LARGE = "large"  # beside the shapes: a file as large as MiniMind's
 BATCH = 32
-# A run as far as its first batch, in a process of its own, which prints how long that took once all is imported.
-CHILD = """import json, os, sys, time
-cores, kind, path, tokenizer, length = sys.argv[1:]
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
-from dllm_core.workshop.benchmark import feed
-tokenizer, length = feed.load_tokenizer(tokenizer), int(length)
-began = time.perf_counter()
-documents = feed.documents_of(kind, path, tokenizer, length)
-next(feed.batches_of(kind, documents.split()[0], tokenizer, length))
-print(json.dumps({"seconds": time.perf_counter() - began, "tokens": len(documents.tokens)}))"""
 
 
-class TokenisedInTheLoader(Dataset):
-    """The plain way. Item i: (tokens [max_length] int64, own [max_length] bool, False on padding) of the i-th line."""
+class TokenizedInTheLoader(Dataset):
+    """Item i: (tokens [max_length] int64, useful [max_length] bool, False on padding) of the i-th line of a file."""
 
     def __init__(self, path: str | Path, tokenizer, max_length: int):
         self.lines = [line for _, line in read_jsonl(path)]
@@ -63,50 +52,36 @@ class TokenisedInTheLoader(Dataset):
             text = tokenizer.apply_chat_template(line["conversations"], tokenize=False).strip()
         else:
             text = tokenizer.bos_token + line["text"] + tokenizer.eos_token
-        coded = tokenizer(
+        encoded = tokenizer(
             text, add_special_tokens=False, truncation=True, max_length=self.max_length, padding="max_length"
         )
-        return torch.tensor(coded["input_ids"]), torch.tensor(coded["attention_mask"]).bool()
+        return torch.tensor(encoded["input_ids"]), torch.tensor(encoded["attention_mask"]).bool()
 
 
-def measure(shape: str, dtype: str, threads: int, rounds: int, quick: bool) -> Iterator[MeasuredRow]:
+def measure(setting: Setting) -> Iterator[dict]:
     """Useful tokens per second of both ways, for text and for conversations; the first run of a file and the next.
 
-    shape: "tiny" (rows of 128 tokens) or "26m" (512). threads: processes of a first run, and of the plain way from 2
-    on; packed rows are laid out by this process alone. dtype changes nothing here. quick: little text.
-    Raises ValueError for another shape.
+    setting.shape: "tiny" (rows of 128 tokens), "26m" (512) or "large": the runs alone, of 1.6 GB of text, which take
+    3 GB in the folder for temporary files and, on two cores, 4 minutes. setting.threads: processes of a first run and,
+    from 2 on, of the loader; this process alone packs the rows. Raises ValueError for another shape.
     """
-    if shape not in SHAPES:
-        raise ValueError(f"shape={shape!r}: must be one of {', '.join(SHAPES)}")
-    length, joined = SHAPES[shape]
-    source = root() / "data"
-    tokenizer = load_tokenizer(source / "tokenizer")
+    if setting.shape == LARGE:
+        yield from first_and_next(replace(setting, shape="26m"), 1e7 if setting.quick else 1.6e9)
+        return
+    if setting.shape not in SHAPES:
+        raise ValueError(f"shape={setting.shape!r}: must be one of {', '.join((*SHAPES, LARGE))}")
     for kind in ("text", "chat"):
-        with _workplace() as folder:  # left before a row is given away
-            path = write_file(folder / f"{kind}.jsonl", source, 5e5 if quick else 8e6, kind, joined)
-            row = _loaders(path, kind, tokenizer, length, shape, threads, rounds, quick)
-        yield row
-    with _workplace() as folder:
-        path = write_file(folder / "text.jsonl", source, 5e5 if quick else 4e7, "text", joined)
-        runs = _first_and_next(path, "text", tokenizer.name_or_path, length, shape, threads, rounds)
-    yield from runs
+        yield packed_against_loader(kind, setting)
+    yield from first_and_next(setting, 5e5 if setting.quick else 4e7)
 
 
-def large_file(gigabytes: float = 1.6, kind: str = "text", where: str | Path | None = None) -> list[MeasuredRow]:
-    """The first run and the next of a file as large as MiniMind's, on all cores and on one, with the peak memory.
-
-    Made in a temporary folder of `where`. 1.6 GB of text take 3 GB of disk and, on two cores, 4 minutes; kind="chat",
-    whose template runs in Python, 16 minutes; most of both is the run in one process.
-    `python -m dllm_core.workshop.benchmark.main large` runs it.
-    """
-    source = root() / "data"
-    with _workplace(where) as folder:
-        path = write_file(folder / f"{kind}.jsonl", source, gigabytes * 1e9, kind, 6)
-        return _first_and_next(path, kind, str(source / "tokenizer"), 512, "26m", cores(), 1)
+def corpus_folder() -> Path:
+    """The folder of the embedded corpus, its large files unpacked."""
+    return [find_data(Path("data", name)) for name in PACKED][0].parent
 
 
 def write_file(path: Path, source: Path, size: float, kind: str, joined: int) -> Path:
-    """A jsonl file of `size` bytes: 1 to `joined` texts of the embedded corpus to a line, drawn anew for each.
+    """A jsonl file of `size` bytes; each line joins 1 to `joined` texts of the embedded corpus, drawn at random.
 
     source: the corpus' folder. kind: "text" or "chat" (conversations, their turns one after another).
     """
@@ -117,8 +92,8 @@ def write_file(path: Path, source: Path, size: float, kind: str, joined: int) ->
     with open(path, "wb") as file:
         while written < size:
             parts = draw.choices(pool, k=draw.randint(1, joined))
-            whole = "".join(parts) if kind == "text" else list(chain.from_iterable(parts))
-            written += file.write(json.dumps({field: whole}, ensure_ascii=False).encode() + b"\n")
+            content = "".join(parts) if kind == "text" else list(chain.from_iterable(parts))
+            written += file.write(json.dumps({field: content}, ensure_ascii=False).encode() + b"\n")
     return path
 
 
@@ -126,135 +101,118 @@ def documents_of(kind: str, path: str | Path, tokenizer, length: int) -> TokenDa
     return text_documents(path, tokenizer) if kind == "text" else chat_documents(path, tokenizer, length)
 
 
-def batches_of(kind: str, documents, tokenizer, length: int) -> PackedBatches:
+def batches_of(kind: str, documents: TokenDataset, tokenizer, length: int) -> PackedBatches:
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     return PackedBatches(documents, batch_size=BATCH, seq_len=length, pack="cut" if kind == "text" else "whole", **ids)
 
 
 @contextmanager
-def _workplace(where: str | Path | None = None) -> Iterator[Path]:
-    """An empty project to work in, so that its cache goes with it; one thread of the tokenizer to a process."""
-    before, given = Path.cwd(), os.environ.get(THREADS)
-    with tempfile.TemporaryDirectory(dir=where) as name:
+def temporary_project() -> Iterator[Path]:
+    """Within it the working directory is an empty project, removed with its cache; a tokenizer uses one thread."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as name, patch.dict(os.environ, {THREADS: "false"}):
         folder = Path(name).resolve()
         (folder / "pyproject.toml").touch()
         (folder / "notebooks").mkdir()
         os.chdir(folder)
-        os.environ[THREADS] = "false"
         try:
             yield folder
         finally:
             os.chdir(before)
-            os.environ.pop(THREADS)
-            if given is not None:
-                os.environ[THREADS] = given
 
 
-def _loaders(
-    path: Path, kind: str, tokenizer, length: int, shape: str, threads: int, rounds: int, quick: bool
-) -> MeasuredRow:  # fmt: skip
-    """Packed rows against the plain way, by the time that a million useful tokens take."""
-    packed = batches_of(kind, documents_of(kind, path, tokenizer, length), tokenizer, length)
-    workers = 0 if threads == 1 else threads
-    plain = DataLoader(TokenisedInTheLoader(path, tokenizer, length), BATCH, shuffle=True, num_workers=workers)
-    fill: dict[str, float] = {}
+def packed_against_loader(kind: str, setting: Setting) -> dict:
+    """Packed rows against tokenizing in the loader, by the time of a million useful tokens."""
+    quick, threads = setting.quick, setting.threads
+    length, joined = SHAPES[setting.shape]
+    source = corpus_folder()
+    tokenizer = load_tokenizer(source / "tokenizer")
+    fill: dict[str, float] = {}  # share of a batch's positions that hold useful tokens
 
-    def delivered(name: str, batches: Iterator, own: Callable, count: int) -> float:
-        """Seconds per million useful tokens, those of a batch that `own` marks, over `count` batches."""
-        next(batches)  # the processes of the plain way are up
-        seconds, useful, all_places = 0.0, 0, 0
+    def deliver(name: str, batches: Iterator, useful_of: Callable, count: int) -> float:
+        """Seconds per million useful tokens, those that `useful_of` marks in a batch, over `count` batches."""
+        next(batches)  # by now the loader's processes run
+        seconds, useful, positions = 0.0, 0, 0
         for _ in range(count):
             began = time.perf_counter()
             batch = next(batches)
             seconds += time.perf_counter() - began
-            mark = own(batch)
-            useful, all_places = useful + int(mark.sum()), all_places + mark.numel()
-        fill[name] = useful / all_places
+            mark = useful_of(batch)
+            useful += int(mark.sum())
+            positions += mark.numel()
+        fill[name] = useful / positions
         return seconds / useful * 1e6
 
-    jobs = {
-        "packed": lambda: delivered("packed", packed, lambda batch: batch.document >= 0, 20 if quick else 300),
-        "plain": lambda: delivered("plain", iter(plain), lambda batch: batch[1], 4 if quick else 30),
-    }
-    seconds = take_turns(jobs, rounds)
-    pace = {name: 1e6 / statistics.median(values) for name, values in seconds.items()}
-    what = {"text": "pretraining rows", "chat": "conversations"}[kind]
-    return compared(
-        "feed", f"{shape}, {what} of {length}, a million useful tokens, {_count(threads, 'thread')}", "packed", "plain",
-        seconds, target="at least 100" if kind == "text" else "", useful_tokens_per_s=pace["packed"],
-        plain_useful_tokens_per_s=pace["plain"], fill=fill["packed"], plain_fill=fill["plain"],
-        batches_per_s=pace["packed"] / (fill["packed"] * BATCH * length),
+    with temporary_project() as folder:
+        path = write_file(folder / f"{kind}.jsonl", source, 5e5 if quick else 8e6, kind, joined)
+        packed = batches_of(kind, documents_of(kind, path, tokenizer, length), tokenizer, length)
+        dataset = TokenizedInTheLoader(path, tokenizer, length)
+        loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=threads if threads > 1 else 0)
+        jobs = {
+            "packed": lambda: deliver("packed", packed, lambda batch: batch.document >= 0, 20 if quick else 300),
+            "plain": lambda: deliver("plain", iter(loader), lambda batch: batch[1], 4 if quick else 30),
+        }
+        seconds = take_turns(jobs, setting.rounds)
+    speed = {name: 1e6 / median(values) for name, values in seconds.items()}
+    rows = {"text": "pretraining rows", "chat": "conversations"}[kind]
+    case = f"{setting.shape}, {rows} of {length}, a million useful tokens, {plural(threads, 'thread')}"
+    return compare(
+        "feed", case, "packed", "plain", seconds, target="at least 100" if kind == "text" else "",
+        useful_tokens_per_s=speed["packed"], plain_useful_tokens_per_s=speed["plain"],
+        fill=fill["packed"], plain_fill=fill["plain"],
+        batches_per_s=speed["packed"] / (fill["packed"] * BATCH * length),
     )  # fmt: skip
 
 
-def _first_and_next(
-    path: Path, kind: str, tokenizer: str, length: int, shape: str, cores: int, rounds: int
-) -> list[MeasuredRow]:  # fmt: skip
-    """From the start to the first batch: the first run on `cores` cores against one, the next run against the first."""
+def first_batch(path: str, tokenizer_dir: str, length: int) -> tuple[float, int]:
+    """(seconds from a text file to its first batch, tokens of the file), for a process of its own."""
+    tokenizer = load_tokenizer(tokenizer_dir)
+    began = time.perf_counter()
+    documents = documents_of("text", path, tokenizer, length)
+    next(batches_of("text", documents.split()[0], tokenizer, length))
+    return time.perf_counter() - began, len(documents.tokens)
+
+
+def first_and_next(setting: Setting, size: float) -> list[dict]:
+    """From `size` bytes of text to the first batch: a first run on `setting.threads` cores against one process, the
+    next run against the first. With the peak memory of each."""
+    cores = setting.threads
+    length, joined = SHAPES[setting.shape]
+    source = corpus_folder()
     tokens, peak = 0, {"first run": 0, "one process": 0, "next run": 0}
 
-    def run(name: str, cores: int, anew: bool) -> float:
+    def run(name: str, cores: int, cached: bool) -> float:
         nonlocal tokens
-        if anew:
+        if not cached:
             shutil.rmtree("data/cache", ignore_errors=True)
-        seconds, tokens, most = _run_apart(cores, kind, path, tokenizer, length)
-        peak[name] = max(peak[name], most)
+        tokenizer_dir = str(source / "tokenizer")
+        (seconds, tokens), memory = run_child(first_batch, str(path), tokenizer_dir, length, cores=cores)
+        peak[name] = max(peak[name], memory)
         return seconds
 
-    # In the first round the last comes first, and leaves a cache for the first.
-    jobs = {"next run": lambda: run("next run", cores, False)}
+    # the first round begins with the last job, which leaves a cache for the first
+    jobs = {"next run": partial(run, "next run", cores, True)}
     if cores > 1 and hasattr(os, "sched_setaffinity"):
-        jobs["one process"] = lambda: run("one process", 1, True)
-    jobs["first run"] = lambda: run("first run", cores, True)
-    seconds = take_turns(jobs, rounds, warm=0)
-    size = path.stat().st_size
-    case = f"{shape}, {kind} of {size / 1e6:,.0f} MB to the first batch, {_count(cores, 'process')}"
-    common = {"file_mb": size / 1e6, "tokens": float(tokens)}
-    pace = {name: tokens / statistics.median(values) for name, values in seconds.items()}
+        jobs["one process"] = partial(run, "one process", 1, False)
+    jobs["first run"] = partial(run, "first run", cores, False)
+    with temporary_project() as folder:
+        path = write_file(folder / "text.jsonl", source, size, "text", joined)
+        file_mb = path.stat().st_size / 1e6
+        seconds = take_turns(jobs, setting.rounds, warm=0)
+    case = f"{setting.shape}, text of {file_mb:,.0f} MB to the first batch, {plural(cores, 'process')}"
+    common = {"file_mb": file_mb, "tokens": float(tokens)}
+    speed = {name: tokens / median(values) for name, values in seconds.items()}
     rows = []
     if "one process" in jobs:
-        row = compared(
-            "feed", case, "first run", "one process", seconds, tokens_per_s=pace["first run"],
-            one_process_tokens_per_s=pace["one process"], peak_memory_mb=peak["first run"] / 1e6,
+        row = compare(
+            "feed", case, "first run", "one process", seconds, tokens_per_s=speed["first run"],
+            one_process_tokens_per_s=speed["one process"], peak_memory_mb=peak["first run"] / 1e6,
             one_process_peak_memory_mb=peak["one process"] / 1e6, **common,
         )  # fmt: skip
         rows.append(row)
-    row = compared(
-        "feed", case, "next run", "first run", seconds, target="under 2 s",
-        next_run_s=statistics.median(seconds["next run"]), peak_memory_mb=peak["next run"] / 1e6,
-        first_run_tokens_per_s=pace["first run"], first_run_peak_memory_mb=peak["first run"] / 1e6, **common,
+    row = compare(
+        "feed", case, "next run", "first run", seconds, target="under 2 s", next_run_s=median(seconds["next run"]),
+        peak_memory_mb=peak["next run"] / 1e6, first_run_tokens_per_s=speed["first run"],
+        first_run_peak_memory_mb=peak["first run"] / 1e6, **common,
     )  # fmt: skip
     return [*rows, row]
-
-
-def _run_apart(cores: int, kind: str, path: Path, tokenizer: str, length: int) -> tuple[float, int, int]:
-    """(seconds, tokens, peak bytes) of `CHILD`; peak: what it and its processes held together, sampled, a page that
-    several share counted once (on Linux; elsewhere in each). Raises RuntimeError with its last words when it fails."""
-    import psutil
-
-    package = str(Path(__file__).resolve().parents[3])
-    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    arguments = map(str, (cores, kind, path, tokenizer, length))
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *arguments], env={**os.environ, "PYTHONPATH": paths}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    peak, watched = 0, psutil.Process(child.pid)
-    while child.poll() is None:
-        now = 0
-        with suppress(psutil.Error):
-            for process in (watched, *watched.children(recursive=True)):
-                memory = process.memory_full_info()
-                now += getattr(memory, "pss", memory.rss)
-        peak = max(peak, now)
-        time.sleep(0.4)  # to count shared pages takes the system milliseconds, which the child then lacks
-    out, errors = child.communicate()
-    if child.returncode:
-        raise RuntimeError(f"the run on {path} ended with {child.returncode}: {errors[-2000:]}")
-    result = json.loads(out.splitlines()[-1])
-    return result["seconds"], result["tokens"], peak
-
-
-def _count(number: int, what: str) -> str:
-    plural = what + ("es" if what.endswith("s") else "s")
-    return f"{number} {what if number == 1 else plural}"

@@ -1,6 +1,6 @@
-"""What decoding is measured against: an oracle that holds acceptance equal, the matmuls alone, and other libraries.
+"""What decoding is compared with: other libraries and the matmuls alone; and the oracle that holds acceptance equal.
 
-Nothing here is needed to decode. Hugging Face's and diffusers' code is imported where it is called for.
+The code of Hugging Face and diffusers is imported by the functions that use it.
 """
 
 import time
@@ -20,10 +20,10 @@ class Oracle:
     """A model whose acceptance is dictated: after each real forward it overwrites the logits, so that exactly `accept`
     of the block's masked positions have a probability near 1 and the others 1 / V.
 
-    Stands where a Transformer stands; all rows must be at the same step. Which positions: a fixed random order of the
-    block's places. Which tokens: the model's own likeliest (`own_tokens`), so that equal outputs mean equal logits; or
-    scripted ones, for bfloat16, where rounding differs with a matmul's shape.
-    seconds: spent on this, to be subtracted; inside: seconds in the real forwards; calls: the shapes they were of.
+    Takes the place of a Transformer; all rows must be at the same step. A fixed random order of the block's positions
+    says which are accepted. Their tokens are the model's own most likely ones (`own_tokens`), so that equal outputs
+    mean equal logits; or scripted ones, for bfloat16, where rounding depends on a matmul's shape.
+    seconds: spent on this, to be subtracted; inside: seconds in the real forwards; calls: the shapes of the forwards.
     """
 
     def __init__(self, model, block_size: int, accept: int, mask_token_id: int, own_tokens: bool):
@@ -38,7 +38,7 @@ class Oracle:
 
     def __call__(self, tokens, position, mask, cache=None, slots=None, read=None) -> Tensor:
         began = self.now()
-        self.given = tokens, position, read
+        self.inputs = tokens, position, read
         more = {} if cache is None and read is None else {"cache": cache, "slots": slots, "read": read}
         hidden = self.model(tokens, position, mask, **more)
         self.inside += self.now() - began
@@ -61,31 +61,31 @@ class Oracle:
         return time.perf_counter()
 
     def overwrite(self, logits: Tensor) -> None:
-        """In place; logits: [n, V] of the elements read, row after row."""
-        tokens, position, read = self.given
+        """Overwrite in place the logits [n, V] of the elements read, row after row."""
+        tokens, position, read = self.inputs
         rows, columns = torch.ones_like(tokens).nonzero(as_tuple=True) if read is None else read
-        # 1. the masked positions of the block in work, the last one of the window
+        # 1. the masked positions of the current block, the last one of the window
         masked = tokens[rows, columns] == self.mask_token_id
         masked &= columns >= tokens.shape[1] - self.block_size
-        still = int(masked.sum()) // len(tokens)
+        remaining = int(masked.sum()) // len(tokens)
         # 2. the next `accept` of them in the oracle's order: those before are committed
         index = masked.nonzero()[:, 0]
-        place = position[rows[index], columns[index]]
-        chosen = self.rank[place % self.block_size] < self.block_size - still + self.accept
+        masked_position = position[rows[index], columns[index]]
+        chosen = self.rank[masked_position % self.block_size] < self.block_size - remaining + self.accept
         # 3. their tokens
         if self.own_tokens:
             real = logits[index]
             real[:, self.mask_token_id] = -torch.inf
             token = real.argmax(dim=-1)
         else:
-            token = (place * 31 + rows[index] * 17) % (logits.shape[-1] - 1)
+            token = (masked_position * 31 + rows[index] * 17) % (logits.shape[-1] - 1)
         logits[index] = 0
         logits[index[chosen], token[chosen]] = 30
 
 
 class Matmuls:
-    """The same sequence of matrix products as forwards of these shapes, and nothing else: the least time there is.
-    Each goes to the quicker library, and by prepacked weights where the model's are, as in the model.
+    """The matrix products of forwards of these shapes, in the same order, and nothing else: a lower bound of the time.
+    Each runs in the faster library, and from prepacked weights where the model's are, as in the model.
 
     calls: (rows, window, keys, elements read) of each forward, as `Oracle.calls`.
     """
@@ -93,11 +93,11 @@ class Matmuls:
     def __init__(self, model: Transformer, calls: list[tuple[int, int, int, int]]):
         self.model, self.calls, self.graph = model, calls, None
         self.inputs = {call: self._inputs(*call) for call in set(calls)}
-        if model.device.type == "cuda":  # all of them one launch: not even that of each forward is counted
+        if model.device.type == "cuda":  # one launch for all of them: no launch of a forward counts
             self.graph, _ = captured(self.run, model.device)
 
-    def _inputs(self, batch: int, width: int, keys: int, read: int):
-        config, like = self.model.config, self.model.lm_head.weight
+    def _inputs(self, batch: int, width: int, keys: int, read: int) -> dict[str, Tensor]:
+        config, weight = self.model.config, self.model.lm_head.weight
         heads, size = config.num_key_value_heads, config.head_dim
         shared = config.num_attention_heads // heads  # query heads per key head: their rows stand below one another
         shapes = {
@@ -105,25 +105,29 @@ class Matmuls:
             "h": (batch * width, config.intermediate_size), "q": (batch, heads, shared * width, size),
             "p": (batch, heads, shared * width, keys), "k": (batch, heads, keys, size),
         }  # fmt: skip
-        return {name: torch.randn(shape, dtype=like.dtype, device=like.device) for name, shape in shapes.items()}, read
+        return {name: torch.randn(shape, dtype=weight.dtype, device=weight.device) for name, shape in shapes.items()}
 
     def __call__(self) -> None:
         self.run() if self.graph is None else self.graph.replay()
 
     @torch.inference_mode()
     def run(self) -> None:
+        layers = self.model.model.layers
         for call in self.calls:
-            of, read = self.inputs[call]
-            x, y, h = of["x"], of["y"], of["h"]
+            inputs, read = self.inputs[call], call[-1]
+            x, y, h = inputs["x"], inputs["y"], inputs["h"]
             with onednn_matmul(*x.shape, x.device):
-                for layer in self.model.model.layers:
+                for layer in layers:
                     attention, mlp = layer.self_attn, layer.mlp
                     for project in (attention.q_proj, attention.k_proj, attention.v_proj):
                         project.forward(x)
-                    of["q"] @ of["k"].transpose(-1, -2), of["p"] @ of["k"]
-                    if layer is self.model.model.layers[-1]:  # what is not read needs no more than keys and values
+                    inputs["q"] @ inputs["k"].transpose(-1, -2)
+                    inputs["p"] @ inputs["k"]
+                    if layer is layers[-1]:  # an element that is not read needs its keys and values alone
                         x, y, h = x[:read], y[:read], h[:read]
-                    attention.o_proj.forward(y), mlp.gate_proj.forward(x), mlp.up_proj.forward(x)
+                    attention.o_proj.forward(y)
+                    mlp.gate_proj.forward(x)
+                    mlp.up_proj.forward(x)
                     mlp.down_proj.forward(h)
             with onednn_matmul(read, x.shape[1], x.device):
                 self.model.lm_head.forward(x)
@@ -133,32 +137,32 @@ def hugging_face(model: Transformer):
     """transformers' Qwen3ForCausalLM with the model's own weights, in its precision."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    record = hf_config(model.config, CheckpointInfo("ar"), {})
-    record["rope_parameters"] = {"rope_type": "default", "rope_theta": model.config.rope_theta}
-    theirs = Qwen3ForCausalLM(Qwen3Config(**record)).to(model.device, model.lm_head.weight.dtype).eval()
-    theirs.load_state_dict(model.state_dict())
-    theirs.generation_config.eos_token_id = None  # all tokens asked for, as the other jobs
-    theirs.generation_config.pad_token_id = 0
-    return theirs
+    fields = hf_config(model.config, CheckpointInfo("ar"), {})
+    fields["rope_parameters"] = {"rope_type": "default", "rope_theta": model.config.rope_theta}
+    qwen3 = Qwen3ForCausalLM(Qwen3Config(**fields)).to(model.device, model.lm_head.weight.dtype).eval()
+    qwen3.load_state_dict(model.state_dict())
+    qwen3.generation_config.eos_token_id = None  # it writes all the tokens that are asked for, as the other jobs
+    qwen3.generation_config.pad_token_id = 0
+    return qwen3
 
 
 class Qwen3(nn.Module):
-    """Hugging Face's model called as this project's is (without a cache)."""
+    """Hugging Face's model behind the interface of this project's (without a cache)."""
 
-    def __init__(self, theirs, config: ModelConfig):
+    def __init__(self, qwen3, config: ModelConfig):
         super().__init__()
-        self.theirs, self.config, self.device, self.lm_head = theirs, config, theirs.device, theirs.lm_head
+        self.qwen3, self.config, self.device, self.lm_head = qwen3, config, qwen3.device, qwen3.lm_head
 
     def forward(self, tokens, position, mask) -> Tensor:
-        seen = self.theirs.model(tokens, attention_mask=mask[:, None], position_ids=position, use_cache=False)
-        return seen.last_hidden_state
+        output = self.qwen3.model(tokens, attention_mask=mask[:, None], position_ids=position, use_cache=False)
+        return output.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.lm_head(hidden)
 
 
 class ForPipeline(nn.Module):
-    """A model called as diffusers' pipeline calls one: ids and positions [B, S] → `.logits` [B, S, V]."""
+    """A model behind the interface that diffusers' pipeline calls: ids and positions [B, S] → `.logits` [B, S, V]."""
 
     def __init__(self, model, block_size: int):
         super().__init__()

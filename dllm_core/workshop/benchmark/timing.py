@@ -1,17 +1,34 @@
-"""Times measured side by side: jobs take turns, so that what slows the machine for a moment slows all of them."""
+"""Times measured side by side: jobs take turns, so that whatever slows the machine for a moment slows all of them."""
 
 import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a record measures. part: "train", "decode" or "feed"; dtype: "" for feeding; threads: of PyTorch on the CPU;
+    rounds: turns of every job; quick: little work, to see that it runs."""
+
+    part: str
+    shape: str
+    dtype: str
+    threads: int
+    rounds: int
+    quick: bool = False
+
+    @property
+    def words(self) -> str:
+        return f"{self.shape} {self.dtype}, {plural(self.threads, 'thread')}"
+
+
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many threads of PyTorch while it lasts."""
+    """Within it PyTorch uses `count` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -20,75 +37,58 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@dataclass(frozen=True)
-class Spread:
-    """median, low, high: over the rounds, of seconds or of the ratio of two jobs within a round."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> "Spread":
-        return cls(statistics.median(values), min(values), max(values))
-
-
-@dataclass(frozen=True)
-class MeasuredRow:
-    """One comparison of the benchmark.
-
-    part: "decode", "train" or "feed". case: the shape of the work in words, as "26M fp32, batch 1, prompt 32, 1 thread".
-    name, against: the two jobs; ratio: how many times as fast the first is, round by round. seconds: of each of the two.
-    target: what is aimed at, in words ("at least 2.2"), or "". more: further figures by name (each with its unit).
-    """
-
-    part: str
-    case: str
-    name: str
-    against: str
-    ratio: Spread
-    seconds: dict[str, Spread]
-    target: str = ""
-    more: dict[str, float | str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
+def plural(count: int, noun: str) -> str:
+    """1, "thread" → "1 thread"; 2, "process" → "2 processes"."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}es" if noun.endswith("s") else f"{count} {noun}s"
 
 
 def take_turns(
     jobs: dict[str, Callable[[], float | None]], rounds: int = 5, warm: int = 1, device: torch.device | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of each job in each round, after `warm` rounds that do not count; the order turns round every time.
+    """Seconds of each job in each round, after `warm` rounds that do not count; every round reverses the order.
 
-    A job that returns a number has timed itself (to leave out what is not to be counted). On CUDA the device is waited for.
-    Raises ValueError for no rounds.
+    A job that returns a number has timed itself (to leave out what must not count). A CUDA device is synchronized
+    before and after each job. Raises ValueError for no rounds.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: must be at least 1")
-    wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
+    synchronize = torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(warm + rounds):
         for name in list(jobs) if number % 2 else list(reversed(jobs)):
-            wait()
+            synchronize()
             began = time.perf_counter()
-            own = jobs[name]()
-            wait()
-            taken = time.perf_counter() - began
+            by_itself = jobs[name]()
+            synchronize()
+            elapsed = time.perf_counter() - began
             if number >= warm:
-                seconds[name].append(taken if own is None else own)
+                seconds[name].append(elapsed if by_itself is None else by_itself)
     return seconds
 
 
-def compared(
-    part: str, case: str, name: str, against: str, seconds: dict[str, list[float]], work: dict[str, float] | None = None,
-    target: str = "", **more: float | str,
-) -> MeasuredRow:  # fmt: skip
-    """The row that says how many times as fast `name` is as `against`, both jobs of `take_turns`.
+def compare(
+    part: str, case: str, name: str, against: str, seconds: dict[str, list[float]],
+    work: dict[str, float] | None = None, target: str = "", **more: float | str,
+) -> dict:  # fmt: skip
+    """A comparison of two jobs of `take_turns`, a row of a record: how many times as fast `name` is as `against`.
 
-    work: what each job got done (tokens), where that differs; the ratio is then of work per second.
+    part: the setting's, or "PART along AXIS" for a point of a curve. case: the shape of the work in words, as "26m
+    float32, 1 thread, batch 1, prompt 32". work: the amount of work of each job (tokens), where the amounts differ.
+    target: the aim in words ("at least 2.2"), or "". more: further figures by name, each name with its unit.
+    The row holds these under their names, "ratio", of work per second within a round, and the "seconds" of both jobs;
+    each as `spread` over the rounds.
     """
-    done = work or {name: 1.0, against: 1.0}
+    work = work or {name: 1.0, against: 1.0}
     rounds = zip(seconds[name], seconds[against], strict=True)
-    ratios = [(done[name] / own) / (done[against] / other) for own, other in rounds]
-    each = {job: Spread.of(seconds[job]) for job in (name, against)}
-    return MeasuredRow(part, case, name, against, Spread.of(ratios), each, target, more)
+    ratio = spread([(work[name] / first) / (work[against] / second) for first, second in rounds])
+    both = {job: spread(seconds[job]) for job in (name, against)}
+    return {
+        "part": part, "case": case, "name": name, "against": against,
+        "ratio": ratio, "seconds": both, "target": target, "more": more,
+    }  # fmt: skip
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}

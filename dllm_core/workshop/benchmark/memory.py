@@ -1,0 +1,104 @@
+"""Memory of a benchmark's job: on a CPU that of a child process with nothing else in it, on a GPU the allocator's.
+
+`run_child` starts every child process of the benchmark. PyTorch is not imported here: a child first gives up the cores
+that it may not use.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+import psutil
+
+RUNS = 3  # of a job whose memory is measured
+SAMPLE = 0.4  # seconds between two samples; counting shared pages takes milliseconds, which the child then lacks
+
+
+def run_child(function: Callable, *arguments, cores: int | None = None) -> tuple[object, int]:
+    """Call a module's function in a new Python process: (its result, peak bytes of the process and its children).
+
+    arguments, result: whatever JSON holds. cores: the process uses so many at most (Linux). The peak is sampled; a page
+    that several processes share counts once on Linux, elsewhere in each.
+    Raises RuntimeError with the child's last words when it fails.
+    """
+    package = str(Path(__file__).resolve().parents[3])
+    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    call = json.dumps([function.__module__, function.__name__, arguments, cores])
+    child = subprocess.Popen(
+        [sys.executable, "-m", "dllm_core.workshop.benchmark.memory", call],
+        env={**os.environ, "PYTHONPATH": paths}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    peak, process, output = 0, psutil.Process(child.pid), None
+    while output is None:
+        peak = max(peak, held_memory(process))
+        with suppress(subprocess.TimeoutExpired):
+            output, errors = child.communicate(timeout=SAMPLE)
+    if child.returncode:
+        raise RuntimeError(f"{function.__name__}{arguments} ended with {child.returncode}: {errors[-2000:]}")
+    result, at_the_end = json.loads(output.splitlines()[-1])
+    return result, max(peak, at_the_end)
+
+
+def held_memory(process: psutil.Process) -> int:
+    """Bytes that a process and its children hold together; 0 when it has ended."""
+    held = 0
+    with suppress(psutil.Error):
+        for each in (process, *process.children(recursive=True)):
+            memory = each.memory_full_info()
+            held += getattr(memory, "pss", memory.rss)
+    return held
+
+
+def child_peaks(job_memory: Callable, arguments: dict[str, tuple]) -> dict[str, float]:
+    """GiB that each job adds to a child process with nothing else in it; {} but on Linux.
+
+    job_memory: a module's function that makes a job and returns its `added_memory`; arguments: its arguments by the
+    job's name.
+    """
+    if not Path("/proc/self/status").exists():
+        return {}
+    return {name: run_child(job_memory, *values)[0] / 2**30 for name, values in arguments.items()}
+
+
+def device_peaks(device, jobs: dict[str, Callable]) -> dict[str, float]:
+    """GiB of GPU memory that a run of each job adds at most to what lies there before (weights, optimizers)."""
+    import torch
+
+    peaks = {}
+    for name, job in jobs.items():
+        job()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        job()
+        peaks[name] = (torch.cuda.max_memory_allocated(device) - before) / 2**30
+    return peaks
+
+
+def added_memory(job: Callable) -> int:
+    """Peak bytes that `RUNS` runs of a job add to this process, which has done nothing greater before (Linux)."""
+    before = _status("VmRSS")
+    for _ in range(RUNS):
+        job()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    """Bytes by /proc/self/status. Not `ru_maxrss`, which a process inherits from the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def _child(module: str, name: str, arguments: list, cores: int | None) -> None:
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    result = getattr(import_module(module), name)(*arguments)
+    print(json.dumps([result, held_memory(psutil.Process())]))
+
+
+if __name__ == "__main__":
+    _child(*json.loads(sys.argv[1]))
