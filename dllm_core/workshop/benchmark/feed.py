@@ -77,7 +77,9 @@ def measure(setting: Setting) -> Iterator[dict]:
 
 def corpus_folder() -> Path:
     """The folder of the embedded corpus, its large files unpacked."""
-    return [find_data(Path("data", name)) for name in PACKED][0].parent
+    for name in PACKED:
+        path = find_data(Path("data", name))
+    return path.parent
 
 
 def write_file(path: Path, source: Path, size: float, kind: str, joined: int) -> Path:
