@@ -1,22 +1,36 @@
-"""The three records of settings. Frozen; each says at once what is wrong with a bad value. No torch, no files."""
+"""Settings of a model, of its training and of one decoding, and what is recorded of a checkpoint. No torch, no files.
+
+Each is a frozen dataclass that raises ValueError for a bad value: the setting's name, its value and what it must be.
+"""
 
 from dataclasses import asdict, dataclass, field
 
 OBJECTIVES = ("ar", "llada1", "llada2")
 
 
-def _require(ok: bool, name: str, value, wanted: str) -> None:
-    if not ok:
-        raise ValueError(f"{name}={value!r}: must be {wanted}")
+class Settings:
+    """The check and the dict that all settings share."""
+
+    def _require(self, name: str, is_valid: bool, wanted: str) -> None:
+        if not is_valid:
+            raise ValueError(f"{name}={getattr(self, name)!r}: must be {wanted}")
+
+    def _require_positive_integers(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._require(name, isinstance(value, int) and value > 0, "a positive integer")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """Shape of the Transformer, under Hugging Face's Qwen3 names.
 
     `num_key_value_heads`, `head_dim` and `intermediate_size` are derived when left out (MiniMind's rule for the last:
     64 * ceil(hidden * 8/3 / 64)). `qk_norm=False` gives MiniMind2's layout. `qk_norm_init` is the starting gain of the
-    QK-norms: 1.0 is Qwen3's; above 1 attention starts sharper, which makes copying start early in small models.
+    QK-norms: 1.0 is Qwen3's; above 1 attention starts sharper, and small models learn to copy earlier.
     """
 
     vocab_size: int
@@ -36,39 +50,37 @@ class ModelConfig:
 
     def __post_init__(self):
         heads, hidden = self.num_attention_heads, self.hidden_size
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-            value = getattr(self, name)
-            _require(isinstance(value, int) and value > 0, name, value, "a positive integer")
+        self._require_positive_integers("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
         if self.head_dim is None:
-            _require(hidden % heads == 0, "hidden_size", hidden, f"divisible by num_attention_heads={heads}")
+            self._require("hidden_size", hidden % heads == 0, f"divisible by num_attention_heads={heads}")
             object.__setattr__(self, "head_dim", hidden // heads)
-        _require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even (RoPE turns pairs)")
+        self._require("head_dim", self.head_dim % 2 == 0, "even (RoPE rotates pairs)")
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", heads)
-        kv = self.num_key_value_heads
-        _require(kv > 0 and heads % kv == 0, "num_key_value_heads", kv, f"a divisor of num_attention_heads={heads}")
+        kv_heads = self.num_key_value_heads
+        is_divisor = kv_heads > 0 and heads % kv_heads == 0
+        self._require("num_key_value_heads", is_divisor, f"a divisor of num_attention_heads={heads}")
         if self.intermediate_size is None:
             object.__setattr__(self, "intermediate_size", 64 * -(-hidden * 8 // (3 * 64)))
 
-    def to_dict(self) -> dict:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """The optimisation of one stage.
+class TrainConfig(Settings):
+    """Optimization of one stage.
 
-    max_iters: optimiser steps; batch_size: rows per step; seq_len: tokens per row; micro_batch_size: rows computed at a
-    time, 0 = all (of several processes: each one's share); fewer take less memory. For AR it is the same step; diffusion
-    draws its noise and its strata, and takes CAP's mean, for each part by itself, so its numbers differ as those of another
-    seed do. Several processes share the parts of a step, and equal parts make equal steps.
-    `optimizer`: "adamw", or "muon" (Muon on the hidden matrices at `muon_learning_rate`, AdamW on embeddings and gains at
-    `learning_rate`).
-    The learning rate is warm-up–stable–decay: linear over `warmup_steps`, flat, and over the last `decay_ratio` of the
-    run down to `min_lr_ratio` of itself. `eval_every`, `save_every`: in steps, 0 = only at the end.
-    `embedding_noise`: standard deviation of Gaussian noise on the mask embedding's output in the first
-    `embedding_noise_steps` steps (LLaDA 2.0 §7.1). `activation_checkpointing`: keep each layer's input alone and compute
-    the layer again in the backward pass: a forward more for much less memory with long rows and large models.
+    max_iters: optimizer steps. batch_size: rows per step. seq_len: tokens per row.
+    micro_batch_size: rows computed at a time (with several processes, of each one's share), 0 = all; fewer take less
+        memory. The step of AR does not depend on it. Diffusion draws noise and strata, and takes CAP's mean, per
+        micro-batch, so its numbers differ as those of another seed do.
+    optimizer: "adamw", or "muon": Muon on the hidden matrices at `muon_learning_rate`, AdamW on embeddings and gains at
+        `learning_rate`.
+    learning rate: rises linearly over `warmup_steps`, stays, and falls over the last `decay_ratio` of the run to
+        `min_lr_ratio` of itself.
+    eval_every, save_every: in steps, 0 = only at the end. keep_best: best checkpoints that are kept.
+    embedding_noise: standard deviation of Gaussian noise on the mask embedding's output in the first
+        `embedding_noise_steps` steps (LLaDA 2.0 §7.1).
+    activation_checkpointing: store only each layer's input and compute the layer again in the backward pass; one more
+        forward for much less memory with long rows and large models.
     """
 
     max_iters: int
@@ -94,38 +106,33 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("max_iters", "batch_size", "seq_len", "keep_best"):
-            value = getattr(self, name)
-            _require(isinstance(value, int) and value > 0, name, value, "a positive integer")
-        _require(self.optimizer in ("adamw", "muon"), "optimizer", self.optimizer, "'adamw' or 'muon'")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
-        _require(self.muon_learning_rate > 0, "muon_learning_rate", self.muon_learning_rate, "positive")
-        _require(self.grad_clip > 0, "grad_clip", self.grad_clip, "positive (float('inf') = off)")
-        _require(self.micro_batch_size >= 0, "micro_batch_size", self.micro_batch_size, "0 (all rows) or more")
+        self._require_positive_integers("max_iters", "batch_size", "seq_len", "keep_best")
+        self._require("micro_batch_size", self.micro_batch_size >= 0, "0 (all rows) or more")
+        self._require("optimizer", self.optimizer in ("adamw", "muon"), "'adamw' or 'muon'")
+        self._require("grad_clip", self.grad_clip > 0, "positive (float('inf') = off)")
+        for name in ("learning_rate", "muon_learning_rate"):
+            self._require(name, getattr(self, name) > 0, "positive")
         for name in ("warmup_steps", "eval_every", "save_every", "embedding_noise", "embedding_noise_steps"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "between 0 and 1")
-        _require(0 <= self.decay_ratio <= 1, "decay_ratio", self.decay_ratio, "between 0 and 1")
-        _require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "'float32' or 'bfloat16'")
-
-    def to_dict(self) -> dict:
-        return asdict(self)
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("min_lr_ratio", "decay_ratio"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        self._require("dtype", self.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'")
 
 
 @dataclass(frozen=True)
-class DecodeConfig:
-    """One way of decoding.
+class DecodeConfig(Settings):
+    """How one decoding is done.
 
-    style: "ar", "llada1" or "llada2". max_new_tokens: answer positions. temperature 0 = greedy; top_k, top_p: filters,
-    0 / 1.0 = off. cfg_scale: classifier-free guidance s, 0 = off. seed: of the sampling.
+    style: "ar", "llada1" or "llada2". max_new_tokens: answer positions. seed: of the sampling.
+    temperature: 0 = greedy. top_k, top_p: filters, 0 / 1.0 = off. cfg_scale: classifier-free guidance s, 0 = off.
     steps: all steps in LLaDA 1 (None: one per token), steps per block in LLaDA 2 (None: the block length).
-    block_length: LLaDA 1: length of the semi-autoregressive blocks, None = the whole answer; LLaDA 2: the block size.
-    remasking: LLaDA 1, "low_confidence" or "random".
+    block_length: in LLaDA 1 of the semi-autoregressive blocks (None: the whole answer), in LLaDA 2 the block size.
+    remasking: of LLaDA 1, "low_confidence" or "random".
     threshold: LLaDA 2 commits above it; None = by schedule alone. minimal_topk: least commits per step.
-    cap_start_ratio → cap_end_ratio: the decoding budget, a share of the still masked answer that may be committed in
-    one step, growing with progress; max_decode_per_step: a hard cap. Both None = off. (Not the paper's CAP.)
-    eos_early_stop: stop once eos stands with no mask before it. use_cache: keys and values of finished blocks.
-    alternatives: runners-up recorded per commit; draft: record the guesses at masked positions.
+    cap_start_ratio → cap_end_ratio: decoding budget, the share of the still masked answer that one step may commit,
+        linear in progress. max_decode_per_step: the most that a step may commit. None = off. (Not the paper's CAP.)
+    eos_early_stop: stop once eos stands with no mask before it. use_cache: keep keys and values of finished blocks.
+    alternatives: runners-up recorded per commit. draft: record predictions at positions that stay masked.
     """
 
     style: str = "llada2"
@@ -149,50 +156,43 @@ class DecodeConfig:
     draft: bool = False
 
     def __post_init__(self):
-        _require(self.style in OBJECTIVES, "style", self.style, f"one of {', '.join(OBJECTIVES)}")
-        _require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "a positive integer")
-        _require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or more")
-        _require(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
-        _require(self.cfg_scale >= 0, "cfg_scale", self.cfg_scale, "0 (off) or more")
-        _require(self.steps is None or self.steps > 0, "steps", self.steps, "a positive integer")
-        _require(self.block_length is None or self.block_length > 0, "block_length", self.block_length, "positive")
-        _require(
-            self.remasking in ("low_confidence", "random"), "remasking", self.remasking, "'low_confidence' or 'random'"
-        )
-        _require(self.threshold is None or 0 <= self.threshold <= 1, "threshold", self.threshold, "in [0, 1]")
-        _require(self.minimal_topk >= 1, "minimal_topk", self.minimal_topk, "1 or more")
-        caps = (self.cap_start_ratio, self.cap_end_ratio)
-        names = "cap_start_ratio, cap_end_ratio"
-        _require((caps[0] is None) == (caps[1] is None), names, caps, "set both or neither")
-        _require(caps[0] is None or all(0 < c <= 1 for c in caps), names, caps, "in (0, 1]")
-        cap = self.max_decode_per_step
-        _require(cap is None or cap >= 1, "max_decode_per_step", cap, "1 or more, or None (off)")
-        _require(self.alternatives >= 0, "alternatives", self.alternatives, "0 or more")
+        self._require("style", self.style in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}")
+        self._require("remasking", self.remasking in ("low_confidence", "random"), "'low_confidence' or 'random'")
+        self._require("temperature", self.temperature >= 0, "0 (greedy) or more")
+        self._require("top_k", self.top_k >= 0, "0 (off) or more")
+        self._require("top_p", 0 < self.top_p <= 1, "in (0, 1]")
+        self._require("cfg_scale", self.cfg_scale >= 0, "0 (off) or more")
+        self._require("alternatives", self.alternatives >= 0, "0 or more")
+        self._require("threshold", self.threshold is None or 0 <= self.threshold <= 1, "in [0, 1], or None")
+        for name in ("max_new_tokens", "minimal_topk"):
+            self._require(name, getattr(self, name) >= 1, "1 or more")
+        for name in ("steps", "block_length", "max_decode_per_step"):
+            value = getattr(self, name)
+            self._require(name, value is None or value >= 1, "1 or more, or None")
+        budget = (self.cap_start_ratio, self.cap_end_ratio)
+        if budget != (None, None) and not all(ratio is not None and 0 < ratio <= 1 for ratio in budget):
+            raise ValueError(f"cap_start_ratio, cap_end_ratio={budget}: must be in (0, 1]; set both or neither")
         if self.style == "ar":
-            _require(self.cfg_scale == 0, "cfg_scale", self.cfg_scale, "0 for style 'ar' (guidance needs masks)")
+            self._require("cfg_scale", self.cfg_scale == 0, "0 for style 'ar' (guidance needs masks)")
         if self.style == "llada1":
             self._check_llada1()
 
-    def _check_llada1(self):
+    def _check_llada1(self) -> None:
         answer, block = self.max_new_tokens, self.block_length or self.max_new_tokens
-        _require(answer % block == 0, "block_length", block, f"a divisor of max_new_tokens={answer} for LLaDA 1")
-        steps, blocks = self.steps or answer, answer // block
-        most = f"at most max_new_tokens={answer} for LLaDA 1, which writes a token or more a step"
-        _require(steps <= answer, "steps", steps, most)
-        parts = f"a multiple of the {blocks} blocks of {block} tokens that LLaDA 1 writes"
-        _require(steps % blocks == 0, "steps", steps, parts)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
+        self._require("block_length", answer % block == 0, f"a divisor of max_new_tokens={answer} for LLaDA 1")
+        if self.steps is not None:
+            blocks = answer // block
+            limit = f"at most max_new_tokens={answer} for LLaDA 1, which writes a token or more per step"
+            self._require("steps", self.steps <= answer, limit)
+            self._require("steps", self.steps % blocks == 0, f"a multiple of the {blocks} blocks of {block} tokens")
 
 
 @dataclass(frozen=True)
-class CheckpointInfo:
-    """What a saved model is, beside its weights: how it was trained, hence how it may be decoded.
+class CheckpointInfo(Settings):
+    """How a saved model was trained, hence how it may be decoded.
 
-    objective: "ar", "llada1" or "llada2"; block_size: of block diffusion, None elsewhere; label_shift: token i is read
-    at row i − 1 (always so for AR); chat: trained on conversations.
+    objective: "ar", "llada1" or "llada2". block_size: of block diffusion, None elsewhere. label_shift: token i is
+    predicted at element i − 1 (always so for AR). chat: trained on conversations.
     """
 
     objective: str
@@ -202,4 +202,4 @@ class CheckpointInfo:
     extra: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        _require(self.objective in OBJECTIVES, "objective", self.objective, f"one of {', '.join(OBJECTIVES)}")
+        self._require("objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}")

@@ -1,4 +1,4 @@
-"""What changes over time: the noise level with its weight, the block size and the learning rate over a run.
+"""Schedules: the noise level over t with its loss weight, the block size and the learning rate over a run.
 
 Sources: LLaDA (arXiv 2502.09992) Eq. 3; LLaDA 2.0 (arXiv 2512.15745) Eq. 1, 5 and §4.1; MDLM for general alpha.
 """
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ALPHAS = {
-    # kind: (alpha(t), alpha'(t), t at which alpha(t) = a)
+ALPHAS = {  # kind: alpha(t), its derivative alpha'(t), and its inverse, the t at which alpha(t) = a
     "linear": (lambda t: 1 - t, lambda t: -torch.ones_like(t), lambda a: 1 - a),
     "cosine": (  # alpha = 1 − cos(π(1 − t)/2): masks faster than linear near t = 0
         lambda t: 1 - torch.cos(math.pi * (1 - t) / 2),
@@ -27,12 +26,13 @@ ALPHAS = {
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """alpha(t), its derivative, the loss weight and the drawing of t, all in one object so that they cannot disagree.
+    """alpha(t), its derivative, the loss weight and the drawing of t, in one object so that they cannot disagree.
 
-    alpha(t) is the probability that a token is still clean at time t; t is uniform on [t_min, t_max].
-    `weighting`: "elbo" is −alpha'/(1 − alpha) (linear: 1/t), the bound's; "uniform" is 1, a re-weighted loss; "squared"
-    divides by 1 − alpha twice (linear: 1/t²), a mistake found in public code, here to be recognised by what it does.
-    `draw_method`: "iid", or "stratified" (one draw in each of n equal strata, shuffled: same mean, less variance).
+    alpha(t) is the probability that a token is still clean at time t; t is uniform on [t_min, t_max).
+    kind: one of `ALPHAS`.
+    weighting: "elbo", the weight −alpha'/(1 − alpha) of the likelihood bound (linear: 1/t); "uniform", 1, a re-weighted
+        loss; "squared", divided by 1 − alpha twice (linear: 1/t²), a mistake in public code, kept to show its effect.
+    draw_method: "iid", or "stratified" (one draw in each of n equal strata, shuffled: same mean, less variance).
     """
 
     kind: str = "linear"
@@ -54,7 +54,7 @@ class NoiseSchedule:
 
     @classmethod
     def band(cls, low: float, high: float, kind: str = "linear", **options) -> "NoiseSchedule":
-        """Mask-ratio bandwidth (LLaDA 2.0 §5): t limited so that the mask probability 1 − alpha(t) is in [low, high]."""
+        """Mask-ratio bandwidth (LLaDA 2.0 §5): t such that the mask probability 1 − alpha(t) lies in [low, high]."""
         if not 0 <= low < high <= 1:
             raise ValueError(f"alpha_min={low}, alpha_max={high}: must satisfy 0 <= alpha_min < alpha_max <= 1")
         inverse = ALPHAS[kind][2]
@@ -62,11 +62,12 @@ class NoiseSchedule:
 
     @property
     def name(self) -> str:
-        words = {"elbo": "1/t-type", "uniform": "uniform", "squared": "1/t²-type (a mistake)"}
-        return f"{self.kind}, {words[self.weighting]} weight"
+        """The kind and the weight in words, for titles."""
+        weights = {"elbo": "1/t-type", "uniform": "uniform", "squared": "1/t²-type (a mistake)"}
+        return f"{self.kind}, {weights[self.weighting]} weight"
 
     def alpha(self, t: Tensor) -> Tensor:
-        """[...] → [...]: probability of being clean."""
+        """[...] → [...]: probability that a token is clean."""
         return ALPHAS[self.kind][0](t)
 
     def alpha_prime(self, t: Tensor) -> Tensor:
@@ -74,14 +75,14 @@ class NoiseSchedule:
         return ALPHAS[self.kind][1](t)
 
     def weight(self, t: Tensor) -> Tensor:
-        """[...] → [...]: w(t) = −alpha'/(1 − alpha) > 0 for tokens masked at t (the papers print it without the sign)."""
+        """[...] → [...]: w(t) = −alpha'/(1 − alpha) > 0, of tokens masked at t (the papers print it without the sign)."""
         if self.weighting == "uniform":
             return torch.ones_like(t)
         masked = 1 - self.alpha(t)
         return -self.alpha_prime(t) / (masked**2 if self.weighting == "squared" else masked)
 
     def complement_weight(self, t: Tensor) -> Tensor:
-        """[...] → [...]: weight of the complementary view, whose tokens are those left clean at t: −alpha'/alpha."""
+        """[...] → [...]: −alpha'/alpha, weight of the complementary view, which masks the tokens that are clean at t."""
         if self.weighting == "uniform":
             return torch.ones_like(t)
         clean = self.alpha(t)
@@ -89,8 +90,8 @@ class NoiseSchedule:
 
     @property
     def constant(self) -> float:
-        """(alpha(t_min) − alpha(t_max)) / (t_max − t_min): what uniform logits cost per token, over log V, under the
-        "elbo" weighting. 1 for the linear schedule; a loss of another schedule is divided by it to be compared."""
+        """(alpha(t_min) − alpha(t_max)) / (t_max − t_min): the loss of uniform logits per maskable token, over log V, under
+        the "elbo" weighting. It is 1 for the linear schedule; divide another schedule's loss by it to compare them."""
         ends = self.alpha(torch.tensor([self.t_min, self.t_max], dtype=torch.float64))
         return float(ends[0] - ends[1]) / (self.t_max - self.t_min)
 
@@ -104,7 +105,7 @@ class NoiseSchedule:
         return self.time(u).reshape(shape)
 
     def time(self, u: Tensor) -> Tensor:
-        """[...] in [0, 1) → [...] in [t_min, t_max): the time that a uniform number stands for."""
+        """[...] in [0, 1) → [...] in [t_min, t_max): the time at a uniform number u."""
         return self.t_min + (self.t_max - self.t_min) * u
 
 
@@ -112,8 +113,9 @@ class NoiseSchedule:
 class BlockSchedule:
     """WSD over the block size (LLaDA 2.0 §4.1): warm-up through `up`, stable at `full`, decay through `down`.
 
-    phase_ratios: shares of the run (warm-up, stable, decay), summing to 1; within a phase every size gets equal steps.
-    `full`: the row's length L; a block of size L is full diffusion (Eq. 2). Every size must divide `full`.
+    full: the row's length L; a block of size L is full diffusion (Eq. 2). Every size must divide it.
+    phase_ratios: shares of the run (warm-up, stable, decay), which sum to 1; every size of a phase gets equal steps.
+    up, down: the sizes of warm-up and decay, in order.
     """
 
     full: int
@@ -135,10 +137,10 @@ class BlockSchedule:
 
     @classmethod
     def constant(cls, full: int, total_steps: int, size: int) -> "BlockSchedule":
-        """One block size throughout."""
+        """The same block size in every step."""
         return cls(full, total_steps, (0.0, 0.0, 1.0), (size,), (size,))
 
-    def _place(self, step: int) -> tuple[str, int]:
+    def _phase_and_size(self, step: int) -> tuple[str, int]:
         warm, stable, _ = self.phase_ratios
         ends = (round(warm * self.total_steps), round((warm + stable) * self.total_steps))
         if step < ends[0]:
@@ -149,22 +151,23 @@ class BlockSchedule:
         return "decay", self.down[min((step - ends[1]) * len(self.down) // span, len(self.down) - 1)]
 
     def block_size(self, step: int) -> int:
-        return self._place(step)[1]
+        """The block size of `step` (0-based)."""
+        return self._phase_and_size(step)[1]
 
     def phase(self, step: int) -> str:
-        """The phase of `step`: "warm-up", "stable", "decay", or "constant" where there is one size throughout."""
-        alone = self.phase_ratios == (0.0, 0.0, 1.0) and len(self.down) == 1
-        return "constant" if alone else self._place(step)[0]
+        """The phase of `step`: "warm-up", "stable", "decay", or "constant" where the size never changes."""
+        is_constant = self.phase_ratios == (0.0, 0.0, 1.0) and len(self.down) == 1
+        return "constant" if is_constant else self._phase_and_size(step)[0]
 
     @property
     def final(self) -> int:
-        """The block size at the last step: the one that bounds are compared at."""
+        """The block size of the last step, at which likelihood bounds are measured."""
         return self.block_size(self.total_steps - 1)
 
 
 def learning_rate(step: int, total: int, *, warmup: int = 0, decay_ratio: float = 0.2, min_ratio: float = 0.0) -> float:
-    """Factor in [0, 1] of the warm-up–stable–decay learning rate at `step` (0-based) of `total`: linear up over `warmup`
-    steps, 1, then linear down to `min_ratio` over the last `decay_ratio` of the run."""
+    """Factor in [0, 1] of the warm-up–stable–decay learning rate at `step` (0-based) of `total`: it rises linearly over
+    `warmup` steps, stays 1, and falls linearly to `min_ratio` over the last `decay_ratio` of the run."""
     decay = decay_ratio * total
     rising = (step + 1) / warmup if step < warmup else 1.0
     falling = 1.0 if decay == 0 else min(1.0, (total - step) / decay)
