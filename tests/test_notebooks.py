@@ -95,7 +95,7 @@ def settings_of_06(project: Path, **given) -> dict:
     """What the cell of 06 that makes the decoding's settings leaves behind, no model needed."""
     declared = parameters.read_parameters(project / "notebooks/06_parallel_decoding.ipynb")
     scope = {name: parameter.default for name, parameter in declared.items()} | {"style": "llada2"} | given
-    scope |= {"kind": SimpleNamespace(block_size=16, chat=False), "tokenizer": None, "DecodeConfig": DecodeConfig}
+    scope |= {"info": SimpleNamespace(block_size=16, chat=False), "tokenizer": None, "DecodeConfig": DecodeConfig}
     scope["prompt_ids"] = lambda *_: [1, 2]
     exec(cell_of(project, "06_parallel_decoding", "of_style = {"), scope)  # noqa: S102
     return scope
@@ -107,19 +107,19 @@ def test_an_unknown_style_is_named(project):
 
 
 def test_every_decoding_setting_can_be_given_to_06(project):
-    way = settings_of_06(project, style="llada1", gen_block_length=16, gen_steps=32)["way"]
-    assert (way.block_length, way.steps) == (16, 32)
-    assert settings_of_06(project, style="llada1")["way"].block_length is None
-    assert settings_of_06(project)["way"].block_length == 16  # the training's
-    way = settings_of_06(project, gen_block_length=8, gen_minimal_topk=3)["way"]
-    assert (way.block_length, way.minimal_topk) == (8, 3)
+    config = settings_of_06(project, style="llada1", gen_block_length=16, gen_steps=32)["decode_config"]
+    assert (config.block_length, config.steps) == (16, 32)
+    assert settings_of_06(project, style="llada1")["decode_config"].block_length is None
+    assert settings_of_06(project)["decode_config"].block_length == 16  # the training's
+    config = settings_of_06(project, gen_block_length=8, gen_minimal_topk=3)["decode_config"]
+    assert (config.block_length, config.minimal_topk) == (8, 3)
 
 
 def test_a_choice_that_greedy_decoding_leaves_out_is_told(project, capsys):
     settings_of_06(project)
     settings_of_06(project, gen_top_k=8, gen_temperature=0.5)
     assert capsys.readouterr().out == ""
-    assert settings_of_06(project, gen_top_k=8)["way"].top_k == 8
+    assert settings_of_06(project, gen_top_k=8)["decode_config"].top_k == 8
     assert "gen_temperature is 0" in capsys.readouterr().out
 
 
@@ -127,8 +127,8 @@ def test_a_merge_without_enough_checkpoints_is_told(project, capsys):
     run = SimpleNamespace(checkpoints=lambda: [(1.0, "a")], folder=Path("nowhere"))
     stub = SimpleNamespace(path=run.folder, keep_best=3, mean=1.0, error=0.0, final=16, table=lambda *_, **__: None)
     scope = {"train": True, "llada2_topk_merge": True, "llada2_topk_merge_k": 3, "run_name": "x", "tokenizer": None}
-    scope |= dict.fromkeys(("config", "before", "blocks", "show"), stub)
-    scope |= {"Run": lambda *_, **__: run, "open_checkpoint": lambda *_, **__: stub}
+    scope |= dict.fromkeys(("config", "before", "blocks", "show", "torch_device"), stub)
+    scope |= {"RunFolder": lambda *_, **__: run, "open_checkpoint": lambda *_, **__: stub}
     exec(cell_of(project, "03_llada2_pretrain", "run.merge("), scope)  # noqa: S102
     assert "no merge: 1 validated checkpoints, llada2_topk_merge_k=3" in capsys.readouterr().out
 

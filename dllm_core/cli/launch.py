@@ -23,7 +23,7 @@ from dllm_core.compute.devices import pick_device
 from dllm_core.compute.processes import ProcessGroup, rank, world_size
 from dllm_core.notebook import parameters as known
 
-TRAINS = "train_steps("  # in the one cell that trains
+TRAINS = "dllm_core.train("  # in the one cell of a notebook that trains
 
 
 def train_stage(argv: list[str]) -> None:
