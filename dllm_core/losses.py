@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core import patterns
-from dllm_core.compute.attention import labels_to, last_layer, prepared
+from dllm_core.compute.attention import labels_to, last_layer_mask, prepare_mask
 from dllm_core.compute.transfer import to_device
 from dllm_core.compute.trimming import trim_unscored
 from dllm_core.noise import corrupt
@@ -68,16 +68,16 @@ def predict(
     noisy = int((pattern.view[0] > 0).sum())  # the noisy elements come first; 0 where there is no clean half
     clean_unread = 0 < noisy < pattern.view.shape[1] and bool((columns < noisy).all())
     if model.device.type != "cpu":  # there the forward does not check
-        model.check(pattern.position)
+        model.check_positions(pattern.position)
     pattern = labels_to(pattern, model.device)
-    mask = prepared(pattern)
+    mask = prepare_mask(pattern)
     hidden = model(
         to_device(tokens, model.device),
         pattern.position,
         mask,
         embeddings=embeddings,
         read=(to_device(rows, model.device), to_device(columns, model.device)),
-        last=last_layer(mask, pattern, noisy) if clean_unread else None,
+        last=last_layer_mask(mask, pattern, noisy) if clean_unread else None,
     )
     return model.logits(hidden)[:count].float()
 

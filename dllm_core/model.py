@@ -1,7 +1,7 @@
 """One Transformer for all three styles, in Qwen3's layout: RMSNorm, RoPE, QK-norm, grouped-query attention, SwiGLU.
 
-Parameter names equal those of Hugging Face's Qwen3 and of MiniMind, so that weights fit key for key. The model knows
-nothing of losses, noise or styles: what differs between AR and diffusion is the attention mask it is given.
+Parameters are named as in Hugging Face's Qwen3 and in MiniMind, so weights fit key for key. The model has no part in
+losses, noise or styles: AR and diffusion differ in the attention mask that its caller passes.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllm_core.compute.attention import Mask, Tiles, attend
-from dllm_core.compute.cpu import SIZE, onednn_matmul, rms_norm, rotate
+from dllm_core.compute.cpu import MIN_SIZE, onednn_matmul, rms_norm, rotate
 from dllm_core.config import ModelConfig
 
 
 @dataclass
 class KVCache:
-    """Keys and values at absolute positions, one slot per position and a last slot that takes what padding writes.
+    """Keys and values, one slot per absolute position and a last slot for those of padding.
 
-    keys, values: per layer [B, kv heads, length + 1, head_dim], allocated once. row: [B, 1] int64, 0..B-1.
+    keys, values: per layer [B, kv heads, length + 1, head_dim], allocated once. row: [B, 1] int64, 0..B−1.
     """
 
     keys: list[Tensor]
@@ -34,15 +34,16 @@ class KVCache:
         return cls(keys, values, torch.arange(batch, device=device)[:, None])
 
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Store key, value [B, H, W, D] at `slots` [B, W]; return those of positions 0..length-1."""
-        for kept, new in ((self.keys[layer], key), (self.values[layer], value)):
-            kept.transpose(1, 2)[self.row, slots] = new.transpose(1, 2)
+        """Store key, value [B, H, W, D] at `slots` [B, W]; return those of positions 0..length−1."""
+        for stored, new in ((self.keys[layer], key), (self.values[layer], value)):
+            stored.transpose(1, 2)[self.row, slots] = new.transpose(1, 2)
         return self.keys[layer][:, :, :length], self.values[layer][:, :, :length]
 
     def keep(self, rows: Tensor) -> "KVCache":
-        """The cache of the rows (bool [B]) that stay."""
-        left = [[stored[rows] for stored in kept] for kept in (self.keys, self.values)]
-        return KVCache(*left, self.row[: len(left[0][0])])
+        """The cache of the rows (bool [B], True stays)."""
+        keys = [stored[rows] for stored in self.keys]
+        values = [stored[rows] for stored in self.values]
+        return KVCache(keys, values, self.row[: len(keys[0])])
 
 
 class RMSNorm(nn.Module):
@@ -58,6 +59,8 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
+    """Grouped-query attention with RoPE and, if configured, QK-norm."""
+
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
@@ -75,18 +78,23 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rope, mask: Mask, cache: KVCache | None, slots: Tensor | None, read=None, queries=None
     ) -> Tensor:
-        """read, queries: of the last layer, see `Transformer.forward`."""
-        batch, asking = len(x), x[:, :queries]
-        q, k, v = (
-            project(of).view(batch, of.shape[1], -1, self.head_dim).transpose(1, 2)
-            for project, of in ((self.q_proj, asking), (self.k_proj, x), (self.v_proj, x))
-        )
-        q, k = rotate(self.q_norm(q), *(part[:, :, :queries] for part in rope)), rotate(self.k_norm(k), *rope)
+        """x [B, S, hidden] → [B, S, hidden], or [n, hidden] at `read`; read, queries: see `Transformer.forward`."""
+        # 1. projections, [B, heads, S, head_dim]
+        x_q = x[:, :queries]
+        q, k, v = self._heads(self.q_proj(x_q)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        # 2. QK-norm and RoPE
+        rope_q = (part[:, :, :queries] for part in rope)
+        q, k = rotate(self.q_norm(q), *rope_q), rotate(self.k_norm(k), *rope)
         q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast gains and rotations are float32
+        # 3. attention, also to what is cached
         if cache is not None:
             k, v = cache.write(self.layer, k, v, slots, mask.shape[-1])
-        y = attend(q, k, v, mask).transpose(1, 2).reshape(batch, asking.shape[1], -1)
+        y = attend(q, k, v, mask).transpose(1, 2).reshape(len(x), x_q.shape[1], -1)
         return self.o_proj(y if read is None else y[read])
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, S, heads · head_dim] → [B, heads, S, head_dim]."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -103,6 +111,8 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x))."""
+
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -119,7 +129,7 @@ class Layer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Embedding, layers, final norm: what Qwen3 calls `model`."""
+    """Embedding, layers and final norm, which Qwen3 names `model`."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -129,7 +139,7 @@ class Backbone(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The language model. Calling it gives hidden states; `logits` turns chosen ones into scores."""
+    """The language model: a call returns hidden states, `logits` maps them to scores over the vocabulary."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -157,37 +167,37 @@ class Transformer(nn.Module):
         read: tuple[Tensor, Tensor] | None = None,
         last: tuple[Mask, int] | None = None,
     ) -> Tensor:
-        """tokens, position: [B, S] int64; mask: [B, S, K] bool, or what `attention.prepared` makes of a pattern → hidden
-        states [B, S, D].
+        """tokens, position: [B, S] int64; mask: [B, S, K] bool, or a pattern's from `attention.prepare_mask` → hidden states
+        [B, S, D].
 
-        `read` (rows [n], elements [n]): only these states, [n, D]; the last layer then computes no others. `last` (mask,
-        Q): all of them are among the first Q elements, of the others the last layer computes keys and values alone; the mask
-        is then its own (`attention.last_layer`).
-
-        With a `cache`, keys and values are stored at `slots` [B, S] (the positions, unless said) and attended to are
-        the K first positions of the cache. `embeddings` [B, S, D] stand in for those of `tokens`.
-        Raises ValueError, on a CPU, when a position is beyond `max_position_embeddings` (elsewhere see `check`).
+        read: (rows [n], elements [n]) of the only states that are needed; the result is [n, D], and the last layer computes
+        no others. last: (mask, Q) of the last layer (`attention.last_layer_mask`), where all states read are among the
+        first Q elements; of the others it computes keys and values alone.
+        cache: keys and values are stored at `slots` [B, S] (None: at the positions), and attention is to the cache's first
+        K positions. embeddings: [B, S, D] in place of those of `tokens`.
+        Raises ValueError, on a CPU, for a position beyond `max_position_embeddings`; for other devices the caller checks
+        (`check_positions`).
         """
-        if position.device.type == "cpu":  # a GPU would be waited for: who sends it positions has checked them
-            self.check(position, tokens.shape[1] if cache is None else mask.shape[-1])
+        if position.device.type == "cpu":  # on a GPU the check would wait for it
+            self.check_positions(position, tokens.shape[1] if cache is None else mask.shape[-1])
         x = self.model.embed_tokens(tokens) if embeddings is None else embeddings
         rope = (self.rope_cos[position][:, None], self.rope_sin[position][:, None])
         slots = position if slots is None else slots
-        few = SIZE if x.dtype == torch.float32 else 4 * SIZE  # elements up to which a mask is quicker whole
-        if isinstance(mask, Tensor) and mask.device.type == "cpu" and tokens.numel() * x.shape[-1] >= few:
+        tiling_pays = x.numel() >= (MIN_SIZE if x.dtype == torch.float32 else 4 * MIN_SIZE)
+        if isinstance(mask, Tensor) and mask.device.type == "cpu" and tiling_pays:
             mask = Tiles.of(mask)
         with onednn_matmul(tokens.numel(), x.shape[-1], tokens.device):
             for layer in self.model.layers[:-1]:
                 x = layer(x, rope, mask, cache, slots)
-            own_mask, queries = last or (mask, None)
-            x = self.model.layers[-1](x, rope, own_mask, cache, slots, read, queries)
+            last_mask, queries = last or (mask, None)
+            x = self.model.layers[-1](x, rope, last_mask, cache, slots, read, queries)
         return self.model.norm(x)
 
-    def check(self, position: Tensor, keys: int = 0) -> None:
-        """Raise ValueError when one of the positions [B, S] is beyond `max_position_embeddings`. keys: there are beside
-        them, if more than S."""
+    def check_positions(self, position: Tensor, keys: int = 0) -> None:
+        """Raise ValueError when one of the positions [B, S] is beyond `max_position_embeddings`. keys: how many keys the
+        elements attend to, if more than S."""
         most = self.config.max_position_embeddings
-        if max(position.shape[1], keys) > most and int(position.max()) >= most:  # looked up only when in doubt
+        if max(position.shape[1], keys) > most and int(position.max()) >= most:  # fewer elements are never beyond it
             raise ValueError(f"position {int(position.max())}: beyond max_position_embeddings={most}; shorten the row")
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -197,6 +207,7 @@ class Transformer(nn.Module):
 
     @property
     def num_parameters(self) -> int:
+        """Parameters; those shared by embedding and head count once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property

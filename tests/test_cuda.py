@@ -7,7 +7,7 @@ import torch
 from small import BOS, MASK, batch_of, checkpoint_of, packed, tiny
 
 from dllm_core import patterns, train
-from dllm_core.compute.attention import attend, block_mask, last_layer
+from dllm_core.compute.attention import attend, block_mask, last_layer_mask
 from dllm_core.compute.transfer import Fetched, to_device
 from dllm_core.compute.trimming import trim_unscored
 from dllm_core.config import DecodeConfig, ModelConfig, TrainConfig
@@ -33,7 +33,7 @@ def test_flex_attention_equals_the_dense_mask(lengths, dtype, most):
     dense = lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(
         q, k, v, attn_mask=pattern.mask()[:, None, : q.shape[2]], enable_gqa=True
     )
-    for mask, queries in ((block_mask(pattern), length), last_layer(block_mask(pattern), pattern, noisy)):
+    for mask, queries in ((block_mask(pattern), length), last_layer_mask(block_mask(pattern), pattern, noisy)):
         found = attend(q[:, :, :queries], k, v, mask)
         wanted = dense(q[:, :, :queries], k, v)
         way = torch.randn(found.shape, generator=generator).cuda().to(dtype)

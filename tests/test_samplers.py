@@ -10,7 +10,7 @@ from small import BOS, EOS, MASK, VOCAB, checkpoint_of, logits_of, tiny
 
 from dllm_core import reference
 from dllm_core import samplers as decoding
-from dllm_core.compute import cuda_graphs as replay
+from dllm_core.compute import cuda_graphs
 from dllm_core.compute.cuda_graphs import Capture
 from dllm_core.config import DecodeConfig, ModelConfig
 from dllm_core.policies import tokens_per_step
@@ -338,7 +338,7 @@ def static(monkeypatch):
     """Decode on the CPU by what CUDA graphs replay, without the graphs. Gives the shapes captured and the runs."""
     made, runs = [], []
     begun, run = Capture.__init__, Capture.run
-    monkeypatch.setattr(replay, "GRAPHS", ("cpu",))
+    monkeypatch.setattr(cuda_graphs, "GRAPH_DEVICES", ("cpu",))
     monkeypatch.setattr(Capture, "__init__", lambda *given: (made.append(given[3][0].shape), begun(*given))[1])
     monkeypatch.setattr(Capture, "run", lambda *given: (runs.append(1), run(*given))[1])
     return made, runs
@@ -349,10 +349,10 @@ def static(monkeypatch):
 def test_static_shapes_change_nothing(static, monkeypatch, style, scale, label_shift):
     """Keys up to the cache's end, all states of the window."""
     (made, runs), captured = static, []
-    monkeypatch.setattr(replay, "BEFORE", 1)
+    monkeypatch.setattr(cuda_graphs, "WARMUP", 1)
     config = dataclasses.replace((STYLES | HOT)[style], cfg_scale=scale, draft=True)
     with pytest.MonkeyPatch.context() as plainly:
-        plainly.setattr(replay, "GRAPHS", ())
+        plainly.setattr(cuda_graphs, "GRAPH_DEVICES", ())
         wanted = traces(tiny(4), PROMPTS, config, label_shift)
     assert not runs
     model = tiny(4)
@@ -394,7 +394,7 @@ def test_large_forwards_and_those_under_autocast_are_not_captured(static, monkey
     made, _ = static
     with torch.autocast("cpu", torch.bfloat16):
         traces(tiny(4), PROMPTS[:1], STYLES["llada1"], False)
-    monkeypatch.setattr(replay, "FEW", 1)
+    monkeypatch.setattr(cuda_graphs, "MAX_TOKENS", 1)
     traces(tiny(4), PROMPTS[:1], STYLES["llada2"], False)
     assert not made
     traces(tiny(4), PROMPTS[:1], STYLES["ar"], False)
@@ -403,7 +403,7 @@ def test_large_forwards_and_those_under_autocast_are_not_captured(static, monkey
 
 def test_few_captures_are_kept_and_what_a_stopped_decoding_captured(static, monkeypatch):
     made, _ = static
-    monkeypatch.setattr(replay, "MOST", 1)
+    monkeypatch.setattr(cuda_graphs, "MAX_SHAPES", 1)
     model, config = tiny(4).train(), dataclasses.replace(STYLES["llada1"], eos_early_stop=False)  # as `formats.load` leaves it
     for prompt in PROMPTS:  # a length each, without a cache
         list(decode(checkpoint_of(model), [prompt], config))
@@ -424,7 +424,7 @@ def test_what_a_capture_reads_lives_as_long_as_it_does(static, monkeypatch):
     model, config = tiny(4), DecodeConfig("llada2", max_new_tokens=9, block_length=3, threshold=None, eos_early_stop=False)
     for _ in range(4):  # a prompt's window comes once in each: captured when the cache is no longer the first one's
         list(decode(checkpoint_of(model), [PROMPTS[2]], config))
-    ((_, known),) = replay._idle[model]
+    ((_, known),) = cuda_graphs._idle[model]
     ((_, kept),) = known.items()
     assert len(caches) >= 3 and all(cache is kept.cache for cache in caches)
 
@@ -432,7 +432,7 @@ def test_what_a_capture_reads_lives_as_long_as_it_does(static, monkeypatch):
 def test_a_cache_that_no_graph_uses_is_let_go(static):
     model = tiny(4)
     list(decode(checkpoint_of(model), [PROMPTS[0]], dataclasses.replace(STYLES["ar"], max_new_tokens=2)))
-    ((_, known),) = replay._idle[model]
+    ((_, known),) = cuda_graphs._idle[model]
     assert known == {}
 
 
@@ -441,7 +441,7 @@ def test_where_nothing_can_be_captured_decoding_says_so_and_goes_on(static, monk
         raise RuntimeError("operation not permitted")
 
     with monkeypatch.context() as plainly:
-        plainly.setattr(replay, "GRAPHS", ())
+        plainly.setattr(cuda_graphs, "GRAPH_DEVICES", ())
         wanted = traces(tiny(4), PROMPTS, STYLES["llada2"], False)
     monkeypatch.setattr(Capture, "__init__", refuse)
     model = tiny(4)

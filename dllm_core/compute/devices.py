@@ -1,4 +1,4 @@
-"""Where a model runs and in which precision: the words of the notebooks' `device` and `dtype` parameters."""
+"""The device a model runs on and its precision, by the words "auto", "cpu", "cuda", "mps", "float32" and "bfloat16"."""
 
 import contextlib
 import os
@@ -12,30 +12,30 @@ from dllm_core.compute.cpu import bfloat16_units, keep_memory
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
-WIDE = 128  # hidden size from which bfloat16 was seen to pay on a CPU with units for it; narrower models are not measured
+WIDE = 128  # hidden size from which bfloat16 was measured to be faster on a CPU with units for it
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device that `name` means; "auto": CUDA, else Apple's MPS, else the CPU.
+    """The device of that name; "auto" is CUDA, else Apple's MPS, else the CPU.
 
-    On a CPU the process also keeps the memory it frees from now on (`cpu.keep_memory`). Raises ValueError for another
-    word, or a device that this machine or this build of torch does not have.
+    On a CPU the process also keeps the memory that it frees from then on (`cpu.keep_memory`). Raises ValueError for
+    another word, or for a device that this machine or this build of torch does not have.
     """
     kind = name.partition(":")[0]
     if kind not in DEVICES:
         raise ValueError(f"device={name!r}: must be one of {', '.join(DEVICES)} (or one GPU of several, as in cuda:1)")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if kind == "auto":
-        kind = name = next(word for word in ("cuda", "mps", "cpu") if there[word])
+        kind = name = next(word for word, is_available in available.items() if is_available)
     if kind == "cpu":
         keep_memory()
-    if not there[kind]:
+    if not available[kind]:
         raise ValueError(f"device={name!r}: torch {torch.__version__} finds none here; use device='auto' or 'cpu'")
     device = torch.device(name)
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name!r}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
     if kind == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # graphs and streams are made on the current one
+        torch.cuda.set_device(device)  # graphs and streams are created on the current device
     return device
 
 
@@ -43,28 +43,29 @@ def pick_dtype(name: str, device: torch.device, width: int = 0) -> str:
     """The precision of training's matrix products, "float32" or "bfloat16" (weights stay float32). width: the model's
     hidden size.
 
-    "auto": bfloat16 on CUDA devices made for it, and on CPUs with units for it where the model is `WIDE` enough for the
-    products to outweigh the rest (the training records of RESULTS.md); float32 elsewhere.
-    Raises ValueError for another word, or bfloat16 where the device cannot.
+    "auto" is bfloat16 on CUDA devices with units for it, and on CPUs with units for it where the model is `WIDE` enough
+    for its products to dominate (training records in RESULTS.md); else float32. Raises ValueError for another word, or for
+    bfloat16 on a CUDA device without units for it.
     """
     if name not in DTYPES:
         raise ValueError(f"dtype={name!r}: must be one of {', '.join(DTYPES)}")
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    cuda_units = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "auto":
-        return "bfloat16" if able or device.type == "cpu" and width >= WIDE and bfloat16_units() else "float32"
-    if name == "bfloat16" and device.type == "cuda" and not able:
+        is_faster = cuda_units or (device.type == "cpu" and width >= WIDE and bfloat16_units())
+        return "bfloat16" if is_faster else "float32"
+    if name == "bfloat16" and device.type == "cuda" and not cuda_units:
         raise ValueError(f"dtype='bfloat16': {torch.cuda.get_device_name(device)} cannot; use dtype='float32'")
     return name
 
 
 def machine(device: torch.device) -> str:
-    """What a time was measured on: the card's name, or the processor's and how many cores this process may use."""
+    """The machine that a time was measured on: the GPU's name, or the processor's and how many cores this process has."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # Linux tells the model here alone
-        if found := re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()):
-            name = found[1]
+    with contextlib.suppress(OSError):  # only Linux has this file
+        if model := re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()):
+            name = model[1]
     return f"{device.type}: {name}, {cores()} cores"
 
 

@@ -8,7 +8,15 @@ from small import batch_of, tiny
 from dllm_core import patterns
 from dllm_core.compute import attention
 from dllm_core.compute import cpu as kernels
-from dllm_core.compute.attention import Halves, Tiles, asked_first, attend, block_mask, last_layer, prepared
+from dllm_core.compute.attention import (
+    Halves,
+    Tiles,
+    attend,
+    block_mask,
+    first_query_tiles,
+    last_layer_mask,
+    prepare_mask,
+)
 from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.trimming import trim_unscored
 
@@ -51,7 +59,7 @@ def test_every_form_equals_the_plain_one(name, groups):
     tensors = inputs(pattern, groups=groups)
     wanted = with_gradients(plain, tensors, pattern.mask())
     dense = pattern.mask()
-    for mask in (Tiles.of(dense), Tiles.from_rows(lambda queries: dense[:, queries], dense.shape, 8), prepared(pattern)):
+    for mask in (Tiles.of(dense), Tiles.from_rows(lambda queries: dense[:, queries], dense.shape, 8), prepare_mask(pattern)):
         for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
@@ -75,13 +83,13 @@ def test_the_last_layers_clean_half_may_ask_nothing(name):
     assert 0 < noisy < q.shape[2]
     wanted = with_gradients(lambda *parts: plain(*parts)[:, :, :noisy], (q, k, v), pattern.mask())
     asking = lambda q, *rest: attend(q[:, :, :noisy], *rest)
-    mask, queries = last_layer(prepared(pattern), pattern, noisy)
+    mask, queries = last_layer_mask(prepare_mask(pattern), pattern, noisy)
     for mine, other in zip(with_gradients(asking, (q, k, v), mask), wanted, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
-    flexible, same = last_layer(block_mask(pattern), pattern, noisy)
+    flexible, same = last_layer_mask(block_mask(pattern), pattern, noisy)
     found = asking(*(part.detach() for part in (q, k, v)), flexible)  # its gradient is for CUDA
     torch.testing.assert_close(found, wanted[0], rtol=1e-4, atol=1e-5)
-    assert queries == same == noisy and last_layer(pattern.mask(), pattern, noisy)[1] == q.shape[2]  # dense: all ask
+    assert queries == same == noisy and last_layer_mask(pattern.mask(), pattern, noisy)[1] == q.shape[2]  # dense: all ask
 
 
 @pytest.mark.parametrize("label_shift", [False, True])
@@ -89,7 +97,7 @@ def test_the_halves_hold_every_open_cell(label_shift):
     """Nothing that the dense mask opens is lost, and what is left out is closed in it."""
     for views in (1, 2, 3):
         pattern = trim_unscored(patterns.block_diffusion(BATCH.document, BATCH.position, 4, views, label_shift), BATCH.scored)
-        dense, parts = pattern.mask(), prepared(pattern)
+        dense, parts = pattern.mask(), prepare_mask(pattern)
         size, noisy = parts.size, parts.size * views
         clean, own = whole(parts.clean), whole(parts.noisy)
         assert torch.equal(clean, dense[:, noisy:, noisy:])
@@ -104,7 +112,7 @@ def whole(tiles: Tiles) -> torch.Tensor:
     """The mask that was cut."""
     mask = torch.zeros(tiles.shape, dtype=torch.bool)
     for queries, keys, bias in tiles.tiles:
-        mask[:, queries, keys] = bias == 0 if tiles.written else bias
+        mask[:, queries, keys] = bias == 0 if tiles.materialize else bias
     return mask
 
 
@@ -129,7 +137,7 @@ def test_flex_attention_knows_its_tiles(label_shift):
     tiles = whole.unflatten(2, (-1, 128)).unflatten(1, (-1, 128)).any(dim=4).any(dim=2)
     made = block_mask(pattern)
     assert torch.equal(made.to_dense()[:, 0].bool(), tiles) and not tiles.all()
-    first = asked_first(made, noisy)
+    first = first_query_tiles(made, noisy)
     assert torch.equal(first.to_dense()[:, 0].bool(), tiles[:, : -(-noisy // 128)]) and first.shape[-2:] == (noisy, dense.shape[2])
 
 
@@ -145,34 +153,34 @@ def test_flex_attention_of_a_long_row_whose_clean_half_asks_nothing(size):
     with torch.inference_mode():
         mask = block_mask(pattern)
         torch.testing.assert_close(attend(q, k, v, mask), wanted, rtol=1e-4, atol=1e-5)
-        first, queries = last_layer(mask, pattern, noisy)
+        first, queries = last_layer_mask(mask, pattern, noisy)
         found = attend(q[:, :, :queries], k, v, first)
     torch.testing.assert_close(found, wanted[:, :, :noisy], rtol=1e-4, atol=1e-5)
 
 
 def test_only_a_block_diffusion_is_halved():
     for name, pattern in patterns_of(BATCH).items():
-        assert isinstance(prepared(pattern), Halves) == (name in ("diffusion", "views", "needed"))
+        assert isinstance(prepare_mask(pattern), Halves) == (name in ("diffusion", "views", "needed"))
 
 
 @pytest.mark.parametrize("groups", [2, 4])
 @pytest.mark.parametrize("name", ["causal", "full", "blocks", "diffusion", "views", "needed"])
 def test_long_rows_are_not_written_down(monkeypatch, name, groups):
     """Tile by tile through flash attention, in all layers and, of a block diffusion, in the last."""
-    for limit in ({"EXPLICIT": 0}, {"EXPLICIT_IN_ALL": 28 * 28}):
+    for limit in ({"MAX_SCORES": 0}, {"MAX_BATCH_SCORES": 28 * 28}):
         with monkeypatch.context() as context:
             for constant, value in limit.items():
                 context.setattr(attention, constant, value)
             pattern = patterns_of(BATCH)[name]
-            tensors, mask = inputs(pattern, groups=groups), prepared(pattern)
+            tensors, mask = inputs(pattern, groups=groups), prepare_mask(pattern)
         parts = (mask.clean, mask.noisy) if isinstance(mask, Halves) else (mask,)
-        assert not any(part.written for part in parts)
+        assert not any(part.materialize for part in parts)
         wanted = with_gradients(plain, tensors, pattern.mask())
         for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
         if isinstance(mask, Halves):
             noisy = int((pattern.view[0] > 0).sum())
-            last, _ = last_layer(mask, pattern, noisy)
+            last, _ = last_layer_mask(mask, pattern, noisy)
             plainly = lambda *parts, noisy=noisy: plain(*parts)[:, :, :noisy]
             asking = lambda q, *rest, noisy=noisy: attend(q[:, :, :noisy], *rest)
             wanted = with_gradients(plainly, tensors, pattern.mask())
@@ -185,9 +193,9 @@ def test_no_mask_is_made_as_a_whole(monkeypatch):
     batch, most = batch_of([300, 212]), []
     made = patterns.MaskTerms.of.__func__
     monkeypatch.setattr(patterns.MaskTerms, "of", classmethod(lambda cls, q, k: (most.append(q[0].shape[1]), made(cls, q, k))[1]))
-    prepared(patterns.block_diffusion(batch.document, batch.position, 32))
-    monkeypatch.setattr(attention, "EXPLICIT", 0)
-    causal = prepared(patterns.causal(batch.document, batch.position))
+    prepare_mask(patterns.block_diffusion(batch.document, batch.position, 32))
+    monkeypatch.setattr(attention, "MAX_SCORES", 0)
+    causal = prepare_mask(patterns.causal(batch.document, batch.position))
     assert sum(seen.untyped_storage().nbytes() for _, _, seen in causal.tiles) < 0.6 * 512 * 512
     assert max(most) == attention.TILE and len(most) == 12
 
@@ -197,7 +205,7 @@ def test_half_precision_under_autocast():
     tensors = [part.detach().bfloat16().requires_grad_() for part in inputs(pattern)]
     wanted = with_gradients(plain, [part.detach().float().requires_grad_() for part in tensors], pattern.mask())
     with torch.autocast("cpu", torch.bfloat16):
-        found = with_gradients(attend, tensors, prepared(pattern))
+        found = with_gradients(attend, tensors, prepare_mask(pattern))
     for mine, other in zip(found, wanted, strict=True):
         assert mine.dtype == torch.bfloat16 and (mine - other).norm() < 0.02 * other.norm()
 
@@ -208,7 +216,7 @@ def test_a_model_gives_the_same_whichever_form_it_gets(name):
     model, pattern = tiny(), patterns_of(BATCH)[name]
     tokens = BATCH.tokens.gather(1, pattern.source)
     states = [
-        model(tokens, pattern.position, mask) for mask in (pattern.mask(), prepared(pattern), block_mask(pattern))
+        model(tokens, pattern.position, mask) for mask in (pattern.mask(), prepare_mask(pattern), block_mask(pattern))
     ]
     for other in states[1:]:
         torch.testing.assert_close(other, states[0], rtol=1e-4, atol=1e-4)
@@ -222,20 +230,20 @@ def test_products_are_float32s_and_the_setting_is_left_as_it_was():
         with onednn_matmul(1, 512, CPU):
             inner = setting.fp32_precision
         inside, product = setting.fp32_precision, a @ b
-    assert inner == inside == ("bf16" if kernels.by_onednn() else before)
+    assert inner == inside == ("bf16" if kernels.onednn_keeps_float32() else before)
     assert setting.fp32_precision == before
     torch.testing.assert_close(product, (a.double() @ b.double()).float(), rtol=1e-5, atol=1e-5)  # of bfloat16: 0.05
     with pytest.raises(KeyError), onednn_matmul(64, 512, CPU):
         raise KeyError
     assert setting.fp32_precision == before
-    with onednn_matmul(kernels.ROWS - 1, 4096, CPU), onednn_matmul(64, 128, CPU):
+    with onednn_matmul(kernels.MIN_ROWS - 1, 4096, CPU), onednn_matmul(64, 128, CPU):
         assert setting.fp32_precision == before
     with onednn_matmul(64, 512, torch.device("cuda")):  # where the setting makes PyTorch refuse to compile FlexAttention
         assert setting.fp32_precision == before
 
 
 def test_where_onednn_would_round_it_is_not_asked(monkeypatch):
-    monkeypatch.setattr(kernels, "by_onednn", lambda: False)
+    monkeypatch.setattr(kernels, "onednn_keeps_float32", lambda: False)
     before = torch.backends.mkldnn.matmul.fp32_precision
     with onednn_matmul(64, 512, CPU):
         assert torch.backends.mkldnn.matmul.fp32_precision == before

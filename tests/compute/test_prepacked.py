@@ -10,25 +10,25 @@ from torch import nn
 
 from dllm_core.compute import prepacked as prepacking
 from dllm_core.compute.cuda_graphs import for_inference
-from dllm_core.compute.prepacked import PrepackedLinear, prepacked, prepacks
+from dllm_core.compute.prepacked import PrepackedLinear, prepacked, prepacking_works
 from dllm_core.config import DecodeConfig
 from dllm_core.model import KVCache
 from dllm_core.samplers import decode
 
-pytestmark = pytest.mark.skipif(not prepacks(torch.float32), reason="this PyTorch or processor prepacks nothing")
+pytestmark = pytest.mark.skipif(not prepacking_works(torch.float32), reason="this PyTorch or processor prepacks nothing")
 STYLES = {"ar": {}, "llada1": {"steps": 8}, "llada2": {"block_length": 4, "threshold": 0.3}}
 
 
 @pytest.fixture
 def everything(monkeypatch):
     """Prepack also the small matrices of small models."""
-    monkeypatch.setattr(prepacking, "LEAST", 1)
+    monkeypatch.setattr(prepacking, "MIN_WEIGHTS", 1)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 32, 130])
 @pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_a_prepacked_product_is_the_product(rows, dtype, close):
-    if not prepacks(dtype):
+    if not prepacking_works(dtype):
         pytest.skip(f"this processor prepacks no {dtype}")
     torch.manual_seed(0)
     linear, x = nn.Linear(96, 200, bias=False, dtype=dtype), torch.randn(2, rows, 96, dtype=dtype)
@@ -40,14 +40,14 @@ def test_a_prepacked_product_is_the_product(rows, dtype, close):
 
 def test_only_large_matrices_are_prepacked_and_the_rest_is_shared(monkeypatch):
     model = tiny(4, vocab=200)
-    monkeypatch.setattr(prepacking, "LEAST", model.lm_head.weight.numel())
+    monkeypatch.setattr(prepacking, "MIN_WEIGHTS", model.lm_head.weight.numel())
     twin = prepacked(model)
     assert twin.model is model.model
     kinds = {name: type(module) for name, module in twin.named_modules()}
     assert kinds["lm_head"] is PrepackedLinear and kinds["model.layers.0.self_attn.q_proj"] is nn.Linear
     assert twin.training == model.training
     assert type(model.lm_head) is nn.Linear and twin.lm_head.weight.data_ptr() == model.lm_head.weight.data_ptr()
-    monkeypatch.setattr(prepacking, "LEAST", model.lm_head.weight.numel() + 1)
+    monkeypatch.setattr(prepacking, "MIN_WEIGHTS", model.lm_head.weight.numel() + 1)
     assert prepacked(model) is model
 
 
@@ -152,7 +152,7 @@ def test_nothing_is_prepacked_where_it_cannot_be(everything, monkeypatch):
         assert form is model
     biased, whole = nn.Linear(16, 16), tiny(4).double()
     assert prepacked(biased) is biased and prepacked(whole) is whole
-    monkeypatch.setattr(prepacking, "prepacks", lambda dtype: False)
+    monkeypatch.setattr(prepacking, "prepacking_works", lambda dtype: False)
     assert prepacked(model) is model
 
 
@@ -170,20 +170,20 @@ def test_a_processor_without_such_products_is_known(monkeypatch, product):
             return x @ weight.T * product
 
     drawn = torch.get_rng_state()
-    prepacks.cache_clear()
+    prepacking_works.cache_clear()
     monkeypatch.setattr(torch.ops, "mkldnn", Operations)
-    assert not prepacks(torch.float32)
-    prepacks.cache_clear()
+    assert not prepacking_works(torch.float32)
+    prepacking_works.cache_clear()
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
 def test_layouts_go_with_their_weights(everything):
     model = tiny(4)
     prepacked(model)
-    before = len(prepacking._kept)
+    before = len(prepacking._layouts)
     del model
     gc.collect()
-    assert len(prepacking._kept) <= before - 15
+    assert len(prepacking._layouts) <= before - 15
 
 
 def test_time_to_prepack_counts_as_time_of_decoding(everything, monkeypatch):

@@ -137,9 +137,9 @@ def test_a_quick_run_yields_rows(monkeypatch):
     assert floor["more"]["positions per token"] > 1 and "sampler, ms per forward" in floor["more"]
 
 
-@pytest.mark.skipif(not prepacked.prepacks(torch.float32), reason="this PyTorch or processor prepacks nothing")
+@pytest.mark.skipif(not prepacked.prepacking_works(torch.float32), reason="this PyTorch or processor prepacks nothing")
 def test_what_prepacking_gains_is_a_row_with_what_it_costs(monkeypatch):
-    monkeypatch.setattr(prepacked, "LEAST", 1)
+    monkeypatch.setattr(prepacked, "MIN_WEIGHTS", 1)
     bench, reordered = DecodeJobs(small_model(), CASE), []
     reorder = torch.ops.mkldnn._reorder_linear_weight
     counted = lambda *arguments: reordered.append(1) or reorder(*arguments)

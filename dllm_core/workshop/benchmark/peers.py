@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dllm_core.checkpoints.formats import hf_config
 from dllm_core.compute.cpu import onednn_matmul
-from dllm_core.compute.cuda_graphs import captured
+from dllm_core.compute.cuda_graphs import capture_graph
 from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.model import Transformer
 
@@ -94,7 +94,7 @@ class Matmuls:
         self.model, self.calls, self.graph = model, calls, None
         self.inputs = {call: self._inputs(*call) for call in set(calls)}
         if model.device.type == "cuda":  # one launch for all of them: no launch of a forward counts
-            self.graph, _ = captured(self.run, model.device)
+            self.graph, _ = capture_graph(self.run, model.device)
 
     def _inputs(self, batch: int, width: int, keys: int, read: int) -> dict[str, Tensor]:
         config, weight = self.model.config, self.model.lm_head.weight
