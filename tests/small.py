@@ -68,9 +68,9 @@ def write(name: str, *rows) -> Path:
 
 def packed(batch_size: int) -> PackedBatches:
     """Endless rows of 12 tokens, 40 documents of 3 to 11 in them."""
-    documents = TokenDataset.of([[BOS, *[3 + (i * j) % 13 for j in range(1 + i % 9)], EOS] for i in range(40)])
-    ids = {"pad_token_id": PAD, "eos_token_id": EOS}
-    return PackedBatches(documents, batch_size=batch_size, seq_len=12, seed=3, pack="whole", **ids)
+    rows = [[BOS, *[3 + (i * j) % 13 for j in range(1 + i % 9)], EOS] for i in range(40)]
+    documents = TokenDataset.of(rows, pad_token_id=PAD, eos_token_id=EOS)
+    return PackedBatches(documents, batch_size=batch_size, seq_len=12, seed=3, pack="whole")
 
 
 def batch_of(*rows: list[int], seed: int = 0, prompt: int = 0, width: int = 0) -> Batch:

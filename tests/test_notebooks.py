@@ -205,10 +205,10 @@ def test_what_is_learned_is_saved_and_better(chain):
     weights = chain.folder / "weights"
     base = load(weights / "minimind_pretrain", device="cpu")
     tokenizer, mask = base.tokenizer, base.tokenizer.mask_token_id
-    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "batch_size": 8}
     texts = text_documents(chain.folder / "data/pretrain_sample.jsonl", tokenizer, cache=False)
     chats = chat_documents(chain.folder / "data/sft_sample.jsonl", tokenizer, 128, cache=False)
-    texts, chats = validation_batches(texts, seq_len=64, **ids), validation_batches(chats, seq_len=128, pack="whole", **ids)
+    texts = validation_batches(texts, batch_size=8, seq_len=64)
+    chats = validation_batches(chats, batch_size=8, seq_len=128, pack="whole")
     first, last = first_and_last(weights / "minimind_pretrain")
     assert last < first - 0.3
     assert ar_nll(load(weights / "minimind_sft").model, chats).mean < ar_nll(base.model, chats).mean - 0.3

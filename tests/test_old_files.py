@@ -82,8 +82,9 @@ def resumed(name: str, folder: Path, objective, measure, checkpoint: CheckpointI
         for text in TEXTS
     ]
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    batches = PackedBatches(TokenDataset.of(rows), batch_size=4, seq_len=32, seed=3, **ids)
-    valid = [next(PackedBatches(TokenDataset.of(rows), batch_size=4, seq_len=32, seed=3, **ids))]
+    documents = TokenDataset.of(rows, **ids)
+    batches = PackedBatches(documents, batch_size=4, seq_len=32, seed=3)
+    valid = [next(PackedBatches(documents, batch_size=4, seq_len=32, seed=3))]
     config = TrainConfig(
         STEPS, batch_size=4, seq_len=32, optimizer="muon", learning_rate=0.02, muon_learning_rate=0.06, warmup_steps=4,
         decay_ratio=0.4, eval_every=5, save_every=8, keep_best=keep_best, seed=5,

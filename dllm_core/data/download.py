@@ -1,8 +1,8 @@
-"""ModelScope: single data files and tokenizers, resumed where they broke off and checked before they are named done.
+"""ModelScope: data files and tokenizers, resumed where they broke off and checked before they get their final name.
 
-The `modelscope_hub` client (installed with `modelscope`) does the transfer: it continues `FILE.incomplete` and renames
-it once size and SHA-256 agree with the repository's listing. MODELSCOPE_ENDPOINT, MODELSCOPE_CACHE and HTTPS_PROXY work
-as everywhere.
+The `modelscope_hub` client (installed with `modelscope`) transfers the files: it continues `FILE.incomplete` and renames
+it once size and SHA-256 agree with the repository's listing. MODELSCOPE_ENDPOINT, MODELSCOPE_CACHE and HTTPS_PROXY have
+their usual effect.
 """
 
 import os
@@ -15,11 +15,11 @@ from pathlib import Path
 from dllm_core.common.errors import DataError
 from dllm_core.common.paths import root
 
-REACH = 8.0  # seconds to wait for a first sign of the network
-TOKENIZER_FILES = (
+REACH = 8.0  # seconds to wait for the first answer of the network
+TOKENIZER_FILES = [
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "chat_template.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
-)  # fmt: skip
+]  # fmt: skip
 
 
 def is_repository(name: str) -> bool:
@@ -27,16 +27,16 @@ def is_repository(name: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
 
 
-def home(kind: str, repository: str) -> Path:
-    """Where what comes from `owner/name` is kept; kind: "datasets" or "models"."""
-    return root() / "data" / "modelscope" / kind / repository
+def home(category: str, repository: str) -> Path:
+    """Where downloads from `owner/name` are kept; category: "datasets" or "models"."""
+    return root() / "data" / "modelscope" / category / repository
 
 
 def fetch_dataset_file(repository: str, file: str, folder: Path | None = None) -> Path:
-    """`file` of the data set `owner/name` under `folder`, by default `home("datasets", …)`; nothing to do if there.
+    """Download `file` of the data set `owner/name` into `folder`, by default `home("datasets", …)`, unless it is there.
 
     Raises DataError: no network, no such data set or file, disk too small, or contents that do not match the listing.
-    What has arrived of an interrupted download stays as `FILE.incomplete`; the next call goes on from there.
+    An interrupted download stays as `FILE.incomplete`, and the next call continues it.
     """
     folder = home("datasets", repository) if folder is None else Path(folder)
     if (folder / file).is_file():
@@ -46,14 +46,25 @@ def fetch_dataset_file(repository: str, file: str, folder: Path | None = None) -
         listing = {entry.path: entry for entry in api.list_repo_files(repository, "dataset") if not entry.is_dir}
         if file not in listing:
             names = ", ".join(sorted(listing)[:20]) or "nothing"
-            raise DataError(f"{what}: the data set {repository} has no file of that name; it holds: {names}")
-        return _fetch(api, repository, "dataset", listing[file], folder, what)
+            raise DataError(f"{what}: the data set {repository} has no file of that name; it has: {names}")
+        entry = listing[file]
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{file}.incomplete"
+        missing = entry.size - (partial.stat().st_size if partial.is_file() else 0)
+        free = shutil.disk_usage(folder).free
+        if missing > free:
+            raise DataError(
+                f"{what}: {missing / 1e9:.2f} GB are to be downloaded, but {folder} has room for {free / 1e9:.2f} GB"
+            )
+        checks = {"expected_sha256": entry.sha256 or None, "file_size": entry.size or None}
+        return Path(api.download_file(repository, "dataset", file, local_dir=folder, **checks))
 
 
 def fetch_tokenizer(repository: str) -> Path:
-    """The folder with the tokenizer of the ModelScope model `owner/name`; weights are left alone.
+    """The folder with the tokenizer of the ModelScope model `owner/name`, downloaded once, without the weights.
 
-    Complete or not there: the files are collected in a folder of another name first. Raises DataError as above.
+    The files are collected in a folder of another name, which is renamed when they are complete. Raises DataError as
+    `fetch_dataset_file` does, and when the model has no tokenizer.
     """
     folder = home("models", repository)
     if folder.is_dir():
@@ -61,29 +72,16 @@ def fetch_tokenizer(repository: str) -> Path:
     what = f"ModelScope model {repository}"
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     with _hub(what) as api:
-        listing = [entry for entry in api.list_repo_files(repository, "model") if entry.path in TOKENIZER_FILES]
-        if not listing:
-            raise DataError(f"{what}: it has no tokenizer (looked for {', '.join(TOKENIZER_FILES)})")
-        for entry in listing:
-            _fetch(api, repository, "model", entry, unfinished, what)
+        api.download_repo(repository, "model", local_dir=unfinished, allow_patterns=TOKENIZER_FILES)
+    if not any((unfinished / name).is_file() for name in TOKENIZER_FILES):
+        raise DataError(f"{what}: it has no tokenizer (looked for {', '.join(TOKENIZER_FILES)})")
     os.replace(unfinished, folder)
     return folder
 
 
-def _fetch(api, repository: str, kind: str, entry, folder: Path, what: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{entry.path}.incomplete"
-    missing = entry.size - (partial.stat().st_size if partial.is_file() else 0)
-    free = shutil.disk_usage(folder).free
-    if missing > free:
-        raise DataError(f"{what}: {missing / 1e9:.2f} GB are to be fetched, {folder} has room for {free / 1e9:.2f} GB")
-    checks = {"expected_sha256": entry.sha256 or None, "file_size": entry.size or None}
-    return Path(api.download_file(repository, kind, entry.path, local_dir=folder, **checks))
-
-
 @contextmanager
 def _hub(what: str):
-    """The client, with its errors turned into DataError."""
+    """The client of ModelScope, with its errors as DataError. what: the name of the thing to download, for errors."""
     try:
         from modelscope_hub import HubApi, errors
         from modelscope_hub.config import HubConfig
@@ -93,18 +91,22 @@ def _hub(what: str):
     _require_network(config.endpoint, what)
     try:
         yield HubApi(config)
-    except errors.NotExistError as error:
-        raise DataError(f"{what}: not found on {config.endpoint}; check owner, name and file") from error
-    except errors.FileIntegrityError as error:
-        raise DataError(f"{what}: what arrived does not match its listed size or SHA-256, so it was deleted") from error
-    except errors.NetworkError as error:
-        raise DataError(f"{what}: the connection to {config.endpoint} broke; run again to go on from there") from error
     except errors.HubError as error:
-        raise DataError(f"{what}: {config.endpoint} refused: {error}") from error
+        if isinstance(error, errors.FileDownloadError):  # of several files, each with an error of its own
+            error = next(iter(error.failed_files.values()))
+        if isinstance(error, errors.NotExistError):
+            reason = f"not found on {config.endpoint}; check owner, name and file"
+        elif isinstance(error, errors.FileIntegrityError):
+            reason = "what arrived does not match its listed size or SHA-256, so it was deleted"
+        elif isinstance(error, errors.NetworkError):
+            reason = f"the connection to {config.endpoint} broke; run again to continue from there"
+        else:
+            reason = f"{config.endpoint} refused: {error}"
+        raise DataError(f"{what}: {reason}") from error
 
 
 def _require_network(endpoint: str, what: str) -> None:
-    """Any answer will do. In a thread, since looking a name up knows no time limit."""
+    """Raise DataError unless `endpoint` answers, with whatever status, within `REACH` seconds."""
     import requests
 
     failure: list[Exception | None] = [TimeoutError(f"no answer in {REACH:.0f} s")]
@@ -116,7 +118,7 @@ def _require_network(endpoint: str, what: str) -> None:
         except requests.RequestException as error:
             failure[0] = error
 
-    thread = threading.Thread(target=knock, daemon=True)
+    thread = threading.Thread(target=knock, daemon=True)  # in a thread, because a name lookup has no time limit
     thread.start()
     thread.join(REACH)
     if failure[0] is not None:

@@ -1,8 +1,8 @@
-"""From jsonl to tokens: read, check, tokenise once, keep memory-mapped.
+"""From jsonl to tokens: a file is found, read, checked and tokenized once; the tokens stay memory-mapped.
 
 Two schemas, MiniMind's: `{"text": …}` for pretraining, `{"conversations": [{"role", "content"}, …]}` for SFT. A file of
-any size passes through in chunks, on all cores (`reading`), into flat files under data/cache/; the next call maps them
-without reading the text again.
+any size passes in chunks through all cores (`parallel`) into flat files under data/cache/ (`token_cache`); the next
+call maps these without reading the text.
 """
 
 import json
@@ -11,22 +11,12 @@ from pathlib import Path
 
 from dllm_core.common.errors import DataError
 from dllm_core.common.paths import resolve, root
-from dllm_core.data.chat import chat_prompt, encode_conversations
+from dllm_core.data.chat import encode_conversations
 from dllm_core.data.download import fetch_dataset_file, home, is_repository
 from dllm_core.data.embedded import is_embedded, unpack
-from dllm_core.data.parallel import Lines, chunks_of_lines
-from dllm_core.data.token_cache import TokenChunk, TokenDataset, tokenised_documents
+from dllm_core.data.parallel import Lines, chunks_of_lines, map_lines
+from dllm_core.data.token_cache import TokenChunk, TokenDataset, load_or_tokenize
 from dllm_core.data.tokenizer import backend
-
-__all__ = [
-    "TokenDataset",
-    "chat_documents",
-    "chat_prompt",
-    "find_data",
-    "read_jsonl",
-    "read_texts",
-    "text_documents",
-]
 
 MODELSCOPE = "modelscope:"
 REPORT_DATA = "gongjy/minimind_dataset"
@@ -34,10 +24,10 @@ REPORT_FILES = ("pretrain_hq.jsonl", "sft_mini_512.jsonl")
 
 
 def find_data(path: str | Path) -> Path:
-    """The file a user means, on this disk.
+    """The file on this disk that a path or address means.
 
-    `modelscope:owner/name/file` is downloaded once, to data/modelscope/datasets/owner/name/file. The large files
-    of the embedded corpus are unpacked when absent. Relative paths count from the project root.
+    `modelscope:owner/name/file` is downloaded once, to data/modelscope/datasets/owner/name/file. The large files of the
+    embedded corpus are unpacked when absent. Relative paths count from the project root.
     Raises DataError that says where it looked.
     """
     text = str(path)
@@ -45,7 +35,7 @@ def find_data(path: str | Path) -> Path:
         owner, _, rest = text.removeprefix(MODELSCOPE).partition("/")
         name, _, file = rest.partition("/")
         if not is_repository(f"{owner}/{name}") or not file or ".." in Path(file).parts:
-            raise DataError(f"{text}: expected modelscope:owner/name/file, such as {_report_uri(REPORT_FILES[0])}")
+            raise DataError(f"{text}: expected modelscope:owner/name/file, such as {_report_address(REPORT_FILES[0])}")
         return fetch_dataset_file(f"{owner}/{name}", file)
     where = resolve(path)
     if where.is_file():
@@ -58,19 +48,19 @@ def find_data(path: str | Path) -> Path:
         fetched = home("datasets", REPORT_DATA) / where.name
         if fetched.is_file():
             return fetched
-        raise DataError(f"{where}: no such file. To download it, give {_report_uri(where.name)} as the path")
+        raise DataError(f"{where}: no such file. To download it, give {_report_address(where.name)} as the path")
     hint = "" if Path(path).is_absolute() else f" (relative paths count from {root()})"
     raise DataError(f"{where}: no such file{hint}")
 
 
-def _report_uri(file: str) -> str:
+def _report_address(file: str) -> str:
     return f"{MODELSCOPE}{REPORT_DATA}/{file}"
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
     """(line number from 1, object) of every line that is not blank.
 
-    Raises DataError naming file and line: not UTF-8, not JSON, not an object; or when the file holds no line at all.
+    Raises DataError naming file and line: not UTF-8, not JSON, not an object; or when the file has no line at all.
     """
     path = find_data(path)
     for lines, _ in chunks_of_lines(path):
@@ -79,7 +69,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
 
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
-    """The texts of a file of either schema (each turn of a conversation by itself), to make a vocabulary from."""
+    """The texts of a file of either schema, each turn of a conversation by itself, for building a vocabulary."""
     path = find_data(path)
     for number, row in read_jsonl(path):
         if "conversations" in row and field not in row:
@@ -99,7 +89,7 @@ def text_documents(
     bos, eos, mask = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
     encode = backend(tokenizer).encode_batch_fast
 
-    def tokenise(lines: Lines) -> TokenChunk:
+    def tokenize(lines: Lines) -> TokenChunk:
         texts = [(n, _text(path, n, _object(path, n, line), field)) for n, line in lines]
         kept = [(n, text) for n, text in texts if not text.isspace() and text]
         ids = [[bos, *e.ids, eos] for e in encode([text for _, text in kept], add_special_tokens=False)]
@@ -107,7 +97,7 @@ def text_documents(
         return TokenChunk.of(ids, None, {"blank": len(texts) - len(kept)})
 
     options = {"schema": "text", "field": field, "limit": limit}
-    return tokenised_documents(path, tokenizer, options, tokenise, cache)
+    return load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize, limit), cache)
 
 
 def chat_documents(
@@ -118,7 +108,7 @@ def chat_documents(
     turns: "all", one example per conversation with every answer scored; "each", one example per answer with the turns
     before it as its prompt. An answer that passes max_length is cut, without eos (info["cut"]); an example without room
     for an answer, or with nothing but blank ones, is left out (info["dropped"], info["blank"]).
-    Prompt and answer are tokenised apart, so that their boundary is the one generation has.
+    Prompt and answer are tokenized separately, so that their boundary is the one that generation has.
     Raises DataError naming file and line for a wrong schema or a template that does not fit.
     """
     if turns not in ("all", "each"):
@@ -127,20 +117,20 @@ def chat_documents(
         raise DataError(f"max_length={max_length}: must be at least 2")
     path = find_data(path)
 
-    def tokenise(lines: Lines) -> TokenChunk:
-        talks = [_conversation(path, n, _object(path, n, line)) for n, line in lines]
+    def tokenize(lines: Lines) -> TokenChunk:
+        conversations = [_conversation(path, n, _object(path, n, line)) for n, line in lines]
         places = [f"{path}:{n}" for n, _ in lines]
-        ids, scored, origin, counts = encode_conversations(tokenizer, talks, max_length, turns, places)
+        ids, scored, origin, counts = encode_conversations(tokenizer, conversations, max_length, turns, places)
         _refuse_mask(path, [lines[i][0] for i in origin], ids, tokenizer.mask_token_id)
         return TokenChunk.of(ids, scored, counts)
 
     options = {"schema": "chat", "max_length": max_length, "turns": turns, "limit": limit}
-    return tokenised_documents(path, tokenizer, options, tokenise, cache)
+    return load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize, limit), cache)
 
 
 def _object(path: Path, number: int, line: bytes) -> dict:
     try:
-        row = json.loads(line.decode("utf-8").rstrip())  # else a line cut short is told as column 1 of the next
+        row = json.loads(line.decode("utf-8").rstrip())  # without the line end, so that the column of an error is right
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -159,28 +149,31 @@ def _text(path: Path, number: int, row: dict, field: str) -> str:
 
 
 def _conversation(path: Path, number: int, row: dict) -> list[dict]:
-    """The turns as [{"role", "content"}, …], checked."""
-    wanted = '{"conversations": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
-
-    def wrong(what: str) -> DataError:
-        return DataError(f"{path}:{number}: {what}; expected {wanted}")
-
+    """The turns as [{"role", "content"}, …]. Raises DataError when the line is no conversation to learn from."""
     turns = row.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise wrong(f'no list of turns under "conversations" (this line has: {", ".join(row) or "nothing"})')
-    for i, turn in enumerate(turns):
-        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
-            raise wrong(f'turn {i + 1} has no string under "content"')
-        if turn.get("role") not in ("system", "user", "assistant"):
-            raise wrong(f"turn {i + 1} has role {turn.get('role')!r}, not system, user or assistant")
-    if turns[0]["role"] == "assistant":
-        raise wrong("the first turn is the assistant's: there is nothing to answer")
-    if turns[-1]["role"] != "assistant":
-        raise wrong(f"the last turn is the {turns[-1]['role']}'s: there is no answer to learn")
+    problem = _problem_of(turns, row)
+    if problem:
+        expected = '{"conversations": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
+        raise DataError(f"{path}:{number}: {problem}; expected {expected}")
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
+def _problem_of(turns, row: dict) -> str:
+    if not isinstance(turns, list) or not turns:
+        return f'no list of turns under "conversations" (this line has: {", ".join(row) or "nothing"})'
+    for i, turn in enumerate(turns, 1):
+        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+            return f'turn {i} has no string under "content"'
+        if turn.get("role") not in ("system", "user", "assistant"):
+            return f"turn {i} has role {turn.get('role')!r}, not system, user or assistant"
+    if turns[0]["role"] == "assistant":
+        return "the first turn is the assistant's: there is nothing to answer"
+    if turns[-1]["role"] != "assistant":
+        return f"the last turn is the {turns[-1]['role']}'s: there is no answer to learn"
+    return ""
+
+
 def _refuse_mask(path: Path, lines: list[int], ids: list[list[int]], mask: int | None) -> None:
-    for number, one in zip(lines, ids):
-        if mask in one:
-            raise DataError(f"{path}:{number}: the text holds the mask token, which stands for what is not yet written")
+    for number, tokens in zip(lines, ids):
+        if mask in tokens:
+            raise DataError(f"{path}:{number}: the text has the mask token, which stands for a position not yet decoded")

@@ -1,4 +1,4 @@
-"""What a batch is, and how pieces of documents become one."""
+"""A batch of rows, and how segments of documents are laid into it."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,8 @@ class Batch:
     """B rows of L tokens.
 
     tokens: [B, L] int64. document: [B, L] int64, number of the document within its row, −1 on padding.
-    position: [B, L] int64, place within the document (0 on padding). scored: [B, L] bool, may be noised and is scored.
+    position: [B, L] int64, index within the document, 0 on padding. scored: [B, L] bool, whether the loss counts the
+    token and noise may mask it.
     """
 
     tokens: Tensor
@@ -37,13 +38,13 @@ class Batch:
         return self._each(lambda part: part[start:stop])
 
     def split(self, rows: int) -> "list[Batch]":
-        """Parts of `rows` rows, the last with what is left; 0: the whole in one."""
+        """Parts of `rows` rows, the last with the rest; 0: one part."""
         if not 0 < rows < len(self.tokens):
             return [self]
         return self._parts(lambda part: part.split(rows))
 
     def apart(self, count: int) -> "list[Batch]":
-        """`count` parts, as even as can be; as many as there are rows where these are fewer."""
+        """`count` parts of nearly equal size, fewer when there are fewer rows."""
         return self._parts(lambda part: part.tensor_split(min(count, len(part))))
 
     def _parts(self, cut) -> "list[Batch]":
@@ -59,8 +60,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Segments:
-    """n pieces of documents laid into rows. All [n] int64: row, column, source (first token in TokenDataset.tokens),
-    length, fill (eos after it), number (of the document within its row)."""
+    """n segments of documents and where they go. All [n] int64: row, column, source (first token in
+    TokenDataset.tokens), length, fill (eos tokens after it), number (of the document within its row)."""
 
     row: np.ndarray
     column: np.ndarray
@@ -70,38 +71,36 @@ class Segments:
     number: np.ndarray
 
 
-def collate(
-    documents: TokenDataset, placed: Segments, rows: int, width: int, pad: int, eos: int, fill_scored: bool
-) -> Batch:
-    """Lay the pieces into [rows, width] arrays, all at once; filling is eos, scored if `fill_scored`, the rest pad."""
-    total = placed.length + placed.fill
-    begin = np.cumsum(total) - total  # of each piece among the tokens of the batch
-    number = np.repeat(placed.number, total)
+def collate(documents: TokenDataset, segments: Segments, rows: int, width: int, fill_scored: bool) -> Batch:
+    """The batch [rows, width] of the segments; filling is eos, scored if `fill_scored`, and the rest is pad."""
+    total = segments.length + segments.fill
+    begin = np.cumsum(total) - total  # of each segment, when the segments are laid end to end
+    number = np.repeat(segments.number, total)
     running = np.arange(len(number))
-    offset = running - np.repeat(begin, total)  # place within its document
-    source = running + np.repeat(placed.source - begin, total)
-    if placed.fill.any():
-        length = np.repeat(placed.length, total)
-        own = offset < length  # else filling
-        source -= np.where(own, 0, offset - length + 1)  # filling has no source: any that exists will do
-        tokens = np.where(own, np.asarray(documents.tokens)[source], eos).astype(np.int64)
-        scored = np.where(own, documents.scored[source], fill_scored)
+    offset = running - np.repeat(begin, total)  # index within the segment
+    source = running + np.repeat(segments.source - begin, total)
+    if segments.fill.any():
+        length = np.repeat(segments.length, total)
+        is_text = offset < length  # otherwise filling
+        source -= np.where(is_text, 0, offset - length + 1)  # filling has no source: its segment's last token serves
+        tokens = np.where(is_text, np.asarray(documents.tokens)[source], documents.eos_token_id).astype(np.int64)
+        scored = np.where(is_text, documents.scored[source], fill_scored)
     else:
         tokens = np.asarray(documents.tokens)[source].astype(np.int64)
         scored = np.ones(len(source), bool) if documents.all_scored else np.asarray(documents.scored)[source]
-    shift = placed.row * width + placed.column - begin  # to a piece's place among the batch's, rows end to end
+    shift = segments.row * width + segments.column - begin  # from there to its index in the rows laid end to end
     if len(running) == rows * width and not shift.any():
         return Batch(*(torch.from_numpy(part.reshape(rows, width)) for part in (tokens, number, offset, scored)))
-    at = running + np.repeat(shift, total)
-    parts = ((tokens, pad), (number, -1), (offset, 0), (scored, False))
-    return Batch(*(torch.from_numpy(_spread(part, at, empty, rows, width)) for part, empty in parts))
+    index = running + np.repeat(shift, total)
+    parts = ((tokens, documents.pad_token_id), (number, -1), (offset, 0), (scored, False))
+    return Batch(*(torch.from_numpy(_scattered(part, index, empty, rows, width)) for part, empty in parts))
 
 
-def _spread(part: np.ndarray, at: np.ndarray, empty: int, rows: int, width: int) -> np.ndarray:
-    """[rows, width] with `part` [n] at the places `at` [n] of its rows laid end to end, else `empty`."""
-    whole = np.full(rows * width, empty, part.dtype)
-    whole[at] = part
-    return whole.reshape(rows, width)
+def _scattered(part: np.ndarray, index: np.ndarray, empty: int, rows: int, width: int) -> np.ndarray:
+    """[rows, width] with `part` [n] at the indices `index` [n] of its rows laid end to end, `empty` elsewhere."""
+    scattered = np.full(rows * width, empty, part.dtype)
+    scattered[index] = part
+    return scattered.reshape(rows, width)
 
 
 def count_up(lengths: np.ndarray) -> np.ndarray:
@@ -110,11 +109,11 @@ def count_up(lengths: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
-def trainable_spans(documents: TokenDataset, seq_len: int, fill: str | None, pack: str, eos: int) -> tuple[np.ndarray, ...]:
+def trainable_spans(documents: TokenDataset, seq_len: int, fill: str | None, pack: str) -> tuple[np.ndarray, ...]:
     """(first token, length, ends with eos), each [N], of the documents that can be trained on at this length."""
     starts, lengths = documents.starts, documents.lengths
     if pack == "whole":
-        # An example too long for a row is of use only if something scored lies before the cut.
+        # An example too long for a row is useful only if a scored token lies before the cut.
         long = np.flatnonzero(lengths > seq_len)
         if len(long) and not documents.all_scored:
             long = long[np.argsort(starts[long])]
@@ -131,5 +130,5 @@ def trainable_spans(documents: TokenDataset, seq_len: int, fill: str | None, pac
     starts, lengths = starts[keep], lengths[keep]
     ended = np.zeros(len(starts), bool)
     if fill is not None:
-        ended = documents.tokens[starts + lengths - 1] == eos
+        ended = documents.tokens[starts + lengths - 1] == documents.eos_token_id
     return starts, lengths, ended

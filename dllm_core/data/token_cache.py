@@ -1,4 +1,4 @@
-"""Many documents as flat arrays: tokenised once, kept on disk, memory-mapped."""
+"""Many documents as flat arrays of tokens: tokenized once, kept on disk, memory-mapped."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -15,31 +15,34 @@ from pathlib import Path
 import numpy as np
 
 from dllm_core.common.errors import DataError
+from dllm_core.common.files import read_json, write_json
 from dllm_core.common.paths import root
-from dllm_core.data.parallel import in_order
 from dllm_core.data.tokenizer import backend
 
-FORMAT = 1  # raised when the cached files' meaning changes
-ABANDONED = 3600  # seconds without a write after which an unfinished folder belongs to nobody
+FORMAT = 1  # raised when the meaning of the cached files changes
+ABANDONED = 3600  # seconds without a write after which an unfinished folder belongs to no running process
 
 
 @dataclass(frozen=True)
 class TokenDataset:
     """N documents laid end to end; the arrays may be memory-mapped.
 
-    tokens: [T] uint16 or int32. scored: [T] bool, False on prompts. offsets: [N0 + 1] int64, where each begins.
-    chosen: [N] int64, which of the N0 documents these are, or None for all. info: counts kept from reading.
+    tokens: [T] uint16 or int32. scored: [T] bool, False on prompts. offsets: [N0 + 1] int64, the first token of each
+    document and the end. pad_token_id, eos_token_id: those of the tokenizer. chosen: [N] int64, which of the N0
+    documents belong to this set, or None for all. info: counts from reading the text.
     """
 
     tokens: np.ndarray
     scored: np.ndarray
     offsets: np.ndarray
+    pad_token_id: int
+    eos_token_id: int
     chosen: np.ndarray | None = None
     info: dict = field(default_factory=dict)
 
     @property
     def starts(self) -> np.ndarray:
-        """[N] int64, where in `tokens` each document begins."""
+        """[N] int64, the first token of each document."""
         return self.offsets[:-1] if self.chosen is None else self.offsets[self.chosen]
 
     @property
@@ -50,7 +53,7 @@ class TokenDataset:
 
     @property
     def all_scored(self) -> bool:
-        """Whether nothing is a prompt and `scored` therefore one single True, repeated."""
+        """Whether there are no prompts, so that `scored` is a single True with stride 0."""
         return self.scored.strides == (0,)
 
     def __len__(self) -> int:
@@ -68,36 +71,38 @@ class TokenDataset:
         return (self[i] for i in range(len(self)))
 
     def select(self, indices) -> "TokenDataset":
-        """The documents of these numbers, in this order; nothing is copied but the numbers."""
+        """The documents with these numbers, in this order; only the numbers are copied."""
         indices = np.asarray(indices, dtype=np.int64)
         return replace(self, chosen=indices if self.chosen is None else self.chosen[indices])
 
     def split(self, fraction: float = 0.05, at_most: int = 1000, seed: int = 0) -> tuple["TokenDataset", "TokenDataset"]:
-        """(train, valid): `fraction` of the documents, at most `at_most`, at least one, drawn by `seed`, are held out.
+        """(train, valid): `fraction` of the documents, at least one and at most `at_most`, drawn by `seed`, are held out.
 
         Raises DataError when there are fewer than two documents.
         """
         if len(self) < 2:
-            raise DataError(f"{len(self)} document cannot be split into training and validation: give more text")
-        held = min(max(1, round(len(self) * fraction)), at_most, len(self) - 1)
+            raise DataError(f"{len(self)} document cannot be split into training and validation: use a longer file")
+        count = min(max(1, round(len(self) * fraction)), at_most, len(self) - 1)
         training = np.ones(len(self), bool)
-        training[np.random.default_rng(seed).permutation(len(self))[:held]] = False
+        training[np.random.default_rng(seed).permutation(len(self))[:count]] = False
         return self.select(np.flatnonzero(training)), self.select(np.flatnonzero(~training))
 
     @classmethod
-    def of(cls, documents: Iterable, scored: Iterable | None = None) -> "TokenDataset":
-        """From token lists in memory; scored: lists of bool of the same lengths, or None for all."""
+    def of(
+        cls, documents: Iterable, scored: Iterable | None = None, *, pad_token_id: int, eos_token_id: int
+    ) -> "TokenDataset":
+        """From token lists in memory; scored: lists of bool of the same lengths, or None for all True."""
         documents = [np.asarray(d, dtype=np.int32) for d in documents]
         tokens = np.concatenate(documents) if documents else np.zeros(0, np.int32)
         marks = _all_scored(tokens) if scored is None else np.concatenate([np.asarray(s, bool) for s in scored])
         offsets = np.concatenate([[0], np.cumsum([len(d) for d in documents])]).astype(np.int64)
-        return cls(tokens, marks, offsets)
+        return cls(tokens, marks, offsets, pad_token_id, eos_token_id)
 
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """A chunk of n documents, t tokens in all. tokens: [t] int32. scored: [t] bool, or None for all True.
-    lengths: [n] int64. counts: added up into TokenDataset.info."""
+    """n documents with t tokens in all. tokens: [t] int32. scored: [t] bool, or None for all True. lengths: [n] int64.
+    counts: summed over the chunks into `TokenDataset.info`."""
 
     tokens: np.ndarray
     scored: np.ndarray | None
@@ -113,43 +118,40 @@ class TokenChunk:
         return cls(tokens, marks, lengths, counts)
 
 
-def tokenised_documents(path: Path, tokenizer, options: dict, tokenise: Callable, cache: bool) -> TokenDataset:
-    """Mapped from the cache if it is there, else tokenised into a temporary folder that is then renamed.
+def load_or_tokenize(
+    path: Path, tokenizer, options: dict, chunks: Generator[TokenChunk, None, None], cache: bool = True
+) -> TokenDataset:
+    """The documents of `path`, memory-mapped from data/cache/; what is not there is written from `chunks` first.
 
-    options: what besides path and tokenizer decides the tokens; "limit" (lines, None for all) is obeyed here.
-    tokenise takes [(line number, bytes of the line), …] of lines that are not blank and gives `TokenChunk`.
+    options: what decides the tokens besides the file and the tokenizer. chunks: a generator that tokenizes the file; it
+    does not start when the cache has the tokens. cache=False: read into memory, nothing is kept. The files are written
+    into a temporary folder that is renamed when it is complete. Raises DataError when no document is left.
     """
-
-    def make(folder: Path) -> None:
-        with closing(in_order(path, tokenise, options["limit"])) as chunks:  # its processes end with it
-            _write(folder, path, len(tokenizer), chunks)
-
-    if not cache:
-        with tempfile.TemporaryDirectory() as folder:
-            make(Path(folder))
-            return _load(Path(folder), mapped=False)
-    home = root() / "data" / "cache"
-    final = home / f"{path.stem}-{_fingerprint(path, tokenizer, options)}"
-    if not (final / "info.json").is_file():
-        home.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(home)
-        folder = home / f".unfinished-{final.name}-{os.getpid()}"
-        try:
-            shutil.rmtree(folder, ignore_errors=True)  # left by a process of this number that was killed
-            folder.mkdir()
-            make(folder)
-            if not final.exists():
-                os.replace(folder, final)
-        except OSError:
-            if not (final / "info.json").is_file():  # otherwise another process was quicker, with the same content
-                raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    return _load(final)
+    with closing(chunks):  # so that its processes end with this function
+        if not cache:
+            with tempfile.TemporaryDirectory() as folder:
+                _write(Path(folder), path, len(tokenizer), chunks)
+                return _load(Path(folder), tokenizer, mapped=False)
+        home = root() / "data" / "cache"
+        final = home / f"{path.stem}-{_fingerprint(path, tokenizer, options)}"
+        if not (final / "info.json").is_file():
+            home.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(home)
+            unfinished = home / f".unfinished-{final.name}-{os.getpid()}"
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process that had the same number
+            try:
+                _write(unfinished, path, len(tokenizer), chunks)
+                os.replace(unfinished, final)
+            except OSError:
+                if not (final / "info.json").is_file():  # otherwise another process was faster, with the same content
+                    raise
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+        return _load(final, tokenizer)
 
 
 def _remove_abandoned(home: Path) -> None:
-    """What killed runs left: a run that is alive writes every few seconds."""
+    """Delete the folders of killed runs; a live run writes every few seconds."""
     for folder in home.glob(".unfinished-*"):
         touched = max((entry.stat().st_mtime for entry in (folder, *folder.iterdir())), default=0.0)
         if time.time() - touched > ABANDONED:
@@ -165,39 +167,40 @@ def _fingerprint(path: Path, tokenizer, options: dict) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write(folder: Path, path: Path, vocabulary: int, chunks: Iterator[TokenChunk]) -> None:
-    """tokens.bin, scored.bin (unless all is scored), offsets.npy and info.json under `folder`."""
-    kind = np.uint16 if vocabulary < 2**16 else np.int32
-    lengths: list[np.ndarray] = []
+def _write(folder: Path, path: Path, vocab_size: int, chunks: Iterable[TokenChunk]) -> None:
+    """Write tokens.bin, scored.bin (empty when all is scored), offsets.npy and info.json into `folder`."""
+    folder.mkdir(exist_ok=True)
+    dtype = np.dtype(np.uint16 if vocab_size < 2**16 else np.int32)
+    lengths: list[np.ndarray] = [np.zeros(1, np.int64)]
     info: dict[str, int] = {}
     with open(folder / "tokens.bin", "wb") as tokens, open(folder / "scored.bin", "wb") as scored:
         for chunk in chunks:
             for name, count in chunk.counts.items():
                 info[name] = info.get(name, 0) + count
-            tokens.write(chunk.tokens.astype(kind).tobytes())
+            tokens.write(chunk.tokens.astype(dtype).tobytes())
             if chunk.scored is not None:
                 scored.write(chunk.scored.tobytes())
             lengths.append(chunk.lengths)
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1, np.int64)
+    offsets = np.cumsum(np.concatenate(lengths))
     if offsets[-1] == 0:
-        left = ", ".join(f"{count} {name}" for name, count in info.items() if count)
-        raise DataError(f"{path}: no document is left to train on ({left or 'no lines'})")
-    np.save(folder / "offsets.npy", offsets.astype(np.int64))
-    meta = {"dtype": np.dtype(kind).name, "source": str(path), "counts": info}
-    (folder / "info.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+        left_out = ", ".join(f"{count} {name}" for name, count in info.items() if count)
+        raise DataError(f"{path}: no document is left to train on ({left_out or 'no lines'})")
+    np.save(folder / "offsets.npy", offsets)
+    write_json(folder / "info.json", {"dtype": dtype.name, "source": str(path), "counts": info})
 
 
 def _all_scored(tokens: np.ndarray) -> np.ndarray:
     return np.broadcast_to(np.True_, tokens.shape)
 
 
-def _load(folder: Path, mapped: bool = True) -> TokenDataset:
-    meta = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+def _load(folder: Path, tokenizer, mapped: bool = True) -> TokenDataset:
+    info = read_json(folder / "info.json")
 
-    def read(name: str, kind) -> np.ndarray:
-        return np.memmap(folder / name, kind, "r") if mapped else np.fromfile(folder / name, kind)
+    def read(name: str, dtype) -> np.ndarray:
+        return np.memmap(folder / name, dtype, "r") if mapped else np.fromfile(folder / name, dtype)
 
-    tokens = read("tokens.bin", np.dtype(meta["dtype"]))
-    everything = (folder / "scored.bin").stat().st_size == 0
-    scored = _all_scored(tokens) if everything else read("scored.bin", np.bool_)
-    return TokenDataset(tokens, scored, np.load(folder / "offsets.npy"), info=meta["counts"])
+    tokens = read("tokens.bin", info["dtype"])
+    prompts = (folder / "scored.bin").stat().st_size > 0
+    scored = read("scored.bin", np.bool_) if prompts else _all_scored(tokens)
+    offsets = np.load(folder / "offsets.npy")
+    return TokenDataset(tokens, scored, offsets, tokenizer.pad_token_id, tokenizer.eos_token_id, info=info["counts"])

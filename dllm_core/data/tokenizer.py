@@ -1,12 +1,14 @@
-"""Tokenizers: any Hugging Face folder or ModelScope model, or one token per character. All speak the same language:
-pad, bos, eos and a mask, and ChatML for conversations.
+"""Tokenizers: any Hugging Face folder or ModelScope model, or one token per character; the special tokens of each.
 
 | role | token | used for |
 |---|---|---|
 | pad | `<|endoftext|>` | the empty end of a row; never attended to, never scored |
 | bos | `<|im_start|>` | the start of a document or of a turn |
 | eos | `<|im_end|>` | the end of a document or of a turn; the model learns to write it |
-| mask | `<|mask|>` | the state "not yet decided" of a diffusion model; never in a text |
+| mask | `<|mask|>` | a position that a diffusion model has not decoded yet; never in a text |
+| unk | `<|unk|>` | a character without a token |
+
+Another tokenizer may have other tokens in these roles. Conversations are written in ChatML.
 """
 
 from collections.abc import Iterable
@@ -25,24 +27,24 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_ANY_OF = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def load_tokenizer(source: str | Path = "data/tokenizer"):
     """A `PreTrainedTokenizerFast` with pad, bos, eos and mask.
 
-    source: a folder that holds a tokenizer (relative paths count from the project root), or a ModelScope model id
-    `owner/name` (also `modelscope:owner/name`), of which only the tokenizer's files are fetched, once.
-    A tokenizer without a mask gets `<|mask|>` as its last id, so the model's vocabulary is `len(tokenizer)`.
-    Raises DataError when there is no tokenizer, it cannot be read, or it lacks one of the needed tokens.
+    source: a folder with a tokenizer (relative paths count from the project root), or a ModelScope model id
+    `owner/name` (also `modelscope:owner/name`), of which only the tokenizer's files are downloaded, once.
+    A tokenizer without a mask gets `<|mask|>` as its last id, so the size of the vocabulary is `len(tokenizer)`.
+    Raises DataError when there is no tokenizer, it cannot be read, or it lacks a pad, bos or eos token.
     """
     folder = _folder(str(source))
     tokenizer = _read(folder)
     missing = [name for name in ("pad", "bos", "eos") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
         raise DataError(
-            f"{folder}: the tokenizer has no {' and no '.join(missing)} token. Documents are written as bos text eos "
-            f"and rows are filled with pad: name them in {folder / 'tokenizer_config.json'}, "
+            f"{folder}: the tokenizer has no {' and no '.join(missing)} token. A document is bos text eos and pad fills "
+            f"the rows: name the tokens in {folder / 'tokenizer_config.json'}, "
             f'for example "{missing[0]}_token": "{SPECIAL_TOKENS[f"{missing[0]}_token"]}"'
         )
     if tokenizer.mask_token_id is None:
@@ -55,21 +57,21 @@ def load_tokenizer(source: str | Path = "data/tokenizer"):
 
 
 def character_tokenizer(texts: Iterable[str]):
-    """One token per character seen in `texts` (sorted by code point, after the special tokens), ChatML included.
+    """One token per character of `texts` (sorted by code point, after the special tokens), with ChatML as its template.
 
-    Every other character becomes `<|unk|>`. `save_pretrained(folder)` makes it an ordinary tokenizer folder.
-    Raises DataError when the texts hold no character.
+    Every other character becomes `<|unk|>`. `save_pretrained(folder)` writes an ordinary tokenizer folder.
+    Raises DataError when the texts have no character.
     """
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    seen: set[str] = set()
+    characters: set[str] = set()
     for text in texts:
-        seen.update(text)
-    if not seen:
-        raise DataError("character_tokenizer: the texts hold no character, so there is nothing to make tokens of")
-    seen.update("system\nuser\nassistant\n")  # the words of the chat template
-    entries = [*SPECIAL_TOKENS.values(), *sorted(seen)]
+        characters.update(text)
+    if not characters:
+        raise DataError("character_tokenizer: the texts have no character, so there is nothing to build a vocabulary from")
+    characters.update("system\nuser\nassistant\n")  # the words of the chat template
+    entries = [*SPECIAL_TOKENS.values(), *sorted(characters)]
     # A BPE without merges splits into characters; without a pre-tokenizer no space is touched.
     backend = Tokenizer(models.BPE({entry: i for i, entry in enumerate(entries)}, [], unk_token=UNKNOWN))
     backend.decoder = decoders.Fuse()
@@ -92,7 +94,7 @@ def require_chat_template(tokenizer) -> None:
 
 
 def backend(tokenizer):
-    """The `tokenizers.Tokenizer` within, without the padding and cutting that a call such as
+    """The `tokenizers.Tokenizer` inside, reset to no padding and no truncation, which a call such as
     `tokenizer(text, padding="max_length", truncation=True)` leaves set in it."""
     inner = tokenizer.backend_tokenizer
     inner.no_padding()
@@ -101,16 +103,16 @@ def backend(tokenizer):
 
 
 def _folder(source: str) -> Path:
-    """The folder that holds the tokenizer's files, fetched from ModelScope when `source` is a model id."""
+    """The folder with the tokenizer's files, downloaded from ModelScope when `source` is a model id."""
     path = resolve(source.removeprefix("modelscope:"))
     if not source.startswith("modelscope:") and path.is_dir():
-        if any((path / name).is_file() for name in _FILES):
+        if any((path / name).is_file() for name in _ANY_OF):
             return path
-        raise DataError(f"{path}: no tokenizer here (looked for {', '.join(_FILES)}); try data/tokenizer")
-    # owner/name, unless its first part is a folder of the project (then it is a path that does not exist)
-    named = source.removeprefix("modelscope:")
-    if is_repository(named) and not (root() / named.split("/")[0]).is_dir():
-        return fetch_tokenizer(named)
+        raise DataError(f"{path}: no tokenizer here (looked for {', '.join(_ANY_OF)}); try data/tokenizer")
+    # owner/name, unless its first part is a folder of the project: then it is a path that does not exist
+    repository = source.removeprefix("modelscope:")
+    if is_repository(repository) and not (root() / repository.split("/")[0]).is_dir():
+        return fetch_tokenizer(repository)
     raise DataError(
         f"tokenizer {source!r}: no such folder ({path}). Give a folder with tokenizer.json, such as data/tokenizer, "
         "or a ModelScope model id owner/name"
@@ -118,7 +120,7 @@ def _folder(source: str) -> Path:
 
 
 def _read(folder: Path):
-    # tokenizer.json says everything by itself; the other layouts need the class that knows them, and a second to import it
+    # tokenizer.json is complete by itself; the other layouts need their own class, whose import takes a second
     if (folder / "tokenizer.json").is_file():
         from transformers import PreTrainedTokenizerFast as reader
     else:
@@ -129,8 +131,8 @@ def _read(folder: Path):
             read_json(path)  # an error that names the file
     try:
         tokenizer = reader.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # whatever the tokenizer's classes raise, the cause is these files
+    except Exception as error:  # whatever the tokenizer classes raise, the cause is these files
         raise DataError(f"{folder}: cannot read a tokenizer from this folder: {error}") from error
     if not tokenizer.is_fast:
-        raise DataError(f"{folder}: this tokenizer has no fast form; save it once as tokenizer.json")
+        raise DataError(f"{folder}: this tokenizer has no fast version; save it once as tokenizer.json")
     return tokenizer

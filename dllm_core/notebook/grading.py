@@ -209,10 +209,10 @@ def probability_under(judge: LoadedCheckpoint, traces: Sequence[Trace]) -> float
     if not rows:
         return math.nan
     scored = [[i >= prompt_length for i in range(len(tokens))] for tokens, prompt_length in rows]
-    answers = TokenDataset.of([tokens for tokens, _ in rows], scored)
     ids = {"pad_token_id": judge.tokenizer.pad_token_id, "eos_token_id": judge.tokenizer.eos_token_id}
+    answers = TokenDataset.of([tokens for tokens, _ in rows], scored, **ids)
     longest = int(answers.lengths.max())
-    batches = validation_batches(answers, batch_size=len(rows), seq_len=longest, pack="whole", **ids)
+    batches = validation_batches(answers, batch_size=len(rows), seq_len=longest, pack="whole")
     return math.exp(-ar_nll(judge.model, batches).mean)
 
 

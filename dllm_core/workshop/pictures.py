@@ -153,8 +153,7 @@ def _noise(given) -> list[Path]:
 
 def _packing(given) -> list[Path]:
     tokenizer, chats = _chats()
-    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    made = lambda **how: next(PackedBatches(chats, batch_size=8, seq_len=128, pack="whole", **how, **ids))
+    made = lambda **how: next(PackedBatches(chats, batch_size=8, seq_len=128, pack="whole", **how))
     batches = {
         "whole conversations, packed (AR)": made(),
         "packed, filled to blocks (LLaDA 2)": made(fill="block", block_size=16),

@@ -39,7 +39,7 @@ PLAYERS = """traces = [ask(open_("weights/minimind_sft_best.pt"), DecodeConfig("
               DecodeConfig("llada1", 32, block_length=16, alternatives=3, draft=True)), ask(two, way)]
 show.player(*traces)"""
 PACKING = """data = chat_documents("data/sft_tiny.jsonl", two.tokenizer, 128)
-widgets.packing_explorer(data, two.tokenizer.pad_token_id, two.tokenizer.eos_token_id, 128, 16)"""
+widgets.packing_explorer(data, 128, 16)"""
 CELLS = {
     "setup": SETUP, "player": PLAYERS, "live": 'decoding_explorer(two, "你是谁？", way)',
     "attention": "show.attention()", "block": "widgets.block_explorer()", "packing": PACKING,

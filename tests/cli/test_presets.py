@@ -148,12 +148,11 @@ def large(in_force, tokenizer):
 
 
 def batches_of(project, tokenizer, p: dict, length: int, **options) -> PackedBatches:
-    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     if "pack" in options:
         documents = chat_documents(project / "data/sft_sample.jsonl", tokenizer, length, cache=False)
     else:
         documents = text_documents(project / "data/pretrain_sample.jsonl", tokenizer, p["jsonl_field"], cache=False)
-    return PackedBatches(documents, batch_size=2, seq_len=length, seed=p["seed"], **ids, **options)
+    return PackedBatches(documents, batch_size=2, seq_len=length, seed=p["seed"], **options)
 
 
 def train_config(p: dict, steps: int, length: int) -> TrainConfig:

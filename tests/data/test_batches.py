@@ -9,8 +9,8 @@ import torch
 from dllm_core.common.errors import DataError
 from dllm_core.data import batches as batches_module
 from dllm_core.data.batches import Batch, PackedBatches, validation_batches
-from dllm_core.data.jsonl import TokenDataset
 from dllm_core.data.rows import Segments, collate
+from dllm_core.data.token_cache import TokenDataset
 
 PAD, EOS = 0, 2
 IDS = {"pad_token_id": PAD, "eos_token_id": EOS}
@@ -30,6 +30,7 @@ def examples(count: int = 50, seed: int = 0, longest: int = 20) -> TokenDataset:
     return TokenDataset.of(
         [[10, 11, *[100 + i] * n, EOS] for i, n in enumerate(lengths)],
         [[False, False, *[True] * (n + 1)] for n in lengths],
+        **IDS,
     )
 
 
@@ -59,7 +60,7 @@ def equal(one: Batch, other: Batch) -> bool:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_shapes_and_padding(layout):
-    for batch in take(PackedBatches(examples(), batch_size=3, seq_len=24, **IDS, **layout), 10):
+    for batch in take(PackedBatches(examples(), batch_size=3, seq_len=24, **layout), 10):
         assert batch.tokens.shape == batch.document.shape == batch.position.shape == batch.scored.shape
         assert batch.tokens.shape[0] == 3 and batch.tokens.shape[1] <= 24
         assert batch.tokens.dtype == batch.document.dtype == batch.position.dtype == torch.int64
@@ -71,8 +72,8 @@ def test_shapes_and_padding(layout):
 
 
 def test_cut_is_the_stream_itself():
-    documents = TokenDataset.of([[10 * d + i for i in range(n)] for d, n in enumerate([3, 9, 1, 6, 2], 1)])
-    batch = next(PackedBatches(documents, batch_size=4, seq_len=5, shuffle=False, **IDS))
+    documents = TokenDataset.of([[10 * d + i for i in range(n)] for d, n in enumerate([3, 9, 1, 6, 2], 1)], **IDS)
+    batch = next(PackedBatches(documents, batch_size=4, seq_len=5, shuffle=False))
     assert batch.tokens.flatten().tolist() == documents.tokens[:20].tolist()
     assert batch.document.tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 2, 2], [0, 0, 0, 0, 1]]
     assert batch.position.tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 4], [0, 1, 0, 0, 1], [0, 1, 2, 3, 0]]
@@ -80,9 +81,9 @@ def test_cut_is_the_stream_itself():
 
 
 def test_cut_gives_every_token_once_an_epoch():
-    documents = TokenDataset.of([[1000 * d + i for i in range(d % 7 + 1)] for d in range(1, 60)])
+    documents = TokenDataset.of([[1000 * d + i for i in range(d % 7 + 1)] for d in range(1, 60)], **IDS)
     rows = len(documents.tokens) // 8
-    batches = PackedBatches(documents, batch_size=1, seq_len=8, **IDS)
+    batches = PackedBatches(documents, batch_size=1, seq_len=8)
     assert batches.batches_per_epoch == rows
     seen = torch.cat([batch.tokens.flatten() for batch in take(batches, rows)]).tolist()
     assert len(set(seen)) == len(seen) == rows * 8 and set(seen) <= set(documents.tokens.tolist())
@@ -94,7 +95,7 @@ def test_cut_gives_every_token_once_an_epoch():
 @pytest.mark.parametrize("layout", WHOLE)
 def test_examples_stay_whole_and_come_once_an_epoch(layout):
     documents = examples(200)
-    batches = PackedBatches(documents, batch_size=4, seq_len=24, **IDS, **layout)
+    batches = PackedBatches(documents, batch_size=4, seq_len=24, **layout)
     counts = np.zeros(len(documents), int)
     for batch in take(batches, 200):
         for tokens, scored in pieces(batch):
@@ -109,14 +110,14 @@ def test_examples_stay_whole_and_come_once_an_epoch(layout):
 
 
 def test_packing_leaves_little_empty():
-    batches = PackedBatches(examples(400), batch_size=4, seq_len=64, pack="whole", **IDS)
+    batches = PackedBatches(examples(400), batch_size=4, seq_len=64, pack="whole")
     filled = torch.cat([batch.document for batch in take(batches, 20)]) >= 0
     assert filled.float().mean() > 0.93
 
 
 def test_fill_batch_is_one_example_a_row_up_to_the_longest():
     documents = examples(48)
-    for batch in take(PackedBatches(documents, batch_size=6, seq_len=24, pack="whole", fill="batch", **IDS), 10):
+    for batch in take(PackedBatches(documents, batch_size=6, seq_len=24, pack="whole", fill="batch"), 10):
         found = pieces(batch)
         assert len(found) == 6 == len({tokens[2] for tokens, _ in found})
         assert batch.tokens.shape[1] == max(len(documents[tokens[2] - 100][0]) for tokens, _ in found)
@@ -125,7 +126,7 @@ def test_fill_batch_is_one_example_a_row_up_to_the_longest():
 
 def test_fill_random_varies_within_its_bounds():
     documents = examples()
-    batches = PackedBatches(documents, batch_size=4, seq_len=24, pack="whole", fill="random", max_fill=5, **IDS)
+    batches = PackedBatches(documents, batch_size=4, seq_len=24, pack="whole", fill="random", max_fill=5)
     tails = [
         (len(tokens) - len(documents[tokens[2] - 100][0]), len(tokens))
         for batch in take(batches, 60)
@@ -138,7 +139,7 @@ def test_fill_random_varies_within_its_bounds():
 def test_fill_block_rounds_up(fill_scored):
     documents = examples()
     settings = {"pack": "whole", "fill": "block", "block_size": 8, "fill_scored": fill_scored}
-    for batch in take(PackedBatches(documents, batch_size=4, seq_len=24, **IDS, **settings), 20):
+    for batch in take(PackedBatches(documents, batch_size=4, seq_len=24, **settings), 20):
         for tokens, scored in pieces(batch):
             own = len(documents[tokens[2] - 100][0])
             assert len(tokens) == -(-own // 8) * 8
@@ -148,8 +149,8 @@ def test_fill_block_rounds_up(fill_scored):
 @pytest.mark.parametrize("layout", WHOLE)
 def test_an_answer_without_its_end_is_not_filled(layout):
     """The first two were cut (by max_length, and here by seq_len); an eos after them would teach to stop midway."""
-    documents = TokenDataset.of([[10, 7, 7], [10, *[8] * 30, EOS], [10, 9, EOS]])
-    for batch in take(PackedBatches(documents, batch_size=2, seq_len=12, **IDS, **layout), 12):
+    documents = TokenDataset.of([[10, 7, 7], [10, *[8] * 30, EOS], [10, 9, EOS]], **IDS)
+    for batch in take(PackedBatches(documents, batch_size=2, seq_len=12, **layout), 12):
         for tokens, _ in pieces(batch):
             if tokens[1] == 7:
                 assert tokens == [10, 7, 7]
@@ -158,23 +159,23 @@ def test_an_answer_without_its_end_is_not_filled(layout):
 
 
 def test_text_shorter_than_a_row_is_padded():
-    batch = next(PackedBatches(TokenDataset.of([[1, 5, EOS]]), batch_size=2, seq_len=6, **IDS))
+    batch = next(PackedBatches(TokenDataset.of([[1, 5, EOS]], **IDS), batch_size=2, seq_len=6))
     assert batch.tokens.tolist() == [[1, 5, EOS, PAD, PAD, PAD]] * 2
     assert batch.document.tolist() == [[0, 0, 0, -1, -1, -1]] * 2
 
 
 def test_empty_documents_are_passed_over():
-    documents = TokenDataset.of([[], [1, 5, EOS], [], [1, 6, EOS], []])
+    documents = TokenDataset.of([[], [1, 5, EOS], [], [1, 6, EOS], []], **IDS)
     for layout in LAYOUTS:
         assert {5, 6} <= set(
-            next(PackedBatches(documents, batch_size=3, seq_len=8, **IDS, **layout)).tokens.flatten().tolist()
+            next(PackedBatches(documents, batch_size=3, seq_len=8, **layout)).tokens.flatten().tolist()
         )
 
 
 def test_selected_documents_only():
     documents = examples().select([3, 8])
     for layout in WHOLE:
-        batch = next(PackedBatches(documents, batch_size=2, seq_len=24, **IDS, **layout))
+        batch = next(PackedBatches(documents, batch_size=2, seq_len=24, **layout))
         assert {tokens[2] - 100 for tokens, _ in pieces(batch)} == {3, 8}
 
 
@@ -184,7 +185,7 @@ def test_selected_documents_only():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_seed_decides(layout):
     def first(seed, shuffle=True):
-        return next(PackedBatches(examples(), batch_size=4, seq_len=24, seed=seed, shuffle=shuffle, **IDS, **layout))
+        return next(PackedBatches(examples(), batch_size=4, seq_len=24, seed=seed, shuffle=shuffle, **layout))
 
     assert equal(first(1), first(1)) and not equal(first(1), first(2))
     assert torch.equal(first(1, False).tokens[0, :4], torch.tensor(examples().tokens[:4]).long())
@@ -193,7 +194,7 @@ def test_the_seed_decides(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_going_on_after_a_stop(layout):
     def make():
-        return PackedBatches(examples(), batch_size=3, seq_len=24, seed=4, **IDS, **layout)
+        return PackedBatches(examples(), batch_size=3, seq_len=24, seed=4, **layout)
 
     for stop in (0, 1, 7, 31):
         unbroken, first, second = make(), make(), make()
@@ -206,7 +207,7 @@ def test_going_on_after_a_stop(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_laying_out_ahead_changes_nothing(layout, monkeypatch):
     """Several batches at once or one by one; also when a state is loaded between two that were laid out together."""
-    make = lambda: PackedBatches(examples(), batch_size=3, seq_len=24, **IDS, **layout)
+    make = lambda: PackedBatches(examples(), batch_size=3, seq_len=24, **layout)
     ahead, going_back = take(make(), 40), make()
     take(going_back, 2)
     state = going_back.state()
@@ -218,21 +219,21 @@ def test_laying_out_ahead_changes_nothing(layout, monkeypatch):
 
 
 def test_asking_for_the_estimate_changes_nothing():
-    one, other = (PackedBatches(examples(), batch_size=3, seq_len=24, pack="whole", **IDS) for _ in range(2))
+    one, other = (PackedBatches(examples(), batch_size=3, seq_len=24, pack="whole") for _ in range(2))
     next(one), next(other)
     assert one.batches_per_epoch > 0
     assert all(equal(a, b) for a, b in zip(take(one, 9), take(other, 9)))
 
 
 def test_a_state_of_other_data_is_refused():
-    state = PackedBatches(examples(50), batch_size=3, seq_len=24, pack="whole", **IDS).state()
+    state = PackedBatches(examples(50), batch_size=3, seq_len=24, pack="whole").state()
     with pytest.raises(DataError, match="counts 50 examples an epoch, these data make 49"):
-        PackedBatches(examples(49), batch_size=3, seq_len=24, pack="whole", **IDS).load_state(state)
+        PackedBatches(examples(49), batch_size=3, seq_len=24, pack="whole").load_state(state)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_estimate_of_an_epoch(layout):
-    batches = PackedBatches(examples(600), batch_size=4, seq_len=32, **IDS, **layout)
+    batches = PackedBatches(examples(600), batch_size=4, seq_len=32, **layout)
     count = 0
     while batches.epoch == 0:
         next(batches)
@@ -241,7 +242,7 @@ def test_the_estimate_of_an_epoch(layout):
 
 
 def test_steps_of_so_many_epochs():
-    batches = PackedBatches(examples(600), batch_size=4, seq_len=32, **IDS)
+    batches = PackedBatches(examples(600), batch_size=4, seq_len=32)
     per_epoch = batches.batches_per_epoch
     assert [batches.steps(e) for e in (2, 0.5, 1e-9)] == [2 * per_epoch, round(per_epoch / 2), 1]
     for epochs in (0, -1.0):
@@ -255,8 +256,8 @@ def test_steps_of_so_many_epochs():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_validation_takes_each_document_once(layout):
     documents = examples()
-    made = validation_batches(documents, batch_size=4, seq_len=24, **IDS, **layout)
-    assert all(equal(a, b) for a, b in zip(made, validation_batches(documents, batch_size=4, seq_len=24, **IDS, **layout)))
+    made = validation_batches(documents, batch_size=4, seq_len=24, **layout)
+    assert all(equal(a, b) for a, b in zip(made, validation_batches(documents, batch_size=4, seq_len=24, **layout)))
     if layout["pack"] == "cut":
         kept = torch.cat([batch.tokens[batch.document >= 0] for batch in made])
         assert kept.tolist() == documents.tokens.tolist()
@@ -268,14 +269,14 @@ def test_validation_takes_each_document_once(layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_validation_stops_at_so_many_rows(layout):
-    made = validation_batches(examples(), batch_size=4, seq_len=24, rows=6, **IDS, **layout)
+    made = validation_batches(examples(), batch_size=4, seq_len=24, rows=6, **layout)
     assert [len(batch.tokens) for batch in made] == [4, 2]
 
 
 @pytest.mark.parametrize("rows", [0, -1])
 def test_validation_without_rows_is_refused(rows):
     with pytest.raises(DataError, match=f"rows={rows}: must be at least 1"):
-        validation_batches(examples(), batch_size=4, seq_len=24, rows=rows, **IDS)
+        validation_batches(examples(), batch_size=4, seq_len=24, rows=rows)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -296,19 +297,19 @@ def test_validation_without_rows_is_refused(rows):
 )
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(DataError, match=message):
-        PackedBatches(examples(), **{"batch_size": 2, "seq_len": 24, **IDS, **settings})
+        PackedBatches(examples(), **{"batch_size": 2, "seq_len": 24, **settings})
 
 
 def test_nothing_to_make_batches_of():
     for layout in LAYOUTS:
         with pytest.raises(DataError, match="no documents"):
-            PackedBatches(examples().select([]), batch_size=2, seq_len=24, **IDS, **layout)
+            PackedBatches(examples().select([]), batch_size=2, seq_len=24, **layout)
 
 
 def test_rows_too_short_for_every_answer():
-    documents = TokenDataset.of([[10] * 9 + [5, EOS]] * 3, [[False] * 9 + [True] * 2] * 3)
+    documents = TokenDataset.of([[10] * 9 + [5, EOS]] * 3, [[False] * 9 + [True] * 2] * 3, **IDS)
     with pytest.raises(DataError, match="seq_len=8 is too short: none of 3 examples"):
-        PackedBatches(documents, batch_size=2, seq_len=8, pack="whole", **IDS)
+        PackedBatches(documents, batch_size=2, seq_len=8, pack="whole")
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2]])
@@ -318,8 +319,9 @@ def test_long_examples_count_if_their_answer_begins_in_the_row(order):
     documents = TokenDataset.of(
         [[10] * n + [100 + i] * 9 + [EOS] for i, n in enumerate(prompts)],
         [[False] * n + [True] * 10 for n in prompts],
+        **IDS,
     )
-    batches = PackedBatches(documents.select(order), batch_size=1, seq_len=8, pack="whole", shuffle=False, **IDS)
+    batches = PackedBatches(documents.select(order), batch_size=1, seq_len=8, pack="whole", shuffle=False)
     assert batches.batches_per_epoch == 2
     found = [batch.tokens[0].tolist() for batch in take(batches, 2)]
     laid = {0: [10] * 4 + [100] * 4, 2: [10] * 7 + [102]}
@@ -327,7 +329,7 @@ def test_long_examples_count_if_their_answer_begins_in_the_row(order):
 
 
 def test_parts_of_a_batch():
-    batch = next(PackedBatches(examples(), batch_size=4, seq_len=24, **IDS))
+    batch = next(PackedBatches(examples(), batch_size=4, seq_len=24))
     assert batch.cut(7).tokens.shape == (4, 7) and torch.equal(batch.rows(1, 3).scored, batch.scored[1:3])
     assert equal(batch.to("cpu"), batch)
     assert [len(part.tokens) for part in batch.split(3)] == [3, 1]
@@ -359,7 +361,7 @@ def laid_one_by_one(documents: TokenDataset, placed: Segments, rows: int, width:
 def test_pieces_are_laid_as_one_by_one(fill_scored, row, column, source, length, fill, number):
     documents = examples(6)
     placed = Segments(*(np.array(part) for part in (row, column, source, length, fill, number)))
-    mine = collate(documents, placed, 2, 6, PAD, EOS, fill_scored)
+    mine = collate(documents, placed, 2, 6, fill_scored)
     plain = laid_one_by_one(documents, placed, 2, 6, fill_scored)
     for part in ("tokens", "document", "position", "scored"):
         assert torch.equal(getattr(mine, part), getattr(plain, part)), part

@@ -122,7 +122,7 @@ def test_contents_that_do_not_match_are_refused(hub, tmp_path, monkeypatch, serv
 
 
 def test_absent_files_and_data_sets(hub):
-    with pytest.raises(DataError, match="no file of that name; it holds: train.jsonl"):
+    with pytest.raises(DataError, match="no file of that name; it has: train.jsonl"):
         find_data("modelscope:someone/texts/test.jsonl")
     with pytest.raises(DataError, match="modelscope:nobody/texts/train.jsonl: not found on http"):
         find_data("modelscope:nobody/texts/train.jsonl")

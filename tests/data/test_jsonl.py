@@ -1,4 +1,4 @@
-"""Reading and tokenising: what is scored, where prompts end, what bad files are told, what the cache keeps."""
+"""Reading and tokenizing: what is scored, where prompts end, how bad files are reported, what the cache keeps."""
 
 import os
 import socket
@@ -9,10 +9,10 @@ import pytest
 from small import CHARACTERS, write
 
 from dllm_core.common.errors import DataError
-from dllm_core.data import parallel as reading
-from dllm_core.data import token_cache as documents
+from dllm_core.data import parallel
 from dllm_core.data.chat import chat_prompt
-from dllm_core.data.jsonl import TokenDataset, chat_documents, find_data, read_jsonl, read_texts, text_documents
+from dllm_core.data.jsonl import chat_documents, find_data, read_jsonl, read_texts, text_documents
+from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
 
 TALK = [
@@ -124,15 +124,15 @@ def test_nothing_but_blanks(workspace, tokenizer):
 
 def test_the_mask_token_is_no_text(workspace, tokenizer):
     write("x.jsonl", {"text": "a"}, {"text": "a<|mask|>b"})
-    with pytest.raises(DataError, match=r"x\.jsonl:2: the text holds the mask token"):
+    with pytest.raises(DataError, match=r"x\.jsonl:2: the text has the mask token"):
         text_documents("x.jsonl", tokenizer)
     talks("y.jsonl", TALK[:2], [TALK[0], {"role": "assistant", "content": "<|mask|>"}])
-    with pytest.raises(DataError, match=r"y\.jsonl:2: the text holds the mask token"):
+    with pytest.raises(DataError, match=r"y\.jsonl:2: the text has the mask token"):
         chat_documents("y.jsonl", tokenizer, 64)
 
 
 def test_more_lines_than_a_chunk_keep_their_order(workspace, tokenizer, monkeypatch):
-    monkeypatch.setattr(reading, "CHUNK", 50)
+    monkeypatch.setattr(parallel, "CHUNK", 50)
     write("x.jsonl", *({"text": chr(97 + i % 26) * (i % 5 + 1)} for i in range(40)))
     read = text_documents("x.jsonl", tokenizer)
     assert [words(tokenizer, read, i)[0] for i in range(40)] == [
@@ -165,7 +165,7 @@ def test_large_vocabularies_take_wider_numbers(workspace):
 def test_a_second_call_reads_nothing_again(workspace, tokenizer, monkeypatch):
     path = talks("x.jsonl", TALK)
     first = chat_documents(path, tokenizer, 64)
-    monkeypatch.setattr(documents, "in_order", lambda *_: pytest.fail("the text was read again"))
+    monkeypatch.setattr(parallel, "chunks_of_lines", lambda *_: pytest.fail("the text was read again"))
     second = chat_documents(path, tokenizer, 64)
     assert isinstance(second.tokens, np.memmap)
     assert (first.tokens == second.tokens).all() and (first.scored == second.scored).all()
@@ -350,7 +350,7 @@ def test_templates_that_cannot_serve(workspace):
 
 
 def test_documents_select_and_split():
-    made = TokenDataset.of([[i] * (i + 1) for i in range(10)])
+    made = TokenDataset.of([[i] * (i + 1) for i in range(10)], pad_token_id=0, eos_token_id=2)
     assert [len(made[i][0]) for i in range(10)] == list(range(1, 11)) == made.lengths.tolist()
     assert made[-1][0].tolist() == [9] * 10
     few = made.select([7, 2]).select([1, 0])

@@ -1,4 +1,4 @@
-"""Tokenising on all cores: the same tokens, the first error in the file's order, nothing left by what was killed."""
+"""Tokenizing on all cores: the same tokens, the first error in the file's order, nothing left by what was killed."""
 
 import os
 import signal
@@ -12,8 +12,7 @@ import pytest
 from small import CHARACTERS, write
 
 from dllm_core.common.errors import DataError
-from dllm_core.data import jsonl as data
-from dllm_core.data import parallel as reading
+from dllm_core.data import jsonl, parallel
 from dllm_core.data.chat import encode_conversations
 from dllm_core.data.jsonl import chat_documents, text_documents
 from dllm_core.data.tokenizer import character_tokenizer
@@ -29,7 +28,7 @@ def tokenizer():
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 5, 40])
 def test_a_limit_counts_lines_that_are_not_blank(workspace, tokenizer, monkeypatch, limit):
-    monkeypatch.setattr(reading, "CHUNK", 30)
+    monkeypatch.setattr(parallel, "CHUNK", 30)
     write(
         "x.jsonl", {"text": "a"}, "", " ", {"text": "bb"}, {"text": "ccc"}, "", "", "", "", {"text": "d"}, {"text": "e"}
     )
@@ -44,9 +43,9 @@ def conversations(path: str, count: int = 60) -> Path:
 def in_several_processes(monkeypatch, count: int = 3) -> None:
     if sys.platform != "linux":
         pytest.skip("one process does all here")
-    monkeypatch.setattr(reading, "CHUNK", 300)
-    monkeypatch.setattr(reading, "LARGE", 0)
-    monkeypatch.setattr(reading.os, "sched_getaffinity", lambda _: range(count))
+    monkeypatch.setattr(parallel, "CHUNK", 300)
+    monkeypatch.setattr(parallel, "LARGE", 0)
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: range(count))
 
 
 @pytest.mark.parametrize("given", ["true", None])
@@ -62,7 +61,7 @@ def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeyp
         Path(f"by-{os.getpid()}").touch()
         return encode_conversations(*arguments)
 
-    monkeypatch.setattr(data, "encode_conversations", noted)
+    monkeypatch.setattr(jsonl, "encode_conversations", noted)
     second = chat_documents(path, tokenizer, 40, cache=False)
     workers = {path.name for path in Path().glob("by-*")}
     assert workers and f"by-{os.getpid()}" not in workers
@@ -84,15 +83,15 @@ def test_no_more_is_read_than_is_worked_on(workspace, monkeypatch):
     in_several_processes(monkeypatch)
     path = conversations("x.jsonl", 200)
     taken, read = 0, []
-    chunks = reading.chunks_of_lines
+    chunks = parallel.chunks_of_lines
 
     def noted(*arguments):
         for chunk in chunks(*arguments):
             read.append(chunk)
             yield chunk
 
-    monkeypatch.setattr(reading, "chunks_of_lines", noted)
-    for _ in reading.in_order(path, len, None):
+    monkeypatch.setattr(parallel, "chunks_of_lines", noted)
+    for _ in parallel.map_lines(path, len):
         assert len(read) - taken <= 6
         taken += 1
     assert taken == len(read) > 20
@@ -101,39 +100,53 @@ def test_no_more_is_read_than_is_worked_on(workspace, monkeypatch):
 def test_a_process_that_is_killed_is_told(workspace, tokenizer, monkeypatch):
     in_several_processes(monkeypatch)
     path = conversations("x.jsonl")
-    monkeypatch.setattr(data, "encode_conversations", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(DataError, match=r"x\.jsonl: a process that tokenised it was ended by the system"):
+    monkeypatch.setattr(jsonl, "encode_conversations", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(DataError, match=r"x\.jsonl: the system ended a process that tokenized this file"):
         chat_documents(path, tokenizer, 40)
     assert not list(Path("data/cache").iterdir())
+
+
+SLOW = f"""
+import os, sys, time
+from pathlib import Path
+from dllm_core.data import jsonl, parallel
+from dllm_core.data.tokenizer import character_tokenizer
+
+parallel.CHUNK, parallel.LARGE = 300, 0
+encode = jsonl.encode_conversations
+
+def slow(tokenizer, conversations, max_length, turns, places):
+    if len(conversations[0][1]["content"]) > 30:
+        Path(f"waiting-{{os.getpid()}}").touch()
+        while True:
+            time.sleep(1)
+    return encode(tokenizer, conversations, max_length, turns, places)
+
+jsonl.encode_conversations = slow
+jsonl.chat_documents("x.jsonl", character_tokenizer([{CHARACTERS!r}]), 40)
+"""
+
+
+def wait_for(condition, what: str) -> None:
+    """Poll until the condition holds; the deadline only ends a test that would hang."""
+    deadline = time.monotonic() + 600
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 def test_a_killed_run_leaves_nothing_that_seems_done(workspace, tokenizer):
     """SIGKILL in the middle: the processes it started end as well, and the next run begins anew and tidies up."""
     path = conversations("x.jsonl")
-    code = (
-        "import json, os, sys, time\nfrom pathlib import Path\nfrom dllm_core import data, reading\n"
-        "from dllm_core.data.tokenizer import character_tokenizer\n"
-        "reading.CHUNK, reading.LARGE, whole = 300, 0, data.encode_conversations\n"
-        "def slow(tokenizer, talks, length, turns, places):\n"
-        "    if len(talks[0][1]['content']) > 30:\n"
-        "        Path(f'waiting-{os.getpid()}').touch()\n        time.sleep(100)\n"
-        "    return whole(tokenizer, talks, length, turns, places)\n"
-        "data.encode_conversations = slow\n"
-        f"data.chat_documents('x.jsonl', character_tokenizer([{CHARACTERS!r}]), 40)"
-    )
-    run = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    began = time.monotonic()
-    while not list(Path().glob("waiting-*")) and run.poll() is None:
-        assert time.monotonic() - began < 60
-        time.sleep(0.05)
+    run = subprocess.Popen([sys.executable, "-c", SLOW], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    wait_for(lambda: list(Path().glob("waiting-*")) or run.poll() is not None, "the run never came to the slow lines")
+    assert run.poll() is None
     run.kill()
     run.wait()
     (left,) = Path("data/cache").iterdir()
     assert left.name.startswith(".unfinished-") and not (left / "info.json").exists()
-    helpers = {int(waiting.name.removeprefix("waiting-")) for waiting in Path().glob("waiting-*")} - {run.pid}
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in helpers):
-        assert time.monotonic() - began < 60, "a process outlived its parent"
-        time.sleep(0.05)
+    workers = {int(waiting.name.removeprefix("waiting-")) for waiting in Path().glob("waiting-*")} - {run.pid}
+    wait_for(lambda: not any(is_running(pid) for pid in workers), "a process outlived its parent")
     assert len(chat_documents(path, tokenizer, 40)) == 59
     assert left.is_dir(), "it might belong to a run that is alive"
     for entry in (left, *left.iterdir()):
@@ -142,11 +155,18 @@ def test_a_killed_run_leaves_nothing_that_seems_done(workspace, tokenizer):
     assert not left.exists() and len(list(Path("data/cache").iterdir())) == 2
 
 
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.mark.parametrize("limit", [None, 30])
 def test_the_bar_counts_the_bytes_of_the_file(workspace, tokenizer, monkeypatch, limit):
     from tqdm import tqdm
 
-    monkeypatch.setattr(reading, "CHUNK", 300)
+    monkeypatch.setattr(parallel, "CHUNK", 300)
     shown = []
 
     class Noted(tqdm):
@@ -164,4 +184,4 @@ def test_the_bar_counts_the_bytes_of_the_file(workspace, tokenizer, monkeypatch,
     ((bar, total, steps),) = shown
     assert total == (None if limit else path.stat().st_size) and len(steps) > 5
     assert sum(steps) == path.stat().st_size if limit is None else sum(steps) < path.stat().st_size
-    assert bar.desc.startswith("Tokenising x.jsonl")
+    assert bar.desc.startswith("Tokenizing x.jsonl")

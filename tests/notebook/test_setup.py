@@ -184,14 +184,14 @@ def test_an_absent_checkpoint_is_told_before_the_training(saved, tokenizer, tmp_
 
 
 def test_validation_is_a_file_or_a_share_that_is_not_trained_on():
-    made = {"a": TokenDataset.of([[i, i] for i in range(40)]), "b": TokenDataset.of([[9]])}
+    made = {"a": TokenDataset.of([[i, i] for i in range(40)], pad_token_id=0, eos_token_id=2), "b": TokenDataset.of([[9]], pad_token_id=0, eos_token_id=2)}
     train, valid = setup.read_splits(made.get, "a", "b")
     assert train is made["a"] and valid is made["b"]
     train, valid = setup.read_splits(made.get, "a")
     tokens = [{int(tokens[0]) for tokens, _ in part} for part in (train, valid)]
     assert tokens[0] | tokens[1] == set(range(40)) and not tokens[0] & tokens[1] and len(tokens[1]) == 2
     assert setup.read_splits(made.get, "", "b")[0] is None
-    PackedBatches(valid, batch_size=1, seq_len=2, pad_token_id=0, eos_token_id=2)
+    PackedBatches(valid, batch_size=1, seq_len=2)
 
 
 OWN, EMBEDDED = "data/my_text.jsonl", "data/pretrain_valid.jsonl"
@@ -202,7 +202,7 @@ OWN, EMBEDDED = "data/my_text.jsonl", "data/pretrain_valid.jsonl"
     ("data/pretrain_tiny.jsonl", EMBEDDED, False), (OWN, OWN, False), (OWN, "", False), ("", EMBEDDED, False),
 ])  # fmt: skip
 def test_own_text_validated_on_the_embedded_corpus_is_told(recwarn, data, valid_data, told):
-    setup.read_splits(lambda path: TokenDataset.of([[i] for i in range(40)]), data, valid_data)
+    setup.read_splits(lambda path: TokenDataset.of([[i] for i in range(40)], pad_token_id=0, eos_token_id=2), data, valid_data)
     messages = [str(warning.message) for warning in recwarn]
     assert len(messages) == told
     assert not told or (f"data={data!r}" in messages[0] and 'Set valid_data = ""' in messages[0])

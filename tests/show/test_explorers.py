@@ -220,11 +220,11 @@ def test_merged_checkpoints_are_ringed_on_the_validation_curve():
 
 def some_documents():
     rows = [[1, 5, 6, 7, EOS], [1, 8, EOS], [1, 9, 10, 11, 12, 13, EOS]] * 8
-    return TokenDataset.of(rows, [[False, False] + [True] * (len(row) - 2) for row in rows])
+    return TokenDataset.of(rows, [[False, False] + [True] * (len(row) - 2) for row in rows], pad_token_id=0, eos_token_id=EOS)
 
 
 def packing_explorer(interactive=None):
-    return widgets.packing_explorer(some_documents(), 0, EOS, length=32, block_size=4, interactive=interactive)
+    return widgets.packing_explorer(some_documents(), length=32, block_size=4, interactive=interactive)
 
 
 EXPLORERS = (widgets.schedule_explorer, widgets.block_explorer, widgets.noise_explorer, packing_explorer)

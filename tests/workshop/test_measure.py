@@ -30,8 +30,7 @@ def loaded(project):
 def batches(loaded, project):
     ids = loaded["ar"].tokenizer
     texts = chat_documents(project / "data/sft_valid.jsonl", ids, 64)
-    return validation_batches(texts, rows=4, batch_size=4, seq_len=64, pack="whole", pad_token_id=ids.pad_token_id,
-                         eos_token_id=ids.eos_token_id)  # fmt: skip
+    return validation_batches(texts, rows=4, batch_size=4, seq_len=64, pack="whole")
 
 
 def test_likelihood_rows_name_block_and_estimator(loaded, batches):

@@ -124,8 +124,6 @@ LAYOUTS = {  # how documents become rows → arguments of `PackedBatches`
 
 def packing_explorer(
     documents,
-    pad_token_id: int,
-    eos_token_id: int,
     length: int = 128,
     block_size: int = 16,
     interactive: bool | None = None,
@@ -139,13 +137,12 @@ def packing_explorer(
     documents = replace(documents, chosen=every[:512])
 
     def draw(layout: str, length: int, block_size: int, rows: int):
-        common = {"batch_size": rows, "seq_len": length, "shuffle": False, "pad_token_id": pad_token_id,
-                  "eos_token_id": eos_token_id}  # fmt: skip
+        common = {"batch_size": rows, "seq_len": length, "shuffle": False}
         batches = {}
         for name in dict.fromkeys([PACKED, layout]):
             size = {"block_size": block_size} if name == FILLED else {}
             batches[name] = next(PackedBatches(documents, **LAYOUTS[name], **size, **common))
-        return show.packing(batches, eos_token_id, block_size, rows)
+        return show.packing(batches, documents.eos_token_id, block_size, rows)
 
     controls = {
         "layout": (FILLED if length % block_size == 0 else PACKED,

@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from dllm_core.data.batches import PackedBatches
 from dllm_core.data.embedded import PACKED
-from dllm_core.data.jsonl import TokenDataset, chat_documents, find_data, read_jsonl, text_documents
+from dllm_core.data.jsonl import chat_documents, find_data, read_jsonl, text_documents
 from dllm_core.data.parallel import THREADS
+from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.workshop.benchmark.memory import run_child
 from dllm_core.workshop.benchmark.timing import Setting, compare, plural, take_turns
@@ -104,8 +105,7 @@ def documents_of(kind: str, path: str | Path, tokenizer, length: int) -> TokenDa
 
 
 def batches_of(kind: str, documents: TokenDataset, tokenizer, length: int) -> PackedBatches:
-    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    return PackedBatches(documents, batch_size=BATCH, seq_len=length, pack="cut" if kind == "text" else "whole", **ids)
+    return PackedBatches(documents, batch_size=BATCH, seq_len=length, pack="cut" if kind == "text" else "whole")
 
 
 @contextmanager

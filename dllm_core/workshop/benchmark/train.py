@@ -258,9 +258,9 @@ class TrainJobs:
         """Endless full rows of random tokens, documents of about half a row."""
         generator = np.random.default_rng(0)
         lengths = generator.integers(self.length // 4, self.length, 64)
-        documents = TokenDataset.of([generator.integers(1, self.config.vocab_size - 2, length) for length in lengths])
-        ids = {"pad_token_id": 0, "eos_token_id": self.config.vocab_size - 2}
-        return PackedBatches(documents, batch_size=self.rows, seq_len=self.length, **ids)
+        tokens = [generator.integers(1, self.config.vocab_size - 2, length) for length in lengths]
+        documents = TokenDataset.of(tokens, pad_token_id=0, eos_token_id=self.config.vocab_size - 2)
+        return PackedBatches(documents, batch_size=self.rows, seq_len=self.length)
 
     def train_config(self) -> TrainConfig:
         return TrainConfig(10**6, batch_size=self.rows, seq_len=self.length, dtype=self.dtype, learning_rate=1e-4)

@@ -164,10 +164,10 @@ def _cost(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> float:
     tokens = [ids.bos_token_id, *true, ids.eos_token_id]
     priced = [exact, *(exact or h != t for h, t in zip(hidden, true, strict=True)), exact]
     count = 1 if exact else draws
-    batches = validation_batches(
-        TokenDataset.of([tokens] * count, [priced] * count), batch_size=count, seq_len=len(tokens), pack="whole",
-        pad_token_id=ids.pad_token_id, eos_token_id=ids.eos_token_id,
-    )  # fmt: skip
+    texts = TokenDataset.of(
+        [tokens] * count, [priced] * count, pad_token_id=ids.pad_token_id, eos_token_id=ids.eos_token_id
+    )
+    batches = validation_batches(texts, batch_size=count, seq_len=len(tokens), pack="whole")
     if exact:
         found = evaluate.ar_nll(loaded.model, batches)
     else:  # the texts are shorter than a block: one block
