@@ -6,7 +6,7 @@ player, save_html, gif, png, terminal            a decoding, step by step
 compare, scores, quality_speed                   results
 attention, attention_picture, mask_picture       which token may see which, and why
 noise_schedules, loss_shares, block_schedule     schedules
-packing, noised_rows, SampleFilm                 rows of tokens as pictures
+packing, SampleFilm                              rows of tokens as pictures
 LiveLossCurve, progress, training_curve          training while it runs
 sweep                                            the result of a sweep
 source, table, masked_row, visible               text: code, numbers, noised rows, a token
@@ -27,7 +27,7 @@ _FILES = {  # file: what is imported from it by name
     "show.html": ("Html", "Markdown", "Table", "source", "table", "visible"),
     "show.player.page": ("Player", "player", "save_html"),
     "show.results": ("compare", "quality_speed", "scores"),
-    "show.rows": ("masked_row", "noised_rows", "packing"),
+    "show.rows": ("masked_row", "packing"),
     "show.schedules": ("block_schedule", "loss_shares", "noise_schedules"),
     "show.strip": ("gif", "png"),
     "show.sweep_section": ("sweep",),

@@ -1,7 +1,8 @@
-"""The ground of all figures (matplotlib), and the attention mask. They draw what they are given, no more.
+"""What all figures share (matplotlib): colors, fonts, `Picture`; and the picture of an attention mask.
 
-Every function gives a `Picture`, which a notebook shows by itself; no backend is chosen and no pyplot state touched.
-Palette: Okabe and Ito's, told apart by color-blind people; marks, hatches or labels always say the same as the color.
+Every function returns a `Picture`, which a notebook shows by itself; no backend is chosen and no pyplot state changed.
+The palette is Okabe and Ito's, which color-blind people can tell apart; marks, hatches or labels always say the same as
+the color.
 """
 
 import functools
@@ -41,24 +42,30 @@ def fonts() -> tuple[str, ...]:
     """
     from matplotlib import font_manager
 
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    found = next((name for name in CJK_FONTS if name in known), None)
-    if found is None:  # installed after matplotlib wrote its list of fonts?
+    chinese = _installed_chinese_font()
+    if chinese is None:  # installed after matplotlib wrote its list of fonts?
         for path in font_manager.findSystemFonts():
             if any(word in Path(path).name.lower() for word in ("cjk", "wqy", "simhei", "msyh", "sourcehan")):
                 font_manager.fontManager.addfont(path)
-        known = {font.name for font in font_manager.fontManager.ttflist}
-        found = next((name for name in CJK_FONTS if name in known), None)
-    if found is None:
+        chinese = _installed_chinese_font()
+    if chinese is None:
         warnings.warn(
             "no font with Chinese glyphs found, pictures show boxes; install one: `apt-get install fonts-noto-cjk`",
             stacklevel=2,
         )
-    return ("DejaVu Sans", found) if found else ("DejaVu Sans",)
+        return ("DejaVu Sans",)
+    return ("DejaVu Sans", chinese)
+
+
+def _installed_chinese_font() -> str | None:
+    from matplotlib import font_manager
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return next((name for name in CJK_FONTS if name in installed), None)
 
 
 def look() -> dict:
-    """matplotlib settings of this project's pictures, for `matplotlib.rc_context`: nothing is set for anyone else."""
+    """matplotlib settings of this project's pictures, for `matplotlib.rc_context`; other figures keep theirs."""
     return {
         "font.family": list(fonts()), "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11,
         "legend.fontsize": 10, "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.unicode_minus": False,
@@ -69,7 +76,7 @@ def look() -> dict:
 
 
 def in_our_look(function):
-    """Decorator: whatever `function` draws is drawn with `look()`."""
+    """Decorator: `function` draws with the settings of `look()`."""
 
     @functools.wraps(function)
     def drawn(*arguments, **options):
@@ -82,16 +89,16 @@ def in_our_look(function):
 
 
 class Picture:
-    """A drawn figure: shown as PNG by a notebook, `alt` elsewhere. `figure` is matplotlib's, open to changes.
+    """A drawn figure: a notebook shows it as PNG, elsewhere its text is `alt`. `figure` is matplotlib's, open to changes.
 
-    On white paper, which paper.css turns dark in a dark notebook; where no style comes through it stays white.
+    On white, which paper.css turns dark in a dark notebook; where no style comes through it stays white.
     """
 
     def __init__(self, figure, alt: str):
         self.figure, self.alt = figure, alt
 
     def png(self, dpi: int = 110) -> bytes:
-        """With a palette: a third of the size, and nothing that the eye misses.
+        """The figure as PNG with a palette of 256 colors: a third of the size, without a visible difference.
 
         Drawn once: `savefig` would draw twice, the first time for the layout alone.
         """
@@ -141,25 +148,34 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, rat
     return figure, axes[0, 0] if rows * columns == 1 else list(axes.flat)
 
 
+def line_look(i: int) -> dict:
+    """Color, line style and marker of the i-th line of a figure, for matplotlib's `plot`."""
+    color, line, marker = LINES[i % len(LINES)]
+    return {"color": COLORS[color], "linestyle": line, "marker": marker}
+
+
 def error_bars(spreads: list[tuple[float, float, float]]) -> list[list[float]]:
-    """(middle, least, greatest) of each point → how far down and up its bar goes, as matplotlib's `errorbar` takes them."""
+    """(middle, least, greatest) of each point → lengths of its bar downwards and upwards, for matplotlib's `errorbar`."""
     return [[middle - least for middle, least, _ in spreads], [greatest - middle for middle, _, greatest in spreads]]
 
 
 def packed(image, alt: str) -> bytes:
-    """PNG of a Pillow image with its own 256 colors: first those that lie far apart, so that a thin line keeps its own,
-    then moved to where the pixels are. White stays white. alt: kept in the file as its description."""
+    """PNG of a Pillow image with a palette of its own 256 colors. alt: kept in the file as its description.
+
+    The colors are chosen far apart, so that a thin line keeps its own, then moved to where the pixels are. White stays
+    white.
+    """
     from PIL import Image, PngImagePlugin
 
-    out, told = io.BytesIO(), PngImagePlugin.PngInfo()
-    told.add_itxt("Description", alt)
+    out, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    info.add_itxt("Description", alt)
     flat = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
-    flat.save(out, "PNG", optimize=True, pnginfo=told)
+    flat.save(out, "PNG", optimize=True, pnginfo=info)
     return out.getvalue()
 
 
 def save_figure(picture, name: str) -> Path:
-    """Write a `Picture` (or a matplotlib figure) to figures/NAME.png under the project root; gives the path.
+    """Write a `Picture` (or a matplotlib figure) to figures/NAME.png under the project root; return the path.
 
     Raises ValueError when `name` is not a plain file name.
     """
@@ -190,8 +206,9 @@ def shade(axes, parts: Sequence[tuple[float, float, str]]) -> None:
 
 
 def cell_lines(axes, rows: int, columns: int, **look) -> None:
-    """Lines between the cells of an image: two collections, for a tick at every line takes a second to draw."""
-    across, down = [i - 0.5 for i in range(columns + 1)], [i - 0.5 for i in range(rows + 1)]
+    """Lines between the cells of an image, as two collections: ticks at every line would take a second to draw."""
+    across = [i - 0.5 for i in range(columns + 1)]
+    down = [i - 0.5 for i in range(rows + 1)]
     axes.vlines(across, down[0], down[-1], **look)
     axes.hlines(down, across[0], across[-1], **look)
     axes.set_xlim(across[0], across[-1])
@@ -207,10 +224,11 @@ def mask_picture(
 ) -> Picture:
     """An attention mask [Q, K] bool: row q may see column k where filled. labels: [Q] (square masks) or absent.
 
-    parts: name → [start, end), stretches to set apart by lines, e.g. {"x_t": (0, 8), "x_0": (8, 16)}.
+    parts: name → [start, end), stretches with lines around them, e.g. {"x_t": (0, 8), "x_0": (8, 16)}.
     Raises ValueError when the mask is not two-dimensional or the labels do not fit.
     """
     import numpy as np
+    from matplotlib.colors import ListedColormap
 
     mask = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask).astype(bool)
     if mask.ndim != 2:
@@ -221,7 +239,8 @@ def mask_picture(
     side = min(7.5, max(3.0, 0.32 * columns + 1.2))
     figure, axes = new_figure(side, side * (rows + 1) / (columns + 1) + 0.4)
     axes.grid(False)
-    axes.imshow(np.where(mask, 1.0, 0.0), cmap=_two_tone(), vmin=0, vmax=1, aspect="equal", interpolation="nearest")
+    tones = ListedColormap(["#f2f2f2", COLORS["blue"]])
+    axes.imshow(np.where(mask, 1.0, 0.0), cmap=tones, vmin=0, vmax=1, aspect="equal", interpolation="nearest")
     if columns <= 64:  # thin lines between cells, and a dot in each open one: readable without color
         cell_lines(axes, rows, columns, color="#bbbbbb", linewidth=0.5)
         axes.tick_params(length=0)
@@ -247,9 +266,3 @@ def mask_picture(
     if title:
         figure.suptitle(title, fontsize=12)
     return Picture(figure, f"{title or 'attention mask'}: {rows} × {columns}, {int(mask.sum())} cells open")
-
-
-def _two_tone():
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(["#f2f2f2", COLORS["blue"]])

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from dllm_core.common.files import write_whole
-from dllm_core.show.figures import Picture, in_our_look
+from dllm_core.show.figures import Picture
 from dllm_core.show.html import visible
 from dllm_core.show.rows import TokenRow, draw_token_rows
 from dllm_core.show.trace_view import cells, spread_steps
@@ -45,7 +45,6 @@ class SampleFilm:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict | tuple[dict, dict]:
         return self.picture()._repr_mimebundle_() if self.frames else {"text/plain": f"{self.title}: none were kept"}
 
-    @in_our_look
     def picture(self, most: int = 6) -> Picture:
         """The film: a row of tokens per frame, shaded by confidence. Raises ValueError when there are no frames."""
         if not self.frames:
@@ -56,9 +55,7 @@ class SampleFilm:
             notes += [f"block {frame['block_size']}"] if frame["block_size"] else []
             boxes = [(text, "end" if text == "⟨eos⟩" else "filled", p or 0.0) for text, p in frame["tokens"]]
             rows.append(TokenRow(f"step {frame['step']:,}", ", ".join(notes), boxes))
-        figure = draw_token_rows(rows, self.title, "stronger shade: surer when it was written")
-        lines = [f"step {frame['step']}: {''.join(text for text, _ in frame['tokens'])}" for frame in self.chosen(most)]
-        return Picture(figure, "\n".join([self.title, *lines]))
+        return draw_token_rows(rows, self.title, "stronger shade: surer when it was written")
 
 
 def _sampled(sample: Trace | str) -> dict:

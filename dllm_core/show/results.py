@@ -2,16 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from dllm_core.show.figures import COLORS, HATCHES, LINES, STYLE_COLORS, Picture, in_our_look, new_figure
+from dllm_core.show.figures import COLORS, HATCHES, LINES, STYLE_COLORS, Picture, in_our_look, line_look, new_figure
 from dllm_core.show.html import visible
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after, times, trace_labels
 from dllm_core.trace import Trace
-
-
-def _fields(score) -> tuple[str, int, int]:
-    if isinstance(score, Mapping):
-        return str(score["group"]), int(score["right"]), int(score["count"])
-    return str(score.group), int(score.right), int(score.count)
 
 
 @in_our_look
@@ -23,10 +17,10 @@ def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match p
     """
     from dllm_core.notebook.grading import wilson
 
-    named = dict(table) if isinstance(table, Mapping) else {"": list(table)}
-    named = {
-        name: {group: (right, count) for group, right, count in map(_fields, rows)} for name, rows in named.items()
-    }
+    named = {}
+    for name, rows in table.items() if isinstance(table, Mapping) else [("", table)]:
+        rows = [row if isinstance(row, Mapping) else vars(row) for row in rows]
+        named[name] = {str(row["group"]): (int(row["right"]), int(row["count"])) for row in rows}
     groups = list(dict.fromkeys(group for rows in named.values() for group in rows))
     if not groups:
         raise ValueError("scores: the table is empty; give at least one group's score")
@@ -67,28 +61,25 @@ def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock:
     if not traces:
         raise ValueError("compare: the list is empty; give at least one Trace")
     figure, (left, right) = new_figure(10, 3.6, columns=2)
-    for i, (trace, label) in enumerate(zip(traces, trace_labels(traces, labels), strict=True)):
-        color, line, marker = LINES[i % len(LINES)]
+    labels = trace_labels(traces, labels)
+    for i, (trace, label) in enumerate(zip(traces, labels, strict=True)):
         x, forwards = times(trace, clock), times(trace)
         masked = [masked_after(trace, k) for k in range(len(trace.steps) + 1)]
         done, rates = 0, []
         for step, passed in zip(trace.steps, forwards[1:], strict=True):
             done += sum(commit.reason != "edit" for commit in step.commits)
             rates.append(done / max(passed, 1))
-        how = {"color": COLORS[color], "linestyle": line, "marker": marker, "markevery": max(1, len(x) // 12)}
-        left.plot(x, masked, label=f"{label}: {trace.tokens} tokens in {trace.forwards} forwards", **how)
-        right.plot(x[1:], rates, **how)
+        look = line_look(i) | {"markevery": max(1, len(x) // 12)}
+        left.plot(x, masked, label=f"{label}: {trace.tokens} tokens in {trace.forwards} forwards", **look)
+        right.plot(x[1:], rates, **look)
     left.set_title("positions still masked")
     right.set_title("positions filled per forward, so far")
     for axes in (left, right):
         axes.set_ylim(bottom=0)
         axes.set_xlabel("model forwards" if clock == "forwards" else "seconds")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(traces), 3))
-    alt = "; ".join(
-        f"{label}: {trace.tokens_per_forward:.2f} tokens per forward"
-        for label, trace in zip(trace_labels(traces, labels), traces, strict=True)
-    )
-    return Picture(figure, alt)
+    lines = [f"{label}: {trace.tokens_per_forward:.2f} tokens per forward" for label, trace in zip(labels, traces, strict=True)]
+    return Picture(figure, "; ".join(lines))
 
 
 @in_our_look
@@ -112,14 +103,15 @@ def quality_speed(
                 raise ValueError(f"quality_speed: row {i} has no {key!r}; it has {', '.join(map(str, row))}")
     figure, axes = new_figure(7, 4)
     for i, name in enumerate(dict.fromkeys(row[group] for row in rows)):
-        own = [row for row in rows if row[group] == name]
-        color, line, marker = LINES[i % len(LINES)]
-        color = STYLE_COLORS.get(str(name), color)
-        axes.plot([row[x] for row in own], [row[y] for row in own], color=COLORS[color], linestyle=line,
-                  marker=marker, markersize=8, label=STYLE_NAMES.get(str(name), str(name)))  # fmt: skip
-        for row in own:
+        points = [row for row in rows if row[group] == name]
+        look = line_look(i)
+        if name in STYLE_COLORS:
+            look["color"] = COLORS[STYLE_COLORS[name]]
+        label = STYLE_NAMES.get(str(name), str(name))
+        axes.plot([row[x] for row in points], [row[y] for row in points], markersize=8, label=label, **look)
+        for row in points:
             if "low" in row and "high" in row:
-                axes.plot([row[x]] * 2, [row["low"], row["high"]], color=COLORS[color], linewidth=1, marker="_")
+                axes.plot([row[x]] * 2, [row["low"], row["high"]], color=look["color"], linewidth=1, marker="_")
             if row.get(note) is not None:
                 axes.annotate(visible(str(row[note])), (row[x], row[y]), xytext=(6, 6), textcoords="offset points",
                               fontsize=10)  # fmt: skip

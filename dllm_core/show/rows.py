@@ -1,4 +1,4 @@
-"""Rows of tokens as pictures and HTML: noised views, packed batches, and any rows of token boxes.
+"""Rows of tokens: a noised view as HTML, rows of token boxes and packed batches as pictures.
 
 Drawn from masks and a `Batch`; every state has an outline or a hatch besides its color.
 """
@@ -81,8 +81,9 @@ class TokenRow:
     boxes: list[tuple[str, str, float]]
 
 
-def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = ""):
-    """A matplotlib figure of the rows one under the other, each wrapped at the picture's width."""
+@in_our_look
+def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = "") -> Picture:
+    """The rows one under the other, each wrapped at the picture's width."""
     left = max(15, *(0.9 * len(row.head) + 1 for row in rows))
     wrapped = [_wrapped(row.boxes, COLUMNS - left) for row in rows]
     height = sum(LINE * len(lines) + 0.6 for lines in wrapped) + (1.4 if title else 0.3) + (0.7 if footer else 0)
@@ -100,7 +101,8 @@ def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = "")
         y += LINE * len(lines) + 0.6
         ax.plot([0, COLUMNS], [y - 0.2, y - 0.2], color="#cccccc", linewidth=0.6)
     ax.text(0, y + 0.15, footer, fontsize=9, va="center", color="#555555")
-    return figure
+    lines = [f"{row.head}: " + "".join(text for text, _, _ in row.boxes) for row in rows]
+    return Picture(figure, "\n".join([title, *lines] if title else lines))
 
 
 def _wrapped(boxes: Iterable[tuple[str, str, float]], room: float) -> list[list[tuple[str, str, float]]]:
@@ -137,29 +139,6 @@ def _draw_line(ax, x: float, y: float, boxes: Iterable[tuple[str, str, float]]) 
         color = "#6a6a6a" if state in ("prompt", "masked") else "#1a1a1a"
         ax.text(x + width / 2, y + 0.53, text, ha="center", va="center", fontsize=11, color=color)
         x += _columns(text)
-
-
-@in_our_look
-def noised_rows(
-    texts: Sequence[str], views: Mapping[str, Sequence[bool]], given: Sequence[bool] | None = None
-) -> Picture:
-    """A row of tokens under several masks as a picture. texts: [L] clean tokens; views: name → masked [L] bool; given:
-    [L] bool, tokens that are never hidden (a prompt), drawn without a frame.
-
-    Raises ValueError when lengths differ.
-    """
-    prompt = list(given or [False] * len(texts))
-    for name, masked in {**views, "given": prompt}.items():
-        if len(masked) != len(texts):
-            raise ValueError(f"noised_rows: {name} has {len(masked)} entries for {len(texts)} tokens; give one per token")
-    rows = []
-    for name, masked in views.items():
-        boxes = []
-        for text, hide, in_prompt in zip(texts, masked, prompt, strict=True):
-            boxes.append((MASK, "masked", 0) if hide else (visible(text), "prompt" if in_prompt else "filled", 0.5))
-        rows.append(TokenRow(name, f"{sum(map(bool, masked))} of {len(texts)} hidden", boxes))
-    alt = "\n".join(f"{row.head}: " + " ".join(text for text, _, _ in row.boxes) for row in rows)
-    return Picture(draw_token_rows(rows), alt)
 
 
 # packed batches ----------------------------------------------------------------------------------------------------

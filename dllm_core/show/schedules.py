@@ -1,6 +1,6 @@
 """Figures of what changes over time: noise level and weight, where the loss comes from, block size, learning rate.
 
-Everything drawn is asked of a `NoiseSchedule` or `BlockSchedule`; nothing is worked out here but means over stretches.
+All values come from a `NoiseSchedule` or `BlockSchedule`; only means over stretches are computed here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,14 +25,12 @@ def noise_schedules(schedules: Iterable) -> Picture:
     for i, schedule in enumerate(schedules):
         color, line, _ = LINES[i % len(LINES)]
         inside = everywhere[(everywhere >= schedule.t_min) & (everywhere <= schedule.t_max)]
-        for t, thick in ((everywhere, False), (inside, True)):
+        thin = {"linestyle": "-", "linewidth": 0.7}
+        thick = {"linestyle": line, "linewidth": 2.2, "label": _named(schedule)}
+        for t, look in ((everywhere, thin), (inside, thick)):
             alpha, weight = schedule.alpha(t), schedule.weight(t)
-            how = {
-                "color": COLORS[color], "linestyle": line if thick else "-", "linewidth": 2.2 if thick else 0.7,
-                "label": _named(schedule) if thick else None,
-            }  # fmt: skip
             for axes, values in ((left, alpha), (middle, weight), (right, weight * (1 - alpha))):
-                axes.plot(t, values, **how)
+                axes.plot(t, values, color=COLORS[color], **look)
         if _narrow(schedule) and sum(map(_narrow, schedules)) == 1:  # several bands would hide one another
             for axes in (left, middle, right):
                 axes.axvspan(schedule.t_min, schedule.t_max, color=COLORS[color], alpha=0.12, linewidth=0)
@@ -50,6 +48,7 @@ def noise_schedules(schedules: Iterable) -> Picture:
 
 
 def _narrow(schedule) -> bool:
+    """Whether it covers a band of t only."""
     return schedule.t_min > 0.01 or schedule.t_max < 0.99
 
 
@@ -58,8 +57,10 @@ def _named(schedule) -> str:
 
 
 def shares(schedule, measured: Mapping[float, float] | None = None, parts: int = 10):
-    """[parts] floats that sum to 1: the share of a schedule's loss that comes from t in each of `parts` equal stretches
-    of [0, 1]; 0 outside its band. measured: t → loss of a hidden token there (else the same everywhere)."""
+    """[parts] floats that sum to 1: the share of a schedule's loss that comes from each of `parts` equal stretches of t.
+
+    measured: hidden share → loss of a hidden token there (else the same everywhere). Outside the band it is 0.
+    """
     import numpy as np
     import torch
 
@@ -82,6 +83,7 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
     has it: drawn hatched beside the bars of a model that knows nothing. Raises ValueError for an empty list.
     """
     import numpy as np
+    import torch
 
     schedules = list(schedules)
     if not schedules:
@@ -90,33 +92,28 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
     axes = [axes] if len(schedules) == 1 else axes
     middles, top = np.arange(10) / 10 + 0.05, 0.0
     for ax, schedule in zip(axes, schedules, strict=True):
-        plain = 100 * shares(schedule)
+        untrained = 100 * shares(schedule)
         width, shift = (0.042, 0.021) if measured else (0.085, 0.0)
-        ax.bar(middles - shift, plain, width, color=COLORS["blue"], label="model that knows nothing")
-        top = max(top, plain.max())
+        ax.bar(middles - shift, untrained, width, color=COLORS["blue"], label="model that knows nothing")
+        top = max(top, untrained.max())
         if measured:
-            real = 100 * shares(schedule, measured)
-            ax.bar(middles + shift, real, width, facecolor="white", edgecolor=COLORS["vermilion"], hatch=HATCHES[1],
+            trained = 100 * shares(schedule, measured)
+            ax.bar(middles + shift, trained, width, facecolor="white", edgecolor=COLORS["vermilion"], hatch=HATCHES[1],
                    label="this model")  # fmt: skip
-            top = max(top, real.max())
+            top = max(top, trained.max())
         ax.axvspan(schedule.t_min, schedule.t_max, color=COLORS["orange"], alpha=0.15, linewidth=0, zorder=0,
                    label="drawn t")  # fmt: skip
         ax.set_xlim(0, 1)
         ax.set_xlabel("t (0 clean, 1 all masked)")
-        low, high = (float(1 - schedule.alpha(_scalar(t))) for t in (schedule.t_min, schedule.t_max))
+        band = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
+        low, high = (1 - schedule.alpha(band)).tolist()
         ax.set_title(f"{schedule.name}\nhidden share {low:.2f} to {high:.2f}", fontsize=10.5)
     for ax in axes:
         ax.set_ylim(0, 1.12 * top)
     axes[0].set_ylabel("share of the loss (%)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    told = "; ".join(f"{s.name}: " + " ".join(f"{100 * part:.0f}" for part in shares(s, measured)) for s in schedules)
-    return Picture(figure, f"share of the loss (%) from each tenth of t: {told}")
-
-
-def _scalar(t: float):
-    import torch
-
-    return torch.tensor(t, dtype=torch.float64)
+    lines = [f"{s.name}: " + " ".join(f"{100 * part:.0f}" for part in shares(s, measured)) for s in schedules]
+    return Picture(figure, f"share of the loss (%) from each tenth of t: {'; '.join(lines)}")
 
 
 @in_our_look

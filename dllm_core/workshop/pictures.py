@@ -27,6 +27,8 @@ from dllm_core.notebook import parameters
 from dllm_core.notebook.setup import parse_numbers
 from dllm_core.samplers import generate
 from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
+from dllm_core.show.html import MASK
+from dllm_core.show.rows import TokenRow, draw_token_rows
 from dllm_core.trace import Trace
 from dllm_core.train import TrainStep
 from dllm_core.workshop import screenshots
@@ -146,9 +148,14 @@ def _noise(given) -> list[Path]:
     x_0, maskable = (torch.tensor(part.tolist())[None] for part in (tokens, scored))
     band, generator = NoiseSchedule.band(0.05, 0.95), torch.Generator().manual_seed(0)
     view, twin = corrupt(x_0, maskable, band, tokenizer.mask_token_id, generator)
-    views = {"noisy view x_t": view.masked[0].tolist(), "its complementary twin": twin.masked[0].tolist()}
-    texts = [tokenizer.decode([token]) for token in x_0[0].tolist()]
-    return _saved(show.noised_rows(texts, views, (~maskable[0]).tolist()), "noise")
+    texts = [show.visible(tokenizer.decode([token])) for token in x_0[0].tolist()]
+    rows = []
+    for name, noised in (("noisy view x_t", view), ("its complementary twin", twin)):
+        boxes = []
+        for text, hidden, answer in zip(texts, noised.masked[0].tolist(), maskable[0].tolist(), strict=True):
+            boxes.append((MASK, "masked", 0) if hidden else (text, "filled" if answer else "prompt", 0.5))
+        rows.append(TokenRow(name, f"{int(noised.masked.sum())} of {len(texts)} hidden", boxes))
+    return _saved(draw_token_rows(rows), "noise")
 
 
 def _packing(given) -> list[Path]:

@@ -25,7 +25,7 @@ from dllm_core.show.attention.scenes import (
     training_pattern,
     training_scene,
 )
-from dllm_core.show.rows import _states
+from dllm_core.show.rows import TokenRow, _states, draw_token_rows
 from dllm_core.show.schedules import shares
 from dllm_core.show.widgets import explorers as widgets
 from dllm_core.train import TrainStep
@@ -158,12 +158,13 @@ def test_packing_tells_prompt_scored_filling_and_padding():
         show.packing({}, EOS)
 
 
-def test_noised_rows_draw_what_is_hidden():
-    picture = show.noised_rows(["你", "好", HOSTILE], {"x_t": [False, True, False], "twin": [False, False, True]},
-                               [True, False, False])  # fmt: skip
-    assert is_png(picture) and repr(picture).splitlines()[0] == f"x_t: 你 ░ {HOSTILE}"
-    with pytest.raises(ValueError, match="1 entries for 2 tokens"):
-        show.noised_rows(["a", "b"], {"x_t": [True]})
+def test_token_rows_wrap_and_keep_every_token():
+    boxes = [("你", "prompt", 0), ("░", "masked", 0), (HOSTILE, "filled", 0.5), ("⟨eos⟩", "end", 1.0)] * 8
+    picture = draw_token_rows([TokenRow("x_t", "8 of 32 hidden", boxes)], "title")
+    drawn = [text.get_text() for text in picture.figure.axes[0].texts]
+    assert is_png(picture) and [text for text in drawn if text in ("你", "░", HOSTILE, "⟨eos⟩")] == [box[0] for box in boxes]
+    assert len({round(text.get_position()[1], 2) for text in picture.figure.axes[0].texts}) > 4  # several lines
+    assert repr(picture).splitlines() == ["title", "x_t: " + "".join(box[0] for box in boxes)]
 
 
 # training ----------------------------------------------------------------------------------------------------------
@@ -389,7 +390,7 @@ def test_decoding_steps_forward_by_forward(page, tmp_path):
     page.locator("[role=application]").focus()
     for number, frame in enumerate(frames, 1):
         told = page.locator(".bar").nth(1).inner_text()
-        assert f"forward {number} of {len(frames)}: computes {len(frame['fed'])} of 8 places" in told
+        assert f"forward {number} of {len(frames)}: computes {len(frame['fed'])} of 8 positions" in told
         assert all(said in told for said in frame["says"] if said)
         page.keyboard.press(".")
     page.keyboard.press("End")

@@ -1,16 +1,16 @@
-// Draws scenes that Python recorded: which cells are open, and by which rule. It decides nothing about attention.
+// Draws scenes that Python recorded: which cells are open, and by which rule. No rule of attention is in here.
 const SVG = "http://www.w3.org/2000/svg";
 const CELL = 24;
 
 const node = (name, attributes = {}, ...children) => {
   const svg = ["svg", "g", "rect", "path", "text", "circle"].includes(name);
-  const made = svg ? document.createElementNS(SVG, name) : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+  const element = svg ? document.createElementNS(SVG, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
 };
 
-// one mark per kind of cell, told apart without color: dot, bar, cross, slash, shade
+// one mark for each rule, which reads without color: dot, bar, cross, slash, shade
 const MARKS = {
   o: (x, y) => [node("rect", { x, y, width: CELL, height: CELL, class: "o" }),
     node("circle", { cx: x + CELL / 2, cy: y + CELL / 2, r: 3.6, class: "mark" })],
@@ -43,9 +43,9 @@ async function start(root, packed) {
     bar.append(node("label", {}, `${label} `, select));
   }
   const button = (text, action) => {
-    const made = node("button", { type: "button" }, text);
-    made.addEventListener("click", action);
-    return made;
+    const element = node("button", { type: "button" }, text);
+    element.addEventListener("click", action);
+    return element;
   };
   const rowBack = button("◀ token", () => moveTo(state.q - 1, state.k)), rowOn = button("token ▶", () => moveTo(state.q + 1, state.k));
   const back = button("◀ forward", () => step(-1)), on = button("forward ▶", () => step(1)), clock = node("span");
@@ -64,8 +64,8 @@ async function start(root, packed) {
     select.replaceChildren();
     const groups = name === "pattern" ? data.groups : { "": values };
     for (const [title, members] of Object.entries(groups)) {
-      const place = title ? select.appendChild(node("optgroup", { label: title })) : select;
-      for (const value of members) place.append(node("option", { value }, value));
+      const parent = title ? select.appendChild(node("optgroup", { label: title })) : select;
+      for (const value of members) parent.append(node("option", { value }, value));
     }
     select.value = state[name] = chosen;
     select.parentElement.style.display = values.length > 1 ? "" : "none";
@@ -133,8 +133,8 @@ async function start(root, packed) {
     svg.append(bandQ, bandK, cursor);
     svg.addEventListener("pointermove", event => {
       const box = svg.getBoundingClientRect(), scale = size / box.width;
-      const place = value => Math.floor((value * scale - edge) / CELL);
-      const q = place(event.clientY - box.top), k = place(event.clientX - box.left);
+      const index = value => Math.floor((value * scale - edge) / CELL);
+      const q = index(event.clientY - box.top), k = index(event.clientX - box.left);
       if (q >= 0 && k >= 0 && q < n && k < n && (q !== state.q || k !== state.k)) moveTo(q, k);
     });
     figure.replaceChildren(svg);
@@ -146,7 +146,7 @@ async function start(root, packed) {
     back.disabled = state.frame === 0; on.disabled = state.frame === frames.length - 1;
     const done = decoding ? frame.says.filter(Boolean).join(", ") : "";
     const fed = frame.fed;
-    clock.textContent = decoding ? `forward ${state.frame + 1} of ${frames.length}: computes ${fed.length} of ${n} places; writes ${done}` : "";
+    clock.textContent = decoding ? `forward ${state.frame + 1} of ${frames.length}: computes ${fed.length} of ${n} positions; writes ${done}` : "";
   }
 
   function moveTo(q, k, anew = false) {
@@ -156,10 +156,10 @@ async function start(root, packed) {
     bandQ.setAttribute("y", edge + state.q * CELL); bandK.setAttribute("x", edge + state.k * CELL);
     cursor.setAttribute("x", edge + state.k * CELL); cursor.setAttribute("y", edge + state.q * CELL);
     rowBack.disabled = state.q === 0; rowOn.disabled = state.q === n - 1;
-    tell();
+    explain();
   }
 
-  function tell() {
+  function explain() {
     const { elements, frames } = scene(), frame = frames[state.frame], row = frame.cells[state.q];
     const [open, name, words] = rule(row[state.k]);
     const sentence = words.replaceAll("{q}", named(state.q)).replaceAll("{k}", named(state.k));
@@ -174,10 +174,10 @@ async function start(root, packed) {
     });
     const says = elements[state.q].says;
     const count = seen.filter(Boolean).length, active = !"kr".includes(row[0]);
-    const told = says.length ? ` At its place ${says.map(text => `“${text}”`).join(", ")} is predicted.` : "";
+    const predicted = says.length ? ` At its position ${says.map(text => `“${text}”`).join(", ")} is predicted.` : "";
     const tally = Object.entries(data.rules).filter(([code, r]) => r[0] && row.includes(code))
       .map(([code, r]) => `${[...row].filter(c => c === code).length} ${r[1]}`).join(", ");
-    const head = node("div", {}, active ? `${named(state.q)} may see ${count} of ${elements.length}: ${tally}.${told}` : sentence + ".");
+    const head = node("div", {}, active ? `${named(state.q)} may see ${count} of ${elements.length}: ${tally}.${predicted}` : sentence + ".");
     sees.replaceChildren(head, ...parts.values());
   }
 

@@ -41,7 +41,7 @@ def attention_picture(
     large.yaxis.set_label_position("right")
     large.set_ylabel(halves, rotation=270, labelpad=16)
     _draw_key(axes["key"])
-    key = "● own block, ▬ clean token of an earlier block, × would lay the answer open, empty: closed"
+    key = "● own block, ▬ clean token of an earlier block, × would show the answer, empty: closed"
     return Picture(
         figure, f"attention over {len(text)} tokens: causal, bidirectional, block-causal, [x_t ; x_0]; {key}"
     )

@@ -1,13 +1,14 @@
 """The decoding player: a `Trace` (up to three, side by side) as one piece of HTML and JavaScript without any address.
 
-Python turns traces into plain data and a static form (see `show_static`); player.js replaces that with the controls.
-Text of a model is data everywhere: it passes `visible`, then `html.escape` here or textContent there, and `<` never
-stands in the JSON.
+Python turns traces into plain data and a static form (see `static`); player.js replaces the static form with controls.
+Text of a model is data everywhere: it passes `visible`, then `html.escape` in Python or textContent in JavaScript, and
+`<` never stands in the JSON.
 """
 
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 
 from dllm_core.common.files import write_whole
 from dllm_core.show.html import asset, script_piece, visible
@@ -16,20 +17,14 @@ from dllm_core.show.trace_view import reasons, times, trace_labels, waits
 from dllm_core.trace import DecodeStep, Trace
 
 MOST_TRACES = 3
-SCRIPTS = (
-    "unpack.js",
-    "player/player_record.js",
-    "player/player_side.js",
-    "player/player_curve.js",
-    "player/player_why.js",
-    "player/player_bar.js",
-    "player/player.js",
-)
+SCRIPTS = ("unpack.js", *(f"player/{name}.js" for name in ("record", "side", "curve", "why", "bar", "player")))
 
 
 class Player:
-    """The player of one to three traces. A notebook shows it by itself, with a picture where no script runs; `html` is
-    the piece without that picture, `page()` a whole page."""
+    """The player of one to three traces. A notebook shows it by itself, with a picture where no script runs.
+
+    `html`: the piece for a page, without that picture; `page()`: a complete page; `text`: a few steps as plain lines.
+    """
 
     def __init__(self, traces: Sequence[Trace], labels: Sequence[str] | None = None, clock: str = "forwards"):
         if not 1 <= len(traces) <= MOST_TRACES:
@@ -40,8 +35,11 @@ class Player:
 
     @property
     def html(self) -> str:
-        """The piece to put into a page; its static form holds no picture."""
         return self._piece(picture=None)
+
+    @property
+    def text(self) -> str:
+        return plain_form(self.traces, self.labels)
 
     def _piece(self, picture: bytes | None) -> str:
         traces = [record(trace, label) for trace, label in zip(self.traces, self.labels, strict=True)]
@@ -53,29 +51,16 @@ class Player:
             data={"clock": self.clock, "traces": traces},
         )
 
-    @property
-    def text(self) -> str:
-        return plain_form(self.traces, self.labels)
-
     def page(self, title: str = "decoding") -> str:
-        """A whole HTML document that forbids itself every request."""
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-            "script-src 'unsafe-inline'\">"
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{html.escape(title)}</title>"
-            "<style>:root{color-scheme:light dark}body{margin:0 auto;max-width:1500px;padding:1rem;"
-            "font-family:system-ui,sans-serif}h1{font-size:1.3rem}</style></head>"
-            f"<body><main><h1>{html.escape(title)}</h1>{self.html}</main></body></html>\n"
-        )
+        """A complete HTML document that forbids itself every request."""
+        return Template(asset("player/page.html")).substitute(title=html.escape(title), player=self.html)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str | bytes]:
-        """HTML that plays, or stands still with a picture where no script runs; that picture by itself for what shows no
-        HTML (slides, PDF)."""
+        """HTML that plays, or stands still with a picture where no script runs; the same picture as PNG for what shows
+        no HTML (slides, PDF)."""
         picture = still_picture(self.traces[0], self.labels[0])
-        shown = {"text/html": self._piece(picture), "text/plain": self.text}
-        return shown | ({"image/png": picture} if picture else {})
+        bundle = {"text/html": self._piece(picture), "text/plain": self.text}
+        return bundle | ({"image/png": picture} if picture else {})
 
     def __repr__(self) -> str:
         return self.text
@@ -84,7 +69,8 @@ class Player:
 def player(*traces: Trace, labels: Sequence[str] | None = None, clock: str = "forwards") -> Player:
     """Step through one to three decodings on a common clock, "forwards" (of the model) or "seconds".
 
-    Raises ValueError for another number of traces, of labels, or another clock; TypeError for what is no `Trace`.
+    Raises ValueError for another number of traces or of labels, or another clock; TypeError for anything that is not a
+    `Trace`.
     """
     return Player(traces, labels, clock)
 
@@ -93,8 +79,8 @@ def save_html(
     path: str | Path, *traces: Trace, labels: Sequence[str] | None = None, clock: str = "forwards",
     title: str = "decoding",
 ) -> Path:  # fmt: skip
-    """Write the player as a stand-alone page that works with the network off. Gives the path."""
-    return write_whole(path, Player(traces, labels, clock).page(title).encode("utf-8"))
+    """Write the player as a stand-alone page that works without a network. Returns the path."""
+    return write_whole(path, Player(traces, labels, clock).page(title))
 
 
 def record(trace: Trace, label: str) -> dict:
@@ -147,11 +133,11 @@ def _changed(step: DecodeStep, seen: dict[int, tuple]) -> list[list[int]]:
     """The drafts that differ from those `seen` at their position, as columns; updates `seen`."""
     gaps, tokens, confidences, last = [], [], [], 0
     for position, token, confidence in sorted(step.draft):
-        now = (token, round(1000 * confidence))
-        if seen.get(position) != now:
-            seen[position] = now
+        draft = (token, round(1000 * confidence))
+        if seen.get(position) != draft:
+            seen[position] = draft
             gaps.append(position - last)
             tokens.append(token)
-            confidences.append(now[1])
+            confidences.append(draft[1])
             last = position
     return [gaps, tokens, confidences]

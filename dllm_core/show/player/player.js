@@ -1,4 +1,4 @@
-// The decoding player: traces on a common clock, playback and keys. The other player_*.js come before this file.
+// The decoding player: traces on a common clock, playback and keys. The other files of this folder come before it.
 // start(root, data) replaces the static form inside root; where it cannot, the static form stays.
 
 async function start(root, data) {
@@ -12,7 +12,7 @@ async function start(root, data) {
   }
   root.querySelector(".dllm-static").remove();
   const player = new Player(root, data);
-  if (root.dataset.at === "end") player.go(Infinity); // a decoding that is watched while it goes on
+  if (root.dataset.at === "end") player.go(Infinity); // a decoding that is watched while it runs
 }
 
 class Player {
@@ -89,10 +89,10 @@ class Player {
     this.bar.show(this.index, words, this.playing && this.unit === "seconds" && slower > 1.05 ? `, ${plain(slower, 1)} × slower` : "");
   }
 
-  // Milliseconds on the wall for one unit of the clock: a whole round takes 3 to 12 s.
+  // Milliseconds of real time for one unit of the clock: the decoding plays in 3 to 12 s.
   get scale() {
-    const whole = this.unit === "forwards" ? Math.min(12, Math.max(3, this.total * 0.45)) : Math.min(12, Math.max(6, this.total));
-    return (1000 * whole) / (this.total || 1) / this.speed;
+    const total = this.unit === "forwards" ? Math.min(12, Math.max(3, this.total * 0.45)) : Math.min(12, Math.max(6, this.total));
+    return (1000 * total) / (this.total || 1) / this.speed;
   }
 
   toggle() {
@@ -120,7 +120,7 @@ class Player {
       else this.go(Infinity);
     };
     this.playing = requestAnimationFrame(frame);
-    this.bar.says(true);
+    this.bar.setPlaying(true);
     this.why.node.setAttribute("aria-live", "off");
   }
 
@@ -128,7 +128,7 @@ class Player {
     if (!this.playing) return;
     cancelAnimationFrame(this.playing);
     this.playing = 0;
-    this.bar.says(false);
+    this.bar.setPlaying(false);
     this.why.node.setAttribute("aria-live", "polite");
   }
 
@@ -137,7 +137,7 @@ class Player {
     const { target } = event;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const side = this.sides.find(({ box }) => box.contains(target));
-    const own = ["SELECT", "INPUT"].includes(target.tagName);
+    const usesKeys = ["SELECT", "INPUT"].includes(target.tagName);
     const presses = ["BUTTON", "SELECT", "SUMMARY"].includes(target.tagName);
     const actions = {
       " ": () => this.toggle(), ",": () => this.go(this.index - 1), ".": () => this.go(this.index + 1),
@@ -149,7 +149,7 @@ class Player {
     };
     if (side && key.startsWith("Arrow")) side.walk(key);
     else if (side && key === "Enter") this.why.pick(side, side.stop);
-    else if (!actions[key] || (own && key.length > 1 && key !== "Escape") || (key === " " && presses)) return;
+    else if (!actions[key] || (usesKeys && key.length > 1 && key !== "Escape") || (key === " " && presses)) return;
     else actions[key]();
     event.preventDefault();
     event.stopPropagation();

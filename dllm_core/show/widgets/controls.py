@@ -56,5 +56,5 @@ def explorer(draw: Callable, controls: dict[str, tuple[object, Control]], intera
         widget.observe(refresh, "value")
     refresh()
     # arrow keys go to the controls, not to JupyterLab; its theme goes to the pictures
-    display(HTML(f"<style>{asset('paper.css')}</style><script>{asset('widgets/widgets_keys.js')}</script>"))
+    display(HTML(f"<style>{asset('paper.css')}</style><script>{asset('widgets/keys.js')}</script>"))
     return ipywidgets.VBox([ipywidgets.VBox(list(widgets.values())), complaint, stage])

@@ -117,7 +117,7 @@ class DecodingPanel:
         buttons = ipywidgets.HBox([self.go, self.halt, self.sides, self.more, self.bar], layout=row)
         stage = ipywidgets.Output()
         stage.append_display_data(show.Html(_stage(), "decoding explorer: needs a browser"))
-        style = ipywidgets.HTML(f"<style>{asset('widgets/widgets_decode.css')}</style>")
+        style = ipywidgets.HTML(f"<style>{asset('widgets/decoding.css')}</style>")
         wide = [self.cells[name] for name in WIDE]
         box = ipywidgets.VBox(
             [style, *wide, *grids, buttons, self.notes[""], self.status, self.feed, stage, self.past]
@@ -290,7 +290,7 @@ def _described(name: str, info: CheckpointInfo) -> str:
 
 def _stage() -> str:
     return (
-        f'<div class="dllm-stage"></div><script>{asset("widgets/widgets_keys.js")}'
+        f'<div class="dllm-stage"></div><script>{asset("widgets/keys.js")}'
         "(() => { const stage = document.currentScript.previousElementSibling;\n"
-        f"{asset('widgets/widgets_decode.js')}}})();</script>"
+        f"{asset('widgets/decoding.js')}}})();</script>"
     )

@@ -1,6 +1,6 @@
 // Controls in a cell's output get their keys. JupyterLab in command mode would take them first: arrows choose a cell, Enter
-// edits it, letters copy or delete it. Its own way out is an attribute, and it looks for it on the focused element only.
-// Sliders also get the name that stands before them, which ipywidgets does not tell to a screen reader.
+// edits it, letters copy or delete it. It leaves the keys to an element with the attribute below, which it looks for on the
+// focused element only. Sliders also get the name of their label, which ipywidgets does not give to a screen reader.
 if (!window.dllmKeys) {
   window.dllmKeys = true;
   document.addEventListener("focusin", ({ target }) => {

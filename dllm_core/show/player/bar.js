@@ -67,13 +67,13 @@ class Bar {
     this.slider.setAttribute("aria-valuetext", words);
   }
 
-  says(playing) {
+  setPlaying(playing) {
     this.playButton.textContent = playing ? "❚❚" : "▶";
     this.playButton.setAttribute("aria-label", playing ? "pause" : "play");
     this.playButton.title = playing ? "pause" : "play";
   }
 
-  // What the looks of a cell mean in the present view.
+  // The meaning of the cells' looks in the current view.
   drawLegend() {
     const { sides, color, reading } = this.player;
     const any = (test) => sides.some(({ record }) => test(record));

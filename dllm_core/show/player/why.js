@@ -30,7 +30,7 @@ class Why {
     cell.setAttribute("aria-selected", String(on));
   }
 
-  refresh(side) { // what stands at this side's cells has changed
+  refresh(side) { // this side's cells have changed
     this.mark(true);
     if (this.shown?.side === side) this.explain(side, this.shown.position, this.passing);
     else if (!this.shown) this.explain();
@@ -46,10 +46,10 @@ class Why {
     }
     const { record, k } = side;
     const what = record.at(position, k);
-    const place = [...(this.player.sides.length > 1 ? [record.label] : []), `position ${position}`].join(", ");
-    const lines = what.commit ? this.committed(record, what, place)
-      : what.state === "prompt" ? [[this.token(record, what.token), ` ${place}, token ${what.token}: given, never masked.`]]
-      : this.waiting(record, what, place, position, k);
+    const where = [...(this.player.sides.length > 1 ? [record.label] : []), `position ${position}`].join(", ");
+    const lines = what.commit ? this.committed(record, what, where)
+      : what.state === "prompt" ? [[this.token(record, what.token), ` ${where}, token ${what.token}: given, never masked.`]]
+      : this.waiting(record, what, where, position, k);
     const guesses = this.guesses(record, position, Math.min(what.commit ? what.commit.step : k, k));
     if (guesses.length > (what.commit ? 0 : 1)) {
       lines.push(["Guesses before: ", ...guesses.flatMap((event, i) => [
@@ -59,10 +59,10 @@ class Why {
     this.node.replaceChildren(...lines.map((parts) => make("div", {}, parts)));
   }
 
-  committed(record, { commit, token }, place) {
+  committed(record, { commit, token }, where) {
     const { step, confidence, reason, others } = commit;
     const lines = [
-      [this.token(record, token), ` ${place}, token ${token}: filled in step ${step + 1} (forward ${record.forwards[step + 1]}). `, this.jump(step + 1, record)],
+      [this.token(record, token), ` ${where}, token ${token}: filled in step ${step + 1} (forward ${record.forwards[step + 1]}). `, this.jump(step + 1, record)],
       [make("strong", { text: "Why: " }), `${record.because(commit)} (${reason}).`],
       ["Confidence ", this.meter(confidence), share(confidence), ...(others.length ? ["; runners-up: "] : []),
         ...others.flatMap(([other, p]) => [this.token(record, other), " ", this.meter(p, true), `${share(p)}  `])],
@@ -76,10 +76,10 @@ class Why {
     return lines;
   }
 
-  waiting(record, { draft }, place, position, k) {
+  waiting(record, { draft }, where, position, k) {
     const [first, last] = record.block(k);
     const inBlock = position >= first && position <= last;
-    const lines = [[make("b", { text: "░" }), ` ${place}: masked ${k ? `after step ${k}` : "at the start"}. `]];
+    const lines = [[make("b", { text: "░" }), ` ${where}: masked ${k ? `after step ${k}` : "at the start"}. `]];
     if (!draft) {
       lines[0].push(inBlock ? (k ? "No guess was recorded." : "Its block comes first.") : "Its block has not been worked on.");
       return lines;

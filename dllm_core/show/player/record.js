@@ -1,5 +1,5 @@
-// Helpers, and one trace indexed by position. No algorithm lives here: everything was recorded by the decoder.
-// Step k means: after the first k steps; k = 0 is the start. Data: see show_player.record.
+// Helpers, and one trace indexed by position. No algorithm is in here: the decoder recorded everything.
+// Step k means: after the first k steps; k = 0 is the start. The data come from `record` in page.py.
 
 function make(tag, options = {}, children = []) {
   const { text, on, style, ...attributes } = options;
@@ -76,7 +76,7 @@ class Record {
     return step ? [step.block[0], Math.min(step.block[1], this.initial.length) - 1] : [0, -1];
   }
 
-  // What stands at a position after k steps, and why.
+  // The state and token of a position after k steps, and why.
   at(position, k) {
     const commit = lastBefore(this.commitsAt[position], k);
     if (commit) {
@@ -87,7 +87,7 @@ class Record {
     return { state: "masked", token: this.mask, draft: lastBefore(this.draftsAt[position], k) };
   }
 
-  // Position of the first eos decoded so far; what stands behind it is filling.
+  // Position of the first eos decoded so far; the tokens behind it are filling.
   end(k) {
     return this.ends.find((position) => lastBefore(this.commitsAt[position], k)?.token === this.eos) ?? Infinity;
   }
@@ -96,7 +96,7 @@ class Record {
     return countBefore(this[unit], time + 1e-9, Number) - 1;
   }
 
-  // How far towards its own end the decoding is, 0 to 1.
+  // How much of the decoding is done, 0 to 1.
   progress(k) {
     const all = this.masked(0) - this.masked(this.steps.length);
     return all ? (this.masked(0) - this.masked(k)) / all : 1;

@@ -1,10 +1,10 @@
-// The stage of the decoding explorer: whenever the kernel writes a new player into the hidden feed, that player takes the
-// old one's place and goes to its end. Swapped within one frame, so that the page neither flickers nor jumps.
+// The stage of the decoding explorer: whenever the kernel writes a new player into the hidden feed, that player replaces
+// the old one and goes to its end. Swapped within one frame, so that the page neither flickers nor jumps.
 
 function follow() {
   const panel = stage.closest(".dllm-explorer");
   const [feed, status] = panel ? [".dllm-feed", ".dllm-status"].map((name) => panel.querySelector(name)) : [];
-  if (!feed || !status) return void requestAnimationFrame(follow); // its neighbours are not on the page yet
+  if (!feed || !status) return void requestAnimationFrame(follow); // its neighbors are not on the page yet
   panel.setAttribute("role", "group");
   panel.setAttribute("aria-label", "decoding explorer");
   status.setAttribute("role", "status");
