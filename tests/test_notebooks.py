@@ -14,7 +14,7 @@ import torch
 
 from dllm_core.checkpoints.run_folder import load
 from dllm_core.cli import report
-from dllm_core.cli.main import STAGES
+from dllm_core.cli.stages import STAGES
 from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import validation_batches
 from dllm_core.data.jsonl import chat_documents, text_documents

@@ -1,7 +1,8 @@
-"""One notebook's training on several processes: `accelerate launch … -m dllm_core.cli.launch 03 -p max_iters 100`.
+"""`dllm launch`: one notebook's training on several processes, as in
+`accelerate launch … -m dllm_core.cli.main launch 03 -p max_iters 100`.
 
-Every process runs the notebook's own cells, with the parameters that `dllm run` would give it, as far as the training,
-which they share (`team`); the first then runs the rest. So the set-up of a run stands in its notebook alone.
+Every process runs the notebook's own cells, with the parameters that `dllm run` would pass, up to and including the cell
+that trains; there the processes share the work (`ProcessGroup`). The first process then runs the remaining cells.
 """
 
 import argparse
@@ -10,58 +11,77 @@ import linecache
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from dllm_core.cli.main import STAGES, choose, plan
+from dllm_core.cli.stages import STAGES, choose, plan
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, read_json
 from dllm_core.common.paths import resolve
 from dllm_core.compute.devices import pick_device
 from dllm_core.compute.processes import ProcessGroup, rank, world_size
-from dllm_core.notebook import parameters as known
+from dllm_core.notebook.parameters import parse_value, read_code, read_parameters, unknown_name
 
 TRAINS = "dllm_core.train("  # in the one cell of a notebook that trains
 
 
-def train_stage(argv: list[str]) -> None:
-    """Train the run that `argv` names, in the words of the command line: in a notebook, as
-    `accelerate.notebook_launcher(train_stage, (["03", "-p", "max_iters", "100"],), num_processes=2)`.
-
-    Raises Problem for arguments that cannot be right, before anything has run, and what a cell raises.
-    """
-    parser = argparse.ArgumentParser(prog="python -m dllm_core.cli.launch", description=__doc__.splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dllm launch`."""
     parser.add_argument("run", help="a stage of `dllm run` that trains (01 … 05-llada2), or a run's folder")
     parser.add_argument("--preset", default="cpu", help="folder of notebooks/presets (default: the notebooks' own)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter")
-    options = parser.parse_args(argv)
-    notebook, parameters = described(options.run, options.preset, options.p)
-    cells = known.code(notebook)
-    trains = next((number for number, source in enumerate(cells) if TRAINS in source), None)
-    if trains is None:
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit code 0: trained; 130: interrupted, the state is saved. Raises UsageError."""
+    try:
+        record(train)(options)  # the launcher's summary then holds the error itself
+        return 0
+    except KeyboardInterrupt as stop:
+        message = str(stop).replace("the cell", "the same command") or "interrupted"
+        print(f"process {rank()} of {world_size()}: {message}", file=sys.stderr)
+        return 130
+
+
+def train_stage(argv: Sequence[str]) -> None:
+    """Train from a notebook: `accelerate.notebook_launcher(train_stage, (["03", "-p", "max_iters", "100"],), num_processes=2)`.
+
+    argv: the words after `dllm launch`. Raises UsageError before anything has run, and what a cell raises.
+    """  # fmt: skip
+    parser = argparse.ArgumentParser(prog="train_stage")
+    add_arguments(parser)
+    train(parser.parse_args(argv))
+
+
+def train(options: argparse.Namespace) -> None:
+    """Run the cells of the notebook that `options` names. Raises UsageError, and what a cell raises."""
+    notebook, parameters = find_run(options.run, options.preset, options.p)
+    cells = read_code(notebook)
+    training = next((number for number, source in enumerate(cells) if TRAINS in source), None)
+    if training is None:
         raise UsageError(f"{display_path(notebook)} trains nothing: `dllm run` runs it")
-    team = ProcessGroup(pick_device(parameters["device"]))
+    group = ProcessGroup(pick_device(parameters["device"]))
     scope = {"__name__": "__main__", "display": lambda *_: None, **parameters}
-    with _quiet() if rank() else contextlib.nullcontext(), _polite():
-        with team.first_then_others():  # so that one process downloads and tokenises, and the others find it done
-            _run(notebook, cells[:trains], 0, scope)
+    with _quiet() if rank() else contextlib.nullcontext(), _sigterm_as_interrupt():
+        with group.first_then_others():  # the first process downloads and tokenizes, the others find the result
+            _run_cells(notebook, cells[:training], 0, scope)
         try:
-            _run(notebook, cells[trains : trains + 1], trains, scope)
+            _run_cells(notebook, cells[training : training + 1], training, scope)
         except KeyboardInterrupt as stop:
-            if str(stop):  # told by the loop: all have stopped after the same step, and none waits for another
-                team.close()
+            if str(stop):  # raised by the loop: all processes have stopped after the same step
+                group.close()
             raise
-        team.close()
+        group.close()
         if rank() == 0:
-            _run(notebook, cells[trains + 1 :], trains + 1, scope)
+            _run_cells(notebook, cells[training + 1 :], training + 1, scope)
 
 
-def described(run: str, preset: str, pairs: list[list[str]]) -> tuple[Path, dict]:
-    """(the notebook, all its parameters) of a stage under a preset, or of a run's folder as its config.json tells.
+def find_run(run: str, preset: str, pairs: Sequence[Sequence[str]]) -> tuple[Path, dict]:
+    """(notebook, all its parameters) of a stage under a preset, or of a run folder, from its config.json.
 
-    pairs: (name, text) of parameters set apart. Raises Problem.
+    pairs: (name, text) of each `-p`. Raises UsageError.
     """
     config = resolve(run) / "config.json"
     if not config.is_file():
@@ -72,17 +92,19 @@ def described(run: str, preset: str, pairs: list[list[str]]) -> tuple[Path, dict
         return job.notebook, job.parameters
     settings = read_json(config).get("dllm", {}).get("settings", {})
     for notebook in sorted({resolve(f"notebooks/{stage.notebook}.ipynb") for stage in STAGES}):
-        declared = known.read_parameters(notebook)
+        declared = read_parameters(notebook)
         if set(declared) == set(settings):
-            for name, _ in pairs:
+            for name, text in pairs:
                 if name not in declared:
-                    raise UsageError(f"-p {name}: {known.unknown(name, set(declared))}")
-            return notebook, settings | {name: known.from_text(text, declared[name]) for name, text in pairs}
+                    raise UsageError(f"-p {name}: {unknown_name(name, declared)}")
+                settings[name] = parse_value(text, declared[name])
+            return notebook, settings
     raise UsageError(f"{display_path(config)}: its settings are those of no notebook here; name a stage (01 … 05-llada2)")
 
 
-def _run(notebook: Path, cells: list[str], first: int, scope: dict) -> None:
-    for number, source in enumerate(cells, first + 1):
+def _run_cells(notebook: Path, cells: list[str], start: int, scope: dict) -> None:
+    """Execute code cells in `scope`; start: the number of code cells before them."""
+    for number, source in enumerate(cells, start + 1):
         name = f"{display_path(notebook)}, code cell {number}"
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)  # for tracebacks
         exec(compile(source, name, "exec"), scope)  # noqa: S102
@@ -90,39 +112,21 @@ def _run(notebook: Path, cells: list[str], first: int, scope: dict) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as devnull, contextlib.redirect_stdout(devnull):
         yield
 
 
 @contextlib.contextmanager
-def _polite() -> Iterator[None]:
-    """A polite kill (SIGTERM, as of a queue's time limit) does what Ctrl-C does: the training saves before it stops."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM (a queue's time limit) does what Ctrl-C does: the training saves before it stops."""
 
-    def stop(*_) -> None:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell script's background
+    def interrupt(*_) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell script's background job
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Exit code 0: trained; 2: bad arguments; 130: interrupted, its state saved."""
-    try:
-        train_stage(sys.argv[1:] if argv is None else argv)
-        return 0
-    except UsageError as problem:
-        print(f"dllm_core.cli.launch: {problem}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        told = str(stop).replace("the cell", "the same command") or "interrupted"
-        print(f"process {rank()} of {world_size()}: {told}", file=sys.stderr)
-        return 130
-
-
-if __name__ == "__main__":
-    sys.exit(record(main)())  # the launcher's summary then holds the error itself

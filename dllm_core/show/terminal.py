@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from dllm_core.common.errors import UsageError
 from dllm_core.show.html import visible
 from dllm_core.show.trace_view import (
     cells,
@@ -107,31 +108,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Draw a saved trace in the terminal, or play it at the pace it was decoded at, times `--speed`.
 
-    Raises ValueError for a file that holds no trace, a step outside it or a speed that is not above 0; OSError for a
-    file that cannot be read.
+    Raises UsageError for a file that is no trace or cannot be read, a step outside it or a speed that is not above 0.
     """
     from rich.console import Console
     from rich.live import Live
 
     if options.speed <= 0:
-        raise ValueError(f"--speed {options.speed}: must be above 0")
-    trace, console = Trace.load(options.trace), Console()
-    if not options.play:
-        console.print(terminal(trace, steps=options.steps, drafts=options.drafts, prompt=options.prompt))
-        return
+        raise UsageError(f"--speed {options.speed}: must be above 0")
+    console = Console()
+    try:
+        trace = Trace.load(options.trace)
+        if not options.play:
+            console.print(terminal(trace, steps=options.steps, drafts=options.drafts, prompt=options.prompt))
+            return
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
     with Live(console=console, auto_refresh=False) as live:
         before = 0.0
         for seconds, drawn in frames(trace, drafts=options.drafts, prompt=options.prompt):
             time.sleep((seconds - before) / options.speed)
             live.update(drawn, refresh=True)
             before = seconds
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """`dllm play` by itself; a message and exit code 2 for what cannot be drawn."""
-    parser = argparse.ArgumentParser(prog="dllm play", description=run.__doc__.splitlines()[0])
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(arguments))
-    except (OSError, ValueError) as error:
-        parser.error(str(error))

@@ -1,4 +1,4 @@
-"""The small trained weights in the repository: `python -m dllm_core.workshop.bundle_weights`, after `dllm run all`.
+"""The small trained weights in the repository: `dllm bundle`, after `dllm run all`.
 
 Copies of the three fine-tuned runs in half precision, with the scores that notebook 07 measured.
 """
@@ -10,8 +10,9 @@ from dllm_core.checkpoints.bundled import BUNDLED
 from dllm_core.checkpoints.formats import load, save_weights
 from dllm_core.cli import report
 from dllm_core.common.errors import RunError
-from dllm_core.common.files import read_json, write_json, write_whole
+from dllm_core.common.files import display_path, read_json, write_json, write_whole
 from dllm_core.common.paths import resolve
+from dllm_core.show.html import table
 
 
 def copy_run(name: str | Path, folder: Path) -> int:
@@ -30,34 +31,32 @@ def copy_run(name: str | Path, folder: Path) -> int:
     return (folder / "model.safetensors").stat().st_size
 
 
-def main(arguments: list[str] | None = None) -> list[Path]:
-    """Write weights/tiny-* and weights/README.md, which says how they were trained and how well they answer."""
-    parser = argparse.ArgumentParser(prog="python -m dllm_core.workshop.bundle_weights", description=__doc__.splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dllm bundle`."""
     parser.add_argument("--scores", default="outputs/compare_sft.scores.json", help="the scores of these runs that 07 wrote")
-    options = parser.parse_args(arguments)
-    scores = [report.load(resolve(options.scores))]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write weights/tiny-* and weights/README.md, which says how they were trained and how well they answer."""
+    scores = [report.load_scores(resolve(options.scores))]
     sizes = {}
-    for run, copy in BUNDLED.items():
-        sizes[resolve("weights") / copy] = copy_run(f"weights/{run}.pt", resolve("weights") / copy)  # the last weights
+    for name, copy in BUNDLED.items():
+        sizes[resolve("weights") / copy] = copy_run(f"weights/{name}.pt", resolve("weights") / copy)  # the last weights
     questions = sum(group["count"] for group in scores[0]["exact_match"]["AR"])
     lines = [
         "# Small trained weights",
         "",
-        "`dllm run all --jobs 2` trained them; `python -m dllm_core.workshop.bundle_weights` then wrote the copies and this page.",
+        "`dllm run all --jobs 2` trained them; `dllm bundle` then wrote the copies and this page.",
         "06 and 07 show them until you have trained your own.",
         "",
         *(f"- `{folder.name}`: {size / 1e6:.1f} MB, float16" for folder, size in sizes.items()),
         "",
         f"Scores that 07 measured (in float32; {questions} test questions, seed {scores[0]['settings']['seed']}):",
         "",
-        *report.settings_table(scores),
+        table(report.settings_rows(scores)).markdown,
         "",
-        *report.groups_table(scores),
+        table(report.group_rows(scores)).markdown,
     ]
     write_whole(resolve("weights/README.md"), "\n".join(lines) + "\n")
-    return list(sizes)
-
-
-if __name__ == "__main__":
-    for folder in main():
-        print(folder)
+    for folder in sizes:
+        print(display_path(folder))

@@ -1,4 +1,4 @@
-"""The chosen pictures that README and notebooks show, each made by its name: `python -m dllm_core.workshop.pictures race noise`.
+"""The chosen pictures that README and notebooks show, each made by its name: `dllm figures race noise`.
 
 Without a name all are made. Those of a decoding or a training need the trained chain (`dllm run all`), the photographs
 (see_…) Chromium and Playwright.
@@ -15,7 +15,8 @@ import torch
 
 from dllm_core import show
 from dllm_core.checkpoints.run_folder import RunFolder, find_checkpoint, load
-from dllm_core.common.files import write_whole
+from dllm_core.common.errors import UsageError
+from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import PackedBatches
@@ -199,34 +200,31 @@ PICTURES = {
     "training": _training, "film": _film,
 }  # fmt: skip
 PHOTOGRAPHS = tuple(screenshots.VIEWS)
+EVERY = (*PICTURES, *PHOTOGRAPHS)
 
 
-def main(argv: list[str] | None = None) -> list[Path]:
-    """Write the named pictures (all, without a name) to figures/; gives their paths.
-
-    Raises RuntimeError when one is larger than may be committed (`MOST` bytes).
-    """
-    parser = argparse.ArgumentParser(description=__doc__)
-    every = (*PICTURES, *PHOTOGRAPHS)
-    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(every))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dllm figures`."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EVERY)} (default: all)")
     parser.add_argument("--checkpoint", default="weights/diffusion_llada2_sft_best.pt", help="LLaDA 2's")
     parser.add_argument("--prompt", default="你是谁？")
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--block-length", type=int, default=16, help="tokens")
-    given = parser.parse_args(argv)
-    unknown = [name for name in given.names if name not in every]
-    if unknown:
-        parser.error(f"no picture {unknown[0]!r}; there are {', '.join(every)}")
-    chosen = given.names or every
-    paths = [path for name in chosen if name in PICTURES for path in PICTURES[name](given)]
-    if seen := [name for name in chosen if name in PHOTOGRAPHS]:
-        paths += screenshots.take(seen)  # one JupyterLab for all of them
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the named pictures to figures/ and print their paths.
+
+    Raises UsageError for a name that is no picture's, RuntimeError for one larger than may be committed (`MOST` bytes).
+    """
+    for name in options.names:
+        if name not in EVERY:
+            raise UsageError(f"no picture {name!r}; there are {', '.join(EVERY)}")
+    names = options.names or EVERY
+    paths = [path for name in names if name in PICTURES for path in PICTURES[name](options)]
+    if screens := [name for name in names if name in PHOTOGRAPHS]:
+        paths += screenshots.take(screens)  # one JupyterLab for all of them
     for path in paths:
         if path.stat().st_size > MOST:
             raise RuntimeError(f"{path}: {path.stat().st_size:,} bytes, more than the {MOST:,} that are committed")
-    return paths
-
-
-if __name__ == "__main__":
-    for path in main():
-        print(path)
+        print(display_path(path))

@@ -1,129 +1,115 @@
-"""What the sweeps and the benchmark found, as tables, and RESULTS.md: `python -m dllm_core.workshop.results_page`.
+"""`dllm results`: RESULTS.md, its figures and README's tables, all from the records of the sweeps and the benchmark.
 
 Every number is read from a record. A cell of a table is the mean over seeds, with the least and the greatest in brackets.
 """
 
 import argparse
 import json
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve
-from dllm_core.notebook.grading import paired
+from dllm_core.notebook.grading import wilson
+from dllm_core.show.html import table
 from dllm_core.workshop.benchmark import results as benchmark_results
-from dllm_core.workshop.sweeps import files as sweeps
-from dllm_core.workshop.sweeps.files import Sweep
+from dllm_core.workshop.sweeps.files import FOLDER, Sweep, find_sweeps
+from dllm_core.workshop.sweeps.tables import Spread, gather, tables
 
-HEADINGS = {
-    "label": "", "threshold": "threshold", "block_length": "block length", "steps": "steps", "temperature": "temperature",
-    "cfg_scale": "guidance", "exact_match": "exact match", "tokens_per_forward": "tokens per forward",
-    "tokens_per_second": "tokens per second", "ended": "ends with eos", "length": "tokens of an answer",
-    "too_long": "longer than asked", "distinct_2": "distinct pairs", "repetition": "repeated", "mean": "nats per token",
-    "error": "standard error", "block_size": "block", "estimator": "estimator", "step_1": "loss of step 1",
-    "step_10": "mean of steps 1–10", "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10",
-    "prompt_length": "prompt", "cache": "cache", "milliseconds": "ms per forward", "forwards": "forwards",
-    "milliseconds_per_token": "ms per token", "k": "checkpoints averaged", "direction": "told", "way": "how asked", "right": "right",
-    "trained_steps": "steps", "tokens": "tokens", "seconds": "seconds", "style": "style", "times": "times AR", "least": "least", "most": "most",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A value over seeds."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return sum(self.values) / len(self.values)
-
-    def __str__(self) -> str:
-        digits = 0 if abs(self.mean) >= 100 else 2 if abs(self.mean) >= 10 else 3
-        shown = [f"{value:,.{digits}f}" for value in (self.mean, min(self.values), max(self.values))]
-        return shown[0] if shown[1] == shown[2] else f"{shown[0]} ({shown[1]}–{shown[2]})"
+INTRODUCTION = (
+    "Made by `dllm results` from the records in `notebooks/sweeps/records`, one small file for each cell and seed; nothing "
+    "here is typed by hand but the questions and the answers in words, which stand in the sweeps' files. `dllm sweep all` "
+    "runs what has no record yet, `dllm sweep NAME --force` a sweep again. A number is the mean over seeds; in brackets "
+    "the least and the greatest."
+)
+REBUILT = "2026-11-30"  # the day from which on noise is drawn by (seed, step, part)
+OF_OLD_CODE = {  # page → what it says while records from before that day are shown
+    "RESULTS.md": "The records dated before 2026-11-30 were measured by the code before its rebuild (commit 7076237 and "
+    "earlier). Noise is drawn in another way since, so a sweep that is run again gives other numbers, within the range of the seeds.",
+    "README.md": "These records were measured by the code before its rebuild (commit 7076237 and earlier); noise is drawn in "
+    "another way since, and they will be measured again.",
+    "README.zh.md": "这些记录由重构之前的代码（提交 7076237 及更早）测得；此后噪声的抽取方式已改变，将重新测量。",
+}
+READMES = ("README.md", "README.zh.md")
+STYLES = {"AR": "ar", "LLaDA 1": "llada1", "LLaDA 2": "llada2"}
+CONTESTANTS = (  # (label, threshold) of a row of README's table
+    ("AR", None), ("LLaDA 1", None), ("LLaDA 2", 0.99), ("LLaDA 2", 0.95), ("LLaDA 2", 0.9),
+)  # fmt: skip
+TIMED = (None, 0.9)  # the thresholds that are timed and bounded
 
 
-def gather(records: list[dict], kind: str, by: list[str], columns: list[str]) -> list[dict]:
-    """Rows of one kind, pooled over seeds: one dict for each cell and each combination of the settings `by`, in order
-    of appearance; `columns` as `Spread`. Rows that lack a column are left out."""
-    found: dict[tuple, list[dict]] = {}
-    for record in records:
-        for row in record["rows"]:
-            if row["kind"] == kind and all(row.get(name) is not None for name in columns):
-                found.setdefault((record["label"], *(row.get(name) for name in by)), []).append(row)
-    return [
-        dict(zip(("label", *by), key, strict=True))
-        | {name: Spread(tuple(float(row[name]) for row in rows)) for name in columns}
-        for key, rows in found.items()
-    ]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dllm results`."""
+    parser.add_argument("--output", default="RESULTS.md", help="where the page goes (default: RESULTS.md)")
 
 
-def tables(sweep: Sweep, records: list[dict]) -> Iterator[tuple[str, list[dict]]]:
-    """(caption, rows) of each table that the sweep's file asks for; columns under their headings."""
-    if sweep.text.get("paired"):
-        yield "Paired: the same questions, the same seeds", paired_rows(sweep, records)
-    for table in sweep.text.get("tables", ()):
-        by = table.get("by", [])
-        rows = gather(records, table["rows"], by, table["columns"])
-        if not table.get("labels", True):
-            rows = [{key: value for key, value in row.items() if key != "label"} for row in rows]
-        told = [table["caption"]] if table.get("caption") else []
-        if "exact_match" in table["columns"] and any(record["asked"].get("own_answers") for record in records):
-            told.append("exact match here: the share of held-out prompts answered as the model itself does one token a forward")
-        yield "; ".join(told), [
-            {HEADINGS.get(key, key) or "cell": value for key, value in row.items()} for row in rows
-        ]
+def run(options: argparse.Namespace) -> None:
+    """Draw the figures of what has records, write the page, then README's tables. Raises UsageError without records."""
+    from dllm_core.workshop.benchmark import pictures
+    from dllm_core.workshop.sweeps.drawing import draw
+
+    sweeps = find_sweeps()
+    for sweep in sweeps:
+        if sweep.text.get("figure") and sweep.records():
+            draw(sweep)
+    pictures.draw()
+    print(display_path(write_whole(resolve(options.output), page(sweeps))))
+    for name in READMES:
+        text = resolve(name).read_text("utf-8")
+        print(display_path(write_whole(resolve(name), filled(text, readme_parts(name)))))
 
 
-def paired_rows(sweep: Sweep, records: list[dict]) -> list[dict]:
-    """`paired: {against: CELL}`: every other cell's answers against that cell's, question by question, at each setting (at
-    the same one, where that cell knows it): the difference of exact match with its 95 % interval, and on how many answers
-    only one of the two was right."""
-    against = sweep.text["paired"]["against"]
-    own = {(r["seed"], row.get("threshold")): _right(row)
-           for r in records if r["cell"] == against for row in r["rows"] if "right" in row}  # fmt: skip
-    reference = lambda seed, threshold: own.get((seed, threshold), own.get((seed, None)))
-    found: dict[tuple, dict[int, dict]] = {}
-    for record in records:
-        for row in record["rows"]:
-            if "right" in row and record["cell"] != against and reference(record["seed"], row.get("threshold")):
-                found.setdefault((record["label"], row.get("threshold")), {})[record["seed"]] = row
-    label = next((r["label"] for r in records if r["cell"] == against), against)
-    rows = []
-    for (name, threshold), of_seed in found.items():
-        seeds = sorted(of_seed)
-        difference = paired([_right(of_seed[seed]) for seed in seeds], [reference(seed, threshold) for seed in seeds])
-        rows.append({
-            f"against {label}": name, "threshold": threshold, "questions × seeds": f"{difference.items} × {len(seeds)}",
-            "difference (95 % interval)": f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})",
-            "a loss above 0.02 is excluded": "yes" if difference.low > -0.02 else "no",
-            "only it right": difference.only_first, f"only {label} right": difference.only_second,
-            "tokens per forward": Spread(tuple(of_seed[seed]["tokens_per_forward"] for seed in seeds)),
-        })  # fmt: skip
-    return rows
+# RESULTS.md ----------------------------------------------------------------------------------------------------------
 
 
-def _right(row: dict) -> list[bool]:
-    return [mark == "1" for mark in row["right"]]
-
-
-def markdown(rows: list[dict]) -> str:
-    """A table; its columns are the keys of the first row."""
+def markdown(rows: Sequence[Mapping]) -> str:
+    """The rows as a Markdown table, numbers in few digits; its columns are the keys of the first row."""
     if not rows:
         return "*nothing measured*"
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    return "\n".join([*lines, *("| " + " | ".join(_text(value) for value in row.values()) + " |" for row in rows)])
+    texts = [{key: f"{value:g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+    return table([{key: None if value is None else str(value) for key, value in row.items()} for row in texts]).markdown
 
 
-def _text(value) -> str:
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+def page(sweeps: Sequence[Sweep]) -> str:
+    """RESULTS.md."""
+    parts = ["# Results", INTRODUCTION]
+    benchmark = benchmark_results.section()
+    if any(record["date"] < REBUILT for record in (*_records(sweeps), *benchmark_results.records())):
+        parts.append(OF_OLD_CODE["RESULTS.md"])
+    parts += [_time_taken(sweeps), *(section(sweep) for sweep in sweeps), benchmark]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _records(sweeps: Sequence[Sweep]) -> list[dict]:
+    return [record for sweep in sweeps for record in sweep.records()]
+
+
+def _time_taken(sweeps: Sequence[Sweep]) -> str:
+    """The minutes that the sweeps took, those that `all` leaves out apart; empty where nothing was logged."""
+    log = resolve(FOLDER) / "records/log.jsonl"
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+    lines = [line for line in lines if line["scale"] == "cpu"]
+    if not lines:
+        return ""
+    # on data that do not come along, or only run by name
+    left_out = {sweep.name for sweep in sweeps if sweep.text.get("environment") or sweep.text.get("by_name")}
+    minutes, more, invocations = 0.0, 0.0, 0
+    for line in lines:
+        if line["cells"] and {cell.partition("/")[0] for cell in line["cells"]} <= left_out:
+            more += line["seconds"] / 60
+        else:
+            minutes += line["seconds"] / 60
+            invocations += 1
+    words = (f"All that needs nothing else took {minutes:.0f} minutes ({invocations} invocations of `dllm sweep`, "
+             f"{max(line['jobs'] for line in lines)} papermill runs side by side)")  # fmt: skip
+    if invocations == len(lines):
+        return words + "."
+    return f"{words}, what `all` leaves out or needs other data for ({', '.join(sorted(left_out))}) {more:.0f} more."
 
 
 def section(sweep: Sweep) -> str:
-    """One sweep as Markdown: question, answer, command, figure, tables, what they were measured on."""
+    """One sweep as Markdown: question, answer, figure, tables, and what they were measured with."""
     records = sweep.records()
     parts = [f"## {sweep.text['title']}", f"**{sweep.text['question'].strip()}**"]
     if sweep.text.get("answer"):
@@ -134,69 +120,94 @@ def section(sweep: Sweep) -> str:
     if picture.exists():
         parts.append(f"![{sweep.text['title']}](figures/{picture.name})")
     for caption, rows in tables(sweep, records):
-        parts += [caption] * bool(caption) + [markdown(rows)]
+        if caption:
+            parts.append(caption)
+        parts.append(markdown(rows))
     return "\n\n".join([*parts, origin(sweep, records)])
 
 
-def origin(sweep: Sweep, records: list[dict]) -> str:
+def origin(sweep: Sweep, records: Sequence[dict]) -> str:
     """What a sweep was measured with: command, seeds, machine, dates."""
-    done, count = len(records), len(sweep.cells)
-    machines = sorted({f"{r['versions']['device']}, torch {r['versions']['torch']}" for r in records})
-    dates = sorted({record["date"] for record in records})
-    partly = "" if done == count else f" **{done} of {count} cells are done.**"
     seeds = ", ".join(str(seed) for seed in sorted({record["seed"] for record in records}))
+    versions = [record["versions"] for record in records]
+    machines = sorted({f"{version['device']}, torch {version['torch']}" for version in versions})
+    dates = sorted({record["date"] for record in records})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return f"`dllm sweep {sweep.name}` · seeds {seeds} · {'; '.join(machines)} · {when}.{partly}"
+    done, count = len(records), len(sweep.trials)
+    unfinished = "" if done == count else f" **{done} of {count} cells are done.**"
+    return f"`dllm sweep {sweep.name}` · seeds {seeds} · {'; '.join(machines)} · {when}.{unfinished}"
 
 
-def page(found: list[Sweep]) -> str:
-    """RESULTS.md."""
-    log = resolve(sweeps.FOLDER) / "records/log.jsonl"
-    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
-    lines = [line for line in lines if line["scale"] == "cpu"]
-    # on data that do not come along, or asked for by name
-    others = {sweep.name for sweep in found if sweep.text.get("environment") or sweep.text.get("by_name")}
-    apart = [line for line in lines if line["cells"] and {cell.partition("/")[0] for cell in line["cells"]} <= others]
-    minutes, more = (sum(line["seconds"] for line in some) / 60 for some in ([one for one in lines if one not in apart], apart))
-    head = [
-        "# Results",
-        ("Made by `python -m dllm_core.workshop.results_page` from the records in `notebooks/sweeps/records`, one small file for each cell "
-        "and seed; nothing here is typed by hand but the questions and the answers in words, which stand in the sweeps' "
-        "files. `dllm sweep all` runs what has no record yet, `dllm sweep NAME --force` a sweep again. A number is the mean "
-        "over seeds; in brackets the least and the greatest."),
-    ]  # fmt: skip
-    if lines:
-        head.append(
-            f"All that needs nothing else took {minutes:.0f} minutes ({len(lines) - len(apart)} invocations of `dllm sweep`, "
-            f"{max(line['jobs'] for line in lines)} papermill runs side by side)"
-            + (f", what `all` leaves out or needs other data for ({', '.join(sorted(others))}) {more:.0f} more." if apart else ".")
-        )
-    speed = benchmark_results.section()
-    return "\n\n".join([*head, *(section(sweep) for sweep in found), *([speed] if speed else [])]) + "\n"
+# README's tables -----------------------------------------------------------------------------------------------------
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write RESULTS.md and the figures of what has records."""
-    parser = argparse.ArgumentParser(prog="python -m dllm_core.workshop.results_page", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", default="RESULTS.md")
-    given = parser.parse_args(arguments)
-    from dllm_core.workshop.benchmark import pictures as show_benchmark
-    from dllm_core.workshop.sweeps.drawing import draw
-
-    try:
-        found = sweeps.find([])
-        for sweep in found:
-            if sweep.text.get("figure") and sweep.records():
-                draw(sweep)
-        show_benchmark.draw()
-        path = resolve(given.output)
-        write_whole(path, page(found))
-    except (UsageError, OSError) as error:
-        print(f"results: {error}", file=sys.stderr)
-        return 2
-    print(display_path(path))
-    return 0
+def readme_parts(name: str) -> dict[str, str]:
+    """Mark → Markdown of the README `name`. Raises UsageError when a sweep that the tables need has no records."""
+    sweeps = {sweep.name: sweep for sweep in find_sweeps(["paired", "estimators", "speed"])}
+    records = {name: sweep.records() for name, sweep in sweeps.items()}
+    if missing := [name for name, found in records.items() if not found]:
+        raise UsageError(f"no records of {', '.join(missing)}: run `dllm sweep {' '.join(missing)}`")
+    answers = [
+        {"label": record["label"], "seed": record["seed"], **row} for record in records["paired"] for row in record["rows"]
+    ]
+    speed = {row["style"]: row for row in gather(records["speed"], "speed", ["style"], ["tokens_per_second", "times"])}
+    old = any(record["date"] < REBUILT for record in _records(list(sweeps.values())))
+    return {
+        "settings": markdown(list(settings_rows(answers, records["estimators"], speed))),
+        "groups": markdown(list(group_rows(answers))),
+        "origin": origin(sweeps["paired"], records["paired"]),
+        "code": OF_OLD_CODE[name] if old else "",
+        "speed": markdown(benchmark_results.headlines()),
+    }
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def settings_rows(answers: Sequence[dict], likelihoods: Sequence[dict], speed: Mapping[str, dict]) -> Iterator[dict]:
+    """One row for each contestant: exact match with the interval of the questions, pace and likelihood."""
+    for label, threshold in CONTESTANTS:
+        rows = _answers(answers, "answers", label, threshold)
+        right, count = (sum(counts) for counts in zip(*((row["right"].count("1"), len(row["right"])) for row in rows)))
+        low, high = wilson(right / len(rows), count // len(rows))
+        timed, pace = threshold in TIMED, speed[STYLES[label]]
+        yield {
+            "style": f"{label}, threshold {threshold:g}" if threshold else label,
+            "exact match (95 % interval)": f"{right / count:.3f} ({low:.3f}–{high:.3f})",
+            "each seed": " ".join(f"{row['exact_match']:.3f}" for row in sorted(rows, key=lambda row: row["seed"])),
+            "tokens per forward": f"{sum(row['tokens_per_forward'] for row in rows) / len(rows):.2f}",
+            "tokens per second": f"{pace['tokens_per_second'].mean:,.0f}" if timed else "–",
+            "times AR": f"{pace['times'].mean:.2f}" if timed else "–",
+            "nats per answer token": _nats(likelihoods, label) if timed else "–",
+        }  # fmt: skip
+
+
+def _nats(likelihoods: Sequence[dict], label: str) -> str:
+    """The mean over seeds, in the block that the model was trained for (0: one block); ≤ marks an upper bound."""
+    block_size = {"AR": 1, "LLaDA 1": 0, "LLaDA 2": 16}[label]
+    rows = [row for record in likelihoods if record["label"] == label for row in record["rows"]]
+    rows = [row for row in rows if row["kind"] == "likelihood" and row["estimator"] in ("exact", "iid_t")]
+    nats = Spread(tuple(row["mean"] for row in rows if row["block_size"] in (1, block_size)))
+    return f"{'' if label == 'AR' else '≤ '}{nats.mean:.3f}"
+
+
+def group_rows(answers: Sequence[dict]) -> Iterator[dict]:
+    """One row for each group of questions, one column for each style: right answers in per cent, pooled over seeds."""
+    styles = [(label, threshold) for label, threshold in CONTESTANTS if threshold in TIMED]
+    for kind in ("answers", "answers apart"):
+        rows = {label: _answers(answers, kind, label, threshold) for label, threshold in styles}
+        first = rows["AR"]
+        for group in first[0]["groups"] if first else ():
+            shares = {}
+            for label, found in rows.items():
+                right, count = (sum(row["groups"][group][index] for row in found) for index in (0, 1))
+                shares[label] = f"{100 * right / count:.0f} %"
+            yield {"group": group, "questions × seeds": f"{first[0]['groups'][group][1]} × {len(first)}", **shares}
+
+
+def _answers(answers: Sequence[dict], kind: str, label: str, threshold: float | None) -> list[dict]:
+    wanted = (kind, label, threshold)
+    return [row for row in answers if (row["kind"], row["label"], row.get("threshold")) == wanted]
+
+
+def filled(text: str, parts: Mapping[str, str]) -> str:
+    """The text with each stretch between `<!-- made: NAME -->` and `<!-- end -->` replaced."""
+    stretch = r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)"
+    return re.sub(stretch, lambda match: f"{match[1]}{parts[match[2]]}\n{match[3]}", text, flags=re.DOTALL)

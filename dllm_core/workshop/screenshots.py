@@ -1,6 +1,6 @@
 """Photographs of what moves, for README: the player and the explorers in a real JupyterLab, light beside dark.
 
-`python -m dllm_core.workshop.pictures see_player see_live see_attention see_schedules`. They need Chromium (the one that
+`dllm figures see_player see_live see_attention see_schedules`. They need Chromium (the one that
 DLLM_CHROMIUM names, else on the path) and Playwright (the `dev` extra), and take about a minute. The server listens on 127.0.0.1.
 """
 

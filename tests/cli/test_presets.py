@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from dllm_core.cli.main import STAGES
+from dllm_core.cli.stages import STAGES
+from dllm_core.common.errors import UsageError
 from dllm_core.config import DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.data.batches import PackedBatches
 from dllm_core.data.jsonl import chat_documents, text_documents
@@ -89,7 +90,7 @@ def in_force(project):
     def read(scale: str, preset: str) -> dict:
         notebook = project / "notebooks" / f"{NOTEBOOK_OF.get(preset, '06_parallel_decoding')}.ipynb"
         declared = parameters.read_parameters(notebook)
-        given = parameters.from_file(project / f"notebooks/presets/{scale}/{preset}.yaml", declared)
+        given = parameters.read_preset(project / f"notebooks/presets/{scale}/{preset}.yaml", declared)
         return {name: parameter.default for name, parameter in declared.items()} | given
 
     return read
@@ -119,8 +120,8 @@ def test_every_preset_fits_its_notebook_and_every_stage_has_its_presets(project,
 def test_an_unknown_name_in_a_preset_is_an_error(project, tmp_path):
     declared = parameters.read_parameters(project / "notebooks/03_llada2_pretrain.ipynb")
     (tmp_path / "bad.yaml").write_text("max_iters: 10\nmax_itres: 10\n")
-    with pytest.raises(parameters.UsageError, match="bad.yaml, line 2: max_itres.*max_iters"):
-        parameters.from_file(tmp_path / "bad.yaml", declared)
+    with pytest.raises(UsageError, match="bad.yaml, line 2: max_itres.*max_iters"):
+        parameters.read_preset(tmp_path / "bad.yaml", declared)
 
 
 @pytest.mark.parametrize("preset", REPORT)

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from dllm_core.cli import report
+from dllm_core.cli.main import main
 from dllm_core.notebook.comparison import SCHEMA
 from dllm_core.notebook.grading import paired
+from dllm_core.show.html import table
 
 
 def scores(seed: int, right: int, speed: float) -> dict:
@@ -29,13 +31,13 @@ def scores(seed: int, right: int, speed: float) -> dict:
 
 def test_the_seeds_mean_and_an_interval_of_the_questions():
     seeds = [scores(0, 4, 200.0), scores(1, 8, 900.0), scores(2, 6, 300.0)]
-    _, _, ar, sure, unsure = report.settings_table(seeds)
+    _, _, ar, sure, unsure = table(report.settings_rows(seeds)).markdown.splitlines()
     assert ar.startswith("| AR | 1.000 (0.839–1.000) | 1.000 1.000 1.000 | 10.00 | 100 | 0.100 ± 0.010")
     # (14 + 18 + 16) / 60; the median speed; the mean bound, marked as a bound
     assert sure.startswith("| LLaDA 2, threshold 0.9 | 0.800 (") and "0.700 0.900 0.800" in sure
     assert "| 6.00 | 300 | ≤ 0.600 ± 0.020 |" in sure
     assert unsure.endswith("| 4.00 | – |  |")  # not timed, not bounded
-    assert report.groups_table(seeds)[2:] == [
+    assert table(report.group_rows(seeds)).markdown.splitlines()[2:] == [
         "| copy | 30 | 100 % | 60 % |", "| story | 30 | 100 % | 100 % |", "| seen | 12 | 25 % | 50 % |"
     ]  # fmt: skip
 
@@ -44,16 +46,16 @@ def test_a_file_without_grades_is_named(tmp_path, capsys):
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     good.write_text(json.dumps(scores(0, 4, 200.0)))
     bad.write_text(json.dumps({**scores(0, 4, 200.0), "exact_match": {}}))
-    assert report.main([str(good)]) == 0
+    assert main(["report", str(good)]) == 0
     assert "seeds 0; torch 2" in capsys.readouterr().out
     for path in (bad, tmp_path / "absent.json"):
-        assert report.main([str(good), str(path)]) == 2
+        assert main(["report", str(good), str(path)]) == 2
         assert str(path) in capsys.readouterr().err
 
 
 def test_lines_are_markdown_tables(tmp_path):
-    for table in (report.settings_table([scores(0, 4, 1.0)]), report.groups_table([scores(0, 4, 1.0)])):
-        assert len({line.count("|") for line in table}) == 1
+    for rows in (report.settings_rows([scores(0, 4, 1.0)]), report.group_rows([scores(0, 4, 1.0)])):
+        assert len({line.count("|") for line in table(rows).markdown.splitlines()}) == 1
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -61,7 +63,7 @@ def test_the_times_of_a_run_are_told(tmp_path, capsys, jobs):
     (tmp_path / "s.json").write_text(json.dumps(scores(0, 4, 200.0)))
     run = {"seconds": 61.2, "jobs": jobs, "memory_gib": 1.5, "stages": {"01": {"seconds": 60.7}}}
     (tmp_path / "run.json").write_text(json.dumps(run))
-    assert report.main([str(tmp_path / "s.json"), "--summary", str(tmp_path / "run.json")]) == 0
+    assert main(["report", str(tmp_path / "s.json"), "--summary", str(tmp_path / "run.json")]) == 0
     assert (
         f"took 1 minutes 1 seconds (61 seconds) with --jobs {jobs} and 1.50 GiB of memory at most; seconds of each: 01 61."
         in capsys.readouterr().out
@@ -123,12 +125,12 @@ def test_files_without_single_answers_still_make_sentences():
 
 def test_the_better_estimate_of_a_bound_is_shown():
     exact = {"AR": {"mean": 0.1, "error": 0.01}, "LLaDA 2": {"mean": 0.55, "error": 0.003}}
-    assert "≤ 0.550 ± 0.003" in report.settings_table([{**scores(0, 6, 1.0), "likelihood_exact_masks": exact}])[3]
+    assert "≤ 0.550 ± 0.003" in report.settings_rows([{**scores(0, 6, 1.0), "likelihood_exact_masks": exact}])[1]["nats per answer token"]
 
 
 def test_the_schema_is_printed(capsys):
-    assert report.main(["--schema"]) == 0
+    assert main(["report", "--schema"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + len(SCHEMA) and lines[2].startswith("| `name` |")
-    with pytest.raises(SystemExit):
-        report.main([])
+    assert main(["report"]) == 2
+    assert "name a *.scores.json" in capsys.readouterr().err

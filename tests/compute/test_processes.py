@@ -20,7 +20,8 @@ from small import NoTokenizer, batch_of, tiny
 
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.cli import launch
-from dllm_core.cli.main import STAGES
+from dllm_core.cli.main import main
+from dllm_core.cli.stages import STAGES
 from dllm_core.common.errors import UsageError
 from dllm_core.compute import processes as team
 from dllm_core.compute.processes import ProcessGroup
@@ -193,7 +194,7 @@ def free_port() -> int:
 def test_a_notebook_is_trained_by_accelerate_launch_and_its_run_by_a_notebook(tmp_path, project):
     """01 of the smoke preset, in two processes; then, by notebook_launcher, the run that its config.json describes."""
     environment = {"DLLM_WEIGHTS": str(tmp_path), "MPLBACKEND": "Agg"}
-    done = on_two(project, "-m", "dllm_core.cli.launch", "01", "--preset", "smoke", "-p", "valid_rows", "4", **environment)
+    done = on_two(project, "-m", "dllm_core.cli.main", "launch", "01", "--preset", "smoke", "-p", "valid_rows", "4", **environment)
     assert done.returncode == 0, done.said
     folder = tmp_path / "minimind_pretrain"
     first = load_file(folder / "model.safetensors")
@@ -212,7 +213,7 @@ def test_a_notebook_is_trained_by_accelerate_launch_and_its_run_by_a_notebook(tm
 def test_every_notebook_that_trains_does_so_in_one_cell(project):
     for notebook in sorted({stage.notebook for stage in STAGES}):
         found = [
-            source for source in parameters.code(project / f"notebooks/{notebook}.ipynb") if launch.TRAINS in source
+            source for source in parameters.read_code(project / f"notebooks/{notebook}.ipynb") if launch.TRAINS in source
         ]
         assert len(found) == (notebook < "06"), notebook
         assert all("RunFolder.open(" in source and "run.finish(model)" in source for source in found)
@@ -230,7 +231,7 @@ def test_every_notebook_that_trains_does_so_in_one_cell(project):
 def test_arguments_that_cannot_be_right_are_told_before_anything_runs(argv, told, capsys):
     with pytest.raises(UsageError, match=told):
         launch.train_stage(argv)
-    assert launch.main(argv) == 2
+    assert main(["launch", *argv]) == 2
     assert told in capsys.readouterr().err
 
 
@@ -238,7 +239,7 @@ def test_arguments_that_cannot_be_right_are_told_before_anything_runs(argv, told
 def test_a_polite_kill_is_an_interrupt(ctrl_c):
     before, own = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, ctrl_c)
     try:
-        with pytest.raises(KeyboardInterrupt), launch._polite():
+        with pytest.raises(KeyboardInterrupt), launch._sigterm_as_interrupt():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGINT, own)
@@ -249,12 +250,12 @@ def test_a_run_is_described_by_its_config(tmp_path, project):
     declared = parameters.read_parameters(project / "notebooks/03_llada2_pretrain.ipynb")
     settings = {name: parameter.default for name, parameter in declared.items()} | {"run_name": "mine", "max_iters": 7}
     (tmp_path / "config.json").write_text(json.dumps({"dllm": {"settings": settings}}))
-    notebook, found = launch.described(str(tmp_path), "cpu", [["seed", "3"]])
+    notebook, found = launch.find_run(str(tmp_path), "cpu", [["seed", "3"]])
     assert notebook.stem == "03_llada2_pretrain" and found == settings | {"seed": 3}
     with pytest.raises(UsageError, match="-p sead: no such parameter; did you mean seed"):
-        launch.described(str(tmp_path), "cpu", [["sead", "3"]])
+        launch.find_run(str(tmp_path), "cpu", [["sead", "3"]])
     with pytest.raises(UsageError, match="-p seed: must be int, not 'x'"):
-        launch.described(str(tmp_path), "cpu", [["seed", "x"]])
+        launch.find_run(str(tmp_path), "cpu", [["seed", "x"]])
 
 
 # --- what is told when it cannot work -------------------------------------------------------------------------------

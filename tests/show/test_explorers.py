@@ -14,6 +14,7 @@ from small import batch_of
 from traces import EOS, HOSTILE, llada2
 
 from dllm_core import show
+from dllm_core.cli.main import main
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.schedules import ALPHAS, NoiseSchedule
 from dllm_core.show.attention.scenes import (
@@ -285,11 +286,9 @@ def test_packing_explorer_draws_every_layout():
 
 
 def test_pictures_are_made_by_name(workspace):
-    made = figures.main(["attention", "loss_shares"])
-    assert [path.name for path in made] == ["attention.png", "loss_shares.png"]
-    assert all(path.parent == workspace / "figures" for path in made)
-    with pytest.raises(SystemExit):
-        figures.main(["no_such_picture"])
+    assert main(["figures", "attention", "loss_shares"]) == 0
+    assert sorted(path.name for path in (workspace / "figures").iterdir()) == ["attention.png", "loss_shares.png"]
+    assert main(["figures", "no_such_picture"]) == 2
 
 
 def test_notebooks_show_pictures_that_are_there(project):
@@ -306,7 +305,7 @@ def test_notebooks_show_pictures_that_are_there(project):
 @pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
 def test_every_picture_of_the_readme_has_a_name_that_makes_it(project, page):
     shown = re.findall(r"\(figures/([\w.]+)\)", (project / page).read_text("utf-8"))
-    swept = {f"sweep_{path.stem}" for path in (project / "notebooks/sweeps").glob("*.yaml")}  # made by dllm_core.workshop.results_page
+    swept = {f"sweep_{path.stem}" for path in (project / "notebooks/sweeps").glob("*.yaml")}  # made by dllm results
     assert {name.split(".")[0] for name in shown} <= {*figures.PICTURES, *figures.PHOTOGRAPHS, *swept} and len(shown) >= 6
     assert [name for name in shown if not (FIGURES / name).is_file()] == []
 
@@ -315,7 +314,7 @@ def test_photographs_say_what_they_need(workspace, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.delenv("DLLM_CHROMIUM", raising=False)
     with pytest.raises(RuntimeError, match="Chromium and Playwright: apt-get install chromium"):
-        figures.main(["see_player"])
+        main(["figures", "see_player"])
     assert not (workspace / "figures").exists()
 
 

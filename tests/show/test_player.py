@@ -12,9 +12,10 @@ import pytest
 from traces import ALL, EOS, HOSTILE, MASK, WORDS, ar, llada1, llada2, long, step
 
 from dllm_core import show
+from dllm_core.cli.main import main
 from dllm_core.show.player.page import record
 from dllm_core.show.player.static import STATIC_STEPS
-from dllm_core.show.terminal import frames, main, terminal
+from dllm_core.show.terminal import frames, terminal
 from dllm_core.show.trace_view import cells as cells_of
 from dllm_core.show.trace_view import end_of_interest, masked_after, reasons, spread_steps, times, trace_labels, waits
 from dllm_core.trace import Trace
@@ -204,16 +205,15 @@ def test_terminal_says_what_is_wrong(tmp_path, capsys):
     with pytest.raises(TypeError, match="expected a Trace, got list"):
         terminal([llada2()])
     path = llada2().save(tmp_path / "x.json")
-    main([str(path), "--steps", "4"])
+    assert main(["play", str(path), "--steps", "4"]) == 0
     shown = capsys.readouterr().out
     assert "step 4 of 4" in shown and "step 3" not in shown
-    main([str(path), "--play", "--speed", "50"])
+    assert main(["play", str(path), "--play", "--speed", "50"]) == 0
     assert "step 4 of 4" in capsys.readouterr().out
     path.write_text("{}", "utf-8")
     for wrong in ([path], [path, "--speed", "0"], [tmp_path / "no.json"]):
-        with pytest.raises(SystemExit, match="2"):
-            main([str(argument) for argument in wrong])
-        assert "error: " in capsys.readouterr().err
+        assert main(["play", *map(str, wrong)]) == 2
+        assert "dllm: " in capsys.readouterr().err
 
 
 # in a browser ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The benchmark runs whole, writes what it measured, and refuses what it does not know."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from small import batch_of, tiny
 
+from dllm_core.cli.main import main
 from dllm_core.losses import Diffusion
 from dllm_core.workshop.benchmark import feed, memory, pictures, results, train
 from dllm_core.workshop.benchmark import main as benchmark
@@ -67,7 +69,7 @@ def test_each_combination_is_written_to_a_file_in_the_machines_folder(tmp_path, 
     for name, rows in (("train", [row("train"), row("train along row length")]), ("feed", [row("feed")])):
         monkeypatch.setattr(benchmark.PARTS[name], "measure", lambda *_, rows=rows: iter(rows))
     before = torch.get_num_threads()
-    assert benchmark.main(["train", "feed", "--shape", "tiny", "--threads", "1", "2"]) == 0
+    assert main(["bench", "train", "feed", "--shape", "tiny", "--threads", "1", "2"]) == 0
     assert torch.get_num_threads() == before
     folder = tmp_path / "notebooks/benchmarks/cpu-a-chip-2-2-cores"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -99,7 +101,7 @@ def test_what_was_finished_stays_when_the_rest_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr(benchmark.PARTS["train"], "measure", measured)
     with pytest.raises(RuntimeError):
-        benchmark.main(["train", "--shape", "tiny", "--dtype", "float32"])
+        main(["bench", "train", "--shape", "tiny", "--dtype", "float32"])
     complete, part = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("notebooks/benchmarks/*/*")))
     assert (complete["threads"], len(complete["rows"])) == (1, 2) and "stopped" not in complete
     assert (part["threads"], len(part["rows"]), part["stopped"]) == (2, 1, "RuntimeError: no second core")
@@ -107,7 +109,7 @@ def test_what_was_finished_stays_when_the_rest_fails(tmp_path, monkeypatch):
     (path,) = tmp_path.glob("notebooks/benchmarks/*/*-2.json")
     path.write_text(json.dumps(complete | {"rows": []}))
     with pytest.raises(RuntimeError):
-        benchmark.main(["train", "--shape", "tiny", "--dtype", "float32", "--threads", "2"])
+        main(["bench", "train", "--shape", "tiny", "--dtype", "float32", "--threads", "2"])
     assert json.loads(path.read_text())["rows"] == []  # a part replaces no complete record
 
 
@@ -161,7 +163,7 @@ def test_committed_records_are_read():
 def test_a_quick_run_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark.PARTS["train"], "measure", lambda *_: iter([row("train")]))
-    assert benchmark.main(["train", "--quick"]) == 0
+    assert main(["bench", "train", "--quick"]) == 0
     assert not list(tmp_path.iterdir())
 
 
@@ -170,9 +172,8 @@ def test_a_quick_run_writes_nothing(tmp_path, monkeypatch):
 )
 def test_bad_arguments_end_it_before_anything_is_measured(words, monkeypatch):
     monkeypatch.setattr(benchmark.PARTS["train"], "measure", lambda *_: pytest.fail("measured"))
-    with pytest.raises(SystemExit) as end:
-        benchmark.main(words)
-    assert end.value.code == 2
+    with pytest.raises(SystemExit, match="2"):
+        sys.exit(main(["bench", *words]))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak")
@@ -208,7 +209,7 @@ def test_a_large_file_is_a_record_of_feeding(tmp_path, monkeypatch, capsys):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(feed, "first_and_next", lambda setting, size: [row("feed", f"{setting.shape}, {size:g}")])
-    assert benchmark.main(["large"]) == 0
+    assert main(["bench", "large"]) == 0
     (path,) = tmp_path.glob("notebooks/benchmarks/*/*")
     written = json.loads(path.read_text())
     assert path.name == f"feed-large-{written['threads']}.json" and written["rounds"] == 1

@@ -12,12 +12,11 @@ import yaml
 from conftest import ROOT
 from small import notebook
 
-from dllm_core.cli import main as batch
+from dllm_core.cli.main import main
+from dllm_core.cli.scheduler import Result
 from dllm_core.common.errors import UsageError
-from dllm_core.workshop import readme
-from dllm_core.workshop import results_page as results
-from dllm_core.workshop.sweeps import files as sweeps
-from dllm_core.workshop.sweeps import run as sweeping
+from dllm_core.workshop import results_page
+from dllm_core.workshop.sweeps import files, run, tables
 
 TRAIN = """
 from dllm_core.common.paths import resolve
@@ -86,40 +85,40 @@ def changed(toy, **keys):
 ])  # fmt: skip
 def test_a_wrong_file_is_told_with_its_name_and_key(toy, keys, words):
     with pytest.raises(UsageError) as error:
-        sweeps.read(changed(toy, **keys))
+        files.read_sweep(changed(toy, **keys))
     assert all(word in str(error.value) for word in ["toy.yaml", *words]), error.value
 
 
 def test_a_file_without_a_question(toy):
     (toy / "notebooks/sweeps/toy.yaml").write_text("title: x\n")
     with pytest.raises(UsageError, match="needs cells, measure, question"):
-        sweeps.find([])
+        files.find_sweeps([])
     with pytest.raises(UsageError, match="no sweep 'tyo'.*there are toy"):
-        sweeps.find(["tyo"])
+        files.find_sweeps(["tyo"])
 
 
 def test_scales_cells_and_shared_trainings(toy):
-    (sweep,) = sweeps.find([])
-    assert [cell.steps[0][1] for cell in sweep.cells] == [{"factor": 2}] * 4
-    assert [len(cell.steps) for cell in sweep.cells] == [1, 1, 2, 2]
-    (smoke,) = sweeps.find([], "smoke")
-    assert smoke.cells[0].steps[0][1] == {"factor": 3}
-    planned = sweeping.plan([cell for cell in sweep.cells if cell.seed == 0], sweeping.runs([sweep]))
-    names = [job.given.get("run_name") or job.given["checkpoint"] for job in planned]
+    (sweep,) = files.find_sweeps([])
+    assert [cell.steps[0][1] for cell in sweep.trials] == [{"factor": 2}] * 4
+    assert [len(cell.steps) for cell in sweep.trials] == [1, 1, 2, 2]
+    (smoke,) = files.find_sweeps([], "smoke")
+    assert smoke.trials[0].steps[0][1] == {"factor": 3}
+    planned = run.plan_trials([cell for cell in sweep.trials if cell.seed == 0], run.training_names([sweep]))
+    names = [job.overrides.get("run_name") or job.overrides["checkpoint"] for job in planned]
     # the first training serves both cells; the second goes on from it; each cell is measured once
     assert names == ["toy-once", "weights/toy-once.pt", "toy-twice", "weights/toy-twice.pt"]
     second = list(planned)[2]
-    assert second.given["before"] == "weights/toy-once.pt" and second.stage.needs == ("toy-once.0",)
+    assert second.overrides["before"] == "weights/toy-once.pt" and second.stage.needs == ("toy-once.0",)
 
 
 def test_a_cell_may_say_other_values_at_another_scale(toy):
     changed(toy, cells={"once": {"factor": 5, "smoke": {"factor": 6}, "h100": {"factor": 7}}, "twice": {}})
-    given = lambda scale: [sweeps.find([], scale)[0].cells[i].steps[0][1]["factor"] for i in (0, 2)]
-    assert [given(scale) for scale in sweeps.SCALES] == [[5, 2], [7, 2], [6, 3]]
+    given = lambda scale: [files.find_sweeps([], scale)[0].trials[i].steps[0][1]["factor"] for i in (0, 2)]
+    assert [given(scale) for scale in files.SCALES] == [[5, 2], [7, 2], [6, 3]]
 
 
 def test_the_question_is_in_the_key(toy):
-    key = lambda: [cell.key for cell in sweeps.find([])[0].cells]
+    key = lambda: [cell.key for cell in files.find_sweeps([])[0].trials]
     before = key()
     changed(toy, title="Another title")
     assert key() == before
@@ -172,17 +171,17 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
 
 
 def test_cells_and_seeds_are_chosen_by_name(toy, capsys):
-    assert batch.main(["sweep", "toy", "--cells", "twice", "--seeds", "1", "--list"]) == 0
+    assert main(["sweep", "toy", "--cells", "twice", "--seeds", "1", "--list"]) == 0
     assert "would run" in (out := capsys.readouterr().out) and out.count("would run") == 1 and "twice, seed 1" in out
-    assert batch.main(["sweep", "toy", "--cells", "thrice"]) == 2
+    assert main(["sweep", "toy", "--cells", "thrice"]) == 2
     assert "--cells: 'thrice'" in (error := capsys.readouterr().err) and "once, twice" in error
-    assert batch.main(["sweep", "toy", "--seeds", "7"]) == 2
+    assert main(["sweep", "toy", "--seeds", "7"]) == 2
 
 
 def test_an_environment_that_is_not_there_is_skipped(toy, monkeypatch, capsys):
     monkeypatch.delenv("DLLM_TOY_DATA", raising=False)
     changed(toy, environment="DLLM_TOY_DATA")
-    assert batch.main(["sweep"]) == 0
+    assert main(["sweep"]) == 0
     assert "skipped: set DLLM_TOY_DATA" in capsys.readouterr().out
     assert not (toy / "notebooks/sweeps/records/toy").exists()
 
@@ -202,28 +201,28 @@ def records(values):
 
 def test_rows_are_pooled_over_seeds_and_never_over_settings():
     found = list(records({"A": [{0.5: "1100", 0.9: "1111"}, {0.5: "1000", 0.9: "1111"}]}))
-    rows = results.gather(found, "answers", ["threshold"], ["exact_match"])
+    rows = tables.gather(found, "answers", ["threshold"], ["exact_match"])
     assert [(row["threshold"], row["exact_match"].values) for row in rows] == [(0.5, (0.5, 0.25)), (0.9, (1.0, 1.0))]
     assert [str(row["exact_match"]) for row in rows] == ["0.375 (0.250–0.500)", "1.000"]
-    assert results.gather(found, "answers", [], ["lacking"]) == []
+    assert tables.gather(found, "answers", [], ["lacking"]) == []
 
 
 def test_a_table_says_what_exact_match_is_of():
     row = {"kind": "answers", "settings": [], "exact_match": 0.5, "ended": 1.0}
     text = {"title": "t", "tables": [{"rows": "answers", "columns": ["exact_match"]}]}
-    sweep = sweeps.Sweep("s", text, (0,), (), ())
+    sweep = files.Sweep("s", text, (0,), (), ())
     for asked, told in (({}, ""), ({"own_answers": 5}, "as the model itself does one token a forward")):
         records = [{"label": "a", "seed": 0, "cell": "a", "asked": asked, "rows": [row]}]
-        ((caption, _),) = results.tables(sweep, records)
+        ((caption, _),) = tables.tables(sweep, records)
         assert caption == "" if not told else told in caption
     text["tables"][0]["columns"] = ["ended"]
-    assert [caption for caption, _ in results.tables(sweep, records)] == [""]
+    assert [caption for caption, _ in tables.tables(sweep, records)] == [""]
 
 
 def test_paired_against_a_cell():
     found = list(records({"AR": [{None: "1110"}] * 2, "D": [{0.9: "0111"}, {0.9: "0111"}]}))
     sweep = SimpleNamespace(text={"paired": {"against": "ar"}})
-    (row,) = results.paired_rows(sweep, found)
+    (row,) = tables.paired_rows(sweep, found)
     assert row["difference (95 % interval)"].startswith("+0.000 (-")
     assert (row["only it right"], row["only AR right"]) == (2, 2)
     assert row["a loss above 0.02 is excluded"] == "no"
@@ -231,14 +230,14 @@ def test_paired_against_a_cell():
 
 def test_paired_at_the_same_setting():
     found = list(records({"AR": [{0.9: "1110", 0.95: "0000"}], "D": [{0.9: "1110", 0.95: "1111", 0.99: "1111"}]}))
-    first, second = results.paired_rows(SimpleNamespace(text={"paired": {"against": "ar"}}), found)
+    first, second = tables.paired_rows(SimpleNamespace(text={"paired": {"against": "ar"}}), found)
     assert (first["threshold"], first["only it right"], first["only AR right"]) == (0.9, 0, 0)
     assert (second["threshold"], second["only it right"], second["only AR right"]) == (0.95, 4, 0)
 
 
 def test_a_markdown_table():
-    assert results.markdown([]) == "*nothing measured*"
-    assert results.markdown([{"a|b": 1, "c": None}, {"a|b": "x|y", "c": 0.5}]).splitlines()[2:] == ["| 1 | – |", "| x\\|y | 0.5 |"]
+    assert results_page.markdown([]) == "*nothing measured*"
+    assert results_page.markdown([{"a|b": 1, "c": None}, {"a|b": "x|y", "c": 0.5}]).splitlines()[2:] == ["| 1 | – |", "| x\\|y | 0.5 |"]
 
 
 @pytest.mark.parametrize("key", ["environment: NOWHERE\n", "by_name: true\n"])
@@ -251,7 +250,7 @@ def test_the_page_tells_the_minutes_of_what_all_leaves_out_apart(toy, key):
     folder = toy / "notebooks/sweeps/records"
     folder.mkdir(exist_ok=True)
     (folder / "log.jsonl").write_text(text, "utf-8")
-    page = results.page(sweeps.find([]))
+    page = results_page.page(files.find_sweeps([]))
     assert "took 12 minutes (2 invocations" in page and "needs other data for (apart) 5 more." in page
 
 
@@ -259,7 +258,7 @@ def test_what_is_asked_for_by_name_is_not_among_all(toy, capsys):
     like = (toy / "notebooks/sweeps/toy.yaml").read_text("utf-8")
     (toy / "notebooks/sweeps/apart.yaml").write_text(like + "by_name: true\n", "utf-8")
     for names, listed in (["all"], False), ([], False), (["apart"], True), (["all", "apart"], True):
-        assert batch.main(["sweep", *names, "--list"]) == 0
+        assert main(["sweep", *names, "--list"]) == 0
         said = capsys.readouterr().out
         assert ("would run apart" in said) == listed and ("would run toy" in said) == (names != ["apart"])
 
@@ -267,39 +266,39 @@ def test_what_is_asked_for_by_name_is_not_among_all(toy, capsys):
 # The sweeps that come with the project
 
 
-@pytest.mark.parametrize("scale", sweeps.SCALES)
+@pytest.mark.parametrize("scale", files.SCALES)
 def test_every_sweep_fits_its_notebooks(project, monkeypatch, scale):
     monkeypatch.chdir(project)
-    found = sweeps.find([], scale)
+    found = files.find_sweeps([], scale)
     assert len(found) >= 10 and all(len(sweep.seeds) >= 3 for sweep in found)
     for sweep in found:
         for table in sweep.text["tables"]:
-            assert set(table["columns"]) | set(table.get("by", ())) <= set(results.HEADINGS), sweep.name
-    names = sweeping.runs(found)
-    of = {(c.sweep, c.name): list(sweeping._trainings(c))[-1] for s in found for c in s.cells if c.steps and c.seed == 0}
+            assert set(table["columns"]) | set(table.get("by", ())) <= set(tables.HEADINGS), sweep.name
+    names = run.training_names(found)
+    of = {(c.sweep, c.name): list(run.trainings(c))[-1] for s in found for c in s.trials if c.steps and c.seed == 0}
     assert names[of["cap", "lambda-0.1"]] == names[of["complementary", "twin"]] == names[of["filling", "scored"]]
     assert names[of["curriculum", "wsd"]] == names[of["merge", "falling"]] == names[of["shift", "plain"]]
 
 
 def test_the_results_page_is_what_its_command_makes(project, monkeypatch):
     monkeypatch.chdir(project)
-    assert (project / "RESULTS.md").read_text("utf-8") == results.page(sweeps.find([]))
+    assert (project / "RESULTS.md").read_text("utf-8") == results_page.page(files.find_sweeps([]))
 
 
-def test_the_readme_shows_what_its_command_makes(project, monkeypatch):
+@pytest.mark.parametrize("name", results_page.READMES)
+def test_the_readme_shows_what_its_command_makes(project, monkeypatch, name):
     monkeypatch.chdir(project)
-    made = readme.parts()
-    for name in readme.FILES:
-        text = (project / name).read_text("utf-8")
-        assert all(f"<!-- made: {part} -->" in text for part in made), name
-        assert readme.filled(text, made) == text, f"{name}: python -m dllm_core.workshop.readme writes it anew"
+    parts = results_page.readme_parts(name)
+    text = (project / name).read_text("utf-8")
+    assert all(f"<!-- made: {part} -->" in text for part in parts), name
+    assert results_page.filled(text, parts) == text, f"{name}: `dllm results` writes it anew"
 
 
 def test_stretches_between_marks_are_replaced_and_nothing_else():
     text = "a\n<!-- made: x -->\n<!-- end -->\nb\n<!-- made: y -->\nold\nlines\n<!-- end -->\nc\n"
-    new = readme.filled(text, {"x": "1", "y": "2"})
+    new = results_page.filled(text, {"x": "1", "y": "2"})
     assert new == "a\n<!-- made: x -->\n1\n<!-- end -->\nb\n<!-- made: y -->\n2\n<!-- end -->\nc\n"
-    assert readme.filled(new, {"x": "1", "y": "2"}) == new
+    assert results_page.filled(new, {"x": "1", "y": "2"}) == new
 
 
 def test_readme_tables_take_the_seeds_mean_and_the_questions_interval():
@@ -308,19 +307,19 @@ def test_readme_tables_take_the_seeds_mean_and_the_questions_interval():
     others = [row | {"label": "LLaDA 1"}, *(row | {"label": "LLaDA 2", "threshold": t} for t in (0.99, 0.95, 0.9))]
     answers = [r | {"seed": seed} for r in (row, *others) for seed in (0, 1)]
     exact = {"kind": "likelihood", "estimator": "exact", "block_size": 1, "mean": 0.25}
-    likelihoods = [{"label": label, "rows": [{"kind": "training"}, exact]} for label in readme.STYLES]
-    pace = {"tokens_per_second": results.Spread((1000.0,)), "times": results.Spread((1.0,))}
-    settings = list(readme._settings(answers, likelihoods, dict.fromkeys(readme.STYLES.values(), pace)))
+    likelihoods = [{"label": label, "rows": [{"kind": "training"}, exact]} for label in results_page.STYLES]
+    pace = {"tokens_per_second": tables.Spread((1000.0,)), "times": tables.Spread((1.0,))}
+    settings = list(results_page.settings_rows(answers, likelihoods, dict.fromkeys(results_page.STYLES.values(), pace)))
     assert settings[0]["exact match (95 % interval)"].startswith("0.500 (0.095–0.905)") and settings[0]["each seed"] == "0.500 0.500"
-    (group,) = readme._groups(answers)
+    (group,) = results_page.group_rows(answers)
     assert group["questions × seeds"] == "2 × 2" and group["LLaDA 2"] == "50 %"
 
 
 def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
     """Stages of one seed wait for their own seed's alone, write to its folder, and run on one thread."""
     monkeypatch.chdir(project)
-    (paired,) = sweeps.find(["paired"], "cpu")
-    made = sweeping.chain_jobs([paired], paired.cells, "cpu")
+    (paired,) = files.find_sweeps(["paired"], "cpu")
+    made = run.chain_jobs([paired], paired.trials, "cpu")
     names = [job.stage.name for job in made]
     assert len(set(names)) == len(names) and {name.rpartition(".")[2] for name in names} == {"0", "1", "2"}
     for job in made:
@@ -328,29 +327,30 @@ def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
         assert job.threads == 1 and job.parameters["seed"] == int(seed) and job.weights.name == f"seed{seed}"
         assert {need.rpartition(".")[2] for need in job.stage.needs} <= {seed}
         assert set(job.stage.needs) <= set(names)
-        assert job.given["dtype"] == job.parameters["dtype"] == "float32"  # whatever the processor
-        assert (job.given.get("eval_every") == job.parameters["eval_every"] == 100_000) == job.stage.name.startswith("05")
+        assert job.overrides["dtype"] == job.parameters["dtype"] == "float32"  # whatever the processor
+        assert (job.overrides.get("eval_every") == job.parameters["eval_every"] == 100_000) == job.stage.name.startswith("05")
         assert all(f"seed{seed}" in str(path) for path in (job.executed, *job.upstream))
-    assert sweeping.chain_jobs([paired], [], "cpu") == []
-    (paired,) = sweeps.find(["paired"], "h100")
-    assert "dtype" not in sweeping.chain_jobs([paired], paired.cells, "h100")[0].given
+    assert run.chain_jobs([paired], [], "cpu") == []
+    (paired,) = files.find_sweeps(["paired"], "h100")
+    assert "dtype" not in run.chain_jobs([paired], paired.trials, "h100")[0].overrides
 
 
 @pytest.mark.parametrize("ends", ["done", "failed"])
-def test_a_cell_waits_for_its_own_stages_alone(project, monkeypatch, ends):
-    """Chains and cells are one plan; what is timed runs by itself after it, unless a chain did not come through."""
+def test_a_trial_waits_for_its_own_stages_alone(project, monkeypatch, ends):
+    """Chains and trials are one plan; what is timed runs by itself after it, unless a chain did not come through."""
     monkeypatch.chdir(project)
     calls = []
 
-    def run(planned, at_once, *_, **__):
+    def pretend(planned, at_once, *_, **__):
         calls.append((planned, at_once))
-        return {job.stage.name: ends if job.stage.name.startswith("01.") else "done" for job in planned}, 0
+        states = {job.stage.name: ends if job.stage.name.startswith("01.") else "done" for job in planned}
+        return {name: Result(state, {}) for name, state in states.items()}, 0
 
-    monkeypatch.setattr(sweeping.jobs, "run_jobs", run)
-    chosen = sweeps.find(["merge", "paired", "real", "speed"], "cpu")
-    cells = [cell for sweep in chosen for cell in sweep.cells]
-    options, screen = SimpleNamespace(preset="cpu", jobs=2), SimpleNamespace(say=lambda _: None)
-    assert sweeping.execute(chosen, cells, sweeping.runs(chosen), options, screen) is (ends == "done")
+    monkeypatch.setattr(run, "run_jobs", pretend)
+    chosen = files.find_sweeps(["merge", "paired", "real", "speed"], "cpu")
+    trials = [trial for sweep in chosen for trial in sweep.trials]
+    screen = SimpleNamespace(say=lambda _: None)
+    assert run.run_trials(chosen, trials, run.training_names(chosen), "cpu", 2, screen) is (ends == "done")
     needs = {job.stage.name: set(job.stage.needs) for job in calls[0][0]}
     assert needs["merge-falling.1"] == {"01.1"} and needs["real-ar.2"] == set()
     assert needs["paired-ar.measure.0"] == {"04.0", "05-llada1.0", "05-llada2.0"}
@@ -358,7 +358,7 @@ def test_a_cell_waits_for_its_own_stages_alone(project, monkeypatch, ends):
     names = list(needs)
     assert all(need in names[: names.index(name)] for name in names for need in needs[name])
     trained = [job for job in calls[0][0] if job.stage.name in ("merge-falling.1", "real-ar.2")]
-    assert [job.given["dtype"] for job in trained] == ["float32"] * 2
+    assert [job.overrides["dtype"] for job in trained] == ["float32"] * 2
     assert [at_once for _, at_once in calls] == [2, 1] if ends == "done" else [2]
     if ends == "done":
         assert {job.stage.name for job in calls[1][0]} == {f"speed-all.measure.{seed}" for seed in (0, 1, 2)}

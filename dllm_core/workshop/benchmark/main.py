@@ -18,6 +18,7 @@ from statistics import median
 
 import torch
 
+from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, read_json, write_json
 from dllm_core.common.paths import resolve
 from dllm_core.compute.cpu import onednn_matmul
@@ -30,9 +31,8 @@ from dllm_core.workshop.benchmark.timing import Setting, take_turns, torch_threa
 PARTS = {"train": train, "decode": decode, "feed": feed}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, or 2 for bad arguments. Each setting's record is written as soon as it is measured."""
-    parser = argparse.ArgumentParser(prog="dllm bench", description=__doc__.partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dllm bench`."""
     parts_help = f"of {', '.join(PARTS)} (default: all); or {feed.LARGE}: feeding from a file of 1.6 GB"
     parser.add_argument("parts", nargs="*", metavar="part", help=parts_help)
     parser.add_argument("--shape", nargs="+", choices=tuple(SHAPES), default=["tiny", "26m"])
@@ -40,16 +40,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="CPU threads (default: 1 2)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every job (default: 5)")
     parser.add_argument("--quick", action="store_true", help="little work, to see that it runs; writes nothing")
-    options = parser.parse_args(argv)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what the options name; each setting's record is written as soon as it is measured. Raises UsageError."""
     if unknown := [part for part in options.parts if part not in (*PARTS, feed.LARGE)]:
-        parser.error(f"no part is called {unknown[0]!r}; choose from {', '.join((*PARTS, feed.LARGE))}")
+        raise UsageError(f"no part is called {unknown[0]!r}; choose from {', '.join((*PARTS, feed.LARGE))}")
     if options.rounds < 1 or min(options.threads) < 1:
-        parser.error("--rounds and --threads must be at least 1")
+        raise UsageError("--rounds and --threads must be at least 1")
     if "feed" in options.parts and not set(options.shape) & set(feed.SHAPES):
-        parser.error(f"feed: there is no shape {options.shape[0]!r}; choose from {', '.join(feed.SHAPES)}")
+        raise UsageError(f"feed: there is no shape {options.shape[0]!r}; choose from {', '.join(feed.SHAPES)}")
     for setting in settings(options):
         record(PARTS[setting.part].measure(setting), setting)
-    return 0
 
 
 def settings(options: argparse.Namespace) -> Iterator[Setting]:

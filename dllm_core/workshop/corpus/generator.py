@@ -1,10 +1,11 @@
-"""The embedded corpus, generated from one seed: `python -m dllm_core.workshop.corpus.generator` writes data/ anew.
+"""The embedded corpus, generated from one seed: `dllm corpus` writes data/ anew.
 
 `random.Random` alone decides, so the files are the same on every machine. Nearly every question occurs once, so a model
 has to read the prompt instead of remembering. The held-out questions are drawn first; what is drawn for training later
 must share no key with them (`tasks` defines a key, `splits` draws).
 """
 
+import argparse
 import json
 import lzma
 import re
@@ -143,7 +144,11 @@ def train_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int = 1320) 
     write_json(folder / "tokenizer_config.json", settings, indent=2)
 
 
-def main() -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`dllm corpus` has no options."""
+
+
+def run(options: argparse.Namespace) -> None:
     """Write every file of data/ that is committed."""
     corpus = build()
     folder = root() / "data"
@@ -153,7 +158,3 @@ def main() -> None:
         else:
             write_whole(folder / name, text)
     train_tokenizer(corpus.texts(), folder / "tokenizer")
-
-
-if __name__ == "__main__":
-    main()

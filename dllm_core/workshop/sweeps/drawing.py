@@ -4,8 +4,8 @@ from pathlib import Path
 
 from dllm_core.common.paths import resolve
 from dllm_core.show.figures import COLORS, LINES, Picture, error_bars, in_our_look, new_figure, save_figure
-from dllm_core.workshop.results_page import HEADINGS, Spread, gather
 from dllm_core.workshop.sweeps.files import FOLDER, Sweep
+from dllm_core.workshop.sweeps.tables import HEADINGS, Spread, gather
 
 
 def draw(sweep: Sweep) -> Path:

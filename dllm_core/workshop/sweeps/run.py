@@ -1,165 +1,33 @@
-"""`dllm sweep`: runs the cells of sweeps through papermill, goes on where it was stopped, draws what came out.
+"""`dllm sweep`: runs the trials of sweeps through papermill, goes on where it was stopped, and draws the results.
 
-Equal trainings of a seed are done once, whatever sweeps ask for them; each cell is then measured and its record written.
+Equal trainings of a seed run once, whichever sweeps need them; each trial is then measured and its record written.
 """
 
 import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from dllm_core.cli import main as batch
-from dllm_core.cli import scheduler as jobs
-from dllm_core.cli.notebook_process import StatusLine
-from dllm_core.cli.scheduler import NotebookJob, Stage
+from dllm_core.cli import stages as chain
+from dllm_core.cli.scheduler import run_jobs
+from dllm_core.cli.stages import NotebookJob, Stage, read_record
+from dllm_core.cli.status_line import StatusLine
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, write_json
 from dllm_core.common.paths import resolve
-from dllm_core.notebook import parameters as known
-from dllm_core.workshop.sweeps.files import FOLDER, MEASURE, Sweep, Trial, digest, find
+from dllm_core.notebook.parameters import code_digest, read_parameters
+from dllm_core.workshop.sweeps.files import FOLDER, MEASURE, Sweep, Trial, digest, find_sweeps
 
-UNWATCHED = {"eval_every": 100_000, "sample_every": 100_000}
-ALIKE = {"cpu": {"dtype": "float32"}}  # by scale, of all trainings: "auto" would make results depend on the processor
-
-
-def runs(sweeps: list[Sweep]) -> dict[str, str]:
-    """digest of a training → its run's name, that of the first cell which asks for it: equal trainings are done once."""
-    names: dict[str, str] = {}
-    for sweep in sweeps:
-        for cell in sweep.cells:
-            for at, training in enumerate(_trainings(cell)):
-                last = at == len(cell.steps) - 1
-                names.setdefault(training, f"{cell.sweep}-{cell.name}" + ("" if last else f"-{at + 1}"))
-    return names
+NOT_WATCHED = {"eval_every": 100_000, "sample_every": 100_000}
+ALIKE = {"cpu": {"dtype": "float32"}}  # by scale, for all trainings: "auto" would make results depend on the processor
 
 
-def _trainings(cell: Trial) -> Iterator[str]:
-    """A digest for each step, of all that leads to it."""
-    for at in range(len(cell.steps)):
-        yield digest([cell.steps[: at + 1], cell.seed])
-
-
-def plan(
-    cells: list[Trial], names: dict[str, str], starts: Callable[[Trial], list[NotebookJob]] = lambda cell: []
-) -> dict[NotebookJob, Trial | None]:  # fmt: skip
-    """The papermill runs that the cells need, each with the cell that it measures (None: a training), in order.
-
-    starts: the stages of the chain that a cell begins from; it waits for them alone."""
-    found: dict[str, NotebookJob] = {}
-    planned: dict[NotebookJob, Trial | None] = {}
-    for cell in cells:
-        place, before, run = f"{cell.scale}/seed{cell.seed}", starts(cell), ""
-        weights = resolve("weights/sweeps") / place
-        for (notebook, given), training in zip(cell.steps, _trainings(cell), strict=True):
-            if training not in found:
-                given = {**ALIKE.get(cell.scale, {}), **given, "seed": cell.seed, "run_name": names[training]}
-                given = _filled(given, run)
-                found[training] = _job(f"{names[training]}.{cell.seed}", notebook, given, place, names[training], before, weights)
-                planned[found[training]] = None
-            before, run = [found[training]], names[training]
-        title = f"{cell.sweep}-{cell.name}.measure"
-        given = {"checkpoint": "weights/{previous}.pt", **cell.measure, "seed": cell.seed}
-        given = _filled({**given, "output": f"runs/sweeps/{place}/{title}d.json"}, run)
-        before = list(dict.fromkeys([*starts(cell), *before]))  # it may measure a checkpoint of the chain as well
-        planned[_job(f"{title}.{cell.seed}", MEASURE, given, place, title, before, weights)] = cell
-    return planned
-
-
-def _filled(given: dict, run: str) -> dict:
-    change = lambda value: os.path.expandvars(value.replace("{previous}", run)) if isinstance(value, str) else value
-    return {name: change(value) for name, value in given.items()}
-
-
-def _job(name: str, notebook: str, given: dict, place: str, title: str, before: list[NotebookJob], weights: Path) -> NotebookJob:
-    path = resolve(f"notebooks/{notebook}.ipynb")
-    executed = resolve("runs/sweeps") / place / f"{title}.ipynb"
-    stage = Stage(name, notebook, title, tuple(job.stage.name for job in before))
-    defaults = {key: parameter.default for key, parameter in known.read_parameters(path).items()}
-    upstream = tuple(job.record for job in before)
-    # One thread each: sums are split by the number of threads, and a cell is to be the same whenever it is run.
-    return NotebookJob(stage, path, given, {**defaults, **given}, known.code_of(path), executed, upstream, weights, threads=1)
-
-
-def record(cell: Trial, job: NotebookJob) -> Path:
-    """Write the cell's record from what its measuring notebook wrote."""
-    measured = jobs.read(Path(resolve(job.parameters["output"])))
-    about = {"sweep": cell.sweep, "cell": cell.name, "label": cell.label, "seed": cell.seed, "key": cell.key}
-    steps = [{"notebook": notebook, **given} for notebook, given in cell.steps]
-    write_json(cell.path, {**about, "date": date.today().isoformat(), "trained": steps, "asked": cell.measure, **measured})
-    return cell.path
-
-
-def chain_jobs(sweeps: list[Sweep], cells: list[Trial], scale: str) -> list[NotebookJob]:
-    """The stages of the chain that unfinished cells start from, at each of their seeds, as `dllm run -p seed N` would
-    run them, but on one thread each: what comes out does not depend on what else was running. Fine-tuning is not watched
-    on the way: its last weights are taken, and they are the same."""
-    asked = {sweep.name: sweep.chain for sweep in sweeps}
-    found: list[NotebookJob] = []
-    for seed in sorted({cell.seed for cell in cells}):
-        names = {name for cell in cells if cell.seed == seed for name in asked[cell.sweep]}
-        while more := {need for stage in batch.STAGES if stage.name in names for need in stage.needs} - names:
-            names |= more
-        if names:
-            place = f"{scale}/seed{seed}"
-            out, weights = resolve("runs/sweeps") / place / "chain", resolve("weights/sweeps") / place
-            chosen = batch.choose(sorted(names), batch.STAGES)
-            found += [_of_seed(job, seed, scale) for job in batch.plan(chosen, batch.STAGES, scale, [["seed", str(seed)]], out, weights)]
-    return found
-
-
-def _of_seed(job: NotebookJob, seed: int, scale: str) -> NotebookJob:
-    """The stages of several seeds run side by side: each gets its seed into its name."""
-    stage = replace(job.stage, name=f"{job.stage.name}.{seed}", needs=tuple(f"{need}.{seed}" for need in job.stage.needs))
-    more = ALIKE.get(scale, {}) | (UNWATCHED if job.stage.name.startswith("05") else {})
-    return replace(job, stage=stage, threads=1, given=job.given | more, parameters=job.parameters | more)
-
-
-def execute(sweeps: list[Sweep], cells: list[Trial], names: dict[str, str], options, screen: StatusLine) -> bool:
-    """Chains and cells side by side, then the cells that are timed, one by one. True when all came through."""
-    chain, needed = chain_jobs(sweeps, cells, options.preset), {sweep.name: sweep.chain for sweep in sweeps}
-    own = lambda cell: {f"{stage}.{cell.seed}" for stage in needed[cell.sweep]}
-    starts = lambda cell: [job for job in chain if job.stage.name in own(cell)]
-    alone, states = {sweep.name for sweep in sweeps if sweep.text.get("alone")}, {}
-    for timed, at_once in ((False, options.jobs), (True, 1)):
-        planned = plan([cell for cell in cells if (cell.sweep in alone) is timed], names, starts)
-        keep = lambda job, planned=planned: planned.get(job) and record(planned[job], job)
-        states |= jobs.run_jobs([*([] if timed else chain), *planned], at_once, False, screen, keep, longest_first=False)[0]
-        if lost := [job.stage.name for job in chain if states[job.stage.name] in ("failed", "not run")]:
-            screen.say(f"what is timed is not run: of the chain {', '.join(lost)} did not come through")
-            break
-    return not {"failed", "not run"} & set(states.values())
-
-
-def _only(sweeps: list[Sweep], options: argparse.Namespace) -> list[Trial]:
-    """The cells that --cells and --seeds leave. Raises Problem for a cell or a seed that none of the sweeps has."""
-    cells = [cell for sweep in sweeps for cell in sweep.cells]
-    for flag, asked, name in (("--cells", options.cells, "name"), ("--seeds", options.seeds, "seed")):
-        there = {str(getattr(cell, name)) for cell in cells}
-        wanted = set(asked.split(",")) if asked else there
-        if lost := wanted - there:
-            raise UsageError(f"{flag}: {min(lost)!r} is in none of these sweeps; there are {', '.join(sorted(there))}")
-        cells = [cell for cell in cells if str(getattr(cell, name)) in wanted]
-    return cells
-
-
-def _log(options, cells: list[Trial], seconds: float) -> None:
-    """One line for each invocation that ran something: the sum of its seconds is what the sweeps took."""
-    if not cells:
-        return
-    line = {"date": date.today().isoformat(), "seconds": round(seconds), "jobs": options.jobs, "scale": options.preset,
-            "cells": sorted({f"{c.sweep}/{c.name}.seed{c.seed}" for c in cells if c.done})}  # fmt: skip
-    path = resolve(FOLDER) / "records/log.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be said after `dllm sweep`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dllm sweep`."""
     parser.add_argument("names", nargs="*", help=f"all (but what is by_name), or files of {FOLDER} without .yaml")
     parser.add_argument("--jobs", type=int, default=2, help="papermill runs side by side, one thread each (default: 2)")
     parser.add_argument("--preset", default="cpu", help="scale: cpu (default), h100, smoke")
@@ -169,33 +37,200 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="say which cells have their record, and run nothing")
 
 
-def sweep(options: argparse.Namespace, screen: StatusLine) -> int:
-    """`dllm sweep`. Exit code 0: every cell has its record; 1: a cell failed. Raises Problem."""
-    began, everything = time.time(), find([], options.preset)
-    sweeps = [one for one in find(options.names, options.preset) if one.name in options.names or not one.text.get("by_name")]
-    chosen = _only(sweeps, options)
+def run(options: argparse.Namespace) -> int:
+    """Exit code 0: every trial has its record; 1: one failed. Raises UsageError."""
+    if options.jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
+    began, screen = time.time(), StatusLine()
+    everything = find_sweeps([], options.preset)
+    sweeps = find_sweeps(options.names, options.preset)
+    sweeps = [sweep for sweep in sweeps if sweep.name in options.names or not sweep.text.get("by_name")]
+    chosen = _choose_trials(sweeps, options)
     for sweep in sweeps:
-        mine = [cell for cell in chosen if cell.sweep == sweep.name]
+        trials = [trial for trial in chosen if trial.sweep == sweep.name]
         state = f"skipped: set {sweep.missing} to its folder" if sweep.missing else sweep.text["title"]
-        screen.say(f"{sweep.name:14}{sum(cell.done for cell in mine):3} of {len(mine):3} cells done   {state}")
-    lacking = {sweep.name for sweep in sweeps if sweep.missing}
-    cells = [c for c in chosen if c.sweep not in lacking and (options.force or not c.done)]
+        screen.say(f"{sweep.name:14}{sum(trial.done for trial in trials):3} of {len(trials):3} cells done   {state}")
+    skipped = {sweep.name for sweep in sweeps if sweep.missing}
+    trials = [t for t in chosen if t.sweep not in skipped and (options.force or not t.done)]
     if options.list:
-        for cell in cells:
-            screen.say(f"  would run {cell.sweep} {cell.name}, seed {cell.seed}")
+        for trial in trials:
+            screen.say(f"  would run {trial.sweep} {trial.name}, seed {trial.seed}")
         return 0
-    if options.force:  # forgotten at once, so that the same command without --force goes on from a stop
-        for cell in cells:
-            cell.path.unlink(missing_ok=True)
-        for job in [*chain_jobs(sweeps, cells, options.preset), *plan(cells, runs(everything))]:
+    names = training_names(everything)
+    if options.force:  # all records go first, so that the same command without --force goes on after a stop
+        for trial in trials:
+            trial.path.unlink(missing_ok=True)
+        for job in [*chain_jobs(sweeps, trials, options.preset), *plan_trials(trials, names)]:
             job.record.unlink(missing_ok=True)
     try:
-        sound = execute(sweeps, cells, runs(everything), options, screen)
-    finally:  # also of a run that was stopped: the page sums them up
-        _log(options, cells, time.time() - began)
-    for sweep in sweeps:
-        if sweep.cells and all(cell.done for cell in sweep.cells):
-            from dllm_core.workshop.sweeps.drawing import draw
+        succeeded = run_trials(sweeps, trials, names, options.preset, options.jobs, screen)
+    finally:  # also after a stop: the page sums up the seconds
+        _log(options, trials, time.time() - began)
+    _draw(sweeps, screen)
+    return int(not succeeded)
 
+
+def _choose_trials(sweeps: Sequence[Sweep], options: argparse.Namespace) -> list[Trial]:
+    """The trials that --cells and --seeds leave. Raises UsageError for a cell or a seed that none of the sweeps has."""
+    trials = [trial for sweep in sweeps for trial in sweep.trials]
+    for flag, wanted, attribute in (("--cells", options.cells, "name"), ("--seeds", options.seeds, "seed")):
+        known = {str(getattr(trial, attribute)) for trial in trials}
+        names = set(wanted.split(",")) if wanted else known
+        if unknown := names - known:
+            raise UsageError(f"{flag}: {min(unknown)!r} is in none of these sweeps; there are {', '.join(sorted(known))}")
+        trials = [trial for trial in trials if str(getattr(trial, attribute)) in names]
+    return trials
+
+
+def run_trials(
+    sweeps: Sequence[Sweep], trials: Sequence[Trial], names: dict[str, str], scale: str, at_once: int, screen: StatusLine
+) -> bool:
+    """Run chains and trials side by side, then the trials that are timed, one by one. True when all came through."""
+    stages, chain_of = chain_jobs(sweeps, trials, scale), {sweep.name: sweep.chain for sweep in sweeps}
+    timed = {sweep.name for sweep in sweeps if sweep.text.get("alone")}
+
+    def starts(trial: Trial) -> list[NotebookJob]:
+        wanted = {f"{name}.{trial.seed}" for name in chain_of[trial.sweep]}
+        return [job for job in stages if job.stage.name in wanted]
+
+    side_by_side = plan_trials([trial for trial in trials if trial.sweep not in timed], names, starts)
+    results = _run_planned([*stages, *side_by_side], side_by_side, at_once, screen)
+    if lost := [job.stage.name for job in stages if results[job.stage.name].failed]:
+        screen.say(f"what is timed is not run: of the chain {', '.join(lost)} did not come through")
+    else:
+        one_by_one = plan_trials([trial for trial in trials if trial.sweep in timed], names, starts)
+        results |= _run_planned(list(one_by_one), one_by_one, 1, screen)
+    return not any(result.failed for result in results.values())
+
+
+def _run_planned(
+    jobs: list[NotebookJob], planned: dict[NotebookJob, Trial | None], at_once: int, screen: StatusLine
+) -> dict:
+    """Run the jobs in their order; the record of a trial is written as soon as it is measured."""
+
+    def keep(job: NotebookJob) -> None:
+        if trial := planned.get(job):
+            write_record(trial, job)
+
+    return run_jobs(jobs, at_once, False, screen, keep, longest_first=False)[0]
+
+
+def training_names(sweeps: Sequence[Sweep]) -> dict[str, str]:
+    """digest of a training → its run's name, after the first trial that needs it: equal trainings run once."""
+    names: dict[str, str] = {}
+    for trial in (trial for sweep in sweeps for trial in sweep.trials):
+        for number, training in enumerate(trainings(trial), 1):
+            suffix = "" if number == len(trial.steps) else f"-{number}"
+            names.setdefault(training, f"{trial.sweep}-{trial.name}{suffix}")
+    return names
+
+
+def trainings(trial: Trial) -> Iterator[str]:
+    """For each step a digest of it and of all steps before it."""
+    for count in range(1, len(trial.steps) + 1):
+        yield digest([trial.steps[:count], trial.seed])
+
+
+def plan_trials(
+    trials: Sequence[Trial], names: dict[str, str], starts: Callable[[Trial], list[NotebookJob]] = lambda trial: []
+) -> dict[NotebookJob, Trial | None]:
+    """The jobs of the trials in order, each with the trial that it measures (None: a training).
+
+    names: what `training_names` gives. starts: the stages of the chain that a trial starts from; it waits for these alone.
+    """
+    jobs: dict[str, NotebookJob] = {}
+    planned: dict[NotebookJob, Trial | None] = {}
+    for trial in trials:
+        place, needs, previous = f"{trial.scale}/seed{trial.seed}", starts(trial), ""
+        for (notebook, values), training in zip(trial.steps, trainings(trial), strict=True):
+            name = names[training]
+            if training not in jobs:
+                values = {**ALIKE.get(trial.scale, {}), **values, "seed": trial.seed, "run_name": name}
+                job = _job(f"{name}.{trial.seed}", notebook, _filled(values, previous), place, name, needs)
+                jobs[training] = job
+                planned[job] = None
+            needs, previous = [jobs[training]], name
+        title = f"{trial.sweep}-{trial.name}.measure"
+        values = {"checkpoint": "weights/{previous}.pt", **trial.measure, "seed": trial.seed}
+        values["output"] = f"runs/sweeps/{place}/{title}d.json"
+        needs = list(dict.fromkeys([*starts(trial), *needs]))  # it may measure a checkpoint of the chain as well
+        planned[_job(f"{title}.{trial.seed}", MEASURE, _filled(values, previous), place, title, needs)] = trial
+    return planned
+
+
+def _filled(values: dict, previous: str) -> dict:
+    """The values with `{previous}` and environment variables replaced."""
+    filled = {}
+    for name, value in values.items():
+        filled[name] = os.path.expandvars(value.replace("{previous}", previous)) if isinstance(value, str) else value
+    return filled
+
+
+def _job(name: str, notebook: str, values: dict, place: str, title: str, needs: list[NotebookJob]) -> NotebookJob:
+    path = resolve(f"notebooks/{notebook}.ipynb")
+    stage = Stage(name, notebook, title, tuple(job.stage.name for job in needs))
+    executed = resolve("runs/sweeps") / place / f"{title}.ipynb"
+    upstream = tuple(job.record for job in needs)
+    weights = resolve("weights/sweeps") / place
+    # one thread: sums are split by the number of threads, and a trial must not depend on what runs beside it
+    return NotebookJob(
+        stage, path, read_parameters(path), values, code_digest(path), executed, upstream, weights, threads=1
+    )
+
+
+def chain_jobs(sweeps: Sequence[Sweep], trials: Sequence[Trial], scale: str) -> list[NotebookJob]:
+    """The stages of the chain that unfinished trials start from, at each of their seeds, as `dllm run -p seed N` would
+    run them, but on one thread each: the result does not depend on what runs beside it."""
+    chain_of = {sweep.name: sweep.chain for sweep in sweeps}
+    jobs: list[NotebookJob] = []
+    for seed in sorted({trial.seed for trial in trials}):
+        names = {name for trial in trials if trial.seed == seed for name in chain_of[trial.sweep]}
+        while more := {need for stage in chain.STAGES if stage.name in names for need in stage.needs} - names:
+            names |= more
+        if names:
+            place = f"{scale}/seed{seed}"
+            out, weights = resolve("runs/sweeps") / place / "chain", resolve("weights/sweeps") / place
+            chosen = chain.choose(sorted(names), chain.STAGES)
+            planned = chain.plan(chosen, chain.STAGES, scale, [["seed", str(seed)]], out, weights)
+            jobs += [_of_seed(job, seed, scale) for job in planned]
+    return jobs
+
+
+def _of_seed(job: NotebookJob, seed: int, scale: str) -> NotebookJob:
+    """The job with its seed in its name, for the stages of several seeds run side by side. Fine-tuning is not evaluated
+    on the way: its last weights are taken, and these are the same."""
+    needs = tuple(f"{need}.{seed}" for need in job.stage.needs)
+    stage = replace(job.stage, name=f"{job.stage.name}.{seed}", needs=needs)
+    more = ALIKE.get(scale, {}) | (NOT_WATCHED if job.stage.name.startswith("05") else {})
+    return replace(job, stage=stage, threads=1, overrides=job.overrides | more)
+
+
+def write_record(trial: Trial, job: NotebookJob) -> Path:
+    """Write the trial's record from what its measuring notebook wrote."""
+    measured = read_record(resolve(job.parameters["output"]))
+    about = {"sweep": trial.sweep, "cell": trial.name, "label": trial.label, "seed": trial.seed, "key": trial.key}
+    steps = [{"notebook": notebook, **values} for notebook, values in trial.steps]
+    about |= {"date": date.today().isoformat(), "trained": steps, "asked": trial.measure}
+    return write_json(trial.path, about | measured)
+
+
+def _log(options: argparse.Namespace, trials: Sequence[Trial], seconds: float) -> None:
+    """One line for each invocation that ran something: the sum of the seconds is what the sweeps took."""
+    if not trials:
+        return
+    done = sorted({f"{trial.sweep}/{trial.name}.seed{trial.seed}" for trial in trials if trial.done})
+    line = {"date": date.today().isoformat(), "seconds": round(seconds), "jobs": options.jobs, "scale": options.preset,
+            "cells": done}  # fmt: skip
+    path = resolve(FOLDER) / "records/log.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _draw(sweeps: Sequence[Sweep], screen: StatusLine) -> None:
+    """Draw the figure of each sweep whose trials all have their records."""
+    from dllm_core.workshop.sweeps.drawing import draw  # imports matplotlib
+
+    for sweep in sweeps:
+        if sweep.trials and all(trial.done for trial in sweep.trials):
             screen.say(f"{sweep.name:14}{display_path(draw(sweep))}")
-    return int(not sound)
