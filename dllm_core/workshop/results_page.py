@@ -75,7 +75,7 @@ def page(sweeps: Sequence[Sweep]) -> str:
     """RESULTS.md."""
     parts = ["# Results", INTRODUCTION]
     benchmark = benchmark_results.section()
-    if any(record["date"] < REBUILT for record in (*_records(sweeps), *benchmark_results.records())):
+    if any(record["date"] < REBUILT for record in (*_records(sweeps), *benchmark_results.read_records())):
         parts.append(OF_OLD_CODE["RESULTS.md"])
     parts += [_time_taken(sweeps), *(section(sweep) for sweep in sweeps), benchmark]
     return "\n\n".join(part for part in parts if part) + "\n"
