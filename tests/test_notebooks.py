@@ -277,7 +277,7 @@ def test_the_comparison_is_written(chain, task):
         for row in result["answers"]:
             assert len(row["right"]) == 7 and sum(row["right"]) == sum(group["right"] for group in row["groups"])
             assert 0 <= row["repetition"] <= 1 and 0 <= row["ended"] <= 1
-        assert report.sentences([report.load(chain.folder / "outputs/compare_sft.scores.json")])
+        assert report.sentences([report.load_scores(chain.folder / "outputs/compare_sft.scores.json")])
         assert {score["group"] for score in result["reversal"]["AR"]} == {"reversal_unseen", "reversal_seen"}
 
 
