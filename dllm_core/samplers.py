@@ -19,7 +19,7 @@ from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.decoding_state import DecodingState
 from dllm_core.model import Transformer
 from dllm_core.sampling import predict_tokens
-from dllm_core.trace import DecodeStep, Trace, with_text
+from dllm_core.trace import REASONS, DecodeStep, Trace, with_text
 
 
 class Decodable(Protocol):
@@ -140,7 +140,7 @@ def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
         # 2. the next token is predicted and committed
         prediction = predict_tokens(logits, config, state.mask_token_id, state.generator).scatter(next_token)
         state.tokens.scatter_(1, position[:, None], prediction.token)
-        reason = torch.full_like(prediction.token, policies.REASONS.index("ar"))
+        reason = torch.full_like(prediction.token, REASONS.index("ar"))
         commits = policies.Commits(next_token, reason, torch.zeros_like(position))
         remaining = state.length - position - 1
         blocks = [(p, p + 1) for p in position.tolist()]

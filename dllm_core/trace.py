@@ -1,4 +1,4 @@
-"""What one decoding did, step by step: the only record that players, tables, benchmarks and files are made from."""
+"""The record of one decoding, step by step, that players, tables, benchmarks and files are all made from."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,12 +11,12 @@ REASONS = ("schedule", "threshold", "fallback", "budget", "ar", "edit")
 
 @dataclass(frozen=True)
 class Commit:
-    """One token made final in a step.
+    """A token that a step made final.
 
-    confidence: probability of `token` after guidance, before temperature and filtering.
-    reason: one of `REASONS`. "threshold": above the confidence threshold; "fallback": too few were, this was among
-        the most confident; "schedule": LLaDA 1's share of the step; "budget": above the threshold and let through by a
-        decoding budget that held others back; "ar": next token; "edit": a committed token replaced (LLaDA 2.1).
+    position: of the sequence, from 0. confidence: probability of `token` after guidance, before temperature and filters.
+    reason: one of `REASONS`. "threshold": above the confidence threshold; "fallback": too few were, this was among the
+        most confident; "schedule": within the step's share; "budget": above the threshold, and within a decoding budget
+        that held others back; "ar": the next token; "edit": a committed token was replaced (LLaDA 2.1).
     alternatives: the runners-up as (token, probability), most probable first.
     """
 
@@ -31,10 +31,11 @@ class Commit:
 class DecodeStep:
     """One step of one sequence: one call of the model.
 
-    index: 0-based step of this sequence; row: its row in the batch; forwards: model forwards the step cost (2 under
-    guidance); seconds: since decoding began; block: [start, end) positions in work; masked: positions still masked
-    after the step; confidence, entropy (nats): means over the candidates before the commit; draft: (position, best
-    guess, confidence) of the block's positions that stayed masked; held_back: above the threshold, held back by the budget.
+    index: of the step in this sequence, from 0; row: of the sequence in the batch; forwards: what the step cost (2 under
+    guidance); seconds: since decoding began; block: the positions [start, end) being decoded; commits: in order of
+    position; masked: positions still masked after the step; confidence, entropy (nats): means over the masked positions
+    before it; draft: (position, most probable token, confidence) of the block's positions that stayed masked;
+    held_back: predictions above the threshold that the budget held back.
     """
 
     index: int
@@ -52,7 +53,12 @@ class DecodeStep:
 
 @dataclass
 class Trace:
-    """A whole decoding of one sequence. `initial` is the prompt with its masks (infilling: masks anywhere)."""
+    """The decoding of one sequence, with measures of it.
+
+    style: "ar", "llada1" or "llada2". prompt: token ids, none for infilling. initial: the sequence before the first step,
+    with masks after the prompt, or anywhere for infilling. settings: of the `DecodeConfig`. vocabulary: the text of each
+    token id that occurs. text: the answer, or the filled text.
+    """
 
     style: str
     prompt: list[int]
@@ -86,7 +92,7 @@ class Trace:
 
     @property
     def answer(self) -> list[int]:
-        """Tokens decoded, in order, up to (not with) the first eos; positions still masked are left out."""
+        """The decoded tokens up to the first eos, without it and without positions that are still masked."""
         answer = []
         for token, start in zip(self.final, self.initial, strict=True):
             if start != self.mask_token_id or token == self.mask_token_id:
@@ -98,20 +104,19 @@ class Trace:
 
     @property
     def tokens(self) -> int:
-        """Answer tokens through eos: what counts as work done. Filling after eos does not."""
+        """Answer tokens through eos, the measure of work done; filling after eos does not count."""
         return len(self.answer) + self.ended
 
     def written(self) -> list[int]:
-        """Tokens of the answer written after 0, 1, 2, … steps, [steps + 1]; filling behind its eos does not count, so
-        the last is `tokens`."""
-        open_ = [i for i, start in enumerate(self.initial) if start == self.mask_token_id]
+        """[steps + 1]: answer tokens written after 0, 1, 2, … steps, up to the final eos; the last is `tokens`."""
+        answer = [i for i, start in enumerate(self.initial) if start == self.mask_token_id]
         final = self.final
-        end = next((i for i in open_ if final[i] == self.eos_token_id), len(final))
-        seen: set[int] = set()
+        end = next((i for i in answer if final[i] == self.eos_token_id), len(final))
+        positions: set[int] = set()
         counts = [0]
         for step in self.steps:
-            seen.update(commit.position for commit in step.commits if commit.position <= end)
-            counts.append(len(seen))
+            positions.update(commit.position for commit in step.commits if commit.position <= end)
+            counts.append(len(positions))
         return counts
 
     @property
@@ -144,7 +149,7 @@ class Trace:
         return cls(**record)
 
     def save(self, path: str | Path) -> Path:
-        """Write JSON; an existing file is replaced whole or not at all."""
+        """Write the trace as JSON; an existing file is replaced whole or not at all."""
         return write_whole(path, json.dumps(self.to_json(), ensure_ascii=False))
 
     @classmethod
@@ -157,24 +162,24 @@ class Trace:
 
 
 def _step(record: dict) -> DecodeStep:
-    commits = tuple(
-        Commit(**{**commit, "alternatives": tuple((int(t), float(p)) for t, p in commit["alternatives"])})
-        for commit in record["commits"]
-    )
-    if "held" in record:  # the name in traces of version 0.1.0
-        record = {**record, "held_back": record["held"]}
-        del record["held"]
-    draft = tuple((int(position), int(token), float(p)) for position, token, p in record["draft"])
-    return DecodeStep(**{**record, "block": tuple(record["block"]), "commits": commits, "draft": draft})
+    fields = dict(record)
+    if "held" in fields:  # the name of held_back in traces of version 0.1.0
+        fields["held_back"] = fields.pop("held")
+    commits = []
+    for commit in fields["commits"]:
+        alternatives = tuple((int(token), float(p)) for token, p in commit["alternatives"])
+        commits.append(Commit(**{**commit, "alternatives": alternatives}))
+    draft = tuple((int(position), int(token), float(p)) for position, token, p in fields["draft"])
+    return DecodeStep(**{**fields, "block": tuple(fields["block"]), "commits": tuple(commits), "draft": draft})
 
 
 def with_text(trace: Trace, tokenizer) -> Trace:
-    """Fill in the answer's text and the text of every token id the trace holds."""
-    used = set(trace.initial)
+    """The same trace with its `text` and its `vocabulary` filled in."""
+    token_ids = set(trace.initial)
     for step in trace.steps:
         for commit in step.commits:
-            used.update((commit.token, *(token for token, _ in commit.alternatives)))
-        used.update(token for _, token, _ in step.draft)
-    trace.vocabulary = {token: tokenizer.decode([token]) for token in sorted(used)}
+            token_ids.update((commit.token, *(token for token, _ in commit.alternatives)))
+        token_ids.update(token for _, token, _ in step.draft)
+    trace.vocabulary = {token: tokenizer.decode([token]) for token in sorted(token_ids)}
     trace.text = tokenizer.decode(trace.answer if trace.prompt else trace.final, skip_special_tokens=True)
     return trace

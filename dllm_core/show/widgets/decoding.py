@@ -13,7 +13,6 @@ from dllm_core import show
 from dllm_core.checkpoints.run_folder import LoadedCheckpoint
 from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.notebook.setup import open_checkpoint
-from dllm_core.samplers import with_text
 from dllm_core.show.html import asset, stacked
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after
 from dllm_core.show.widgets.request import (
@@ -30,7 +29,7 @@ from dllm_core.show.widgets.request import (
     run_row,
     used,
 )
-from dllm_core.trace import Trace
+from dllm_core.trace import Trace, with_text
 
 KEPT = 8  # runs in the table
 SIDES = 3  # in one player
