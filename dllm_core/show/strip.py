@@ -150,11 +150,11 @@ def _legend(page: _Page):
     return image
 
 
-def _stacked(images: list):
+def stacked(images: list):
     """The images one under the other, as one."""
     from PIL import Image
 
-    column = Image.new("RGB", (images[0].width, sum(image.height for image in images)), PAPER)
+    column = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), PAPER)
     top = 0
     for image in images:
         column.paste(image, (0, top))
@@ -199,7 +199,7 @@ def gif(
     page = _page(trace, width, 20, prompt)
     below = [_legend(page)] if legend else []
     steps = spread_steps(len(trace.steps), frames)
-    images = [_stacked([_frame(trace, k, page, label), *below]).quantize(64) for k in steps]
+    images = [stacked([_frame(trace, k, page, label), *below]).quantize(64) for k in steps]
     pause = int(min(900, max(60, 1000 * seconds / max(len(images), 1))))
     pauses = [max(700, pause), *[pause] * (len(images) - 2), 2200] if len(images) > 1 else [1000]
     out = io.BytesIO()
@@ -222,7 +222,7 @@ def png(
 def strip(trace: Trace, steps: Sequence[int], width: int, unit: int, label: str, prompt: bool = True) -> bytes:
     """PNG of chosen steps one under the other. width: pixels; unit: pixels of the font's size."""
     page = _page(trace, width, unit, prompt)
-    column = _stacked([*(_frame(trace, k, page, label) for k in steps), _legend(page)])
+    column = stacked([*(_frame(trace, k, page, label) for k in steps), _legend(page)])
     out = io.BytesIO()
     column.quantize(64).save(out, "PNG", optimize=True)
     return out.getvalue()

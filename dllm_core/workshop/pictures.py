@@ -1,14 +1,13 @@
-"""The chosen pictures that README and notebooks show, each made by its name: `dllm figures race noise`.
+"""`dllm figures race noise`: the pictures of README and of the notebooks, each drawn by its name; all without a name.
 
-Without a name all are made. Those of a decoding or a training need the trained chain (`dllm run all`), the photographs
-(see_…) Chromium and Playwright.
+Pictures of a decoding or a training need the trained chain (`dllm run all`), the screenshots (see_…) Chromium and
+Playwright.
 """
 
 import argparse
 import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,74 +19,93 @@ from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import PackedBatches
-from dllm_core.data.chat import chat_prompt
-from dllm_core.data.jsonl import chat_documents
+from dllm_core.data.jsonl import TokenDataset, chat_documents
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.noise import corrupt
-from dllm_core.notebook import parameters
+from dllm_core.notebook.asking import generate_answers
+from dllm_core.notebook.parameters import read_parameters
 from dllm_core.notebook.setup import parse_numbers
-from dllm_core.samplers import generate
 from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
 from dllm_core.show.html import MASK
 from dllm_core.show.rows import TokenRow, draw_token_rows
+from dllm_core.show.strip import stacked
+from dllm_core.show.trace_view import times
 from dllm_core.trace import Trace
 from dllm_core.train import TrainStep
 from dllm_core.workshop import screenshots
 
 MOST = 300_000  # bytes of a picture that is committed
-CHECKPOINTS = {"ar": "minimind_sft", "llada1": "diffusion_llada1_sft", "llada2": "diffusion_llada2_sft"}
+CURVES = ("linear", "cosine", "cosine_squared")
 
 
-def answer(checkpoint: str, prompt: str, config: DecodeConfig) -> Trace:
-    """The trace of a chat checkpoint's answer to `prompt`."""
-    loaded = load(checkpoint)
-    return generate(loaded, [chat_prompt(loaded.tokenizer, prompt)], config)[0]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dllm figures`."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--checkpoint", default="weights/diffusion_llada2_sft_best.pt", help="LLaDA 2's")
+    parser.add_argument("--prompt", default="你是谁？")
+    parser.add_argument("--threshold", type=float, default=0.9)
+    parser.add_argument("--block-length", type=int, default=16, help="tokens")
 
 
-def styled(style: str, given) -> Trace:
-    """The answer of the style's own checkpoint. LLaDA 1 writes one token a step, in blocks as in notebook 05."""
-    config = DecodeConfig(style, max_new_tokens=64, draft=style != "ar")
-    if style != "ar":
-        config = replace(config, block_length=given.block_length)
-    if style == "llada2":
-        config = replace(config, threshold=given.threshold)
-    checkpoint = given.checkpoint if style == "llada2" else f"weights/{CHECKPOINTS[style]}_best.pt"
-    return answer(checkpoint, given.prompt, config)
+def run(options: argparse.Namespace) -> None:
+    """Write the named pictures (all, without a name) to figures/.
+
+    Raises UsageError for an unknown name, and for a picture larger than may be committed (`MOST` bytes)."""
+    names = options.names or NAMES
+    if unknown := [name for name in names if name not in NAMES]:
+        raise UsageError(f"no picture {unknown[0]!r}; there are {', '.join(NAMES)}")
+    paths = [path for name in names if name not in screenshots.VIEWS for path in draw(name, options)]
+    if views := [name for name in names if name in screenshots.VIEWS]:
+        paths += screenshots.take(views)  # one JupyterLab for all of them
+    for path in paths:
+        print(display_path(path))
+        if path.stat().st_size > MOST:
+            raise UsageError(f"{path}: {path.stat().st_size:,} bytes; a committed picture has at most {MOST:,}")
+
+
+def draw(name: str, options: argparse.Namespace) -> list[Path]:
+    """The files of one picture of `PICTURES`, `RACES` or "decoding"."""
+    if name == "decoding":
+        trace, folder = answer("llada2", options), resolve("figures")
+        return [show.gif(trace, folder / "decoding.gif"), show.png(trace, folder / "decoding.png")]
+    if name in RACES:
+        return [race([answer(style, options) for style in RACES[name]], resolve(f"figures/{name}.gif"))]
+    return [show.save_figure(PICTURES[name](), name)]
+
+
+def answer(style: str, options: argparse.Namespace) -> Trace:
+    """The answer of the style's SFT checkpoint. LLaDA 1 writes one token a step, in blocks as in notebook 05."""
+    checkpoint, config = {
+        "ar": ("weights/minimind_sft_best.pt", {}),
+        "llada1": ("weights/diffusion_llada1_sft_best.pt", {"block_length": options.block_length}),
+        "llada2": (options.checkpoint, {"block_length": options.block_length, "threshold": options.threshold}),
+    }[style]
+    config = DecodeConfig(style, max_new_tokens=64, draft=style != "ar", **config)
+    return generate_answers(load(checkpoint), [options.prompt], config)[0]
 
 
 def race(traces: Sequence[Trace], path: Path, width: int = 760, pause: int = 260) -> Path:
-    """Write the traces one under the other as one moving picture on a common clock of model forwards.
+    """Write the traces one under the other as one animated GIF on a common clock of model forwards.
 
-    width: pixels; pause: milliseconds a forward. Gives the path.
+    width: pixels; pause: milliseconds a forward. Returns the path.
     """
     from PIL import Image, ImageSequence
 
     films = []
     with tempfile.TemporaryDirectory() as folder:
-        for i, trace in enumerate(traces):
-            last = i == len(traces) - 1  # one legend for all
-            file = show.gif(trace, Path(folder) / f"{i}.gif", width=width, prompt=False, frames=len(trace.steps) + 1,
-                            legend=last)  # fmt: skip
-            with Image.open(file) as moving:
-                films.append([frame.convert("RGB") for frame in ImageSequence.Iterator(moving)])
-    clocks = [[0] * (len(trace.steps) + 1) for trace in traces]
-    for clock, trace in zip(clocks, traces, strict=True):
-        for k, step in enumerate(trace.steps, 1):
-            clock[k] = clock[k - 1] + step.forwards
-    ends = [clock[-1] for clock in clocks]
-    height = sum(film[0].height for film in films)
+        for trace in traces:
+            legend = trace is traces[-1]  # one legend for all
+            file = show.gif(trace, Path(folder, "film.gif"), width=width, prompt=False, frames=len(trace.steps) + 1,
+                            legend=legend)  # fmt: skip
+            with Image.open(file) as film:
+                films.append([frame.convert("RGB") for frame in ImageSequence.Iterator(film)])
+    clocks = [times(trace) for trace in traces]
     frames = []
-    for now in range(max(ends) + 1):
-        frame, y = Image.new("RGB", (width, height), "white"), 0
-        for film, clock in zip(films, clocks, strict=True):
-            k = max(i for i, forwards in enumerate(clock) if forwards <= now)
-            frame.paste(film[min(k, len(film) - 1)], (0, y))
-            y += film[0].height
-        frames.append(frame)
+    for forwards in range(max(clock[-1] for clock in clocks) + 1):
+        steps = [max(k for k, time in enumerate(clock) if time <= forwards) for clock in clocks]
+        frames.append(stacked([film[min(k, len(film) - 1)] for film, k in zip(films, steps, strict=True)]))
     # one palette for all frames: then only what changes is stored
-    sample = Image.new("RGB", (width, 3 * height))
-    for i, frame in enumerate((frames[0], frames[len(frames) // 2], frames[-1])):
-        sample.paste(frame, (0, i * height))
+    sample = stacked([frames[0], frames[len(frames) // 2], frames[-1]])
     palette = sample.quantize(48, method=Image.Quantize.MAXCOVERAGE)  # white stays white
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out = io.BytesIO()
@@ -96,55 +114,27 @@ def race(traces: Sequence[Trace], path: Path, width: int = 760, pause: int = 260
     return write_whole(path, out.getvalue())
 
 
-def _saved(picture: show.Picture, name: str) -> list[Path]:
-    return [show.save_figure(picture, name)]
+def noise_schedules() -> show.Picture:
+    return show.noise_schedules([NoiseSchedule(curve) for curve in CURVES])
 
 
-def _decoding(given) -> list[Path]:
-    trace, folder = styled("llada2", given), resolve("figures")
-    return [show.gif(trace, folder / "decoding.gif"), show.png(trace, folder / "decoding.png")]
+def loss_shares() -> show.Picture:
+    return show.loss_shares([NoiseSchedule.band(0.05, 0.95, curve) for curve in CURVES])
 
 
-def _ar(given) -> list[Path]:
-    return [race([styled("ar", given)], resolve("figures/ar.gif"))]
+def block_schedule() -> show.Picture:
+    values = parameters("03_llada2_pretrain")
+    steps = values["max_iters"]
+    ratios = parse_numbers(values["wsd_phase_ratios"], float)
+    up, down = parse_numbers(values["wsd_block_sizes_up"]), parse_numbers(values["wsd_block_sizes_down"])
+    blocks = BlockSchedule(values["seq_len"], steps, ratios, up, down)
+    shape = {"warmup": values["warmup_steps"], "decay_ratio": values["decay_ratio"]}
+    factors = [learning_rate(step, steps, **shape, min_ratio=values["min_lr_ratio"]) for step in range(steps)]
+    return show.block_schedule(blocks, steps, [values["learning_rate"] * factor for factor in factors])
 
 
-def _llada1(given) -> list[Path]:
-    return [race([styled("llada1", given)], resolve("figures/llada1.gif"))]
-
-
-def _race(given) -> list[Path]:
-    return [race([styled(style, given) for style in CHECKPOINTS], resolve("figures/race.gif"))]
-
-
-def _attention(given) -> list[Path]:
-    return _saved(show.attention_picture(), "attention")
-
-
-def _schedules(given) -> list[Path]:
-    return _saved(
-        show.noise_schedules([NoiseSchedule(kind) for kind in ("linear", "cosine", "cosine_squared")]),
-        "noise_schedules",
-    )
-
-
-def _shares(given) -> list[Path]:
-    bands = [NoiseSchedule.band(0.05, 0.95, kind) for kind in ("linear", "cosine", "cosine_squared")]
-    return _saved(show.loss_shares(bands), "loss_shares")
-
-
-def _blocks(given) -> list[Path]:
-    of = _laptop("03_llada2_pretrain")
-    steps = of["max_iters"]
-    blocks = BlockSchedule(of["seq_len"], steps, parse_numbers(of["wsd_phase_ratios"], float),
-                           parse_numbers(of["wsd_block_sizes_up"]), parse_numbers(of["wsd_block_sizes_down"]))  # fmt: skip
-    shape = {"warmup": of["warmup_steps"], "decay_ratio": of["decay_ratio"], "min_ratio": of["min_lr_ratio"]}
-    rates = [of["learning_rate"] * learning_rate(step, steps, **shape) for step in range(steps)]
-    return _saved(show.block_schedule(blocks, steps, rates), "block_schedule")
-
-
-def _noise(given) -> list[Path]:
-    tokenizer, chats = _chats()
+def noise() -> show.Picture:
+    tokenizer, chats = tokenizer_and_chats()
     tokens, scored = min((chats[i] for i in range(20)), key=lambda example: len(example[0]))
     x_0, maskable = (torch.tensor(part.tolist())[None] for part in (tokens, scored))
     band, generator = NoiseSchedule.band(0.05, 0.95), torch.Generator().manual_seed(0)
@@ -153,78 +143,50 @@ def _noise(given) -> list[Path]:
     rows = []
     for name, noised in (("noisy view x_t", view), ("its complementary twin", twin)):
         boxes = []
-        for text, hidden, answer in zip(texts, noised.masked[0].tolist(), maskable[0].tolist(), strict=True):
-            boxes.append((MASK, "masked", 0) if hidden else (text, "filled" if answer else "prompt", 0.5))
+        for text, masked, scored in zip(texts, noised.masked[0].tolist(), maskable[0].tolist(), strict=True):
+            boxes.append((MASK, "masked", 0) if masked else (text, "filled" if scored else "prompt", 0.5))
         rows.append(TokenRow(name, f"{int(noised.masked.sum())} of {len(texts)} hidden", boxes))
-    return _saved(draw_token_rows(rows), "noise")
+    return draw_token_rows(rows)
 
 
-def _packing(given) -> list[Path]:
-    tokenizer, chats = _chats()
-    made = lambda **how: next(PackedBatches(chats, batch_size=8, seq_len=128, pack="whole", **how))
-    batches = {
-        "whole conversations, packed (AR)": made(),
-        "packed, filled to blocks (LLaDA 2)": made(fill="block", block_size=16),
-        "one to a row, filled to the longest (LLaDA 1)": made(fill="batch"),
+def packing() -> show.Picture:
+    tokenizer, chats = tokenizer_and_chats()
+    fills = {
+        "whole conversations, packed (AR)": {},
+        "packed, filled to blocks (LLaDA 2)": {"fill": "block", "block_size": 16},
+        "one to a row, filled to the longest (LLaDA 1)": {"fill": "batch"},
     }
-    return _saved(show.packing(batches, tokenizer.eos_token_id, 16, rows=4), "packing")
+    rows = {"batch_size": 8, "seq_len": 128, "pack": "whole"}
+    batches = {words: next(PackedBatches(chats, **rows, **fill)) for words, fill in fills.items()}
+    return show.packing(batches, tokenizer.eos_token_id, 16, rows=4)
 
 
-def _training(given) -> list[Path]:
-    run = RunFolder(find_checkpoint("weights/diffusion_llada2_pretrain")[0])
-    steps = [TrainStep(**line) for line in run.metrics()]
-    of = _laptop("03_llada2_pretrain")
-    merged = [int(file.stem) for _, file in run.checkpoints()[: of["llada2_topk_merge_k"]]]
-    return _saved(show.training_curve(steps, "LLaDA 2 pretraining", merged), "training")
+def training() -> show.Picture:
+    folder = RunFolder(find_checkpoint("weights/diffusion_llada2_pretrain")[0])
+    steps = [TrainStep(**line) for line in folder.metrics()]
+    merged = folder.checkpoints()[: parameters("03_llada2_pretrain")["llada2_topk_merge_k"]]
+    return show.training_curve(steps, "LLaDA 2 pretraining", [int(file.stem) for _, file in merged])
 
 
-def _film(given) -> list[Path]:
+def film() -> show.Picture:
     file = find_checkpoint("weights/diffusion_llada2_sft")[0] / "samples.jsonl"
-    return _saved(show.SampleFilm(file, "LLaDA 2 learns to answer").picture(), "film")
+    return show.SampleFilm(file, "LLaDA 2 learns to answer").picture()
 
 
-def _laptop(notebook: str) -> dict:
+def parameters(notebook: str) -> dict:
     """The values in a notebook's parameters cell."""
-    declared = parameters.read_parameters(resolve(f"notebooks/{notebook}.ipynb"))
-    return {name: one.default for name, one in declared.items()}
+    declared = read_parameters(resolve(f"notebooks/{notebook}.ipynb"))
+    return {name: parameter.default for name, parameter in declared.items()}
 
 
-def _chats():
+def tokenizer_and_chats() -> tuple[object, TokenDataset]:
     tokenizer = load_tokenizer("data/tokenizer")
     return tokenizer, chat_documents("data/sft_tiny.jsonl", tokenizer, 128)
 
 
+RACES = {"race": ("ar", "llada1", "llada2"), "ar": ("ar",), "llada1": ("llada1",)}
 PICTURES = {
-    "decoding": _decoding, "race": _race, "ar": _ar, "llada1": _llada1, "attention": _attention, "noise": _noise,
-    "noise_schedules": _schedules, "loss_shares": _shares, "block_schedule": _blocks, "packing": _packing,
-    "training": _training, "film": _film,
+    "attention": show.attention_picture, "noise": noise, "noise_schedules": noise_schedules, "loss_shares": loss_shares,
+    "block_schedule": block_schedule, "packing": packing, "training": training, "film": film,
 }  # fmt: skip
-PHOTOGRAPHS = tuple(screenshots.VIEWS)
-EVERY = (*PICTURES, *PHOTOGRAPHS)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `dllm figures`."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EVERY)} (default: all)")
-    parser.add_argument("--checkpoint", default="weights/diffusion_llada2_sft_best.pt", help="LLaDA 2's")
-    parser.add_argument("--prompt", default="你是谁？")
-    parser.add_argument("--threshold", type=float, default=0.9)
-    parser.add_argument("--block-length", type=int, default=16, help="tokens")
-
-
-def run(options: argparse.Namespace) -> None:
-    """Write the named pictures to figures/ and print their paths.
-
-    Raises UsageError for a name that is no picture's, RuntimeError for one larger than may be committed (`MOST` bytes).
-    """
-    for name in options.names:
-        if name not in EVERY:
-            raise UsageError(f"no picture {name!r}; there are {', '.join(EVERY)}")
-    names = options.names or EVERY
-    paths = [path for name in names if name in PICTURES for path in PICTURES[name](options)]
-    if screens := [name for name in names if name in PHOTOGRAPHS]:
-        paths += screenshots.take(screens)  # one JupyterLab for all of them
-    for path in paths:
-        if path.stat().st_size > MOST:
-            raise RuntimeError(f"{path}: {path.stat().st_size:,} bytes, more than the {MOST:,} that are committed")
-        print(display_path(path))
+NAMES = ("decoding", *RACES, *PICTURES, *screenshots.VIEWS)

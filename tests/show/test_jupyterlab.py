@@ -5,14 +5,10 @@ The models are random and tiny, made here; the server listens on 127.0.0.1 only;
 
 import io
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -23,6 +19,7 @@ from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.model import Transformer
+from dllm_core.workshop.screenshots import environment, jupyterlab
 
 NOTEBOOK = "06_parallel_decoding"
 VIEWS = {  # cell → its source: what notebooks 01 to 05 show, on data made here
@@ -66,44 +63,11 @@ def folder(project, tmp_path_factory):
     return folder
 
 
-def environment(project: Path, folder: Path) -> dict:
-    """No setting of this machine or of the person who runs the tests."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("DLLM_", "JUPYTER"))}
-    env |= {f"JUPYTER_{kind}_DIR": str(folder / ".jupyter" / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    env |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".jupyter/settings")}
-    env |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / ".jupyter/workspaces"), "IPYTHONDIR": str(folder / ".ipython")}
-    return env | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
 @pytest.fixture(scope="module")
-def lab(project, folder):
+def lab(folder):
     """The address of a JupyterLab server in that project."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=",
-        f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None",
-        "--LabApp.extension_manager=readonly",
-    ]  # fmt: skip
-    log = folder / "lab.log"
-    with open(log, "w") as out:
-        server = subprocess.Popen(command, cwd=folder, env=environment(project, folder), stdout=out, stderr=out)
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/api/status", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, log.read_text()[-3000:]
-                time.sleep(0.5)
+    with jupyterlab(folder) as address:
         yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
 
 
 def watched_page(browser, **options):
@@ -388,7 +352,7 @@ def test_no_error_and_no_word_to_other_machines(notebook, views):
 
 def test_the_executed_notebook_as_a_page(browser, project, folder, tmp_path):
     """papermill runs it, nbconvert turns it into HTML; the page is opened with the network off."""
-    env = environment(project, folder)
+    env = environment(folder)
     made = tmp_path / "made.ipynb"
     for command in (
         ["papermill", "-k", "python3", folder / f"notebooks/{NOTEBOOK}.ipynb", made, "--cwd", folder],
