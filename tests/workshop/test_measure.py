@@ -60,7 +60,7 @@ def test_own_answers_are_those_of_one_token_a_forward(loaded, project, style):
     one = loaded[style]
     texts = chat_documents(project / "data/sft_valid.jsonl", one.tokenizer, 64)
     way = DecodeConfig(style, 32, block_length=None if style == "ar" else 16)
-    items = measure.own_items(one, texts, 6, way)
+    items = measure.own_questions(one, texts, 6, way)
     for item, (tokens, scored) in zip(items, texts, strict=False):
         assert len(items) == 6 and list(item.prompt) == tokens[: len(item.prompt)].tolist()
         assert scored[len(item.prompt)] and not scored[: len(item.prompt)].any()
@@ -117,7 +117,7 @@ def test_reversal_ranks_every_name(loaded, monkeypatch):
         asked.append(text)
         return 0.0 if text in [f"[[{k}]]写了{v}" for k, v in facts] else 1.0
 
-    monkeypatch.setattr(measure, "_cost", price)
+    monkeypatch.setattr(measure, "_gap_nats", price)
     written = [SimpleNamespace(text=text) for text in ("甲写的", "水乙", "丙")]
     monkeypatch.setattr(measure, "generate_answers", lambda *_, **__: written)
     way = DecodeConfig("ar", 4)
@@ -130,7 +130,7 @@ def test_reversal_ranks_every_name(loaded, monkeypatch):
 
 @pytest.mark.parametrize("style", ["ar", "llada1", "llada2"])
 def test_the_price_of_a_gap_is_lower_where_it_is_likely(loaded, style):
-    likely, unlikely = (measure._cost(loaded[style], f"我是[[{name}]]，一个", 8, 0) for name in ("小言", "一云"))
+    likely, unlikely = (measure._gap_nats(loaded[style], f"我是[[{name}]]，一个", 8, 0) for name in ("小言", "一云"))
     assert likely < unlikely
 
 
@@ -139,7 +139,7 @@ def test_the_price_is_of_the_gap_given_the_rest(loaded, style, monkeypatch):
     one, seen = loaded[style], []
     made = evaluate.corrupt_exactly
     monkeypatch.setattr(evaluate, "corrupt_exactly", lambda *given: seen.append(made(*given)) or seen[-1])
-    price = measure._cost(one, "我是[[小言]]，一个", 6, 0)
+    price = measure._gap_nats(one, "我是[[小言]]，一个", 6, 0)
     (view,) = seen
     ids = one.tokenizer.encode("我是小言，一个", add_special_tokens=False)
     gap = one.tokenizer.encode("小言", add_special_tokens=False)
@@ -151,7 +151,7 @@ def test_the_price_is_of_the_gap_given_the_rest(loaded, style, monkeypatch):
     # the mean over the copies, nats of the gap: of a model that knows nothing, the log of the vocabulary for each token
     for parameter in one.model.parameters():
         monkeypatch.setattr(parameter, "data", torch.zeros_like(parameter))
-    blind = measure._cost(one, "我是[[小言]]，一个", 6, 0)
+    blind = measure._gap_nats(one, "我是[[小言]]，一个", 6, 0)
     assert price < blind == pytest.approx(len(gap) * math.log(one.model.config.vocab_size))
 
 

@@ -1,7 +1,7 @@
-"""What a sweep asks of a trained checkpoint, as rows of plain numbers: likelihood, answers, first steps, merges, reversal, cost.
+"""What a sweep measures of a trained checkpoint: likelihood, answers, speed, first steps, merges, reversal, cost.
 
-A row is {"kind", "settings": names of the settings that tell it from others, those settings, the numbers measured}. The
-notebook notebooks/sweeps/measure.ipynb calls these; `results` pools their rows over seeds.
+Each function gives rows: {"kind", "settings": the names of the settings that tell the row from others, those settings,
+the measured numbers}. notebooks/sweeps/measure.ipynb calls them; `tables` pools the rows over seeds.
 """
 
 import itertools
@@ -12,12 +12,12 @@ from dataclasses import replace
 import torch
 from safetensors.torch import load_file
 
-from dllm_core import likelihood as evaluate
 from dllm_core.checkpoints.formats import LoadedCheckpoint, mean_weights
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import Batch, validation_batches
 from dllm_core.data.token_cache import TokenDataset
+from dllm_core.likelihood import Estimate, ar_nll, nll_bound
 from dllm_core.notebook.asking import generate_answers, mask_gaps, prompt_ids
 from dllm_core.notebook.grading import Question, grade, speed, summary
 from dllm_core.samplers import generate
@@ -32,73 +32,86 @@ def _row(kind: str, settings: dict, **numbers) -> Row:
 def likelihood(
     loaded: LoadedCheckpoint, batches: list[Batch], block_sizes: Iterable[int], estimators: Iterable[str], draws: int, seed: int
 ) -> Iterator[Row]:
-    """Nats per token of the same texts: exact for AR, the bound at each block size (0: one block) by each estimator.
-    A document's first token is left out, as AR must."""
+    """Nats per token of the texts in `batches`: exact for AR, else the bound at each block size (0: one block) by each
+    estimator. The first token of a document is not scored, as AR cannot score it."""
     if loaded.checkpoint.objective == "ar":
-        found = evaluate.ar_nll(loaded.model, batches)
-        yield _row("likelihood", {"block_size": 1, "estimator": "exact"}, mean=found.mean, error=found.error)
+        estimate = ar_nll(loaded.model, batches)
+        yield _row("likelihood", {"block_size": 1, "estimator": "exact"}, mean=estimate.mean, error=estimate.error)
         return
     for size, estimator in itertools.product(block_sizes, estimators):
-        found = evaluate.nll_bound(
+        estimate = nll_bound(
             loaded.model, batches, loaded.tokenizer.mask_token_id, block_size=size or None, draws=draws, seed=seed,
             label_shift=loaded.checkpoint.label_shift, first_given=True, estimator=estimator,
         )  # fmt: skip
-        yield _row("likelihood", {"block_size": size, "estimator": estimator}, mean=found.mean, error=found.error)
+        yield _row("likelihood", {"block_size": size, "estimator": estimator}, mean=estimate.mean, error=estimate.error)
 
 
 def answers(
-    loaded: LoadedCheckpoint, items: list[Question], way: DecodeConfig, grid: dict[str, Sequence], keep_items: bool = False,
-    kind: str = "answers",
+    loaded: LoadedCheckpoint, questions: list[Question], decode_config: DecodeConfig, grid: dict[str, Sequence],
+    keep_items: bool = False, kind: str = "answers",
 ) -> Iterator[Row]:  # fmt: skip
-    """Exact match, pace and the look of the answers to `items` for each combination of the decoding settings in `grid`
-    (names of `DecodeConfig`). keep_items: also which items were right, one character each, for paired intervals."""
+    """Exact match, pace and text statistics of the answers for each combination of the decoding settings in `grid`
+    (names of `DecodeConfig`). keep_items: also which answers were right, a character for each, for paired intervals."""
+    lengths = [_answer_length(loaded, question) for question in questions]
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
         try:
-            config = replace(way, **settings)
+            config = replace(decode_config, **settings)
         except ValueError:  # a combination that this style does not have, such as more steps than tokens
             continue
-        _, traces = grade(loaded, items, config)
-        found = summary(items, traces)
-        tokens = lambda text: len(loaded.tokenizer.encode(text, add_special_tokens=False))
-        wanted = [tokens(item.answer) if item.length is None else item.length for item in items]
-        found["too_long"] = sum(len(t.answer) > n for t, n in zip(traces, wanted, strict=True)) / len(items)
-        found["groups"] = {score["group"]: [score["right"], score["count"]] for score in found["groups"]}
-        right = found.pop("right")
-        found |= {"right": "".join("01"[hit] for hit in right)} if keep_items else {}
-        yield _row(kind, {name: -1 if value is None else value for name, value in settings.items()}, **found)
+        _, traces = grade(loaded, questions, config)
+        numbers = summary(questions, traces)
+        too_long = [len(trace.answer) > length for trace, length in zip(traces, lengths, strict=True)]
+        numbers["too_long"] = sum(too_long) / len(questions)
+        numbers["groups"] = {score["group"]: [score["right"], score["count"]] for score in numbers["groups"]}
+        right = numbers.pop("right")
+        if keep_items:
+            numbers["right"] = "".join("1" if hit else "0" for hit in right)
+        yield _row(kind, {name: -1 if value is None else value for name, value in settings.items()}, **numbers)
 
 
-def own_items(loaded: LoadedCheckpoint, documents: TokenDataset, count: int, way: DecodeConfig) -> list[Question]:
-    """The first prompt of each of `count` conversations with the checkpoint's own answer, written one token a forward.
-    Where no answer is the only right one, `answers` then counts how many a setting leaves as they are."""
+def _answer_length(loaded: LoadedCheckpoint, question: Question) -> int:
+    """Tokens of the right answer."""
+    if question.length is not None:
+        return question.length
+    return len(loaded.tokenizer.encode(question.answer, add_special_tokens=False))
+
+
+def own_questions(
+    loaded: LoadedCheckpoint, documents: TokenDataset, count: int, decode_config: DecodeConfig
+) -> list[Question]:
+    """The first prompt of each of `count` conversations with the checkpoint's own answer, decoded one token a forward.
+    Where no answer is the only right one, `answers` then counts the answers that a setting leaves as they are."""
     prompts = [tokens[: int(scored.argmax())].tolist() for tokens, scored in itertools.islice(documents, count)]
-    careful = way if way.style == "ar" else replace(way, threshold=None, steps=None)
-    traces = generate_answers(loaded, prompts, careful, batch_size=32)
+    slow = decode_config if decode_config.style == "ar" else replace(decode_config, threshold=None, steps=None)
+    traces = generate_answers(loaded, prompts, slow, batch_size=32)
     pairs = zip(prompts, traces, strict=True)
     return [Question("own", tuple(prompt), trace.text, len(trace.answer)) for prompt, trace in pairs]
 
 
-def speeds(contestants: Sequence[tuple[LoadedCheckpoint, DecodeConfig]], items: list[Question], rounds: int = 3) -> Iterator[Row]:
-    """Answer tokens through eos per forward and per second, batch 1, all contestants in one process: in each of `rounds`
-    every one answers the same questions in turn; medians, and the least and the greatest ratio to the first one."""
-    found: dict[str, list[dict]] = {way.style: [] for _, way in contestants}
-    for turn in range(rounds + 1):  # the first is a warm-up
-        for loaded, way in contestants:
-            pace = speed(loaded, [item.prompt for item in items], way)
-            found[way.style] += [pace] * bool(turn)
-    first = found[contestants[0][1].style]
-    for style, paces in found.items():
-        ratios = sorted(a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(paces, first, strict=True))
-        per_second = sorted(pace["tokens_per_second"] for pace in paces)
+def speeds(
+    contestants: Sequence[tuple[LoadedCheckpoint, DecodeConfig]], questions: list[Question], rounds: int = 3
+) -> Iterator[Row]:
+    """Answer tokens through eos per forward and per second, batch 1, all contestants in one process: in each round each
+    answers the same questions in turn. Medians, and the least and the greatest ratio to the first contestant."""
+    rounds_of: dict[str, list[dict]] = {config.style: [] for _, config in contestants}
+    for number in range(rounds + 1):
+        for loaded, config in contestants:
+            result = speed(loaded, [question.prompt for question in questions], config)
+            if number > 0:  # the first round warms up
+                rounds_of[config.style].append(result)
+    first = rounds_of[contestants[0][1].style]
+    for style, results in rounds_of.items():
+        per_second = sorted(result["tokens_per_second"] for result in results)
+        ratios = sorted(a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(results, first, strict=True))
         yield _row(
-            "speed", {"style": style}, tokens_per_forward=paces[0]["tokens_per_forward"],
+            "speed", {"style": style}, tokens_per_forward=results[0]["tokens_per_forward"],
             tokens_per_second=per_second[rounds // 2], times=ratios[rounds // 2], least=ratios[0], most=ratios[-1],
         )  # fmt: skip
 
 
 def training(run: RunFolder) -> Iterator[Row]:
-    """What the training took: steps, tokens read, seconds (validation and drawing left out). No row without metrics."""
+    """What the training took: steps, tokens, seconds (without validation and drawing). No row without metrics."""
     for line in run.metrics()[-1:]:
         yield _row("training", {}, trained_steps=line["step"], tokens=line["tokens"], seconds=round(line["seconds"], 1))
 
@@ -106,18 +119,17 @@ def training(run: RunFolder) -> Iterator[Row]:
 def first_steps(run: RunFolder) -> Iterator[Row]:
     """How a training began: loss (nats per scored token) and gradient norm of its first fifty steps."""
     lines = run.metrics()
-    mean = lambda part: sum(line["loss"] for line in part) / max(len(part), 1)
-    yield _row(
-        "first_steps", {}, step_1=lines[0]["loss"], step_10=mean(lines[:10]), step_50=mean(lines[40:50]),
-        norm_10=max(line["grad_norm"] for line in lines[:10]),
-    )  # fmt: skip
+    losses = [line["loss"] for line in lines]
+    means = [sum(part) / max(len(part), 1) for part in (losses[:10], losses[40:50])]
+    norm = max(line["grad_norm"] for line in lines[:10])
+    yield _row("first_steps", {}, step_1=losses[0], step_10=means[0], step_50=means[1], norm_10=norm)
 
 
 def merges(
-    loaded: LoadedCheckpoint, counts: Iterable[int], measure: Callable[[torch.nn.Module], evaluate.Estimate]
+    loaded: LoadedCheckpoint, counts: Iterable[int], measure: Callable[[torch.nn.Module], Estimate]
 ) -> Iterator[Row]:
-    """The last weights (k = 0) beside the mean of the k checkpoints best on validation (LLaDA 2.0 §4.3), each measured
-    on the same masks. The model is left with its last weights."""
+    """The last weights (k = 0) beside the mean of the k checkpoints with the best validation (LLaDA 2.0 §4.3), each
+    measured on the same masks. The model keeps its last weights. Raises ValueError when fewer than k were kept."""
     run, model = RunFolder(loaded.path), loaded.model
     last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     kept = run.checkpoints()
@@ -126,56 +138,59 @@ def merges(
             raise ValueError(f"merge of {k} checkpoints: {run.folder} kept {len(kept)}; raise llada2_topk_merge_k in 03")
         if k:
             model.load_state_dict(mean_weights([load_file(file) for _, file in kept[:k]]), strict=False)
-        found = measure(model)
-        yield _row("merge", {"k": k}, mean=found.mean, error=found.error)
+        estimate = measure(model)
+        yield _row("merge", {"k": k}, mean=estimate.mean, error=estimate.error)
     model.load_state_dict(last)
 
 
 def reversal(
-    loaded: LoadedCheckpoint, facts: list[tuple[str, str]], seen: str, asked: str, way: DecodeConfig, draws: int, seed: int,
-    direction: str,
+    loaded: LoadedCheckpoint, facts: list[tuple[str, str]], seen: str, queried: str, decode_config: DecodeConfig, draws: int,
+    seed: int, direction: str,
 ) -> Iterator[Row]:  # fmt: skip
-    """Facts (k, v) told as the sentence `seen`, asked by the beginning of the sentence `asked`, both with {k} and {v};
-    `asked` ends with what is to be found, {k}, and a full stop. direction: how they were told, in words.
+    """Facts (k, v) from training sentences of the form `seen`, queried by the beginning of the sentence `queried`; both
+    hold {k} and {v}, and `queried` ends with {k} and a full stop. direction: how the facts were told, in words.
 
     By decoding: the share of facts whose continuation begins with k. By likelihood: the share whose k, given the rest, is
-    likeliest among all facts' k, in `asked` and in `seen` (where it was told: a model that cannot say it may know it).
+    likeliest among all facts' k, in `queried` and in `seen` (a model that cannot say a fact may still know it).
     """
-    head = asked[: asked.index("{k}")]
+    head = queried[: queried.index("{k}")]
     prompts = [prompt_ids(loaded.tokenizer, head.format(v=v), chat=False) for _, v in facts]
-    traces = generate_answers(loaded, prompts, way, batch_size=32)
-    told = sum(trace.text.startswith(k) for trace, (k, _) in zip(traces, facts, strict=True))
-    yield _row("reversal", {"direction": direction, "way": "written"}, right=told / len(facts), items=len(facts))
+    traces = generate_answers(loaded, prompts, decode_config, batch_size=32)
+    right = sum(trace.text.startswith(k) for trace, (k, _) in zip(traces, facts, strict=True))
+    yield _row("reversal", {"direction": direction, "way": "written"}, right=right / len(facts), items=len(facts))
     names = [k for k, _ in facts]
-    for way_of, sentence in (("likeliest as asked", asked), ("likeliest as told", seen)):
-        hits = 0
+    for way, sentence in (("likeliest as asked", queried), ("likeliest as told", seen)):
+        right = 0
         for k, v in facts:
-            costs = [_cost(loaded, sentence.format(k=f"[[{name}]]", v=v), draws, seed) for name in names]
-            hits += names[min(range(len(names)), key=costs.__getitem__)] == k
-        yield _row("reversal", {"direction": direction, "way": way_of}, right=hits / len(facts), items=len(facts))
+            costs = [_gap_nats(loaded, sentence.format(k=f"[[{name}]]", v=v), draws, seed) for name in names]
+            right += names[costs.index(min(costs))] == k
+        yield _row("reversal", {"direction": direction, "way": way}, right=right / len(facts), items=len(facts))
 
 
-def _cost(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> float:
-    """Nats of what stands in double brackets given the rest of the text. For AR those of the whole text, exactly: the
-    difference is the same for whatever stands there. For diffusion the bound with masks nowhere else (LLaDA Eq. 6): masks
-    on the rest as well would price the rest given the brackets, which is the other direction."""
-    ids, exact = loaded.tokenizer, loaded.checkpoint.objective == "ar"
-    hidden, true = mask_gaps(ids, text)
-    tokens = [ids.bos_token_id, *true, ids.eos_token_id]
-    priced = [exact, *(exact or h != t for h, t in zip(hidden, true, strict=True)), exact]
-    count = 1 if exact else draws
+def _gap_nats(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> float:
+    """Nats of the words in double brackets given the rest of the text.
+
+    For AR those of the whole text, exactly: the rest costs the same whatever stands in the brackets. For diffusion the
+    bound with masks in the brackets alone (LLaDA Eq. 6): masks on the rest would price the other direction too.
+    """
+    tokenizer, ar = loaded.tokenizer, loaded.checkpoint.objective == "ar"
+    masked, text_ids = mask_gaps(tokenizer, text)
+    tokens = [tokenizer.bos_token_id, *text_ids, tokenizer.eos_token_id]
+    in_gap = [hidden != token for hidden, token in zip(masked, text_ids, strict=True)]
+    scored = [True] * len(tokens) if ar else [False, *in_gap, False]
+    copies = 1 if ar else draws
     texts = TokenDataset.of(
-        [tokens] * count, [priced] * count, pad_token_id=ids.pad_token_id, eos_token_id=ids.eos_token_id
+        [tokens] * copies, [scored] * copies, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
     )
-    batches = validation_batches(texts, batch_size=count, seq_len=len(tokens), pack="whole")
-    if exact:
-        found = evaluate.ar_nll(loaded.model, batches)
+    batches = validation_batches(texts, batch_size=copies, seq_len=len(tokens), pack="whole")
+    if ar:
+        estimate = ar_nll(loaded.model, batches)
     else:  # the texts are shorter than a block: one block
-        found = evaluate.nll_bound(
-            loaded.model, batches, ids.mask_token_id, draws=1, seed=seed, label_shift=loaded.checkpoint.label_shift,
+        estimate = nll_bound(
+            loaded.model, batches, tokenizer.mask_token_id, draws=1, seed=seed, label_shift=loaded.checkpoint.label_shift,
             first_given=True, estimator="exact_masks",
         )  # fmt: skip
-    return found.mean * found.tokens / count
+    return estimate.mean * estimate.tokens / copies
 
 
 def cost(
@@ -183,19 +198,19 @@ def cost(
     repeats: int = 3,
 ) -> Iterator[Row]:  # fmt: skip
     """Forwards and milliseconds (median of `repeats`) of decoding `new_tokens` after random prompts, with and without
-    the cache of finished blocks, `at_once` tokens a forward throughout so that only the cost differs."""
-    generator = torch.Generator().manual_seed(seed)
+    the cache of finished blocks, `at_once` tokens a forward throughout, so that only the cost differs."""
+    mask_id, generator = loaded.tokenizer.mask_token_id, torch.Generator().manual_seed(seed)
     for prompt_length, size, cache in itertools.product(prompt_lengths, block_lengths, (True, False)):
         prompt = torch.randint(5, len(loaded.tokenizer), (prompt_length,), generator=generator)
-        prompt = prompt.masked_fill(prompt == loaded.tokenizer.mask_token_id, 5).tolist()
-        way = DecodeConfig(
+        prompt = prompt.masked_fill(prompt == mask_id, 5).tolist()
+        decode_config = DecodeConfig(
             "llada2", new_tokens, block_length=size, steps=math.ceil(size / at_once), threshold=None, use_cache=cache,
             eos_early_stop=False, seed=seed,
         )  # fmt: skip
-        traces = [generate(loaded, [prompt], way)[0] for _ in range(repeats + 1)][1:]
-        seconds = sorted(trace.seconds for trace in traces)[repeats // 2]
-        forwards, made = traces[0].forwards, sum(len(step.commits) for step in traces[0].steps)
+        traces = [generate(loaded, [prompt], decode_config)[0] for _ in range(repeats + 1)][1:]
+        milliseconds = 1000 * sorted(trace.seconds for trace in traces)[repeats // 2]
+        forwards, tokens = traces[0].forwards, sum(len(step.commits) for step in traces[0].steps)
         yield _row(
             "cost", {"prompt_length": prompt_length, "block_length": size, "cache": "with" if cache else "without"},
-            forwards=forwards, milliseconds=1000 * seconds / forwards, milliseconds_per_token=1000 * seconds / made,
+            forwards=forwards, milliseconds=milliseconds / forwards, milliseconds_per_token=milliseconds / tokens,
         )  # fmt: skip
