@@ -15,6 +15,9 @@ from pathlib import Path
 import psutil
 import yaml
 
+from dllm_core.cli.stages import NotebookJob
+from dllm_core.common.files import write_whole
+
 # jsonschema's check of internationalized addresses takes a second to import, and no notebook needs it
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
@@ -33,35 +36,29 @@ PEAKS = "[__import__('resource').getrusage(who).ru_maxrss for who in (0, -1)]"
 class NotebookProcess:
     """A notebook that runs: `done` of `cells` cells are finished, and `peak` is the most bytes that were resident.
 
-    Creating it starts the run. The values go to the file `executed` with suffix .yaml too, as `papermill -f` takes them.
+    Creating it starts the run. The values go to a .yaml beside the executed notebook too, as `papermill -f` takes them.
     """
 
-    def __init__(
-        self, notebook: Path, executed: Path, overrides: dict, cwd: Path, threads: int, weights: Path | None = None
-    ):
-        self.executed = executed
+    def __init__(self, job: NotebookJob, cwd: Path, threads: int):
         self.cells, self.done, self.peak = 0, 0, 0
         self.started = time.time()
         self.error: BaseException | None = None
         self.stopping = False
         self.kernel: psutil.Process | None = None
-        executed.parent.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(overrides, allow_unicode=True, sort_keys=False)
-        executed.with_suffix(".yaml").write_text(text, "utf-8")
+        values = yaml.safe_dump(job.overrides, allow_unicode=True, sort_keys=False)
+        write_whole(job.executed.with_suffix(".yaml"), values)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        if weights:
-            environment["DLLM_WEIGHTS"] = str(weights)
+        if job.weights:
+            environment["DLLM_WEIGHTS"] = str(job.weights)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  what the kernel writes beside the cells' outputs
         start = {"env": environment, "cwd": str(cwd), "stdout": subprocess.DEVNULL, "stderr": self._stderr}
-        self._thread = threading.Thread(target=self._run, args=(notebook, overrides, start), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(job, start), daemon=True)
         self._thread.start()
 
-    def _run(self, notebook: Path, overrides: dict, start: dict) -> None:
+    def _run(self, job: NotebookJob, start: dict) -> None:
+        options = {"engine_name": "dllm", "kernel_name": "python3", "progress_bar": False}
         try:
-            papermill.execute_notebook(
-                notebook, self.executed, overrides, engine_name="dllm", kernel_name="python3", progress_bar=False,
-                process=self, start=start,
-            )  # fmt: skip
+            papermill.execute_notebook(job.notebook, job.executed, job.overrides, **options, process=self, start=start)
         except BaseException as error:  # noqa: BLE001  a thread has nobody else to tell
             self.error = error
 
@@ -110,7 +107,8 @@ class NotebookProcess:
             source = error.source.splitlines()[:4]
             traceback = strip_color("\n".join(error.traceback)).splitlines() or stderr
             return "\n".join([title, *(f"  > {line}" for line in source), *(f"    {line}" for line in traceback[-14:])])
-        title = f"cell {min(self.done + 1, self.cells)} of {self.cells} left no error (killed? out of memory?):"
+        where = f"cell {self.done + 1} of {self.cells} left no error" if self.cells else "the kernel did not start"
+        title = f"{where} (killed? out of memory?):"
         lines = [*stderr, *f"{type(error).__name__}: {error}".splitlines()]
         return "\n".join([title, *(f"    {line}" for line in lines[-6:])])
 

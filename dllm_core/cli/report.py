@@ -72,19 +72,24 @@ def settings_rows(seeds: Sequence[dict]) -> list[dict[str, str]]:
         qualities = [_find(scores, "quality_speed", "style", style, threshold) for scores in seeds]
         if None in qualities:
             continue
-        share = sum(row["quality"] for row in qualities) / len(qualities)
-        low, high = wilson(share * count, count)
         timed = threshold in (None, _threshold(seeds))  # 07 times and bounds these only
         speed = f"{median(scores['speed'][style]['tokens_per_second'] for scores in seeds):,.0f}" if timed else "–"
-        rows.append({
-            "style": f"{style}, threshold {threshold}" if threshold else style,
-            "exact match (95 % interval)": f"{share:.3f} ({low:.3f}–{high:.3f})",
-            "each seed": " ".join(f"{row['quality']:.3f}" for row in qualities),
-            "tokens per forward": f"{median(row['tokens_per_forward'] for row in qualities):.2f}",
-            "tokens per second": speed,
-            "nats per answer token": _nats(seeds, style) if timed else "",
-        })  # fmt: skip
+        pace = median(row["tokens_per_forward"] for row in qualities)
+        row = quality_cells(style, threshold, [row["quality"] for row in qualities], count, pace)
+        rows.append({**row, "tokens per second": speed, "nats per answer token": _nats(seeds, style) if timed else ""})
     return rows
+
+
+def quality_cells(style: str, threshold: float | None, shares: Sequence[float], count: int, pace: float) -> dict[str, str]:
+    """The first cells of a row. shares: right answers of each seed, of `count` questions; pace: tokens per forward."""
+    mean = sum(shares) / len(shares)
+    low, high = wilson(mean * count, count)
+    return {
+        "style": f"{style}, threshold {threshold:g}" if threshold else style,
+        "exact match (95 % interval)": f"{mean:.3f} ({low:.3f}–{high:.3f})",
+        "each seed": " ".join(f"{share:.3f}" for share in shares),
+        "tokens per forward": f"{pace:.2f}",
+    }
 
 
 def group_rows(seeds: Sequence[dict]) -> list[dict[str, str]]:
@@ -102,13 +107,13 @@ def group_rows(seeds: Sequence[dict]) -> list[dict[str, str]]:
     return rows
 
 
-def difference(seeds: Sequence[dict], style: str, threshold: float | None = None, other: str = "AR") -> Difference | None:
-    """Exact match of one contestant minus that of `other`, paired question by question over the seeds.
+def difference(seeds: Sequence[dict], style: str, threshold: float | None) -> Difference | None:
+    """Exact match of a contestant minus that of AR, paired question by question over the seeds.
 
     None where a file holds no answers of one of them. Raises DataError where the seeds were asked different questions.
     """
     first = [_find(scores, "answers", "name", style, threshold) for scores in seeds]
-    second = [_find(scores, "answers", "name", other, None) for scores in seeds]
+    second = [_find(scores, "answers", "name", "AR", None) for scores in seeds]
     if None in first or None in second:
         return None
     questions = {tuple(scores["settings"].get(key) for key in ("test_data", "test_items")) for scores in seeds}

@@ -61,9 +61,7 @@ def run_jobs(
                     screen.say(f"{job.stage.name:11} runs {display_path(job.notebook)}: {reason}")
                     alone = not running and all(_depends(other, job, by_name) for other in waiting if other is not job)
                     threads = job.threads or _threads(1 if alone else at_once)
-                    running[job] = NotebookProcess(
-                        job.notebook, job.executed, job.overrides, root(), threads, job.weights
-                    )
+                    running[job] = NotebookProcess(job, root(), threads)
                 else:
                     text = f"skipped, its result is there: {display_path(job.executed)} (--force runs it again)"
                     settle(job, "skipped", text, read_record(job.record))

@@ -93,21 +93,16 @@ class NotebookJob:
         if not record:
             return "no result yet"
         before, after = record["parameters"], json.loads(json.dumps(self.parameters))
-        changes = [
-            f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
-            for name in {**before, **after}
-            if before.get(name) != after.get(name)
-        ]
-        if changes:
-            return f"parameters changed ({', '.join(changes[:3])}{', ...' if len(changes) > 3 else ''})"
+        changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+        if changed:
+            words = [f"{name}: {before.get(name)!r} -> {after.get(name)!r}" for name in changed[:3]]
+            return f"parameters changed ({', '.join(words)}{', ...' if len(changed) > 3 else ''})"
         if record["code"] != self.code:
             return "the notebook's code changed"
-        if not self.executed.exists():
-            return f"{display_path(self.executed)} is missing"
-        for path in self.products:
+        for path in (self.executed, *self.products):
             if not path.exists():
                 return f"{display_path(path)} is missing"
-            if path.stat().st_mtime > record["finished"] + 1:
+            if path != self.executed and path.stat().st_mtime > record["finished"] + 1:
                 return f"{display_path(path)} was written since by another run"
         records = [read_record(path) for path in self.upstream]
         later = [other["stage"] for other in records if other.get("finished", 0) > record["started"]]
@@ -130,11 +125,7 @@ def choose(names: Sequence[str], stages: Sequence[Stage]) -> list[Stage]:
     chosen = set()
     for name in names:
         stem = Path(name).name.removesuffix(".ipynb")
-        matches = [
-            stage
-            for stage in stages
-            if stem in ("all", stage.name, stage.name.split("-")[0], stage.notebook, stage.preset)
-        ]
+        matches = [s for s in stages if stem in ("all", s.name, s.name.split("-")[0], s.notebook, s.preset)]
         if not matches:
             raise UsageError(f"no stage is called {name!r}; choose from {', '.join(s.name for s in stages)} or all")
         chosen.update(matches)

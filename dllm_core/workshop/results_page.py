@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from dllm_core.cli.report import quality_cells
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve
-from dllm_core.notebook.grading import wilson
 from dllm_core.show.html import table
 from dllm_core.workshop.benchmark import results as benchmark_results
 from dllm_core.workshop.sweeps.files import FOLDER, Sweep, find_sweeps
@@ -164,19 +164,16 @@ def readme_parts(name: str) -> dict[str, str]:
 def settings_rows(answers: Sequence[dict], likelihoods: Sequence[dict], speed: Mapping[str, dict]) -> Iterator[dict]:
     """One row for each contestant: exact match with the interval of the questions, pace and likelihood."""
     for label, threshold in CONTESTANTS:
-        rows = _answers(answers, "answers", label, threshold)
-        right, count = (sum(counts) for counts in zip(*((row["right"].count("1"), len(row["right"])) for row in rows)))
-        low, high = wilson(right / len(rows), count // len(rows))
-        timed, pace = threshold in TIMED, speed[STYLES[label]]
+        rows = sorted(_answers(answers, "answers", label, threshold), key=lambda row: row["seed"])
+        shares = [row["right"].count("1") / len(row["right"]) for row in rows]
+        pace = sum(row["tokens_per_forward"] for row in rows) / len(rows)
+        timed, measured = threshold in TIMED, speed[STYLES[label]]
         yield {
-            "style": f"{label}, threshold {threshold:g}" if threshold else label,
-            "exact match (95 % interval)": f"{right / count:.3f} ({low:.3f}–{high:.3f})",
-            "each seed": " ".join(f"{row['exact_match']:.3f}" for row in sorted(rows, key=lambda row: row["seed"])),
-            "tokens per forward": f"{sum(row['tokens_per_forward'] for row in rows) / len(rows):.2f}",
-            "tokens per second": f"{pace['tokens_per_second'].mean:,.0f}" if timed else "–",
-            "times AR": f"{pace['times'].mean:.2f}" if timed else "–",
+            **quality_cells(label, threshold, shares, len(rows[0]["right"]), pace),
+            "tokens per second": f"{measured['tokens_per_second'].mean:,.0f}" if timed else "–",
+            "times AR": f"{measured['times'].mean:.2f}" if timed else "–",
             "nats per answer token": _nats(likelihoods, label) if timed else "–",
-        }  # fmt: skip
+        }
 
 
 def _nats(likelihoods: Sequence[dict], label: str) -> str:

@@ -50,7 +50,8 @@ def stub(toy, monkeypatch):
     book = SimpleNamespace(started=[], fail=set(), together=0, threads=[], alive=[])
 
     class Fake:
-        def __init__(self, notebook, executed, overrides, cwd, threads, weights=None):
+        def __init__(self, job, cwd, threads):
+            executed = job.executed
             book.started.append(executed.stem)
             book.threads.append(threads)
             book.alive.append(self)
@@ -81,6 +82,12 @@ def stub(toy, monkeypatch):
     monkeypatch.setattr("dllm_core.cli.notebook_process.NotebookProcess", Fake)
     monkeypatch.setattr(scheduler.time, "sleep", lambda _: None)
     return book
+
+
+def job(toy):
+    """The job of stage 01, as it stands in the toy project."""
+    (planned,) = stages.plan(TOY[:1], TOY, "cpu", [], toy / "runs")
+    return planned
 
 
 def run(*arguments: str) -> int:
@@ -160,7 +167,7 @@ def test_a_run_has_the_threads_it_was_given(toy, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     cell = 'import os\nopen("threads", "w").write(os.environ["OMP_NUM_THREADS"])'
     (toy / "notebooks/01_first.ipynb").write_text(notebook(cell, parameters=PARAMETERS["01_first"]), "utf-8")
-    NotebookProcess(toy / "notebooks/01_first.ipynb", toy / "runs/x.ipynb", {}, toy, 1)._thread.join()
+    NotebookProcess(job(toy), toy, 1)._thread.join()
     assert (toy / "threads").read_text() == "1"
 
 
@@ -267,9 +274,9 @@ def test_memory_is_measured_even_when_nobody_looks(toy):
     """Taken and given back at once, by the kernel and by a child of it: no sample in between is needed."""
     hold = "size = 200 * 2**20\nheld = bytearray(size)\nheld[::4096] = bytes(len(held[::4096]))"
     child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {hold.replace('200', '400')!r}], check=True)"
-    for name, cell, least in (("own", hold + "\ndel held", 200), ("child", child, 400)):
+    for cell, least in ((hold + "\ndel held", 200), (child, 400)):
         (toy / "notebooks/01_first.ipynb").write_text(notebook(cell, parameters=PARAMETERS["01_first"]), "utf-8")
-        process = NotebookProcess(toy / "notebooks/01_first.ipynb", toy / f"runs/{name}.ipynb", {}, toy, 1)
+        process = NotebookProcess(job(toy), toy, 1)
         process._thread.join()
         assert process.error is None and least * 2**20 < process.peak < 2 * least * 2**20
 
