@@ -11,6 +11,7 @@ import dllm_core
 
 ELSEWHERE = ("accelerate", "modelscope", "modelscope_hub", "papermill", "matplotlib", "ipywidgets", "IPython", "PIL")
 ELSEWHERE += ("psutil", "rich", "tqdm", "requests", "pandas", "jupyterlab")
+ENGINE = "dllm_core.cli.notebook_process"  # a subclass of papermill's engine, imported when a notebook is run
 
 
 def in_a_fresh_process(code: str) -> str:
@@ -63,9 +64,12 @@ def test_train_is_the_function_in_whatever_order_it_is_imported(order):
 
 
 def test_every_module_imports_without_what_is_used_in_some_place_only():
+    """But for papermill's engine; the maintainers' tools may measure processes."""
     code = (
         f"import importlib, pkgutil, sys\nfor name in {ELSEWHERE}:\n    sys.modules[name] = None\n"
-        "import dllm_core\nfor module in pkgutil.walk_packages(dllm_core.__path__, 'dllm_core.'):\n"
-        "    importlib.import_module(module.name)"
+        "import dllm_core\nnames = {module.name for module in pkgutil.walk_packages(dllm_core.__path__, 'dllm_core.')}\n"
+        f"names -= {{{ENGINE!r}}}\ntools = {{name for name in names if '.workshop' in name}}\n"
+        "for name in sorted(names - tools):\n    importlib.import_module(name)\n"
+        "del sys.modules['psutil']\nfor name in sorted(tools):\n    importlib.import_module(name)\nprint(len(names))"
     )
-    in_a_fresh_process(code)
+    assert int(in_a_fresh_process(code)) > 80
