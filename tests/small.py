@@ -1,8 +1,10 @@
 """Small models and batches that the tests of the core share; the slow, obvious losses are in `dllm_core.reference`."""
 
 import json
+import time
 from pathlib import Path
 
+import psutil
 import torch
 
 from dllm_core.checkpoints.formats import LoadedCheckpoint
@@ -119,3 +121,20 @@ def notebook(*cells: str, parameters: str | None = None) -> str:
     first = [] if parameters is None else [cell(parameters, ["parameters"])]
     return json.dumps({"cells": first + [cell(source) for source in cells], "nbformat": 4, "nbformat_minor": 5,
                        "metadata": {"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}}})
+
+
+def wait_for(condition, what: str):
+    """The first true value of `condition()`, polled; the deadline only ends a test that would hang, saying `what`."""
+    deadline = time.monotonic() + 600
+    while not (value := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+    return value
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended; a zombie whose parent was killed has."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -9,9 +9,8 @@ import sys
 import time
 from types import SimpleNamespace
 
-import psutil
 import pytest
-from small import notebook
+from small import gone, notebook, wait_for
 
 from dllm_core.cli import scheduler, stages
 from dllm_core.cli.main import main
@@ -291,27 +290,10 @@ def command(toy, project) -> subprocess.Popen:
                             stdout=subprocess.PIPE, text=True)  # fmt: skip
 
 
-def wait_for(condition, what: str):
-    """The first true value of `condition()`. The limit is no measure of the machine's pace: only a failure meets it."""
-    until = time.monotonic() + 300
-    while not (value := condition()):
-        assert time.monotonic() < until, what
-        time.sleep(0.05)
-    return value
-
-
 def kernel_of(toy) -> int:
     """The kernel's process id, once its cell is under way and has written it."""
     file = toy / "pid"
     return int(wait_for(lambda: file.exists() and file.read_text(), "no cell began"))
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended; a zombie whose parent was killed has."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 BEGIN = "import os, pathlib, time\ndef begun():\n    pathlib.Path('part').write_text(str(os.getpid()))\n" \

@@ -4,12 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
-from small import CHARACTERS, write
+from small import CHARACTERS, gone, wait_for, write
 
 from dllm_core.common.errors import DataError
 from dllm_core.data import jsonl, parallel
@@ -127,14 +125,6 @@ jsonl.chat_documents("x.jsonl", character_tokenizer([{CHARACTERS!r}]), 40)
 """
 
 
-def wait_for(condition, what: str) -> None:
-    """Poll until the condition holds; the deadline only ends a test that would hang."""
-    deadline = time.monotonic() + 600
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 def test_a_killed_run_leaves_nothing_that_seems_done(workspace, tokenizer):
     """SIGKILL in the middle: the processes it started end as well, and the next run begins anew and tidies up."""
     path = conversations("x.jsonl")
@@ -146,20 +136,13 @@ def test_a_killed_run_leaves_nothing_that_seems_done(workspace, tokenizer):
     (left,) = Path("data/cache").iterdir()
     assert left.name.startswith(".unfinished-") and not (left / "info.json").exists()
     workers = {int(waiting.name.removeprefix("waiting-")) for waiting in Path().glob("waiting-*")} - {run.pid}
-    wait_for(lambda: not any(is_running(pid) for pid in workers), "a process outlived its parent")
+    wait_for(lambda: all(gone(pid) for pid in workers), "a process outlived its parent")
     assert len(chat_documents(path, tokenizer, 40)) == 59
     assert left.is_dir(), "it might belong to a run that is alive"
     for entry in (left, *left.iterdir()):
         os.utime(entry, (0, 0))
     chat_documents(path, tokenizer, 41)
     assert not left.exists() and len(list(Path("data/cache").iterdir())) == 2
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.parametrize("limit", [None, 30])

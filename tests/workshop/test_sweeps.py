@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import ROOT
-from small import notebook
+from small import gone, notebook, wait_for
 
 from dllm_core.cli.main import main
 from dllm_core.cli.scheduler import Result
@@ -136,23 +135,20 @@ def command(*arguments):
 def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
     import psutil
 
-    changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 60.0}})
+    changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 3600.0}})
     records = toy / "notebooks/sweeps/records/toy"
     own = {"cwd": toy, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}  # this checkout, whatever is installed
     started = subprocess.Popen(command("--jobs", "1"), **own)
     try:
-        until = time.time() + 120
-        while not (records / "once.seed0.json").exists() and time.time() < until:
-            time.sleep(0.1)
-        while "toy-twice 0" not in (toy / "trained.txt").read_text() and time.time() < until:
-            time.sleep(0.1)
+        wait_for((records / "once.seed0.json").exists, "the first cell was not measured")
+        wait_for(lambda: "toy-twice 0" in (toy / "trained.txt").read_text(), "the second cell was not trained")
         below = psutil.Process(started.pid).children(recursive=True)
     finally:
         started.kill()
         started.wait()
     # what it had started ends by itself, or it would go on writing beside the next run
-    _, alive = psutil.wait_procs(below, timeout=30)
-    assert below and not alive
+    assert below
+    wait_for(lambda: all(gone(process.pid) for process in below), "a kernel outlived its command")
     first = (records / "once.seed0.json").stat()
     assert not (records / "twice.seed0.json").exists()
     changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 0.1}})  # the same trainings, another measure
