@@ -23,15 +23,16 @@ def masked_row(
 ) -> Html:  # fmt: skip
     """A row of tokens noised at some t: `texts` [L] of the clean tokens, `masked` [L] bool.
 
-    twin: the complementary view's mask [L], or True for the logical inverse of `masked` (no token is left out then).
-    given: [L] bool, tokens that are never hidden (a prompt). Raises ValueError when the lengths differ.
+    twin: the complementary view's mask [L], or True for the inverse of `masked`, the prompt left clean. given: [L] bool,
+    tokens that are never hidden (a prompt). Raises ValueError when the lengths differ.
     """
     masked = [bool(value) for value in masked]
     prompt = [False] * len(texts) if given is None else [bool(value) for value in given]
     views = [(name, masked)]
-    if twin is not None and twin is not False:
-        inverse = [not value for value in masked] if twin is True else [bool(value) for value in twin]
-        views.append((f"{name}, complementary twin", inverse))
+    if twin is True:
+        twin = [not hidden and not in_prompt for hidden, in_prompt in zip(masked, prompt, strict=False)]
+    if twin:
+        views.append((f"{name}, complementary twin", [bool(value) for value in twin]))
     for label, mask in [*views, ("given", prompt)]:
         if len(mask) != len(texts):
             raise ValueError(f"masked_row: {label} has {len(mask)} entries for {len(texts)} tokens; give one per token")

@@ -44,23 +44,12 @@ class _Page:
     fonts: dict[str, object]
 
 
-def _font_files() -> list[tuple[str, int]]:
-    """(file, index of the face in it) of the fonts to draw with, the one with Chinese glyphs last."""
-    from matplotlib import font_manager
-
-    paths = [font_manager.findfont(font_manager.FontProperties(family=family)) for family in fonts()]
-    return [(str(path), getattr(path, "face_index", 0)) for path in paths]
-
-
 def _page(trace: Trace, width: int, unit: int, prompt: bool) -> _Page:
     """The layout of a trace's final text, wrapped at `width` pixels."""
-    from PIL import ImageFont
-
-    files = _font_files()
     faces = {
-        "latin": ImageFont.truetype(files[0][0], unit, index=files[0][1]),
-        "chinese": ImageFont.truetype(files[-1][0], unit, index=files[-1][1]),
-        "small": ImageFont.truetype(files[-1][0], round(unit * 0.72), index=files[-1][1]),
+        "latin": _font(fonts()[0], unit),
+        "chinese": _font(fonts()[-1], unit),
+        "small": _font(fonts()[-1], round(unit * 0.72)),
     }
     first = 0 if prompt else len(trace.prompt)
     last = end_of_interest(trace)
@@ -76,6 +65,14 @@ def _page(trace: Trace, width: int, unit: int, prompt: bool) -> _Page:
         boxes.append((x, y, x + across, y + height))
         x += across + round(unit * 0.22)
     return _Page(boxes, (width, y + height + round(unit * 0.9)), unit, faces)
+
+
+def _font(family: str, size: int):
+    from matplotlib import font_manager
+    from PIL import ImageFont
+
+    path = font_manager.findfont(font_manager.FontProperties(family=family))
+    return ImageFont.truetype(str(path), size, index=getattr(path, "face_index", 0))
 
 
 def _face(faces: dict, sign: str):

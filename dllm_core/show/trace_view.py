@@ -85,19 +85,14 @@ def end_of_interest(trace: Trace) -> int:
 # labels, steps and clocks ------------------------------------------------------------------------------------------
 
 
-def check_trace(trace: object) -> None:
-    """Raises TypeError for anything that is not a `Trace`."""
-    if not isinstance(trace, Trace):
-        raise TypeError(f"expected a Trace, got {type(trace).__name__}; generate() gives a list: pass one of its items")
-
-
 def trace_labels(traces: Sequence[Trace], labels: Sequence[str] | None = None) -> list[str]:
     """A name per trace: the given labels, else its style, numbered where a style comes twice.
 
     Raises ValueError when the number of labels differs, TypeError for anything that is not a `Trace`.
     """
     for trace in traces:
-        check_trace(trace)
+        if not isinstance(trace, Trace):
+            raise TypeError(f"expected a Trace, got {type(trace).__name__}; generate gives a list: pass its items")
     if labels is not None:
         if len(labels) != len(traces):
             raise ValueError(f"labels: {len(labels)} for {len(traces)} traces; give one per trace")

@@ -47,7 +47,7 @@ def folder(project, tmp_path_factory):
     (folder / "notebooks").mkdir(parents=True)
     shutil.copy(project / "pyproject.toml", folder)
     shutil.copytree(project / "figures", folder / "figures")
-    shutil.copytree(project / "notebooks/sweeps", folder / "notebooks/sweeps")  # whose records 06 shows
+    shutil.copy(project / "RESULTS.md", folder)  # 06 shows its sections of sweeps
     tokenizer = load_tokenizer(project / "data/tokenizer")
     for name, kind in (
         ("diffusion_llada2_sft", CheckpointInfo("llada2", block_size=8, chat=True)),

@@ -49,6 +49,8 @@ def test_masked_row_and_its_twin_partition_the_tokens():
     assert first.count("░") == 2 and second.count("░") == 1
     asked = show.masked_row(["你", "好", "x"], [False, True, False], given=[True, False, False])
     assert "1 of 2 hidden" in asked.html and asked.html.count("border-color:transparent") == 1
+    prompt = show.masked_row(["你", "好", "x"], [False, True, False], twin=True, given=[True, False, False])
+    assert [line.count("░") for line in prompt.text.splitlines()] == [1, 1]
     with pytest.raises(ValueError, match="given has 1 entries for 2 tokens"):
         show.masked_row(["a", "b"], [True, False], given=[True])
     assert HOSTILE not in made.html

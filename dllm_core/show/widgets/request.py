@@ -36,7 +36,7 @@ CONTROLS = {  # in the order in which they are shown
     "steps": Control("BoundedIntText", "steps", "LLaDA 1: in all, LLaDA 2: in a block; 0: one per token", **_COUNT),
     "block_length": Control("BoundedIntText", "block length (tokens)", "0: LLaDA 1 all at once, LLaDA 2 32", **_COUNT),
     "max_new_tokens": Control("BoundedIntText", "answer length (tokens)", "positions to fill", min=1, max=4096),
-    "pause": Control("FloatSlider", "slow motion (s per step)", "a pause to look; not counted in the seconds",
+    "pause": Control("FloatSlider", "slow motion (s/step)", "a pause to look; not counted in the seconds",
                      min=0, max=1, step=0.05),
     "temperature": Control("FloatSlider", "temperature", "0: greedy, the most probable token", min=0, max=2, step=0.05),
     "seed": Control("BoundedIntText", "seed", "of the random choice, with a temperature above 0", min=0, max=2**31 - 1),
