@@ -31,7 +31,7 @@ def masked_row(
     views = [(name, masked)]
     if twin is True:
         twin = [not hidden and not in_prompt for hidden, in_prompt in zip(masked, prompt, strict=False)]
-    if twin:
+    if twin is not None and twin is not False:
         views.append((f"{name}, complementary twin", [bool(value) for value in twin]))
     for label, mask in [*views, ("given", prompt)]:
         if len(mask) != len(texts):
