@@ -40,7 +40,23 @@ def llada2():
     return Trace("llada2", [1, 3], [1, 3] + [MASK] * 6, MASK, EOS, steps, {"threshold": 0.9}, WORDS, "")
 
 
+def infilled():
+    """Gaps in the middle, no prompt; the order was drawn at random."""
+    steps = [
+        step(0, [(3, 4, 0.4)], 1, (0, 5), [(1, 3, 0.6)], "schedule"),
+        step(1, [(1, 8, 0.9)], 0, (0, 5), (), "schedule"),
+    ]
+    settings = {"remasking": "random"}
+    return Trace("llada1", [], [3, MASK, 4, MASK, 3], MASK, EOS, steps, settings, WORDS)
+
+
 ALL = (ar, llada1, llada2)
+
+
+def is_png(picture) -> bool:
+    """Whether a notebook gets a PNG of the picture, on white, with its text."""
+    data, about = picture._repr_mimebundle_()
+    return data["image/png"].startswith(b"\x89PNG") and bool(data["text/plain"]) and about == {"needs_background": "light"}
 
 
 def long(length: int = 1024, steps: int = 512, words: int = 6400) -> Trace:
@@ -67,3 +83,18 @@ def long(length: int = 1024, steps: int = 512, words: int = 6400) -> Trace:
             DecodeStep(k, 0, 1, 0.0123 * (k + 1), (0, length), commits, len(left), sum(sure) / length, 1.5, drafts)
         )
     return trace
+
+
+def expected_cells(trace: Trace, k: int) -> list[dict]:
+    """What the record says of every position after `k` steps."""
+    cells = []
+    for position, token in enumerate(trace.tokens_at(k)):
+        past = [(s.index, commit) for s in trace.steps[:k] for commit in s.commits if commit.position == position]
+        drafts = [(s.index, d) for s in trace.steps[:k] for d in s.draft if d[0] == position]
+        state = "masked" if token == trace.mask_token_id else "prompt"
+        if past:
+            state = "now" if past[-1][0] == k - 1 else "before"
+        block = trace.steps[max(k, 1) - 1].block
+        cells.append({"state": state, "token": token, "past": past, "draft": drafts[-1][1] if drafts else None,
+                      "in block": block[0] <= position < block[1]})  # fmt: skip
+    return cells

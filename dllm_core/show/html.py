@@ -61,7 +61,7 @@ class Markdown:
         return self.text
 
 
-def stacked(items):
+def joined(items):
     """One thing to display of several, one under the other. items: things with `html` and `text`, or a single one,
     which stays as it is."""
     if not isinstance(items, list | tuple):

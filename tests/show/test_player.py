@@ -9,62 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from traces import ALL, EOS, HOSTILE, MASK, WORDS, ar, llada1, llada2, long, step
+from traces import ALL, EOS, HOSTILE, MASK, WORDS, ar, expected_cells, infilled, llada1, llada2, long, step
 
 from dllm_core import show
-from dllm_core.cli.main import main
 from dllm_core.show.player.page import record
 from dllm_core.show.player.static import STATIC_STEPS
-from dllm_core.show.terminal import frames, terminal
-from dllm_core.show.trace_view import cells as cells_of
-from dllm_core.show.trace_view import end_of_interest, masked_after, reasons, spread_steps, times, trace_labels, waits
-from dllm_core.trace import Trace
-
-
-def infilled():
-    """Gaps in the middle, no prompt; the order was drawn at random."""
-    steps = [
-        step(0, [(3, 4, 0.4)], 1, (0, 5), [(1, 3, 0.6)], "schedule"),
-        step(1, [(1, 8, 0.9)], 0, (0, 5), (), "schedule"),
-    ]
-    settings = {"remasking": "random"}
-    return Trace("llada1", [], [3, MASK, 4, MASK, 3], MASK, EOS, steps, settings, WORDS)
-
-
-# data and text -----------------------------------------------------------------------------------------------------
-
-
-def test_clock_and_labels():
-    assert times(llada1()) == [0, 2, 4] and times(ar(), "seconds") == [0, 0.25, 0.5, 0.75]
-    assert trace_labels([ar(), llada2(), llada2()]) == ["AR", "LLaDA 2 (1)", "LLaDA 2 (2)"]
-    assert spread_steps(3, 24) == [0, 1, 2, 3] and len(spread_steps(512, 24)) == 24
-    assert spread_steps(512, 24)[0] == 0 and spread_steps(512, 24)[-1] == 512
-
-
-@pytest.mark.parametrize("make", [*ALL, infilled])
-def test_cells_equal_the_record_at_every_step(make):
-    trace = make()
-    for k in range(len(trace.steps) + 1):
-        shown = cells_of(trace, k)
-        assert masked_after(trace, k) == sum(cell.state == "masked" for cell in shown)
-        for cell, want in zip(shown, wanted(trace, k), strict=True):
-            assert (cell.state, cell.token) == (want["state"], want["token"]), (k, cell)
-            assert cell.commit == (want["past"][-1][1] if want["past"] else None)
-    assert [cell.state for cell in cells_of(trace, len(trace.steps), since=0)].count("before") == 0
-
-
-def test_what_a_step_left_open_has_its_guess():
-    assert [cell.guess for cell in cells_of(llada2(), 2)] == [None] * 5 + ["你", "好", "好"]
-    assert [cell.edited for cell in cells_of(llada2(), 4)] == [False] * 4 + [True, False, True, False]
-
-
-def test_the_end_of_interest_is_the_eos_where_only_filling_follows():
-    trace = ar()
-    assert end_of_interest(trace) == 5  # a mask that was never decoded stands behind its eos
-    trace.steps.append(step(3, [(5, 0, 0.9)], 0, (5, 6)))
-    assert end_of_interest(trace) == 5
-    trace.steps[-1] = step(3, [(5, 3, 0.9)], 0, (5, 6))
-    assert end_of_interest(trace) == len(trace.initial) == 6
+from dllm_core.show.trace_view import reasons, times, waits
 
 
 def test_player_refuses_what_it_cannot_show():
@@ -86,13 +36,6 @@ def test_record_keeps_every_commit_and_only_changed_drafts():
     ]  # fmt: skip
     assert made["steps"][2]["held"] == 1 and made["forwards"] == [0, 1, 2, 3, 4]
     assert made["finished"] and not record(replace(llada2(), steps=llada2().steps[:2]), "x")["finished"]
-
-
-def test_reasons_in_words_carry_the_settings():
-    assert reasons(llada2())["threshold"] == "its confidence was above the threshold 0.9"
-    assert reasons(llada1())["schedule"].endswith("it was among the most confident")
-    assert reasons(infilled())["schedule"].endswith("it was drawn at random")
-    assert reasons(ar())["fallback"] == "too few were above the threshold: it was among the most confident"
 
 
 def test_html_holds_hostile_text_as_data_and_no_address():
@@ -138,9 +81,6 @@ def test_long_traces_are_packed_and_small():
     assert show.player(many, many, many).html.count("<details") <= STATIC_STEPS
 
 
-# pictures and terminal ---------------------------------------------------------------------------------------------
-
-
 def test_save_html_gif_png(tmp_path):
     from PIL import Image
 
@@ -164,59 +104,6 @@ def test_save_html_gif_png(tmp_path):
 def test_frames_of_an_infilling_draw_the_whole_text(tmp_path):
     assert show.gif(infilled(), tmp_path / "x.gif", prompt=False).stat().st_size > 0
     assert "你░好░你" in show.player(infilled()).text
-
-
-def drawn(what, **options) -> str:
-    import io
-
-    from rich.console import Console
-
-    out = io.StringIO()
-    Console(file=out, width=200, **options).print(what)
-    return out.getvalue()
-
-
-def test_terminal_tells_the_steps():
-    text = drawn(terminal(llada2(), drafts=True, prompt=True))
-    lines = text.splitlines()
-    assert lines[0].startswith("LLaDA 2: 5 tokens, 4 forwards, 1.25 tokens per forward")
-    assert lines[1].endswith("0 forwards, 6 masked") and lines[2].startswith("  ⟨bos⟩你░░░")
-    assert "‹1 fallback›: too few were above the threshold 0.9: it was among the most confident" in text
-    assert "‹1 budget›: above the threshold 0.9, and let through by the step's budget, which held 1 more back" in text
-    assert "⟨bos⟩你好😀‹你›░你░好" in text  # the guesses behind their masks
-    assert "\u202e" not in drawn(terminal(llada1())) and "⟨U+202E⟩abc" in drawn(terminal(llada1()))
-    assert (
-        "░你" not in drawn(terminal(llada2(), steps=[2]))
-        and drawn(terminal(llada2(), steps=[2])).count("forwards") == 2
-    )
-    assert "\x1b[" in drawn(terminal(llada2()), force_terminal=True)
-    assert [seconds for seconds, _ in frames(llada2())] == times(llada2(), "seconds")
-
-
-def test_terminal_takes_markup_for_letters():
-    trace = ar()
-    trace.vocabulary = {**WORDS, 4: "[bold red]x[/]", 3: "[link=y]"}
-    assert "[bold red]x[/]" in drawn(terminal(trace)) and "[link=y]" in drawn(terminal(trace))
-
-
-def test_terminal_says_what_is_wrong(tmp_path, capsys):
-    with pytest.raises(ValueError, match="from 0 to 4"):
-        terminal(llada2(), steps=[5])
-    with pytest.raises(TypeError, match="expected a Trace, got list"):
-        terminal([llada2()])
-    path = llada2().save(tmp_path / "x.json")
-    assert main(["play", str(path), "--steps", "4"]) == 0
-    shown = capsys.readouterr().out
-    assert "step 4 of 4" in shown and "step 3" not in shown
-    assert main(["play", str(path), "--play", "--speed", "50"]) == 0
-    assert "step 4 of 4" in capsys.readouterr().out
-    path.write_text("{}", "utf-8")
-    for wrong in ([path], [path, "--speed", "0"], [tmp_path / "no.json"]):
-        assert main(["play", *map(str, wrong)]) == 2
-        assert "dllm: " in capsys.readouterr().err
-
-
-# in a browser ------------------------------------------------------------------------------------------------------
 
 
 def open_page(browser, path, ready=".dllm-bar", script="", **options):
@@ -250,29 +137,12 @@ def cells(page, side=0):
     )  # fmt: skip
 
 
-def wanted(trace: Trace, k: int) -> list[dict]:
-    """What the record says of every position after `k` steps."""
-    made = []
-    for position, token in enumerate(trace.tokens_at(k)):
-        past = [
-            (s.index, commit) for s in trace.steps[:k] for commit in s.commits if commit.position == position
-        ]  # fmt: skip
-        drafts = [(s.index, d) for s in trace.steps[:k] for d in s.draft if d[0] == position]
-        state = "masked" if token == trace.mask_token_id else "prompt"
-        if past:
-            state = "now" if past[-1][0] == k - 1 else "before"
-        block = trace.steps[max(k, 1) - 1].block
-        made.append({"state": state, "token": token, "past": past, "draft": drafts[-1][1] if drafts else None,
-                     "in block": block[0] <= position < block[1]})  # fmt: skip
-    return made
-
-
 @pytest.mark.parametrize("make", [*ALL, infilled])
 def test_every_cell_equals_the_record_at_every_step(browser, tmp_path, make):
     trace = make()
     page = open_page(browser, show.save_html(tmp_path / "x.html", trace))
     for k in range(len(trace.steps) + 1):
-        for position, ((kinds, text, label, told), want) in enumerate(zip(cells(page), wanted(trace, k), strict=True)):
+        for position, ((kinds, text, label, told), want) in enumerate(zip(cells(page), expected_cells(trace, k), strict=True)):
             assert {"masked", "now", "before", "prompt"} & set(kinds) == {want["state"]}, (k, position)
             assert ("inblock" in kinds) == want["in block"]
             assert f"position {position}" in told and f"position {position}" in label

@@ -4,7 +4,7 @@ import html
 from collections.abc import Callable
 
 from dllm_core import show
-from dllm_core.show.html import asset, stacked
+from dllm_core.show.html import asset, joined
 
 
 class Control:
@@ -35,7 +35,7 @@ def explorer(draw: Callable, controls: dict[str, tuple[object, Control]], intera
     draw: returns a `show.Picture`, a `show.Html`, or a list of them; its ValueError is shown beside the controls.
     """
     if not (show.interactive() if interactive is None else interactive):
-        return stacked(draw(**{name: value for name, (value, _) in controls.items()}))
+        return joined(draw(**{name: value for name, (value, _) in controls.items()}))
     import ipywidgets
     from IPython.display import HTML, display
 

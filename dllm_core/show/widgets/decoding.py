@@ -13,7 +13,7 @@ from dllm_core import show
 from dllm_core.checkpoints.run_folder import LoadedCheckpoint
 from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.notebook.setup import open_checkpoint
-from dllm_core.show.html import asset, stacked
+from dllm_core.show.html import asset, joined
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after
 from dllm_core.show.widgets.request import (
     ANSWER,
@@ -53,7 +53,7 @@ def decoding_explorer(
     decoding = begin(loaded, values)
     decoding.trace.steps.extend(decoding.steps)
     row = run_row(1, loaded.path.name, decoding.trace, decoding.text(loaded.tokenizer))
-    return stacked([show.player(with_text(decoding.trace, loaded.tokenizer)), _table([row])])
+    return joined([show.player(with_text(decoding.trace, loaded.tokenizer)), _table([row])])
 
 
 def _values(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, gaps: str) -> dict:

@@ -17,7 +17,7 @@ from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.model import Transformer
 from dllm_core.notebook.asking import prompt_ids
 from dllm_core.samplers import generate, infill
-from dllm_core.show.widgets import decoding as widgets_decode
+from dllm_core.show.widgets import decoding as decoding_widgets
 from dllm_core.show.widgets.decoding import DecodingPanel, decoding_explorer
 from dllm_core.show.widgets.request import (
     CONTROLS,
@@ -54,7 +54,7 @@ def panel(loaded, workspace):
 
 
 def values(loaded, **changes) -> dict:
-    return {**widgets_decode._values(loaded, "你是谁？", WAY, "我是__，你好____。"), **changes}
+    return {**decoding_widgets._values(loaded, "你是谁？", WAY, "我是__，你好____。"), **changes}
 
 
 def same(ours, theirs) -> bool:
@@ -176,7 +176,7 @@ async def steps_taken(panel, count: int):
 
 def test_a_run_is_drawn_as_it_grows_stopped_and_repeated(panel, monkeypatch):
     before, seen = threading.active_count(), []
-    monkeypatch.setattr(widgets_decode, "SHARE", 1e9)  # a picture may cost all the time it likes
+    monkeypatch.setattr(decoding_widgets, "SHARE", 1e9)  # a picture may cost all the time it likes
     panel.feed.observe(lambda change: seen.append(change["new"]), "value")
     panel.controls["pause"].value = 0.12  # longer than the least time between two pictures
 
@@ -282,7 +282,7 @@ def test_side_by_side_and_the_table_keep_the_last(panel):
 
 
 def test_an_unforeseen_error_is_seen(panel, monkeypatch):
-    monkeypatch.setattr(widgets_decode, "begin", lambda *_: 1 / 0)
+    monkeypatch.setattr(decoding_widgets, "begin", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         panel.start()
     assert "failed: ZeroDivisionError" in panel.status.value and not panel.running

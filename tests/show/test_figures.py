@@ -1,0 +1,62 @@
+"""Figures: they draw, leave matplotlib as it was, and say what is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from traces import ALL, is_png
+
+from dllm_core import show
+from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
+
+
+def test_figures_draw():
+    blocks = BlockSchedule(64, 50, up=(8, 16), down=(16, 8))
+    rates = [learning_rate(i, 50) for i in range(50)]
+    score = [{"group": "复制", "right": 3, "count": 4}]
+    pictures = [
+        show.noise_schedules([NoiseSchedule(), NoiseSchedule.band(0.05, 0.95, "cosine")]),
+        show.block_schedule(blocks, 50, rates),
+        show.mask_picture([[1, 0], [1, 1]], ["床", "░"], "causal", {"x": (0, 1)}),
+        show.scores({"AR": score, "LLaDA 2": []}),
+        show.scores(score),
+        show.compare([make() for make in ALL], clock="seconds"),
+        show.quality_speed([{"style": "ar", "exact_match": 0.5, "tokens_per_forward": 1.0, "low": 0.4, "high": 0.6}]),
+    ]
+    assert all(map(is_png, pictures))
+    assert "8 → 16 → 64 → 16 → 8" in repr(pictures[1]) and "3 cells open" in repr(pictures[2])
+    assert "3/4" in repr(pictures[4])
+
+
+def test_figures_say_what_is_wrong():
+    with pytest.raises(ValueError, match="mask\\[0\\]"):
+        show.mask_picture([[[True]]])
+    with pytest.raises(ValueError, match="1 for 2 columns"):
+        show.mask_picture([[1, 0]], ["a"])
+    with pytest.raises(ValueError, match="row 0 has no 'exact_match'"):
+        show.quality_speed([{"style": "ar", "tokens_per_forward": 1}])
+    with pytest.raises(ValueError, match="49 entries for total_steps=50"):
+        show.block_schedule(BlockSchedule.constant(8, 50, 4), 50, [1.0] * 49)
+    for call in (show.noise_schedules, show.compare, show.scores):
+        with pytest.raises(ValueError, match="empty"):
+            call([])
+
+
+def test_figures_leave_matplotlib_as_it_was():
+    code = (
+        "import sys, matplotlib; before = dict(matplotlib.rcParams); from dllm_core import show;"
+        "show.mask_picture([[1]]).png(); assert dict(matplotlib.rcParams) == before;"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_save_figure_stays_in_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert show.save_figure(show.mask_picture([[1]]), "one") == tmp_path / "figures" / "one.png"
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["one.png"]
+    with pytest.raises(ValueError, match="plain file name"):
+        show.save_figure(show.mask_picture([[1]]), "../one")

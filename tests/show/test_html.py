@@ -1,0 +1,45 @@
+"""Text, tables and source code: what is shown equals what was given, and text of a model stays text."""
+
+import html
+import re
+
+import pytest
+from rich.cells import cell_len
+from traces import HOSTILE
+
+from dllm_core import show
+from dllm_core.schedules import NoiseSchedule, learning_rate
+
+
+def test_visible_leaves_nothing_hidden_or_reordering():
+    assert show.visible("<|im_end|>") == "⟨eos⟩"
+    assert show.visible("\n") == "↵" and show.visible("  ") == "␣␣" and show.visible(" a b ") == "␣a b␣"
+    assert show.visible("\u202eabc") == "⟨U+202E⟩abc" and show.visible("\x00") == "⟨U+0000⟩"
+    assert show.visible("👩\u200d💻") == "👩\u200d💻"
+    assert show.visible("") != ""
+
+
+def test_table_aligns_and_escapes():
+    made = show.table([{"style": "扩散", "loss": 1.23456}, {"style": HOSTILE, "loss": None, "n": 12345}])
+    assert HOSTILE not in made.html and html.escape(HOSTILE) in made.html
+    head, rule, first, second = made.text.splitlines()
+    assert "1.235" in first and "12,345" in second and "–" in second
+    assert cell_len(rule) == cell_len(head) or cell_len(head.rstrip()) <= cell_len(rule)
+    assert cell_len(first[: first.index("1.235")]) == cell_len(second[: second.index("–")]) - len("1.235") + len("–")
+    assert made._repr_mimebundle_()["text/plain"] == made.text
+    assert show.table([]).text is not None
+
+
+def test_table_as_markdown():
+    made = show.table([{"a_b": "x|y", "n": 1234}, {"n": 0.5}], columns=["n", "a_b"], caption="two rows")
+    assert made.markdown == "two rows\n\n| n | a b |\n|---:|---|\n| 1,234 | x\\|y |\n| 0.5 | – |"
+
+
+def test_source_shows_the_installed_code():
+    made = show.source(learning_rate)
+    assert "schedules.py, line " in made.text and "def learning_rate(" in made.text and 'style="color' in made.html
+    assert re.search(r'<pre style="[^"]*color:#1a1a1a;font-family:monospace', made.html)  # dark pages say otherwise
+    assert "def alpha(" in show.source(NoiseSchedule.alpha).text
+    assert "def scores(" in show.source(show.scores).text  # through its decorator
+    with pytest.raises(TypeError, match="no Python source"):
+        show.source(len)

@@ -1,0 +1,46 @@
+"""Rows of tokens: every token is drawn with its state."""
+
+
+import pytest
+from small import batch_of
+from traces import EOS, HOSTILE, is_png
+
+from dllm_core import show
+from dllm_core.show.rows import TokenRow, _states, draw_token_rows
+
+
+def test_masked_row_and_its_twin_partition_the_tokens():
+    made = show.masked_row(["你", "好", HOSTILE], [True, False, True], twin=True)
+    first, second = made.text.splitlines()
+    assert first.count("░") == 2 and second.count("░") == 1
+    asked = show.masked_row(["你", "好", "x"], [False, True, False], given=[True, False, False])
+    assert "1 of 2 hidden" in asked.html and asked.html.count("border-color:transparent") == 1
+    prompt = show.masked_row(["你", "好", "x"], [False, True, False], twin=True, given=[True, False, False])
+    assert [line.count("░") for line in prompt.text.splitlines()] == [1, 1]
+    with pytest.raises(ValueError, match="given has 1 entries for 2 tokens"):
+        show.masked_row(["a", "b"], [True, False], given=[True])
+    assert HOSTILE not in made.html
+    with pytest.raises(ValueError, match="2 entries for 3 tokens"):
+        show.masked_row(["a", "b", "c"], [True, False])
+
+
+def test_packing_tells_prompt_scored_filling_and_padding():
+    batch = batch_of([4, 3], [5], prompt=2, width=8)
+    batch.tokens[0, 5:7] = EOS
+    assert _states(batch, 0, EOS) == [0, 0, 1, 1, 0, 0, 2, 3]
+    batch.tokens[0, 3:5] = EOS  # an eos that ends a document, and one that begins the next: no filling
+    assert _states(batch, 0, EOS)[3:5] == [1, 0]
+    batch.tokens[0, 3:7] = 5
+    picture = show.packing({"a": batch}, EOS, 2)
+    assert is_png(picture) and repr(picture) == "a: 38 % scored, 38 % prompt, 0 % filling, 25 % padding"
+    with pytest.raises(ValueError, match="no batch"):
+        show.packing({}, EOS)
+
+
+def test_token_rows_wrap_and_keep_every_token():
+    boxes = [("你", "prompt", 0), ("░", "masked", 0), (HOSTILE, "filled", 0.5), ("⟨eos⟩", "end", 1.0)] * 8
+    picture = draw_token_rows([TokenRow("x_t", "8 of 32 hidden", boxes)], "title")
+    drawn = [text.get_text() for text in picture.figure.axes[0].texts]
+    assert is_png(picture) and [text for text in drawn if text in ("你", "░", HOSTILE, "⟨eos⟩")] == [box[0] for box in boxes]
+    assert len({round(text.get_position()[1], 2) for text in picture.figure.axes[0].texts}) > 4  # several lines
+    assert repr(picture).splitlines() == ["title", "x_t: " + "".join(box[0] for box in boxes)]

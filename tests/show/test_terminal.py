@@ -1,0 +1,59 @@
+"""A decoding in a terminal: steps, reasons, hostile texts, and the command."""
+
+
+import pytest
+from traces import WORDS, ar, llada1, llada2
+
+from dllm_core.cli.main import main
+from dllm_core.show.terminal import frames, terminal
+from dllm_core.show.trace_view import times
+
+
+def drawn(what, **options) -> str:
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=200, **options).print(what)
+    return out.getvalue()
+
+
+def test_terminal_tells_the_steps():
+    text = drawn(terminal(llada2(), drafts=True, prompt=True))
+    lines = text.splitlines()
+    assert lines[0].startswith("LLaDA 2: 5 tokens, 4 forwards, 1.25 tokens per forward")
+    assert lines[1].endswith("0 forwards, 6 masked") and lines[2].startswith("  ⟨bos⟩你░░░")
+    assert "‹1 fallback›: too few were above the threshold 0.9: it was among the most confident" in text
+    assert "‹1 budget›: above the threshold 0.9, and let through by the step's budget, which held 1 more back" in text
+    assert "⟨bos⟩你好😀‹你›░你░好" in text  # the guesses behind their masks
+    assert "\u202e" not in drawn(terminal(llada1())) and "⟨U+202E⟩abc" in drawn(terminal(llada1()))
+    assert (
+        "░你" not in drawn(terminal(llada2(), steps=[2]))
+        and drawn(terminal(llada2(), steps=[2])).count("forwards") == 2
+    )
+    assert "\x1b[" in drawn(terminal(llada2()), force_terminal=True)
+    assert [seconds for seconds, _ in frames(llada2())] == times(llada2(), "seconds")
+
+
+def test_terminal_takes_markup_for_letters():
+    trace = ar()
+    trace.vocabulary = {**WORDS, 4: "[bold red]x[/]", 3: "[link=y]"}
+    assert "[bold red]x[/]" in drawn(terminal(trace)) and "[link=y]" in drawn(terminal(trace))
+
+
+def test_terminal_says_what_is_wrong(tmp_path, capsys):
+    with pytest.raises(ValueError, match="from 0 to 4"):
+        terminal(llada2(), steps=[5])
+    with pytest.raises(TypeError, match="expected a Trace, got list"):
+        terminal([llada2()])
+    path = llada2().save(tmp_path / "x.json")
+    assert main(["play", str(path), "--steps", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "step 4 of 4" in shown and "step 3" not in shown
+    assert main(["play", str(path), "--play", "--speed", "50"]) == 0
+    assert "step 4 of 4" in capsys.readouterr().out
+    path.write_text("{}", "utf-8")
+    for wrong in ([path], [path, "--speed", "0"], [tmp_path / "no.json"]):
+        assert main(["play", *map(str, wrong)]) == 2
+        assert "dllm: " in capsys.readouterr().err
