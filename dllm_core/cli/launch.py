@@ -23,6 +23,7 @@ from dllm_core.common.paths import resolve
 from dllm_core.compute.devices import pick_device
 from dllm_core.compute.processes import ProcessGroup, rank, world_size
 from dllm_core.notebook.parameters import parse_value, read_code, read_parameters, unknown_name
+from dllm_core.notebook.setup import naming_parameters
 
 TRAINS = "dllm_core.train("  # in the one cell of a notebook that trains
 
@@ -64,7 +65,7 @@ def train(options: argparse.Namespace) -> None:
         raise UsageError(f"{display_path(notebook)} trains nothing: `dllm run` runs it")
     group = ProcessGroup(pick_device(parameters["device"]))
     scope = {"__name__": "__main__", "display": lambda *_: None, **parameters}
-    with _quiet() if rank() else contextlib.nullcontext(), _sigterm_as_interrupt():
+    with _quiet() if rank() else contextlib.nullcontext(), _sigterm_as_interrupt(), naming_parameters(parameters):
         with group.first_then_others():  # the first process downloads and tokenizes, the others find the result
             _run_cells(notebook, cells[:training], 0, scope)
         try:

@@ -10,7 +10,7 @@ from statistics import median
 
 from dllm_core.common.errors import DataError, UsageError
 from dllm_core.common.files import read_json
-from dllm_core.notebook.comparison import schema_table
+from dllm_core.notebook.comparison import SCHEMA
 from dllm_core.notebook.grading import Difference, paired, wilson
 from dllm_core.show.html import table
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print both tables, the sentences, the machine and the times. Raises UsageError where a file does not fit."""
     if options.schema:
-        print("\n".join(schema_table()))
+        print(table([{"key": f"`{key}`", "what it says": text} for key, text in SCHEMA.items()]).markdown)
         return
     if not options.scores:
         raise UsageError("name a *.scores.json of notebook 07, or --schema")

@@ -37,11 +37,6 @@ SCHEMA = {  # key of a line → what it says, in the order of the line
 }
 
 
-def schema_table() -> list[str]:
-    """Markdown lines: every key of a comparison line and what it says."""
-    return ["| key | what it says |", "|---|---|", *(f"| `{key}` | {text} |" for key, text in SCHEMA.items())]
-
-
 def variants(config: DecodeConfig, **lists: Sequence) -> list[DecodeConfig]:
     """`config` with every combination of the listed values, the last list varying fastest; an empty list changes nothing.
 

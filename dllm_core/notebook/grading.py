@@ -132,13 +132,6 @@ class Difference:
     least: float
     most: float
 
-    def __str__(self) -> str:
-        return (
-            f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}], {self.items} items × {self.seeds} seed(s) "
-            f"(single seeds {self.least:+.4f} to {self.most:+.4f}; only the first right {self.only_first}, only the second "
-            f"{self.only_second})"
-        )
-
 
 def paired(first: list[list[bool]], second: list[list[bool]], z: float = 1.96) -> Difference:
     """Paired interval of the mean of `first` − `second`: right or not, one list per seed, the same questions in the same

@@ -1,9 +1,10 @@
 """What every notebook opens first: its settings, a tokenizer, a checkpoint, the data; and what it checks before a training."""
 
+import contextlib
 import re
 import sys
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def name_parameters(error: ValueError, declared: Collection[str]) -> None:
             hints.append(f"{' or '.join(holders)} sets {setting}")
     if hints:
         error.args = (f"{message} (in this notebook {', '.join(hints)})",)
+
+
+@contextlib.contextmanager
+def naming_parameters(declared: Collection[str]) -> Iterator[None]:
+    """`name_parameters` for the errors of a notebook's cells that run without a kernel."""
+    try:
+        yield
+    except ValueError as error:
+        name_parameters(error, declared)
+        raise
 
 
 def parse_numbers(text: str, number: type = int) -> tuple:

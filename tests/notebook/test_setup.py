@@ -123,6 +123,11 @@ def test_every_parameter_of_the_table_is_declared_and_has_another_name_than_its_
     assert not any(setting in names for setting, names in setup.PARAMETERS_OF.items())
 
 
+def test_cells_without_a_kernel_name_the_parameter_too():
+    with pytest.raises(ValueError, match="gen_steps sets steps"), setup.naming_parameters(["gen_steps"]):
+        DecodeConfig(steps=0)
+
+
 def test_a_cell_shows_the_parameter(project):
     """In a kernel, from the call of `settings` on."""
     from IPython.core.interactiveshell import InteractiveShell
