@@ -89,7 +89,7 @@ def in_our_look(function):
 
 
 class Picture:
-    """A drawn figure: a notebook shows it as PNG, elsewhere its text is `alt`. `figure` is matplotlib's, open to changes.
+    """A drawn figure: a notebook shows it as PNG, a terminal its text `alt`. `figure` is matplotlib's, open to changes.
 
     On white, which paper.css turns dark in a dark notebook; where no style comes through it stays white.
     """
@@ -155,7 +155,7 @@ def line_look(i: int) -> dict:
 
 
 def error_bars(spreads: list[tuple[float, float, float]]) -> list[list[float]]:
-    """(middle, least, greatest) of each point → lengths of its bar downwards and upwards, for matplotlib's `errorbar`."""
+    """(middle, least, greatest) of each point → how far its bar goes down and up, for matplotlib's `errorbar`."""
     return [[middle - least for middle, least, _ in spreads], [greatest - middle for middle, _, greatest in spreads]]
 
 

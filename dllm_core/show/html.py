@@ -83,8 +83,8 @@ def asset(name: str) -> str:
 def script_piece(template: str, css: str, script: str, static: str, data: dict) -> str:
     """A piece of HTML that runs `script` on `data` and replaces its `static` form.
 
-    template: the asset to fill in, whose root element gets an id of its own. The data are JavaScript: the object itself,
-    or {"deflate": base64} of its JSON where that is long. Texts of a model are safe in it: `<` never stands there.
+    template: the asset to fill in; its root element gets a unique id. The data are JavaScript: the object itself, or
+    {"deflate": base64} of its JSON where that is long. Texts of a model are safe in it: `<` never stands there.
     """
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     if len(text) > COMPRESS_ABOVE:

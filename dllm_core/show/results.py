@@ -78,8 +78,8 @@ def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("model forwards" if clock == "forwards" else "seconds")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(traces), 3))
-    lines = [f"{label}: {trace.tokens_per_forward:.2f} tokens per forward" for label, trace in zip(labels, traces, strict=True)]
-    return Picture(figure, "; ".join(lines))
+    rates = {label: trace.tokens_per_forward for label, trace in zip(labels, traces, strict=True)}
+    return Picture(figure, "; ".join(f"{label}: {rate:.2f} tokens per forward" for label, rate in rates.items()))
 
 
 @in_our_look

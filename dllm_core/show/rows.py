@@ -23,8 +23,8 @@ def masked_row(
 ) -> Html:  # fmt: skip
     """A row of tokens noised at some t: `texts` [L] of the clean tokens, `masked` [L] bool.
 
-    twin: the complementary view's mask [L], or True for the inverse of `masked`, the prompt left clean. given: [L] bool,
-    tokens that are never hidden (a prompt). Raises ValueError when the lengths differ.
+    twin: the complementary view's mask [L], or True for the inverse of `masked` outside the prompt.
+    given: [L] bool, tokens that are never hidden (a prompt). Raises ValueError when the lengths differ.
     """
     masked = [bool(value) for value in masked]
     prompt = [False] * len(texts) if given is None else [bool(value) for value in given]

@@ -57,7 +57,7 @@ def _named(schedule) -> str:
 
 
 def shares(schedule, measured: Mapping[float, float] | None = None, parts: int = 10):
-    """[parts] floats that sum to 1: the share of a schedule's loss that comes from each of `parts` equal stretches of t.
+    """[parts] floats that sum to 1: the share of a schedule's loss that comes from each of `parts` equal parts of t.
 
     measured: hidden share → loss of a hidden token there (else the same everywhere). Outside the band it is 0.
     """
@@ -128,9 +128,8 @@ def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] |
     rows = 1 if learning_rates is None else 2
     figure, axes = new_figure(8, 2.2 + 1.3 * rows, rows=rows, ratios=(1, 2) if rows == 2 else None, share_x=True)
     lower = axes if rows == 1 else axes[1]
-    lower.step(
-        [*range(total_steps), total_steps], [*sizes, sizes[-1]], where="post", color=COLORS["blue"], linewidth=2
-    )
+    edges = [*range(total_steps), total_steps]
+    lower.step(edges, [*sizes, sizes[-1]], where="post", color=COLORS["blue"], linewidth=2)
     lower.set_yscale("log", base=2)
     ticks = sorted(set(sizes))
     lower.set_yticks(ticks, [str(size) for size in ticks])
@@ -145,4 +144,5 @@ def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] |
         axes[0].plot(range(total_steps), learning_rates, color=COLORS["green"], linewidth=2)
         axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel("learning\nrate")
-    return Picture(figure, f"block size over {total_steps} steps: {' → '.join(str(size) for _, _, size in stretches(sizes))}")
+    course = " → ".join(str(size) for _, _, size in stretches(sizes))
+    return Picture(figure, f"block size over {total_steps} steps: {course}")

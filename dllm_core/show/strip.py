@@ -93,7 +93,8 @@ def _frame(trace: Trace, k: int, page: _Page, label: str):
     shown = [(cell, box) for cell, box in zip(cells(trace, k), page.boxes, strict=True) if box is not None]
     masked = sum(cell.state == "masked" for cell, _ in shown)
     decoded = sum(cell.state != "prompt" for cell, _ in shown)
-    title = f"{label}   step {k} of {len(trace.steps)}   {times(trace)[k]} forwards   {masked} of {decoded} cells masked"
+    forwards = times(trace)[k]
+    title = f"{label}   step {k} of {len(trace.steps)}   {forwards} forwards   {masked} of {decoded} cells masked"
     draw.text((unit, round(unit * 0.8)), title, font=page.fonts["small"], fill=QUIET)
     first, end = trace.steps[k - 1].block if k else (0, 0)
     for cell, box in shown:

@@ -166,7 +166,7 @@ def progress(
     """Yield the same `TrainStep`s while showing a bar, updating `live`, and every `every` steps printing the text of
     `sample(step)`, a `Trace` or a text. film: a `SampleFilm` that keeps the samples, and one of the first step.
 
-    Sampling happens between steps. The bar is plain text, also in JupyterLab; without a person it is renewed every 10 s.
+    Sampling happens between steps. The bar is plain text, also in JupyterLab; without a person it is drawn every 10 s.
     `live` is closed at the end, also after an error or a stop. Raises ValueError when `sample` comes without `every`
     (0: no samples).
     """

@@ -1,6 +1,6 @@
-"""How fast the player is with a trace of 1,024 tokens and 512 steps: `python tests/show/measure_player.py` (needs Chromium).
+"""How fast the player is with a trace of 1,024 tokens and 512 steps; run `python tests/show/measure_player.py`.
 
-Not a test: times belong to a machine. A step is a press of →, up to the end of the frame that shows it; a frame takes
+Needs Chromium. Not a test: times belong to a machine. A step is a press of →, up to the end of the frame that shows it; a frame takes
 16.7 ms at 60 Hz, so that is the least a step can take. `work` is the part in which the page's thread was busy.
 """
 

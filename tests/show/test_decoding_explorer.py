@@ -42,7 +42,8 @@ def loaded(project, tmp_path_factory):
     tokenizer = load_tokenizer(project / "data/tokenizer")
     torch.manual_seed(1)
     model = Transformer(ModelConfig(len(tokenizer), 16, 1, 2, max_position_embeddings=96, initializer_range=0.3)).eval()
-    return LoadedCheckpoint(model, CheckpointInfo("llada2", 8, chat=True), tokenizer, tmp_path_factory.mktemp("runs") / "mine")
+    path = tmp_path_factory.mktemp("runs") / "mine"
+    return LoadedCheckpoint(model, CheckpointInfo("llada2", 8, chat=True), tokenizer, path)
 
 
 @pytest.fixture

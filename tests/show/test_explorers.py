@@ -11,7 +11,8 @@ from dllm_core.show.widgets import explorers as widgets
 
 def some_documents():
     rows = [[1, 5, 6, 7, EOS], [1, 8, EOS], [1, 9, 10, 11, 12, 13, EOS]] * 8
-    return TokenDataset.of(rows, [[False, False] + [True] * (len(row) - 2) for row in rows], pad_token_id=0, eos_token_id=EOS)
+    scored = [[False, False] + [True] * (len(row) - 2) for row in rows]
+    return TokenDataset.of(rows, scored, pad_token_id=0, eos_token_id=EOS)
 
 
 def packing_explorer(interactive=None):

@@ -1,4 +1,4 @@
-"""Notebook 06 in a real JupyterLab, driven in a real browser as a person drives it; and as papermill and nbconvert leave it.
+"""Notebook 06 in a real JupyterLab, driven in a browser as a person drives it; and as papermill and nbconvert leave it.
 
 The models are random and tiny, made here; the server listens on 127.0.0.1 only; every other address is refused and noted.
 """

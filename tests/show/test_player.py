@@ -142,7 +142,8 @@ def test_every_cell_equals_the_record_at_every_step(browser, tmp_path, make):
     trace = make()
     page = open_page(browser, show.save_html(tmp_path / "x.html", trace))
     for k in range(len(trace.steps) + 1):
-        for position, ((kinds, text, label, told), want) in enumerate(zip(cells(page), expected_cells(trace, k), strict=True)):
+        pairs = zip(cells(page), expected_cells(trace, k), strict=True)
+        for position, ((kinds, text, label, told), want) in enumerate(pairs):
             assert {"masked", "now", "before", "prompt"} & set(kinds) == {want["state"]}, (k, position)
             assert ("inblock" in kinds) == want["in block"]
             assert f"position {position}" in told and f"position {position}" in label

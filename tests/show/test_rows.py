@@ -41,6 +41,6 @@ def test_token_rows_wrap_and_keep_every_token():
     boxes = [("你", "prompt", 0), ("░", "masked", 0), (HOSTILE, "filled", 0.5), ("⟨eos⟩", "end", 1.0)] * 8
     picture = draw_token_rows([TokenRow("x_t", "8 of 32 hidden", boxes)], "title")
     drawn = [text.get_text() for text in picture.figure.axes[0].texts]
-    assert is_png(picture) and [text for text in drawn if text in ("你", "░", HOSTILE, "⟨eos⟩")] == [box[0] for box in boxes]
+    assert is_png(picture) and [text for text in drawn if text in {box[0] for box in boxes}] == [box[0] for box in boxes]
     assert len({round(text.get_position()[1], 2) for text in picture.figure.axes[0].texts}) > 4  # several lines
     assert repr(picture).splitlines() == ["title", "x_t: " + "".join(box[0] for box in boxes)]

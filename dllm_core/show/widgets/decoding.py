@@ -70,7 +70,7 @@ def _table(rows: list[dict]) -> show.Table:
 class DecodingPanel:
     """The panel and its state. `widget`: what a notebook shows; `decode()`: a coroutine, one run from the controls.
 
-    One panel decodes at a time: when its cell is run again, or another panel's Decode is pressed, the current run stops.
+    One panel decodes at a time: the current run stops when its cell is run again or Decode of another panel is pressed.
     """
 
     current: "DecodingPanel | None" = None
@@ -118,9 +118,7 @@ class DecodingPanel:
         stage.append_display_data(show.Html(_stage(), "decoding explorer: needs a browser"))
         style = ipywidgets.HTML(f"<style>{asset('widgets/decoding.css')}</style>")
         wide = [self.cells[name] for name in WIDE]
-        box = ipywidgets.VBox(
-            [style, *wide, *grids, buttons, self.notes[""], self.status, self.feed, stage, self.past]
-        )
+        box = ipywidgets.VBox([style, *wide, *grids, buttons, self.notes[""], self.status, self.feed, stage, self.past])
         box.add_class("dllm-explorer")
         return box
 
@@ -160,7 +158,7 @@ class DecodingPanel:
             self.cells[name].layout.display = None  # also where it is a rare one
 
     def _follow_checkpoint(self) -> None:
-        """Decode another checkpoint as it was trained, until the person changes it; without blocks, keep their length."""
+        """Set the style and block length that another checkpoint was trained with; without blocks, keep the length."""
         info = self.runs[self.controls["checkpoint"].value]
         self.controls["style"].value = info.objective
         self.controls["block_length"].value = info.block_size or self.controls["block_length"].value

@@ -58,7 +58,8 @@ def block_explorer(interactive: bool | None = None):
     controls = {
         "length": (256, Control("Dropdown", "row length (tokens)", "the largest block: full diffusion",
                                 options=[64, 128, 256, 512])),
-        "steps": (1000, Control("IntSlider", "training steps", "length of the run", min=100, max=5000, step=100, **AT_REST)),
+        "steps": (1000, Control("IntSlider", "training steps", "length of the run",
+                                min=100, max=5000, step=100, **AT_REST)),
         "warm": (0.3, Control("FloatSlider", "share of warm-up", "blocks grow", **share)),
         "decay": (0.2, Control("FloatSlider", "share of decay", "blocks shrink", **share)),
         "up": ("32, 64, 128, 256", Control("Text", "sizes going up", comma, **AT_REST)),
@@ -122,12 +123,7 @@ LAYOUTS = {  # how documents become rows → arguments of `PackedBatches`
 }
 
 
-def packing_explorer(
-    documents,
-    length: int = 128,
-    block_size: int = 16,
-    interactive: bool | None = None,
-):
+def packing_explorer(documents, length: int = 128, block_size: int = 16, interactive: bool | None = None):
     """What packing, filling and the quantized effective length do to rows of `documents` (a `TokenDataset`).
 
     length: tokens per row; block_size: tokens per block. The chosen layout is drawn under whole documents, packed; the
