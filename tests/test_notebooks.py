@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dllm_core.checkpoints.run_folder import load
+from dllm_core.checkpoints.formats import load
 from dllm_core.cli import report
 from dllm_core.cli.stages import STAGES
 from dllm_core.config import DecodeConfig

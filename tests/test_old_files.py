@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from dllm_core import patterns
-from dllm_core.checkpoints.run_folder import RunFolder, load
+from dllm_core.checkpoints.formats import load
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import CheckpointInfo, DecodeConfig, TrainConfig
 from dllm_core.data.batches import PackedBatches
 from dllm_core.data.token_cache import TokenDataset

@@ -1,4 +1,4 @@
-"""Weights on disk: found by name, read in any of the known layouts, fitted into a model, written.
+"""Weights on disk: found by name, read in any known layout, copied into a model, written.
 
 Known layouts: this project's run folders, Hugging Face's Qwen3 and MiniMind's (folders or bare .pt / .pth state dicts).
 """
@@ -14,6 +14,7 @@ from dllm_core.common.errors import RunError
 from dllm_core.common.files import read_json, replaced_whole
 from dllm_core.common.paths import resolve
 from dllm_core.config import CheckpointInfo, ModelConfig
+from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.model import Transformer
 
 VARIANTS = {"last": "model.safetensors", "best": "best.safetensors", "merged": "merged.safetensors"}
@@ -30,24 +31,25 @@ class LoadedCheckpoint:
 
 
 def find_checkpoint(name: str | Path) -> tuple[Path, str]:
-    """A run's folder and variant, or a state dict file and "file". Accepts a folder, a run's name, the report's names
-    (`weights/NAME.pt`, `NAME_state_dict.pt`, `NAME_best.pt`, also `NAME_merged.pt`) and real .pt/.pth/.safetensors files.
-    Raises RunError that lists the runs there are."""
+    """(folder of a run, its variant) or (a state dict file, "file").
+
+    name: a folder, a run's name, one of the report's names (`weights/NAME.pt`, `NAME_state_dict.pt`, `NAME_best.pt`,
+    also `NAME_merged.pt`) or a .pt, .pth or .safetensors file. Raises RunError that lists the existing runs.
+    """
     path = resolve(name)
     if path.is_file():
         return path, "file"
+    weights = resolve("weights")
     stem = path.with_suffix("") if path.suffix in (".pt", ".pth") else path
-    folder_first = [(stem, "last"), (resolve("weights") / stem.name, "last")]
-    for ending, variant in (("_state_dict", "last"), ("_best", "best"), ("_merged", "merged")):
+    for ending, variant in (("", "last"), ("_state_dict", "last"), ("_best", "best"), ("_merged", "merged")):
         if stem.name.endswith(ending):
-            folder_first.append((stem.with_name(stem.name.removesuffix(ending)), variant))
-            folder_first.append((resolve("weights") / stem.name.removesuffix(ending), variant))
-    for folder, variant in folder_first:
-        if (folder / VARIANTS[variant]).is_file():
-            return folder, variant
-    there = sorted(p.parent.name for p in resolve("weights").glob(f"*/{VARIANTS['last']}"))
+            run = stem.name.removesuffix(ending)
+            for folder in (stem.parent / run, weights / run):
+                if (folder / VARIANTS[variant]).is_file():
+                    return folder, variant
+    existing = sorted(file.parent.name for file in weights.glob(f"*/{VARIANTS['last']}"))
     raise RunError(
-        f"checkpoint {name}: no such file or finished run; runs here: {', '.join(there) or 'none'}. Train it first"
+        f"checkpoint {name}: no such file or finished run; runs here: {', '.join(existing) or 'none'}. Train it first"
     )
 
 
@@ -60,31 +62,26 @@ def run_name(name: str | Path) -> str:
 def load(
     name: str | Path, *, num_attention_heads: int | None = None, vocab_size: int | None = None, device="cpu"
 ) -> LoadedCheckpoint:
-    """Load a checkpoint for training on or decoding.
+    """Load a checkpoint for further training or decoding.
 
-    A bare state dict (MiniMind's or Qwen3's key layout, read with weights_only=True) needs its head count from a
-    config.json beside it or from `num_attention_heads`; it is never guessed. vocab_size: grow the embedding to it (the
-    rows of added tokens start as the mean of the others). Raises RunError when a tensor is missing or of another shape.
+    A bare state dict (MiniMind's or Qwen3's keys, read with weights_only=True) needs its number of heads from a
+    config.json beside it or from `num_attention_heads`; it is never guessed. vocab_size: grow the embedding to it; the
+    rows of added tokens start as the mean of the others. Raises RunError when a tensor is missing or of another shape.
     """
     path, variant = find_checkpoint(name)
-    folder = path if variant != "file" else path.parent
+    folder, file = (path.parent, path) if variant == "file" else (path, path / VARIANTS[variant])
     config_file = folder / "config.json"
     record = read_json(config_file, RunError) if config_file.is_file() else {}
-    file = folder / VARIANTS[variant] if variant != "file" else path
     state = read_state(file)
-    shape = model_config(record, state, config_file) if record else shape_of(state, num_attention_heads, file)
-    if vocab_size and vocab_size > shape.vocab_size:
+    config = model_config(record, state, config_file) if record else infer_config(state, num_attention_heads, file)
+    if vocab_size and vocab_size > config.vocab_size:
         state = grow_vocabulary(state, vocab_size)
-        shape = ModelConfig(**{**shape.to_dict(), "vocab_size": vocab_size})
-    model = Transformer(shape)
-    fit(model, state, file)
-    tokenizer = None
-    if (folder / "tokenizer.json").is_file():
-        from dllm_core.data.tokenizer import load_tokenizer
-
-        tokenizer = load_tokenizer(folder)
-    own = record.get("dllm", {}).get("checkpoint")
-    checkpoint = CheckpointInfo(**own) if own else CheckpointInfo("ar", label_shift=True)
+        config = ModelConfig(**{**config.to_dict(), "vocab_size": vocab_size})
+    model = Transformer(config)
+    copy_weights(state, model, file)
+    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+    trained_as = record.get("dllm", {}).get("checkpoint")
+    checkpoint = CheckpointInfo(**trained_as) if trained_as else CheckpointInfo("ar", label_shift=True)
     return LoadedCheckpoint(model.to(device), checkpoint, tokenizer, path)
 
 
@@ -95,14 +92,14 @@ def read_state(file: Path) -> dict[str, Tensor]:
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the readers raise, the cause is this file
+    except Exception as error:  # whatever the reader raises, the cause is this file
         raise RunError(f"{file}: cannot be read as a plain state dict ({error})") from error
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise RunError(f"{file}: holds no state dict of tensors")
-    skip = ("freqs_cos", "freqs_sin", "rotary_emb", "rope_cos", "rope_sin")
+        raise RunError(f"{file}: has no state dict of tensors")
+    skip = ("freqs_cos", "freqs_sin", "rotary_emb", "rope_cos", "rope_sin")  # tables that the model computes itself
     return {
         name.removeprefix("_orig_mod.").removeprefix("module."): tensor.float()
         for name, tensor in state.items()
@@ -110,36 +107,37 @@ def read_state(file: Path) -> dict[str, Tensor]:
     }
 
 
-def shape_of(state: dict[str, Tensor], heads: int | None, file: Path) -> ModelConfig:
-    """ModelConfig of a bare state dict; `heads` must be given, everything else is read off the tensors."""
+def infer_config(state: dict[str, Tensor], heads: int | None, file: Path) -> ModelConfig:
+    """ModelConfig of a bare state dict with `heads` heads; the tensors tell everything else. Raises RunError."""
     if heads is None:
         raise RunError(
-            f"{file}: a bare state dict does not say its head count; give num_attention_heads or put a config.json beside it"
+            f"{file}: a bare state dict does not tell its number of heads; give num_attention_heads or put a config.json "
+            "beside it"
         )
     try:
         vocab, hidden = state["model.embed_tokens.weight"].shape
         q, k = (state[f"model.layers.0.self_attn.{n}_proj.weight"].shape[0] for n in "qk")
         inner = state["model.layers.0.mlp.gate_proj.weight"].shape[0]
     except KeyError as error:
-        raise RunError(f"{file}: no tensor {error}; expected MiniMind's or Qwen3's key layout") from error
+        raise RunError(f"{file}: no tensor {error}; expected the keys of MiniMind or Qwen3") from error
     if q % heads or k % (q // heads):
         raise RunError(f"{file}: num_attention_heads={heads} does not fit query rows {q} and key rows {k}")
     layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("model.layers."))
-    seen = _seen(state)
-    eps = 1e-6 if seen["qk_norm"] else 1e-5  # MiniMind-3's and MiniMind2's
-    return ModelConfig(vocab, hidden, layers, heads, k // (q // heads), q // heads, inner, rms_norm_eps=eps, **seen)
+    layout = _layout_of(state)
+    eps = 1e-6 if layout["qk_norm"] else 1e-5  # MiniMind-3 and MiniMind2
+    return ModelConfig(vocab, hidden, layers, heads, k // (q // heads), q // heads, inner, rms_norm_eps=eps, **layout)
 
 
-def _seen(state: dict[str, Tensor]) -> dict[str, bool]:
-    """What the tensors themselves say of the layout, whatever a config.json leaves out."""
+def _layout_of(state: dict[str, Tensor]) -> dict[str, bool]:
+    """What only the tensors tell for sure; a config.json may leave it out."""
     embedding, head = state.get("model.embed_tokens.weight"), state.get("lm_head.weight")
     tied = head is None or (embedding is not None and torch.equal(head, embedding))
     return {"qk_norm": "model.layers.0.self_attn.q_norm.weight" in state, "tie_word_embeddings": tied}
 
 
 def model_config(record: dict, state: dict[str, Tensor], where: Path) -> ModelConfig:
-    """ModelConfig from a config.json (this project's, Hugging Face's Qwen3 or Llama, MiniMind's) and the weights beside
-    it. Raises RunError for a config of something else, or of stretched positions (rope_scaling)."""
+    """ModelConfig from a config.json (of this project, Hugging Face's Qwen3 or Llama, MiniMind) and the weights beside it.
+    Raises RunError for a config of something else or with scaled positions (rope_scaling)."""
     names = {field.name for field in fields(ModelConfig)}
     known = {name: value for name, value in record.items() if name in names and value is not None}
     known |= {name: value for name, value in record.get("dllm", {}).items() if name in names}
@@ -147,30 +145,30 @@ def model_config(record: dict, state: dict[str, Tensor], where: Path) -> ModelCo
     if missing:
         raise RunError(f"{where}: not a model config (no {', '.join(sorted(missing))})")
     rope = record.get("rope_parameters") or record.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise RunError(f"{where}: rope_scaling of type {kind!r} is not supported; use weights with plain RoPE")
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type != "default":
+        raise RunError(f"{where}: rope_scaling of type {rope_type!r} is not supported; use weights with plain RoPE")
     known.setdefault("rope_theta", rope.get("rope_theta", 1e6))
     gate = state.get("model.layers.0.mlp.gate_proj.weight")
     if "intermediate_size" not in known and gate is not None:
         known["intermediate_size"] = gate.shape[0]
-    return ModelConfig(**{**known, **_seen(state)})
+    return ModelConfig(**{**known, **_layout_of(state)})
 
 
 def hf_config(config: ModelConfig, checkpoint: CheckpointInfo, settings: dict) -> dict:
-    """config.json that transformers' Qwen3ForCausalLM (LlamaForCausalLM without QK-norm) reads, with this project's own
-    part under "dllm"."""
+    """A config.json that transformers' Qwen3ForCausalLM (without QK-norm LlamaForCausalLM) reads; what only this project
+    reads stands under "dllm"."""
     shape = config.to_dict()
-    own = {name: shape.pop(name) for name in ("qk_norm", "qk_norm_init")}
-    kind = "Qwen3" if config.qk_norm else "Llama"
+    only_here = {name: shape.pop(name) for name in ("qk_norm", "qk_norm_init")}
+    family = "Qwen3" if config.qk_norm else "Llama"
     return {
-        "architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower(), "hidden_act": "silu", "attention_bias": False,
-        **shape, "dllm": {**own, "checkpoint": asdict(checkpoint), "settings": settings},
+        "architectures": [f"{family}ForCausalLM"], "model_type": family.lower(), "hidden_act": "silu",
+        "attention_bias": False, **shape, "dllm": {**only_here, "checkpoint": asdict(checkpoint), "settings": settings},
     }  # fmt: skip
 
 
 def grow_vocabulary(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
-    """DecodingState with embedding (and untied head) of `size` rows; new rows are the mean of the old."""
+    """The state dict with an embedding (and untied head) of `size` rows; the new rows are the mean of the old."""
     grown = dict(state)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if name in state:
@@ -179,19 +177,20 @@ def grow_vocabulary(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
     return grown
 
 
-def fit(model: Transformer, state: dict[str, Tensor], where) -> None:
-    """Copy `state` into `model`; RunError names the first tensor that is missing, left over or of another shape."""
-    wanted = model.state_dict()
+def copy_weights(state: dict[str, Tensor], model: Transformer, where: Path) -> None:
+    """Copy `state` into `model`. Raises RunError naming a tensor that is missing, left over or of another shape."""
+    expected = model.state_dict()
     if model.config.tie_word_embeddings:
         state = {**state, "lm_head.weight": state.get("model.embed_tokens.weight")}
-    for name, tensor in wanted.items():
-        found = state.get(name)
-        if found is None or found.shape != tensor.shape:
-            shape = "absent" if found is None else tuple(found.shape)
+    for name, tensor in expected.items():
+        loaded = state.get(name)
+        if loaded is None or loaded.shape != tensor.shape:
+            shape = "absent" if loaded is None else tuple(loaded.shape)
             raise RunError(
-                f"{where}: tensor {name} is {shape}, the model needs {tuple(tensor.shape)}; is this the right checkpoint or shape?"
+                f"{where}: tensor {name} is {shape}, the model needs {tuple(tensor.shape)}; is this the right checkpoint "
+                "or shape?"
             )
-    extra = sorted(set(state) - set(wanted))
+    extra = sorted(set(state) - set(expected))
     if extra:
         raise RunError(
             f"{where}: tensor {extra[0]} has no place in the model ({len(extra)} such); is this the right layout?"
@@ -208,7 +207,7 @@ def mean_weights(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def save_weights(model: Transformer, file: Path) -> None:
-    """Weights without the tied head, as Hugging Face writes them."""
+    """Write the weights as .safetensors, without a tied head, as Hugging Face does."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del state["lm_head.weight"]

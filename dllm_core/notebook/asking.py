@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.config import DecodeConfig
 from dllm_core.data.chat import chat_prompt
 from dllm_core.samplers import generate

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import stdev
 
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.common.errors import DataError
 from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import validation_batches

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dllm_core.checkpoints.bundled import bundled_checkpoint
-from dllm_core.checkpoints.formats import find_checkpoint, run_name
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint, load
+from dllm_core.checkpoints.formats import LoadedCheckpoint, find_checkpoint, load, run_name
 from dllm_core.common.errors import RunError
 from dllm_core.common.paths import resolve
 from dllm_core.config import DecodeConfig

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from dllm_core import show
-from dllm_core.checkpoints.run_folder import RunFolder, find_checkpoint, load
+from dllm_core.checkpoints.formats import find_checkpoint, load
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve

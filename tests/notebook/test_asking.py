@@ -3,7 +3,7 @@
 import pytest
 from small import tiny_of
 
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.data.chat import chat_prompt
 from dllm_core.data.tokenizer import load_tokenizer

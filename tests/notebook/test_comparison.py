@@ -7,7 +7,7 @@ import torch
 import traces
 from small import tiny_of
 
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.notebook import comparison

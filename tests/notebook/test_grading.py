@@ -10,7 +10,7 @@ import torch
 from small import BOS, EOS, MASK, tiny_of
 
 from dllm_core import reference
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.common.errors import DataError
 from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
 from dllm_core.data.tokenizer import load_tokenizer

@@ -4,7 +4,8 @@ import pytest
 import torch
 from small import tiny_of
 
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint, RunFolder
+from dllm_core.checkpoints.formats import LoadedCheckpoint
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
 from dllm_core.data.batches import PackedBatches

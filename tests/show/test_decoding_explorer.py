@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dllm_core import show
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint, RunFolder, load
+from dllm_core.checkpoints.formats import LoadedCheckpoint, load
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
 from dllm_core.data.tokenizer import load_tokenizer

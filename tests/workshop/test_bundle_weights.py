@@ -8,7 +8,8 @@ import torch
 from small import tiny
 
 from dllm_core.checkpoints.bundled import bundled_checkpoint
-from dllm_core.checkpoints.run_folder import RunFolder, load
+from dllm_core.checkpoints.formats import load
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo
 from dllm_core.data.tokenizer import load_tokenizer

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dllm_core import likelihood as evaluate
-from dllm_core.checkpoints.run_folder import RunFolder, load
+from dllm_core.checkpoints.formats import load
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.data.batches import validation_batches
 from dllm_core.data.jsonl import chat_documents

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from dllm_core import show
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.notebook.setup import open_checkpoint
 from dllm_core.show.html import asset, joined

@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
-from dllm_core.checkpoints.formats import VARIANTS
-from dllm_core.checkpoints.run_folder import LoadedCheckpoint
+from dllm_core.checkpoints.formats import VARIANTS, LoadedCheckpoint
 from dllm_core.common.errors import RunError
 from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve

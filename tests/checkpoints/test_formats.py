@@ -1,0 +1,340 @@
+"""Weights on disk: names that resolve, layouts of other libraries, and errors that say what is wrong."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small import MASK, VOCAB, logits_of, tiny
+
+from dllm_core.checkpoints.formats import find_checkpoint, load, mean_weights, read_state, save_weights
+from dllm_core.checkpoints.run_folder import RunFolder
+from dllm_core.common.errors import RunError
+from dllm_core.config import CheckpointInfo, ModelConfig
+from dllm_core.data.tokenizer import character_tokenizer
+from dllm_core.model import Transformer
+
+TOKENS = [3, 9, 4, 4, 11, 7]
+
+
+def causal(q, k):
+    return k <= q
+
+
+class NoTokenizer:
+    def save_pretrained(self, folder):
+        pass
+
+
+def finished(name: str = "story", model=None, checkpoint=None, tokenizer=None, **settings) -> RunFolder:
+    model = model or tiny()
+    run = RunFolder.open(name, model, checkpoint or CheckpointInfo("ar", label_shift=True), tokenizer or NoTokenizer(), settings)
+    run.finish(model)
+    return run
+
+
+def changed(amount: float, seed: int = 0) -> Transformer:
+    model = tiny(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(amount)
+    return model
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# --- saving and loading -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [{}, {"tie_word_embeddings": False}, {"qk_norm": False}, {"head_dim": 6}])
+def test_a_saved_run_loads_as_it_was(home, shape):
+    model = tiny(**shape)
+    finished(model=model, checkpoint=CheckpointInfo("llada2", 4, label_shift=True, chat=True, extra={"a": [1]}))
+    loaded = load("weights/story")
+    assert loaded.model.config == model.config and loaded.tokenizer is None
+    assert loaded.checkpoint == CheckpointInfo("llada2", 4, True, True, {"a": [1]})
+    assert torch.equal(logits_of(loaded.model, TOKENS, causal), logits_of(model, TOKENS, causal))
+    assert (
+        "lm_head.weight" in load_file(home / "weights/story/model.safetensors")
+    ) is not model.config.tie_word_embeddings
+    assert not list(home.rglob("*.partial"))
+
+
+def test_a_run_carries_its_tokenizer(home):
+    tokenizer = character_tokenizer(["今天天气很好"])
+    finished(model=tiny(vocab=len(tokenizer)), tokenizer=tokenizer)
+    loaded = load("story")
+    ids = loaded.tokenizer.encode("今天")
+    assert ids == tokenizer.encode("今天") and loaded.tokenizer.mask_token_id == tokenizer.mask_token_id
+
+
+def test_the_reports_names_resolve(home):
+    run = finished()
+    for amount, name in ((1.0, "best"), (2.0, "merged")):
+        save_weights(changed(amount), run.folder / f"{name}.safetensors")
+    folder = home / "weights/story"
+    for name, variant in {
+        "weights/story.pt": "last", "weights/story_state_dict.pt": "last", "weights/story_best.pt": "best",
+        "weights/story_merged.pt": "merged", "weights/story": "last", "story": "last", "story_best": "best",
+        "story.pth": "last", str(folder): "last", str(folder) + "_best.pt": "best", "../x/story_best.pt": "best",
+    }.items():  # fmt: skip
+        assert find_checkpoint(name) == (folder, variant), name
+    bests = [load("weights/story_best.pt").model, changed(1.0)]
+    assert same(bests[0].state_dict(), bests[1].state_dict())
+
+
+def test_a_run_named_like_a_variant_goes_first(home):
+    finished("story"), finished("story_best", model=changed(3.0))
+    assert find_checkpoint("weights/story_best.pt") == (home / "weights/story_best", "last")
+
+
+def test_a_real_file_goes_before_a_run(home):
+    finished()
+    torch.save({}, home / "weights/story.pt")
+    assert find_checkpoint("weights/story.pt") == (home / "weights/story.pt", "file")
+
+
+def test_weights_may_lie_elsewhere(home, monkeypatch):
+    monkeypatch.setenv("DLLM_WEIGHTS", "seeds/1")
+    finished()
+    assert (home / "seeds/1/story/model.safetensors").is_file() and not (home / "weights").exists()
+    assert find_checkpoint("weights/story_best.pt") == (home / "seeds/1/story", "best")
+
+
+def test_an_absent_checkpoint_lists_those_there(home):
+    with pytest.raises(RunError, match="weights/poem.pt: no such file or finished run; runs here: none"):
+        load("weights/poem.pt")
+    finished("story"), finished("other")
+    RunFolder.open("begun", tiny(), CheckpointInfo("ar"), NoTokenizer(), {})
+    for name in ("poem", "story_merged.pt", "begun"):
+        with pytest.raises(RunError, match="runs here: other, story. Train it first"):
+            load(name)
+
+
+# --- Hugging Face -------------------------------------------------------------------------------------------------
+
+
+def hf_logits(model) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.eval()(torch.tensor([TOKENS])).logits[0]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_hugging_face_reads_a_run_and_finds_the_same_logits(home, qk_norm, tied):
+    """Qwen3's layout; without QK-norm Llama's, which is MiniMind2's."""
+    from transformers import AutoModelForCausalLM
+
+    model = tiny(qk_norm=qk_norm, tie_word_embeddings=tied, qk_norm_init=1.4, rms_norm_eps=1e-3, rope_theta=50.0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.add_(torch.rand_like(parameter))
+    run = finished(model=model)
+    theirs, info = AutoModelForCausalLM.from_pretrained(run.folder, output_loading_info=True)
+    assert type(theirs).__name__ == ("Qwen3ForCausalLM" if qk_norm else "LlamaForCausalLM")
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    torch.testing.assert_close(logits_of(model, TOKENS, causal), hf_logits(theirs), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["Qwen3", "Llama"])
+def test_a_folder_that_hugging_face_wrote(home, kind, tied):
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
+        intermediate_size=24, tie_word_embeddings=tied, max_position_embeddings=64, initializer_range=0.3,
+    )  # fmt: skip
+    theirs = getattr(transformers, f"{kind}ForCausalLM")(config)
+    theirs.save_pretrained(home / "theirs")
+    loaded = load(str(home / "theirs"))
+    assert loaded.model.config.qk_norm is (kind == "Qwen3") and loaded.model.config.tie_word_embeddings is tied
+    assert loaded.checkpoint == CheckpointInfo("ar", label_shift=True)
+    torch.testing.assert_close(logits_of(loaded.model, TOKENS, causal), hf_logits(theirs), atol=1e-4, rtol=1e-4)
+
+
+def test_stretched_positions_are_refused(home):
+    run = finished()
+    config = json.loads((run.folder / "config.json").read_text())
+    for name in ("rope_scaling", "rope_parameters"):
+        (run.folder / "config.json").write_text(json.dumps({**config, name: {"rope_type": "yarn", "factor": 4}}))
+        with pytest.raises(RunError, match="config.json: rope_scaling of type 'yarn' is not supported"):
+            load("story")
+
+
+# --- bare state dicts ---------------------------------------------------------------------------------------------
+
+
+def bare(home, model, name: str = "minimind.pt", change=lambda state: state):
+    (home / "weights").mkdir(exist_ok=True)
+    torch.save(change({k: v.clone() for k, v in model.state_dict().items()}), home / "weights" / name)
+    return f"weights/{name}"
+
+
+def test_a_bare_state_dict_needs_its_head_count(home):
+    model = tiny(qk_norm=False, rms_norm_eps=1e-5, rope_theta=1e6)
+    name = bare(home, model)
+    with pytest.raises(
+        RunError, match="minimind.pt: a bare state dict does not tell its number of heads; give num_attention_heads"
+    ):
+        load(name)
+    loaded = load(name, num_attention_heads=4)
+    assert loaded.model.config == ModelConfig(
+        VOCAB,
+        16,
+        2,
+        4,
+        num_key_value_heads=2,
+        intermediate_size=model.config.intermediate_size,
+        qk_norm=False,
+        rms_norm_eps=1e-5,
+    )
+    torch.testing.assert_close(logits_of(loaded.model, TOKENS, causal), logits_of(model, TOKENS, causal))
+    assert loaded.checkpoint.objective == "ar" and loaded.tokenizer is None
+
+
+def test_a_config_beside_a_bare_state_dict_says_it(home):
+    name = bare(home, tiny(rope_theta=77.0))
+    shape = {
+        "vocab_size": VOCAB,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_theta": 77.0,
+        "intermediate_size": None,
+        "model_type": "minimind",
+    }
+    (home / "weights/config.json").write_text(json.dumps(shape))
+    loaded = load(name)
+    assert loaded.model.config.rope_theta == 77.0 and loaded.model.config.num_attention_heads == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: {"model": s},
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+        lambda s: {f"module.{k}": v for k, v in s.items()},
+        lambda s: {**s, "freqs_cos": torch.ones(3), "freqs_sin": torch.ones(3)},
+    ],
+)
+def test_the_wrappings_of_a_state_dict(home, change):
+    model = tiny(tie_word_embeddings=False)
+    loaded = load(bare(home, model, change=change), num_attention_heads=4)
+    assert same(loaded.model.state_dict(), model.state_dict())
+
+
+def test_half_precision_becomes_single(home):
+    loaded = load(bare(home, tiny(), change=lambda s: {k: v.half() for k, v in s.items()}), num_attention_heads=4)
+    assert {tensor.dtype for tensor in loaded.model.state_dict().values()} == {torch.float32}
+
+
+def test_an_untied_head_is_kept(home):
+    """Whatever config.json says or leaves out: a head of its own is never overwritten by the embedding."""
+    model = tiny(tie_word_embeddings=False)
+    run = finished(model=model)
+    config = json.loads((run.folder / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (run.folder / "config.json").write_text(json.dumps(config))
+    assert same(load("story").model.state_dict(), model.state_dict())
+
+
+def test_only_tensors_are_unpickled(home):
+    (home / "weights").mkdir()
+    torch.save({"model.embed_tokens.weight": print}, home / "weights/evil.pt")
+    with pytest.raises(RunError, match="evil.pt: cannot be read as a plain state dict"):
+        load("weights/evil.pt", num_attention_heads=4)
+
+
+# --- checkpoints that do not fit ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (
+            lambda s: {k: v for k, v in s.items() if "layers.1.mlp.up" not in k},
+            "tensor model.layers.1.mlp.up_proj.weight is absent",
+        ),
+        (
+            lambda s: {**s, "model.norm.weight": torch.ones(8)},
+            r"tensor model.norm.weight is \(8,\), the model needs \(16,\)",
+        ),
+        (
+            lambda s: {**s, "model.layers.0.self_attn.q_proj.bias": torch.ones(16)},
+            "q_proj.bias has no place in the model",
+        ),
+        (
+            lambda s: {"a": torch.ones(1)},
+            "no tensor 'model.embed_tokens.weight'; expected the keys of MiniMind or Qwen3",
+        ),
+        (lambda s: {"step": 3}, "has no state dict of tensors"),
+        (lambda s: [1, 2], "has no state dict of tensors"),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_is_named(home, change, named):
+    with pytest.raises(RunError, match=f"minimind.pt: .*{named}"):
+        load(bare(home, tiny(), change=change), num_attention_heads=4)
+
+
+def test_a_head_count_that_does_not_fit_is_named(home):
+    with pytest.raises(RunError, match="num_attention_heads=3 does not fit query rows 16 and key rows 8"):
+        load(bare(home, tiny()), num_attention_heads=3)
+
+
+def test_a_run_of_another_shape_is_named(home):
+    run = finished()
+    config = json.loads((run.folder / "config.json").read_text())
+    (run.folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(RunError, match="model.safetensors: tensor model.layers.2.* is absent"):
+        load("story")
+
+
+def test_broken_files_are_named(home):
+    run = finished()
+    (run.folder / "model.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(RunError, match="model.safetensors: cannot be read"):
+        load("story")
+    (run.folder / "config.json").write_text("{")
+    with pytest.raises(RunError, match="config.json: not valid JSON"):
+        load("story")
+    (run.folder / "config.json").write_text('{"hidden_size": 3}')
+    save_weights(tiny(), run.folder / "model.safetensors")
+    with pytest.raises(
+        RunError, match="config.json: not a model config .no num_attention_heads, num_hidden_layers, vocab_size"
+    ):
+        load("story")
+
+
+# --- a grown vocabulary -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_added_tokens_start_as_the_mean_and_change_no_old_logit(home, tied):
+    model = tiny(tie_word_embeddings=tied)
+    finished(model=model)
+    grown = load("story", vocab_size=VOCAB + 2).model
+    assert grown.config.vocab_size == VOCAB + 2
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        rows = grown.state_dict()[name]
+        torch.testing.assert_close(rows[VOCAB:], model.state_dict()[name].mean(dim=0).expand(2, -1))
+    torch.testing.assert_close(logits_of(grown, TOKENS, causal)[:, :VOCAB], logits_of(model, TOKENS, causal))
+    assert load("story", vocab_size=MASK).model.config.vocab_size == VOCAB  # never smaller
+
+
+def test_a_mean_of_equals_is_the_same_and_sums_are_exact():
+    state = {"a": torch.tensor([0.1, 1e8], dtype=torch.float32)}
+    assert same(mean_weights([state] * 3), state)
+    found = mean_weights([{"a": torch.tensor([1e8])}, {"a": torch.tensor([1.0])}, {"a": torch.tensor([-1e8])}])["a"]
+    assert found.item() == pytest.approx(1 / 3)
+
+
+def test_read_state_of_safetensors(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
+    assert read_state(tmp_path / "a.safetensors")["a"].tolist() == [1, 1]
