@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dllm_core.show.attention.scenes import PATTERNS, POEM, training_scene
 from dllm_core.show.figures import COLORS, Picture, cell_lines, in_our_look
+from dllm_core.show.html import MASK
 
 TITLES = ("causal", "bidirectional", "block-causal", "[x_t ; x_0]")  # of the first four `PATTERNS`
 MARKS = (  # matplotlib's marker, color of the cell, meaning
@@ -60,7 +61,7 @@ def _draw_key(ax) -> None:
         line = COLORS["vermilion"] if marker == "x" else "white"
         ax.plot(0.07, y, marker, color=line, markersize=8 if marker == "_" else 5, markeredgewidth=1.3)
         ax.text(0.17, y, meaning, va="center", fontsize=10)
-    ax.text(0.07, heights[-1], "░", ha="center", va="center", fontsize=11)
+    ax.text(0.07, heights[-1], MASK, ha="center", va="center", fontsize=11)
     ax.text(0.17, heights[-1], "a hidden token", va="center", fontsize=10)
 
 
