@@ -1,17 +1,17 @@
-"""One progress bar for all that takes long: plain text, also in JupyterLab, seldom renewed where nobody looks on."""
+"""The progress bar of everything that takes long: plain text, also in JupyterLab; seldom redrawn where nobody watches."""
 
 import os
 import sys
 
 
 def interactive() -> bool:
-    """Whether a person is likely to look on: a kernel started by JupyterLab, VS Code or Colab, not by papermill.
+    """Whether a person probably watches: in a kernel that JupyterLab, VS Code or Colab started, not papermill.
 
-    `DLLM_HEADLESS=1` says no, `DLLM_HEADLESS=0` yes.
+    `DLLM_HEADLESS=1` means no, `DLLM_HEADLESS=0` yes.
     """
-    wish = os.environ.get("DLLM_HEADLESS")
-    if wish is not None:
-        return wish in ("", "0", "false")
+    headless = os.environ.get("DLLM_HEADLESS")
+    if headless is not None:
+        return headless in ("", "0", "false")
     try:
         from IPython import get_ipython
     except ImportError:
@@ -23,11 +23,11 @@ def interactive() -> bool:
 
 
 def progress_bar(total: float | None, name: str, **options):
-    """A tqdm of `total` units on stdout, renewed every half second, every 10 s where nobody looks on.
+    """A tqdm of `total` units on stdout, redrawn every half second, or every 10 s where nobody watches.
 
-    options: tqdm's own. A widget's saved text would stay at 0 %, so it is never one.
+    options: those of tqdm. It is never tqdm's widget, whose text in a saved notebook would stay at 0 %.
     """
     from tqdm import tqdm
 
-    pause = 0.5 if interactive() else 10
-    return tqdm(total=total, desc=name, mininterval=pause, ncols=100, file=sys.stdout, **options)
+    seconds = 0.5 if interactive() else 10
+    return tqdm(total=total, desc=name, mininterval=seconds, ncols=100, file=sys.stdout, **options)

@@ -19,8 +19,10 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from dllm_core.data import tokenizer
+
 MASK = "░"
-SPECIAL = {"<|im_start|>": "⟨bos⟩", "<|im_end|>": "⟨eos⟩", "<|endoftext|>": "⟨pad⟩", "<|mask|>": MASK}
+SPECIAL = {tokenizer.BOS: "⟨bos⟩", tokenizer.EOS: "⟨eos⟩", tokenizer.PAD: "⟨pad⟩", tokenizer.MASK: MASK}
 BLANKS = {"\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣"}
 INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories: controls, direction marks, unassigned …
 EMOJI_JOINERS = ("\u200d", "\ufe0f")

@@ -6,11 +6,11 @@ The player, the pictures, the terminal, the film of samples and the tables all d
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dllm_core.data.tokenizer import PAD
 from dllm_core.show.html import MASK, visible
 from dllm_core.trace import Commit, Trace
 
 STYLE_NAMES = {"ar": "AR", "llada1": "LLaDA 1", "llada2": "LLaDA 2"}
-PAD = "<|endoftext|>"
 
 
 @dataclass(frozen=True)

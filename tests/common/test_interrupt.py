@@ -1,0 +1,46 @@
+"""Ctrl-C is recorded while a step runs, and the handler before is put back."""
+
+import signal
+import threading
+
+import pytest
+
+from dllm_core.common.interrupt import deferred_interrupt
+
+
+@pytest.fixture(autouse=True)
+def handler():
+    before = signal.getsignal(signal.SIGINT)
+    yield before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_is_recorded_and_raises_only_between_steps(handler):
+    with deferred_interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.asked
+        interrupt.working = False
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_several_processes_never_raise_by_themselves():
+    with deferred_interrupt(is_single=False) as interrupt:
+        interrupt.working = False
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.asked
+
+
+def test_another_thread_changes_no_handler(handler):
+    seen = []
+
+    def work():
+        with deferred_interrupt():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [handler]
