@@ -224,7 +224,7 @@ def test_steps_along_the_length_of_rows(monkeypatch):
 
 
 def test_a_turn_on_a_gpu_is_several_steps(monkeypatch):
-    """No job is made on the GPU: none need be there."""
+    """No job is prepared on the GPU: the test needs none."""
     taken = []
     for device, count in (("cpu", 1), ("cuda", GPU_STEPS)):
         jobs = TrainJobs(Setting("train", "tiny", "float32", 1, 1), 32, 64, torch.device(device))

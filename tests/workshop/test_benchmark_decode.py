@@ -111,7 +111,7 @@ def test_positions_per_token_and_the_floors_shapes():
 
 
 def test_the_floor_multiplies_what_the_forwards_multiply():
-    """Counted with attention taken apart into its products."""
+    """Counted with attention computed by its separate products."""
     bench = DecodeJobs(small_model(), CASE)
     counted = []
     for job in (lambda: bench.decode(LLADA2, bench.oracle(), "llada2"), bench.jobs(peers=False)[MATMULS]):

@@ -1,4 +1,4 @@
-"""The feeding benchmark: both ways deliver the same text, the rows say what was done, nothing is left behind."""
+"""The feeding benchmark: packed rows and the loader deliver the same text, and nothing is left behind."""
 
 import json
 import os
@@ -48,31 +48,31 @@ def test_another_shape_is_refused():
         next(feed.measure(Setting("feed", "1b", "", 1, 1)))
 
 
-@pytest.mark.parametrize("kind", ["text", "chat"])
-def test_the_plain_way_is_the_oracle(workspace, source, kind):
-    """Untruncated, the useful tokens of both ways are the same documents, token for token."""
+@pytest.mark.parametrize("schema", ["text", "chat"])
+def test_packed_rows_hold_the_tokens_of_the_loader(workspace, source, schema):
+    """Without truncation the useful tokens of both are the same documents, token for token."""
     tokenizer = load_tokenizer(source / "tokenizer")
-    path = feed.write_file(workspace / "x.jsonl", source, 2e4, kind, 1)
+    path = feed.write_file(workspace / "x.jsonl", source, 2e4, schema, 1)
     plain = feed.TokenizedInTheLoader(path, tokenizer, 256)
-    documents = feed.documents_of(kind, path, tokenizer, 256)
+    documents = feed.documents_of(schema, path, tokenizer, 256)
     assert len(plain) == len(documents) > 20
-    for (tokens, own), (ids, _) in zip((plain[i] for i in range(len(plain))), documents, strict=True):
-        assert tokens.shape == own.shape == (256,) and tokens.dtype == torch.int64 and own.dtype == torch.bool
-        assert tokens[own].tolist() == ids.tolist()
-        assert (tokens[~own] == tokenizer.pad_token_id).all()
-    packed = feed.batches_of(kind, documents, tokenizer, 256)
+    for (tokens, useful), (ids, _) in zip((plain[i] for i in range(len(plain))), documents, strict=True):
+        assert tokens.shape == useful.shape == (256,) and tokens.dtype == torch.int64 and useful.dtype == torch.bool
+        assert tokens[useful].tolist() == ids.tolist()
+        assert (tokens[~useful] == tokenizer.pad_token_id).all()
+    packed = feed.batches_of(schema, documents, 256)
     assert next(packed).tokens.shape == (feed.BATCH, 256)
 
 
-def test_long_lines_are_cut_by_the_plain_way(workspace, source):
+def test_the_loader_cuts_long_lines(workspace, source):
     tokenizer = load_tokenizer(source / "tokenizer")
     path = feed.write_file(workspace / "x.jsonl", source, 2e4, "text", 6)
-    for tokens, own in feed.TokenizedInTheLoader(path, tokenizer, 16):
-        assert tokens.shape == (16,) and own.all()
+    for tokens, useful in feed.TokenizedInTheLoader(path, tokenizer, 16):
+        assert tokens.shape == (16,) and useful.all()
         break
 
 
-def test_a_made_file_holds_what_was_asked_for(tmp_path, source):
+def test_a_written_file_has_its_size_and_schema(tmp_path, source):
     text = feed.write_file(tmp_path / "t.jsonl", source, 5e4, "text", 6)
     assert 5e4 <= text.stat().st_size < 6e4
     again = feed.write_file(tmp_path / "again.jsonl", source, 5e4, "text", 6)
@@ -95,7 +95,7 @@ def test_memory_does_not_grow_with_the_file(workspace, source):
     assert peaks[1] < peaks[0] + 150
 
 
-def test_a_run_that_fails_is_told(workspace, source):
+def test_a_child_that_fails_says_why(workspace, source):
     (workspace / "x.jsonl").write_text("no json\n")
     with pytest.raises(RuntimeError, match="x.jsonl:1: not valid JSON"):
         run_child(feed.first_batch, str(workspace / "x.jsonl"), str(source / "tokenizer"), 64)

@@ -1,7 +1,7 @@
 """The feeding benchmark: packed, memory-mapped rows against tokenizing in the loader; a first run against the next.
 
-`TokenizedInTheLoader` is the way of most small projects: one document a row, tokenized each time the loader asks for
-it, cut or padded to the row's length.
+`TokenizedInTheLoader` is what most small projects do: one document a row, tokenized each time the loader asks for it,
+cut or padded to the row's length.
 """
 
 import json
@@ -60,7 +60,8 @@ class TokenizedInTheLoader(Dataset):
 
 
 def measure(setting: Setting) -> Iterator[dict]:
-    """Useful tokens per second of both ways, for text and for conversations; the first run of a file and the next.
+    """Useful tokens per second of packed rows and of the loader, for text and for conversations; the first run of a
+    file and the next.
 
     setting.shape: "tiny" (rows of 128 tokens), "26m" (512) or "large": the runs alone, of 1.6 GB of text, which take
     3 GB in the folder for temporary files and, on two cores, 4 minutes. setting.threads: processes of a first run and,
@@ -71,8 +72,8 @@ def measure(setting: Setting) -> Iterator[dict]:
         return
     if setting.shape not in SHAPES:
         raise ValueError(f"shape={setting.shape!r}: must be one of {', '.join((*SHAPES, LARGE))}")
-    for kind in ("text", "chat"):
-        yield packed_against_loader(kind, setting)
+    for schema in ("text", "chat"):
+        yield packed_against_loader(schema, setting)
     yield from first_and_next(setting, 5e5 if setting.quick else 4e7)
 
 
@@ -83,29 +84,29 @@ def corpus_folder() -> Path:
     return path.parent
 
 
-def write_file(path: Path, source: Path, size: float, kind: str, joined: int) -> Path:
+def write_file(path: Path, source: Path, size: float, schema: str, joined: int) -> Path:
     """A jsonl file of `size` bytes; each line joins 1 to `joined` texts of the embedded corpus, drawn at random.
 
-    source: the corpus' folder. kind: "text" or "chat" (conversations, their turns one after another).
+    source: the corpus' folder. schema: "text" or "chat" (conversations, their turns one after another).
     """
     draw = random.Random(0)
-    file_name, field = {"text": ("pretrain_tiny", "text"), "chat": ("sft_tiny", "conversations")}[kind]
+    file_name, field = {"text": ("pretrain_tiny", "text"), "chat": ("sft_tiny", "conversations")}[schema]
     pool = [row[field] for _, row in read_jsonl(source / f"{file_name}.jsonl")]
     written = 0
     with open(path, "wb") as file:
         while written < size:
             parts = draw.choices(pool, k=draw.randint(1, joined))
-            content = "".join(parts) if kind == "text" else list(chain.from_iterable(parts))
+            content = "".join(parts) if schema == "text" else list(chain.from_iterable(parts))
             written += file.write(json.dumps({field: content}, ensure_ascii=False).encode() + b"\n")
     return path
 
 
-def documents_of(kind: str, path: str | Path, tokenizer, length: int) -> TokenDataset:
-    return text_documents(path, tokenizer) if kind == "text" else chat_documents(path, tokenizer, length)
+def documents_of(schema: str, path: str | Path, tokenizer, length: int) -> TokenDataset:
+    return text_documents(path, tokenizer) if schema == "text" else chat_documents(path, tokenizer, length)
 
 
-def batches_of(kind: str, documents: TokenDataset, tokenizer, length: int) -> PackedBatches:
-    return PackedBatches(documents, batch_size=BATCH, seq_len=length, pack="cut" if kind == "text" else "whole")
+def batches_of(schema: str, documents: TokenDataset, length: int) -> PackedBatches:
+    return PackedBatches(documents, batch_size=BATCH, seq_len=length, pack="cut" if schema == "text" else "whole")
 
 
 @contextmanager
@@ -123,7 +124,7 @@ def temporary_project() -> Iterator[Path]:
             os.chdir(before)
 
 
-def packed_against_loader(kind: str, setting: Setting) -> dict:
+def packed_against_loader(schema: str, setting: Setting) -> dict:
     """Packed rows against tokenizing in the loader, by the time of a million useful tokens."""
     quick, threads = setting.quick, setting.threads
     length, joined = SHAPES[setting.shape]
@@ -146,8 +147,8 @@ def packed_against_loader(kind: str, setting: Setting) -> dict:
         return seconds / useful * 1e6
 
     with temporary_project() as folder:
-        path = write_file(folder / f"{kind}.jsonl", source, 5e5 if quick else 8e6, kind, joined)
-        packed = batches_of(kind, documents_of(kind, path, tokenizer, length), tokenizer, length)
+        path = write_file(folder / f"{schema}.jsonl", source, 5e5 if quick else 8e6, schema, joined)
+        packed = batches_of(schema, documents_of(schema, path, tokenizer, length), length)
         dataset = TokenizedInTheLoader(path, tokenizer, length)
         loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=threads if threads > 1 else 0)
         jobs = {
@@ -156,10 +157,10 @@ def packed_against_loader(kind: str, setting: Setting) -> dict:
         }
         seconds = take_turns(jobs, setting.rounds)
     speed = {name: 1e6 / median(values) for name, values in seconds.items()}
-    rows = {"text": "pretraining rows", "chat": "conversations"}[kind]
+    rows = {"text": "pretraining rows", "chat": "conversations"}[schema]
     case = f"{setting.shape}, {rows} of {length}, a million useful tokens, {plural(threads, 'thread')}"
     return compare(
-        "feed", case, "packed", "plain", seconds, target="at least 100" if kind == "text" else "",
+        "feed", case, "packed", "plain", seconds, target="at least 100" if schema == "text" else "",
         useful_tokens_per_s=speed["packed"], plain_useful_tokens_per_s=speed["plain"],
         fill=fill["packed"], plain_fill=fill["plain"],
         batches_per_s=speed["packed"] / (fill["packed"] * BATCH * length),
@@ -171,7 +172,7 @@ def first_batch(path: str, tokenizer_dir: str, length: int) -> tuple[float, int]
     tokenizer = load_tokenizer(tokenizer_dir)
     began = time.perf_counter()
     documents = documents_of("text", path, tokenizer, length)
-    next(batches_of("text", documents.split()[0], tokenizer, length))
+    next(batches_of("text", documents.split()[0], length))
     return time.perf_counter() - began, len(documents.tokens)
 
 
@@ -202,19 +203,14 @@ def first_and_next(setting: Setting, size: float) -> list[dict]:
         file_mb = path.stat().st_size / 1e6
         seconds = take_turns(jobs, setting.rounds, warm=0)
     case = f"{setting.shape}, text of {file_mb:,.0f} MB to the first batch, {plural(cores, 'process')}"
-    common = {"file_mb": file_mb, "tokens": float(tokens)}
-    speed = {name: tokens / median(values) for name, values in seconds.items()}
     rows = []
-    if "one process" in jobs:
-        row = compare(
-            "feed", case, "first run", "one process", seconds, tokens_per_s=speed["first run"],
-            one_process_tokens_per_s=speed["one process"], peak_memory_mb=peak["first run"] / 1e6,
-            one_process_peak_memory_mb=peak["one process"] / 1e6, **common,
-        )  # fmt: skip
-        rows.append(row)
-    row = compare(
-        "feed", case, "next run", "first run", seconds, target="under 2 s", next_run_s=median(seconds["next run"]),
-        peak_memory_mb=peak["next run"] / 1e6, first_run_tokens_per_s=speed["first run"],
-        first_run_peak_memory_mb=peak["first run"] / 1e6, **common,
-    )  # fmt: skip
-    return [*rows, row]
+    for name, against, target in (("first run", "one process", ""), ("next run", "first run", "under 2 s")):
+        if against not in jobs:
+            continue
+        speed = {job: tokens / median(seconds[job]) for job in (name, against)}
+        more = {"next_run_s": median(seconds[name])} if name == "next run" else {"tokens_per_s": speed[name]}
+        prefix = against.replace(" ", "_")
+        more |= {"peak_memory_mb": peak[name] / 1e6, f"{prefix}_tokens_per_s": speed[against]}
+        more |= {f"{prefix}_peak_memory_mb": peak[against] / 1e6, "file_mb": file_mb, "tokens": float(tokens)}
+        rows.append(compare("feed", case, name, against, seconds, target=target, **more))
+    return rows

@@ -37,25 +37,25 @@ class Oracle:
         self.seconds, self.inside, self.calls = 0.0, 0.0, []
 
     def __call__(self, tokens, position, mask, cache=None, slots=None, read=None) -> Tensor:
-        began = self.now()
+        began = self.clock()
         self.inputs = tokens, position, read
         more = {} if cache is None and read is None else {"cache": cache, "slots": slots, "read": read}
         hidden = self.model(tokens, position, mask, **more)
-        self.inside += self.now() - began
+        self.inside += self.clock() - began
         count = tokens.numel() if read is None else len(read[0])
         self.calls.append((*tokens.shape, mask.shape[-1], count))
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        began = self.now()
+        began = self.clock()
         logits = self.model.logits(hidden)
-        real = self.now()
+        real = self.clock()
         self.overwrite(logits.view(-1, logits.shape[-1]))
         self.inside += real - began
-        self.seconds += self.now() - real
+        self.seconds += self.clock() - real
         return logits
 
-    def now(self) -> float:
+    def clock(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
