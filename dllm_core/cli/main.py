@@ -11,7 +11,7 @@ import sys
 from types import ModuleType
 
 from dllm_core.cli.status_line import StatusLine
-from dllm_core.common.errors import UsageError
+from dllm_core.common.errors import DataError, RunError, UsageError
 
 COMMANDS = {  # word → (module, help)
     "run": ("dllm_core.cli.run", "run one, several or all notebooks of the chain"),
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options, module = parse(argv)
         return module.run(options) or 0
-    except UsageError as error:
+    except (DataError, RunError, UsageError) as error:
         print(f"dllm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
