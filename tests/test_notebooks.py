@@ -81,7 +81,7 @@ def test_papermill_sees_every_parameter(project):
         file = project / f"notebooks/{name}.ipynb"
         seen = inspect_notebook(str(file))
         assert set(seen) == set(parameters.read_parameters(file))
-        assert all(one["inferred_type_name"] != "None" for one in seen.values())
+        assert all(entry["inferred_type_name"] != "None" for entry in seen.values())
 
 
 def cell_of(project: Path, name: str, words: str) -> str:
@@ -91,10 +91,10 @@ def cell_of(project: Path, name: str, words: str) -> str:
     return source
 
 
-def settings_of_06(project: Path, **given) -> dict:
+def settings_of_06(project: Path, **values) -> dict:
     """What the cell of 06 that makes the decoding's settings leaves behind, no model needed."""
     declared = parameters.read_parameters(project / "notebooks/06_parallel_decoding.ipynb")
-    scope = {name: parameter.default for name, parameter in declared.items()} | {"style": "llada2"} | given
+    scope = {name: parameter.default for name, parameter in declared.items()} | {"style": "llada2"} | values
     scope |= {"info": SimpleNamespace(block_size=16, chat=False), "tokenizer": None, "DecodeConfig": DecodeConfig}
     scope["prompt_ids"] = lambda *_: [1, 2]
     exec(cell_of(project, "06_parallel_decoding", "of_style = {"), scope)  # noqa: S102
@@ -115,7 +115,7 @@ def test_every_decoding_setting_can_be_given_to_06(project):
     assert (config.block_length, config.minimal_topk) == (8, 3)
 
 
-def test_a_choice_that_greedy_decoding_leaves_out_is_told(project, capsys):
+def test_a_choice_that_greedy_decoding_leaves_out_is_reported(project, capsys):
     settings_of_06(project)
     settings_of_06(project, gen_top_k=8, gen_temperature=0.5)
     assert capsys.readouterr().out == ""
@@ -123,7 +123,7 @@ def test_a_choice_that_greedy_decoding_leaves_out_is_told(project, capsys):
     assert "gen_temperature is 0" in capsys.readouterr().out
 
 
-def test_a_merge_without_enough_checkpoints_is_told(project, capsys):
+def test_a_merge_without_enough_checkpoints_is_reported(project, capsys):
     run = SimpleNamespace(checkpoints=lambda: [(1.0, "a")], folder=Path("nowhere"))
     stub = SimpleNamespace(path=run.folder, keep_best=3, mean=1.0, error=0.0, final=16, table=lambda *_, **__: None)
     scope = {"train": True, "llada2_topk_merge": True, "llada2_topk_merge_k": 3, "run_name": "x", "tokenizer": None}
@@ -182,9 +182,9 @@ def first_and_last(run: Path) -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def chain(project, tmp_path_factory):
     """The whole chain with the smoke presets: seven notebooks, 05 and 07 twice."""
-    made = copy_of(project, tmp_path_factory.mktemp("chain") / "project")
-    made.run("all")
-    return made
+    copy = copy_of(project, tmp_path_factory.mktemp("chain") / "project")
+    copy.run("all")
+    return copy
 
 
 def test_all_seven_notebooks_run(chain):
@@ -231,8 +231,8 @@ def test_runs_say_what_they_are(chain):
         ("diffusion_from_ar_eq3", ("llada1", None, False)), ("diffusion_llada1_sft", ("llada1", None, True)),
         ("diffusion_llada2_pretrain", ("llada2", 16, False)), ("diffusion_llada2_sft", ("llada2", 16, True)),
     ):  # fmt: skip
-        kind = load(weights / name).checkpoint
-        assert (kind.objective, kind.block_size, kind.chat) == wanted
+        info = load(weights / name).checkpoint
+        assert (info.objective, info.block_size, info.chat) == wanted
         assert not (weights / name / "state.pt").exists()  # finished
     steps = [
         json.loads(line) for line in (weights / "diffusion_llada2_pretrain/metrics.jsonl").read_text().splitlines()
@@ -252,8 +252,8 @@ def test_the_comparison_is_written(chain, task):
     lines = [json.loads(line) for line in (chain.folder / f"outputs/compare_{task}.jsonl").read_text().splitlines()]
     # two prompts: AR, LLaDA 1, LLaDA 2 at two thresholds, and LLaDA 2 as 1
     assert len(lines) == 10 and {line["style"] for line in lines} == {"ar", "llada1", "llada2"}
-    asked = {(line["prompt"], line["name"], line["settings"]["threshold"]) for line in lines}
-    assert len(asked) == 10 and {threshold for _, name, threshold in asked if name == "LLaDA 2"} == {0.5, 0.9}
+    runs = {(line["prompt"], line["name"], line["settings"]["threshold"]) for line in lines}
+    assert len(runs) == 10 and {threshold for _, name, threshold in runs if name == "LLaDA 2"} == {0.5, 0.9}
     for line in lines:
         assert list(line) == list(SCHEMA)
         trace = Trace.load(chain.folder / line["trace"])
@@ -267,9 +267,9 @@ def test_the_comparison_is_written(chain, task):
     assert len(counted) == 4 and len(set(counted.values())) == 1  # all measured on the same tokens
     assert result["likelihood"]["AR"]["draws"] == 0 and result["likelihood"]["LLaDA 2"]["draws"] == 4
     assert result["likelihood_exact_masks"]["AR"] == result["likelihood"]["AR"]
-    for name, found in result["likelihood_exact_masks"].items():
+    for name, value in result["likelihood_exact_masks"].items():
         other = result["likelihood"][name]
-        assert found["mean"] == pytest.approx(other["mean"], abs=6 * (found["error"] + other["error"]) + 1e-6), name
+        assert value["mean"] == pytest.approx(other["mean"], abs=6 * (value["error"] + other["error"]) + 1e-6), name
     if task == "sft":
         assert set(result["exact_match_overall"]) == set(result["speed"])
         assert [score["count"] for score in result["exact_match"]["AR"]] == [1] * 7
@@ -282,46 +282,46 @@ def test_the_comparison_is_written(chain, task):
 
 
 def test_absent_weights_name_the_command_that_makes_them(project, tmp_path):
-    made = copy_of(project, tmp_path / "project")
+    copy = copy_of(project, tmp_path / "project")
     with pytest.raises(AssertionError, match=r"dllm run 05-llada2"):
-        made.run("06")
+        copy.run("06")
 
 
 def test_characters_instead_of_a_tokenizer_and_a_look_at_a_saved_run(project, tmp_path):
-    made = copy_of(project, tmp_path / "project")
-    made.run("01", "03", "-p", "use_tokenizer", "false")
-    tokenizer = load(made.folder / "weights/diffusion_llada2_pretrain").tokenizer
+    copy = copy_of(project, tmp_path / "project")
+    copy.run("01", "03", "-p", "use_tokenizer", "false")
+    tokenizer = load(copy.folder / "weights/diffusion_llada2_pretrain").tokenizer
     assert tokenizer.tokenize("从前") == ["从", "前"] and len(tokenizer) < 900
-    weights = (made.folder / "weights/diffusion_llada2_pretrain/model.safetensors").read_bytes()
-    made.run("03", "-p", "use_tokenizer", "false", "-p", "train", "false")
-    assert (made.folder / "weights/diffusion_llada2_pretrain/model.safetensors").read_bytes() == weights
-    assert pictures(made.executed("03_llada2_pretrain")) >= 3  # the curve is drawn from the run's records
+    weights = (copy.folder / "weights/diffusion_llada2_pretrain/model.safetensors").read_bytes()
+    copy.run("03", "-p", "use_tokenizer", "false", "-p", "train", "false")
+    assert (copy.folder / "weights/diffusion_llada2_pretrain/model.safetensors").read_bytes() == weights
+    assert pictures(copy.executed("03_llada2_pretrain")) >= 3  # the curve is drawn from the run's records
 
 
 def test_real_text(project, real_data, tmp_path):
     """The chain on text that nobody here wrote, with another tokenizer: nothing rests on the embedded corpus."""
-    made = copy_of(project, tmp_path / "project")
-    for file in (made.folder / "data").glob("*.jsonl"):
+    copy = copy_of(project, tmp_path / "project")
+    for file in (copy.folder / "data").glob("*.jsonl"):
         file.unlink()
-    shutil.rmtree(made.folder / "data/tokenizer")
+    shutil.rmtree(copy.folder / "data/tokenizer")
     poems, chats = str(real_data / "tang_pretrain.jsonl"), str(real_data / "alpaca_zh_sft.jsonl")
     short = ("-p", "learning_rate", "0.004", "-p", "muon_learning_rate", "0.03")  # a few steps want large ones
-    own = ("-p", "valid_data", "", "-p", "epochs", "0.01", *short)
+    own_data = ("-p", "valid_data", "", "-p", "epochs", "0.01", *short)
     theirs = ("-p", "tokenizer_dir", str(real_data / "minimind_tokenizer"), "-p", "max_iters", "60")
-    made.run("01", "02", "03", "-p", "data", poems, *own, *theirs)
-    made.run("04", "05", "-p", "data", chats, *own)
+    copy.run("01", "02", "03", "-p", "data", poems, *own_data, *theirs)
+    copy.run("04", "05", "-p", "data", chats, *own_data)
     none = ("-p", "valid_data", "", "-p", "test_data", "", "-p", "reversal_data", "")
-    made.run("06")
-    made.run("07-pretrain", *none, "-p", "data", poems)
-    made.run("07-sft", *none, "-p", "data", chats)
-    weights = made.folder / "weights"
+    copy.run("06")
+    copy.run("07-pretrain", *none, "-p", "data", poems)
+    copy.run("07-sft", *none, "-p", "data", chats)
+    weights = copy.folder / "weights"
     for name in ("minimind_pretrain", "minimind_sft"):
         first, last = first_and_last(weights / name)
         assert last < first - 0.2, (name, first, last)
     for preset in ("02_llada1_pretrain", "05_llada1_sft", "05_llada2_sft"):
-        text = printed(made.executed(preset), "saved" if preset.startswith("02") else "answers")
+        text = printed(copy.executed(preset), "saved" if preset.startswith("02") else "answers")
         before, after = map(float, re.search(r"bound (?:before )?([\d.]+).*?(?:after|→) ([\d.]+)", text).groups())
         assert after < before, (preset, text)
     assert len(load(weights / "diffusion_llada2_sft").tokenizer) == 6401  # MiniMind's 6,400 and the mask
-    result = json.loads((made.folder / "outputs/compare_sft.scores.json").read_text("utf-8"))
+    result = json.loads((copy.folder / "outputs/compare_sft.scores.json").read_text("utf-8"))
     assert not result["exact_match"] and result["quality_speed"] and len(result["likelihood"]) == 4

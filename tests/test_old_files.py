@@ -75,8 +75,8 @@ def test_a_finished_run_keeps_its_metrics_and_its_best_checkpoints():
 def resumed(name: str, folder: Path, objective, measure, checkpoint: CheckpointInfo, keep_best: int = 1, blocks=None) -> tuple:
     """(the steps that the rest of the training yields, its run folder) of a copy of the unfinished run `name`."""
     shutil.copytree(OLD / "runs" / name, folder)
-    found = load(OLD / "runs/ar")  # the same shape and tokenizer
-    tokenizer = found.tokenizer
+    start = load(OLD / "runs/ar")  # the same shape and tokenizer
+    tokenizer = start.tokenizer
     rows = [
         [tokenizer.bos_token_id, *tokenizer.encode(text * (1 + i % 2), add_special_tokens=False), tokenizer.eos_token_id]
         for i in range(4)
@@ -90,10 +90,10 @@ def resumed(name: str, folder: Path, objective, measure, checkpoint: CheckpointI
         STEPS, batch_size=4, seq_len=32, optimizer="muon", learning_rate=0.02, muon_learning_rate=0.06, warmup_steps=4,
         decay_ratio=0.4, eval_every=5, save_every=8, keep_best=keep_best, seed=5,
     )  # fmt: skip
-    run = RunFolder.open(str(folder), found.model, checkpoint, tokenizer, SETTINGS, keep_best)
+    run = RunFolder.open(str(folder), start.model, checkpoint, tokenizer, SETTINGS, keep_best)
     validate = lambda model: measure(model, valid)
-    steps = list(train(found.model, batches, objective, config, blocks=blocks, validate=validate, run=run))
-    run.finish(found.model)
+    steps = list(train(start.model, batches, objective, config, blocks=blocks, validate=validate, run=run))
+    run.finish(start.model)
     return steps, run
 
 
@@ -115,8 +115,8 @@ def test_a_stopped_diffusion_run_goes_on(tmp_path):
     mask = load(OLD / "runs/ar").tokenizer.mask_token_id
     measure = lambda model, valid: nll_bound(model, valid, mask, block_size=8, draws=64).mean  # its error: 0.05
     blocks = BlockSchedule(32, STEPS, (0.3, 0.4, 0.3), (4, 8, 16), (16, 8))
-    objective, kind = Diffusion(NoiseSchedule(), mask), CheckpointInfo("llada2", block_size=8)
-    steps, run = resumed("stopped-llada2", tmp_path / "run", objective, measure, kind, keep_best=2, blocks=blocks)
+    objective, info = Diffusion(NoiseSchedule(), mask), CheckpointInfo("llada2", block_size=8)
+    steps, run = resumed("stopped-llada2", tmp_path / "run", objective, measure, info, keep_best=2, blocks=blocks)
     whole = RunFolder(OLD / "runs/llada2").metrics()
     assert [step.step for step in steps] == list(range(13, STEPS + 1))
     assert [(step.block_size, step.phase, step.tokens) for step in steps] == [

@@ -90,8 +90,8 @@ def in_force(project):
     def read(scale: str, preset: str) -> dict:
         notebook = project / "notebooks" / f"{NOTEBOOK_OF.get(preset, '06_parallel_decoding')}.ipynb"
         declared = parameters.read_parameters(notebook)
-        given = parameters.read_preset(project / f"notebooks/presets/{scale}/{preset}.yaml", declared)
-        return {name: parameter.default for name, parameter in declared.items()} | given
+        preset_values = parameters.read_preset(project / f"notebooks/presets/{scale}/{preset}.yaml", declared)
+        return {name: parameter.default for name, parameter in declared.items()} | preset_values
 
     return read
 
@@ -102,9 +102,9 @@ def tokenizer(project):
     folder = os.environ.get("DLLM_REAL_DATA")
     if folder:
         return load_tokenizer(f"{folder}/minimind_tokenizer")
-    made = load_tokenizer(project / "data/tokenizer")
-    made.add_tokens([f"<|spare {i}|>" for i in range(6401 - len(made))])
-    return made
+    embedded = load_tokenizer(project / "data/tokenizer")
+    embedded.add_tokens([f"<|spare {i}|>" for i in range(6401 - len(embedded))])
+    return embedded
 
 
 def test_every_preset_fits_its_notebook_and_every_stage_has_its_presets(project, in_force):
@@ -126,10 +126,10 @@ def test_an_unknown_name_in_a_preset_is_an_error(project, tmp_path):
 
 @pytest.mark.parametrize("preset", REPORT)
 def test_large_presets_hold_the_reports_numbers(project, in_force, preset):
-    given = yaml.safe_load((project / f"notebooks/presets/h100/{preset}.yaml").read_text("utf-8"))
-    assert given["tokenizer_dir"] == "gongjy/MiniMind2"
+    in_file = yaml.safe_load((project / f"notebooks/presets/h100/{preset}.yaml").read_text("utf-8"))
+    assert in_file["tokenizer_dir"] == "gongjy/MiniMind2"
     assert in_force("h100", preset).items() >= REPORT[preset].items()
-    assert all(name in given for name in REPORT[preset])  # said in the file, not left to the notebook's laptop default
+    assert all(name in in_file for name in REPORT[preset])  # said in the file, not left to the notebook's laptop default
 
 
 def model_of(parameters: dict, vocabulary: int) -> Transformer:

@@ -28,25 +28,25 @@ def test_a_line_holds_what_the_schema_says_in_its_order():
 
 
 def test_confidences_of_a_line():
-    found = comparison.record(traces.llada1())["confidence"]
-    assert found == pytest.approx({"mean": (0.99 + 0.8 + 0.7 + 0.6) / 4, "min": 0.6, "below_half": 0})
+    confidence = comparison.record(traces.llada1())["confidence"]
+    assert confidence == pytest.approx({"mean": (0.99 + 0.8 + 0.7 + 0.6) / 4, "min": 0.6, "below_half": 0})
     nothing = Trace("ar", [1], [1], 9, 2)
     assert comparison.record(nothing)["confidence"] == {"mean": 0, "min": 0, "below_half": 0}
 
 
 def test_a_kept_trace_is_found_by_its_line(workspace):
-    made = traces.llada2()
-    path = comparison.save_trace(made, "outputs/new/compare.jsonl", 7)
+    trace = traces.llada2()
+    path = comparison.save_trace(trace, "outputs/new/compare.jsonl", 7)
     assert path == "outputs/new/compare.traces/07-llada2.json"
-    assert Trace.load(workspace / path) == made
+    assert Trace.load(workspace / path) == trace
 
 
 def test_variants_are_every_combination():
     fast = DecodeConfig("llada2", 32, block_length=16, threshold=0.9)
-    made = comparison.variants(fast, block_length=(8, 16), threshold=(0.5, 0.9))
-    assert [(one.block_length, one.threshold) for one in made] == [(8, 0.5), (8, 0.9), (16, 0.5), (16, 0.9)]
+    configs = comparison.variants(fast, block_length=(8, 16), threshold=(0.5, 0.9))
+    assert [(config.block_length, config.threshold) for config in configs] == [(8, 0.5), (8, 0.9), (16, 0.5), (16, 0.9)]
     # its own setting comes first where the lists leave it out; an empty list changes nothing
-    assert [one.threshold for one in comparison.variants(fast, threshold=(0.5,), block_length=())] == [0.9, 0.5]
+    assert [config.threshold for config in comparison.variants(fast, threshold=(0.5,), block_length=())] == [0.9, 0.5]
     assert comparison.variants(fast) == [fast] == comparison.variants(fast, threshold=())
     with pytest.raises(ValueError, match="steps=3: must be a multiple of the 2 blocks"):
         comparison.variants(DecodeConfig("llada1", 32, block_length=16), steps=(3,))
@@ -75,6 +75,6 @@ def test_records_are_whole_lines(project, tmp_path):
     assert list(record)[:3] == ["prompt", "seed", "style"] and record["settings"] == trace.settings
     assert 0 < record["confidence"]["min"] <= record["confidence"]["mean"] <= 1
     path = comparison.write_jsonl(tmp_path / "new/compare.jsonl", [record, record])
-    assert [json.loads(one) for one in path.read_text("utf-8").splitlines()] == [record, record]
+    assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == [record, record]
     assert "你好" in path.read_text("utf-8") and not list(path.parent.glob("*.partial"))
     assert set(comparison.versions(torch.device("cpu"))) == {"dllm_core", "torch", "python", "device", "threads"}

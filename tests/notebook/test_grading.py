@@ -73,14 +73,14 @@ def test_speed_sums_what_its_traces_say(monkeypatch):
         return [Counted("ar", prompt, [], MASK, EOS) for prompt in prompts]
 
     monkeypatch.setattr(grading, "generate_answers", fake)
-    found = speed(None, [[6, 3, 0.5], [4, 7, 1.5]], DecodeConfig("llada2", alternatives=2, draft=True))
-    assert found == {"tokens": 10, "forwards": 10, "seconds": 2.0, "tokens_per_forward": 1.0, "tokens_per_second": 5.0}
+    result = speed(None, [[6, 3, 0.5], [4, 7, 1.5]], DecodeConfig("llada2", alternatives=2, draft=True))
+    assert result == {"tokens": 10, "forwards": 10, "seconds": 2.0, "tokens_per_forward": 1.0, "tokens_per_second": 5.0}
 
 
 def test_a_measured_speed(tokenizer):
     loaded = LoadedCheckpoint(tiny_of(tokenizer), CheckpointInfo("ar", label_shift=True), tokenizer, None)
-    found = speed(loaded, [[BOS, 5, 6]], DecodeConfig("ar", max_new_tokens=4, eos_early_stop=False))
-    assert found["forwards"] == 4 and 1 <= found["tokens"] <= 4 and found["seconds"] > 0
+    result = speed(loaded, [[BOS, 5, 6]], DecodeConfig("ar", max_new_tokens=4, eos_early_stop=False))
+    assert result["forwards"] == 4 and 1 <= result["tokens"] <= 4 and result["seconds"] > 0
 
 
 # --- graded questions --------------------------------------------------------------------------------------------------
@@ -110,11 +110,11 @@ def test_only_single_questions_with_a_group_are_graded(tmp_path):
 def test_grading_grades_each_answer_in_the_order_of_the_questions(tokenizer):
     loaded = LoadedCheckpoint(tiny_of(tokenizer), CheckpointInfo("ar", label_shift=True, chat=True), tokenizer, None)
     config = DecodeConfig("ar", max_new_tokens=4)
-    asked = [Question("g", prompt, "") for prompt in ("你好", "请重复：一二三", "好")]
-    _, traces = grade(loaded, asked, config, batch_size=2)
-    singly = [generate_answers(loaded, [item.prompt], config)[0] for item in asked]
+    questions = [Question("g", prompt, "") for prompt in ("你好", "请重复：一二三", "好")]
+    _, traces = grade(loaded, questions, config, batch_size=2)
+    singly = [generate_answers(loaded, [item.prompt], config)[0] for item in questions]
     assert [trace.final for trace in traces] == [trace.final for trace in singly]
-    right = [Question("gh"[i % 2], item.prompt, trace.text) for i, (item, trace) in enumerate(zip(asked, singly))]
+    right = [Question("gh"[i % 2], item.prompt, trace.text) for i, (item, trace) in enumerate(zip(questions, singly))]
     scores, _ = grade(loaded, right, config)
     assert [(score.group, score.right, score.count) for score in scores] == [("g", 2, 2), ("h", 1, 1)]
 
@@ -155,9 +155,9 @@ def trace_of(*tokens: int, text: str = "") -> Trace:
 
 
 def test_statistics_stop_at_eos():
-    found = text_statistics([trace_of(5, 6, EOS, 7, 7, 7), trace_of(5, 5, MASK)])
+    result = text_statistics([trace_of(5, 6, EOS, 7, 7, 7), trace_of(5, 5, MASK)])
     # 5 6 and 5 5: two different of four tokens; two pairs, both new; one of two ended
-    assert found == {"distinct_1": 0.5, "distinct_2": 1.0, "repetition": 0.25, "ended": 0.5, "length": 2.0}
+    assert result == {"distinct_1": 0.5, "distinct_2": 1.0, "repetition": 0.25, "ended": 0.5, "length": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def test_repetition_by_hand(tokens, share):
 
 
 def test_distinct_pools_the_answers_but_no_pair_crosses_from_one_to_the_next():
-    found = text_statistics([trace_of(5, 6), trace_of(5, 6), trace_of(6, 5)])
-    assert found["distinct_1"] == pytest.approx(2 / 6) and found["distinct_2"] == pytest.approx(2 / 3)
+    result = text_statistics([trace_of(5, 6), trace_of(5, 6), trace_of(6, 5)])
+    assert result["distinct_1"] == pytest.approx(2 / 6) and result["distinct_2"] == pytest.approx(2 / 3)
 
 
 def test_statistics_of_nothing():
@@ -203,10 +203,10 @@ def test_a_summary_counts_what_its_traces_say():
 
 def test_a_paired_difference_by_hand():
     """Four items, one seed: differences 1, 0, 0, -1 → mean 0, std sqrt(2/3), error sqrt(1/6)."""
-    found = paired([[True, True, False, False]], [[False, True, False, True]])
-    assert (found.mean, found.items, found.seeds, found.only_first, found.only_second) == (0, 4, 1, 1, 1)
-    assert (found.low, found.high) == pytest.approx((-1.96 / 6**0.5, 1.96 / 6**0.5))
-    assert found.least == found.most == 0
+    result = paired([[True, True, False, False]], [[False, True, False, True]])
+    assert (result.mean, result.items, result.seeds, result.only_first, result.only_second) == (0, 4, 1, 1, 1)
+    assert (result.low, result.high) == pytest.approx((-1.96 / 6**0.5, 1.96 / 6**0.5))
+    assert result.least == result.most == 0
 
 
 def test_seeds_of_one_item_are_no_further_items():
@@ -223,8 +223,8 @@ def test_seeds_of_one_item_are_no_further_items():
 def test_the_difficulty_of_the_items_cancels():
     """Both fail the same half: no width at all, where two Wilson intervals would be wide."""
     hits = [True, False] * 10
-    found = paired([hits], [hits])
-    assert (found.mean, found.low, found.high) == (0, 0, 0) and wilson(10, 20)[1] - wilson(10, 20)[0] > 0.4
+    result = paired([hits], [hits])
+    assert (result.mean, result.low, result.high) == (0, 0, 0) and wilson(10, 20)[1] - wilson(10, 20)[0] > 0.4
 
 
 def test_the_interval_is_what_a_bootstrap_over_items_gives():
@@ -232,12 +232,12 @@ def test_the_interval_is_what_a_bootstrap_over_items_gives():
     hard = [draw.random() for _ in range(300)]
     answers_of = lambda skill: [[draw.random() < skill * (1 - h) for h in hard] for _ in range(3)]
     first, second = answers_of(1.2), answers_of(0.9)
-    found = paired(first, second)
+    result = paired(first, second)
     each = [mean(a[i] - b[i] for a, b in zip(first, second)) for i in range(300)]
     means = [mean(draw.choices(each, k=300)) for _ in range(3000)]
     low, *_, high = quantiles(means, n=40)  # 2.5 % and 97.5 %
-    assert 0.05 < found.high - found.low < 0.15
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.006)
+    assert 0.05 < result.high - result.low < 0.15
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.006)
 
 
 @pytest.mark.parametrize(

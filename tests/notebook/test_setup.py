@@ -151,7 +151,7 @@ def test_a_cell_shows_the_parameter(project):
 
 
 @pytest.mark.parametrize("style, chat", [("ar", False), ("llada1", True), ("llada2", False)])
-def test_a_prompt_too_long_is_told_before_the_training(tokenizer, style, chat):
+def test_a_prompt_too_long_is_reported_before_the_training(tokenizer, style, chat):
     model = Transformer(ModelConfig(len(tokenizer), 32, 1, 2, max_position_embeddings=32))
     loaded = LoadedCheckpoint(model, CheckpointInfo(style, label_shift=style == "ar", chat=chat), tokenizer, None)
     prompt = "你好"
@@ -168,21 +168,21 @@ def test_a_prompt_too_long_is_told_before_the_training(tokenizer, style, chat):
             setup.preflight(loaded, prompt, DecodeConfig(style, 24, block_length=12))
 
 
-def test_an_absent_checkpoint_is_told_before_the_training(saved, tokenizer, tmp_path, monkeypatch):
+def test_an_absent_checkpoint_is_reported_before_the_training(saved, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("DLLM_WEIGHTS", str(tmp_path / "weights"))
-    loaded, way = setup.open_checkpoint(saved), DecodeConfig(max_new_tokens=4)
+    loaded, config = setup.open_checkpoint(saved), DecodeConfig(max_new_tokens=4)
     for there in ("", "tried", "weights/tried_best.pt"):
-        setup.preflight(loaded, "你好", way, there, "new")
+        setup.preflight(loaded, "你好", config, there, "new")
     for name, trained in (
         ("weights/new_best.pt", "new"),
         ("new", "somewhere/new"),
         ("weights/new_state_dict.pt", "new"),
     ):
-        setup.preflight(loaded, "你好", way, name, trained)  # the training makes it
+        setup.preflight(loaded, "你好", config, name, trained)  # the training makes it
     with pytest.raises(RunError, match="other.pt: no such file or finished run; runs here: tried"):
-        setup.preflight(loaded, "你好", way, "weights/other.pt", "new")
+        setup.preflight(loaded, "你好", config, "weights/other.pt", "new")
     with pytest.raises(RunError, match="minimind_sft.*dllm run 04"):
-        setup.preflight(loaded, "你好", way, "weights/minimind_sft_best.pt", "new")
+        setup.preflight(loaded, "你好", config, "weights/minimind_sft_best.pt", "new")
 
 
 
@@ -190,25 +190,26 @@ def test_an_absent_checkpoint_is_told_before_the_training(saved, tokenizer, tmp_
 
 
 def test_validation_is_a_file_or_a_share_that_is_not_trained_on():
-    made = {"a": TokenDataset.of([[i, i] for i in range(40)], pad_token_id=0, eos_token_id=2), "b": TokenDataset.of([[9]], pad_token_id=0, eos_token_id=2)}
-    train, valid = setup.read_splits(made.get, "a", "b")
-    assert train is made["a"] and valid is made["b"]
-    train, valid = setup.read_splits(made.get, "a")
+    ids = {"pad_token_id": 0, "eos_token_id": 2}
+    datasets = {"a": TokenDataset.of([[i, i] for i in range(40)], **ids), "b": TokenDataset.of([[9]], **ids)}
+    train, valid = setup.read_splits(datasets.get, "a", "b")
+    assert train is datasets["a"] and valid is datasets["b"]
+    train, valid = setup.read_splits(datasets.get, "a")
     tokens = [{int(tokens[0]) for tokens, _ in part} for part in (train, valid)]
     assert tokens[0] | tokens[1] == set(range(40)) and not tokens[0] & tokens[1] and len(tokens[1]) == 2
-    assert setup.read_splits(made.get, "", "b")[0] is None
+    assert setup.read_splits(datasets.get, "", "b")[0] is None
     PackedBatches(valid, batch_size=1, seq_len=2)
 
 
 OWN, EMBEDDED = "data/my_text.jsonl", "data/pretrain_valid.jsonl"
 
 
-@pytest.mark.parametrize("data, valid_data, told", [
+@pytest.mark.parametrize("data, valid_data, warns", [
     (OWN, EMBEDDED, True), ("modelscope:a/b/c.jsonl", EMBEDDED, True), ("elsewhere/pretrain_tiny.jsonl", EMBEDDED, True),
     ("data/pretrain_tiny.jsonl", EMBEDDED, False), (OWN, OWN, False), (OWN, "", False), ("", EMBEDDED, False),
 ])  # fmt: skip
-def test_own_text_validated_on_the_embedded_corpus_is_told(recwarn, data, valid_data, told):
+def test_own_text_validated_on_the_embedded_corpus_gives_a_warning(recwarn, data, valid_data, warns):
     setup.read_splits(lambda path: TokenDataset.of([[i] for i in range(40)], pad_token_id=0, eos_token_id=2), data, valid_data)
     messages = [str(warning.message) for warning in recwarn]
-    assert len(messages) == told
-    assert not told or (f"data={data!r}" in messages[0] and 'Set valid_data = ""' in messages[0])
+    assert len(messages) == warns
+    assert not warns or (f"data={data!r}" in messages[0] and 'Set valid_data = ""' in messages[0])
