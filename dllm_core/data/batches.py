@@ -31,7 +31,7 @@ class PackedBatches:
     that belong to the example's document:
       "batch"   one example to a row, filled to the longest of the batch (LLaDA, arXiv 2502.09992, SFT)
       "random"  a tail of random length U{0..max_fill}, packed
-      "block"   up to the next multiple of block_size, packed (LLaDA 2.0's quantised effective length, arXiv 2512.15745)
+      "block"   up to the next multiple of block_size, packed (LLaDA 2.0's quantized effective length, arXiv 2512.15745)
     Only an example that ends with eos is filled; one that was cut has no end to learn. fill_scored=False: the filling
     is not scored. Several processes that train together each compute all batches (see `compute.processes`).
     Raises DataError when the settings cannot make a batch of these documents.

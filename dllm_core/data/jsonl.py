@@ -143,8 +143,8 @@ def _object(path: Path, number: int, line: bytes) -> dict:
 def _text(path: Path, number: int, row: dict, field: str) -> str:
     text = row.get(field)
     if not isinstance(text, str):
-        found = f"found {type(text).__name__}" if field in row else f"this line has: {', '.join(row) or 'nothing'}"
-        raise DataError(f'{path}:{number}: expected a string under "{field}", as in {{"{field}": "…"}}; {found}')
+        actual = f"found {type(text).__name__}" if field in row else f"this line has: {', '.join(row) or 'nothing'}"
+        raise DataError(f'{path}:{number}: expected a string under "{field}", as in {{"{field}": "…"}}; {actual}')
     return text
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import MASK, VOCAB, logits_of, tiny
+from small import MASK, VOCAB, NoTokenizer, logits_of, tiny
 
 from dllm_core.checkpoints.formats import find_checkpoint, load, mean_weights, read_state, save_weights
 from dllm_core.checkpoints.run_folder import RunFolder
@@ -19,11 +19,6 @@ TOKENS = [3, 9, 4, 4, 11, 7]
 
 def causal(q, k):
     return k <= q
-
-
-class NoTokenizer:
-    def save_pretrained(self, folder):
-        pass
 
 
 def finished(name: str = "story", model=None, checkpoint=None, tokenizer=None, **settings) -> RunFolder:

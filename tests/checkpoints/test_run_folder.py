@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import tiny
-from test_formats import NoTokenizer, changed, finished, same
+from small import NoTokenizer, tiny
+from test_formats import changed, finished, same
 
 from dllm_core.checkpoints.formats import load
 from dllm_core.checkpoints.run_folder import RunFolder

@@ -4,7 +4,6 @@ import hashlib
 import json
 import socket
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
 
@@ -144,6 +143,8 @@ def test_only_the_tokenizer_of_a_model(hub, tmp_path):
     asked = len(hub.asked)
     load_tokenizer("modelscope:someone/small")
     assert len(hub.asked) == asked
+    with pytest.raises(DataError, match="ModelScope model nobody/small: not found on http"):
+        load_tokenizer("nobody/small")
     hub.files["models/someone/bare"] = {"model.safetensors": b"weights"}
     with pytest.raises(DataError, match="someone/bare: it has no tokenizer"):
         load_tokenizer("someone/bare")
@@ -173,9 +174,11 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch, hub):
 
 def test_a_silent_network_is_waited_for_no_longer_than_said(monkeypatch, hub):
     monkeypatch.setattr(download, "REACH", 0.2)
-    monkeypatch.setattr(Hub, "do_HEAD", lambda self: time.sleep(1))
+    over = threading.Event()
+    monkeypatch.setattr(Hub, "do_HEAD", lambda self: over.wait())  # no answer while the client waits
     with pytest.raises(DataError, match="cannot reach"):
         find_data("modelscope:someone/texts/train.jsonl")
+    over.set()
 
 
 def quick_retries(monkeypatch):

@@ -1,43 +1,17 @@
-"""Reading and tokenizing: what is scored, where prompts end, how bad files are reported, what the cache keeps."""
+"""Reading jsonl: files are found, bad lines are named, each schema becomes the right tokens."""
 
-import os
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chats import TALK, talks, words
 from small import CHARACTERS, write
 
 from dllm_core.common.errors import DataError
 from dllm_core.data import parallel
 from dllm_core.data.chat import chat_prompt
 from dllm_core.data.jsonl import chat_documents, find_data, read_jsonl, read_texts, text_documents
-from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
-
-TALK = [
-    {"role": "user", "content": "你是谁？"},
-    {"role": "assistant", "content": "我是小言。"},
-    {"role": "user", "content": "你好"},
-    {"role": "assistant", "content": "你好。"},
-]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return character_tokenizer([CHARACTERS])
-
-
-def talks(name: str, *conversations) -> Path:
-    return write(name, *({"conversations": talk} for talk in conversations))
-
-
-def words(tokenizer, documents: TokenDataset, i: int = 0) -> tuple[str, list[str]]:
-    """(the whole example, the stretches of it that are scored), as text."""
-    ids, scored = documents[i]
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], scored, [False]]).astype(int)))
-    return tokenizer.decode(ids), [tokenizer.decode(ids[a:b]) for a, b in zip(edges[::2], edges[1::2])]
-
 
 # --- files --------------------------------------------------------------------------------------------------------
 
@@ -151,61 +125,6 @@ def test_a_call_that_pads_and_cuts_leaves_no_trace(workspace):
     assert len(list(Path("data/cache").iterdir())) == 1
 
 
-def test_large_vocabularies_take_wider_numbers(workspace):
-    wide = character_tokenizer(["a", "".join(map(chr, range(0x10000, 0x20100)))])
-    write("x.jsonl", {"text": "a\U00020000"})
-    read = text_documents("x.jsonl", wide)
-    assert read.tokens.dtype == np.int32
-    assert read[0][0].tolist() == [1, *wide("a\U00020000", add_special_tokens=False)["input_ids"], 2]
-
-
-# --- the cache ----------------------------------------------------------------------------------------------------
-
-
-def test_a_second_call_reads_nothing_again(workspace, tokenizer, monkeypatch):
-    path = talks("x.jsonl", TALK)
-    first = chat_documents(path, tokenizer, 64)
-    monkeypatch.setattr(parallel, "chunks_of_lines", lambda *_: pytest.fail("the text was read again"))
-    second = chat_documents(path, tokenizer, 64)
-    assert isinstance(second.tokens, np.memmap)
-    assert (first.tokens == second.tokens).all() and (first.scored == second.scored).all()
-    assert first.info == second.info
-
-
-def test_whatever_changes_the_tokens_is_read_anew(workspace, tokenizer):
-    path = write("x.jsonl", {"text": "ab"}, {"text": "cd"})
-    assert len(text_documents(path, tokenizer)) == 2
-    assert len(text_documents(path, tokenizer, limit=1)) == 1
-    other = character_tokenizer([CHARACTERS, "!"])
-    assert text_documents(path, other)[0][0].tolist() != text_documents(path, tokenizer)[0][0].tolist()
-    write("x.jsonl", {"text": "ab"}, {"text": "cd"}, {"text": "e"})
-    assert len(text_documents(path, tokenizer)) == 3
-
-
-def test_another_way_of_reading_is_read_anew(workspace, tokenizer):
-    path = talks("x.jsonl", TALK)
-    assert [len(chat_documents(path, tokenizer, 200, turns=turns)) for turns in ("all", "each")] == [1, 2]
-    whole = "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    first, second = (with_template(whole.replace("{{ m.content }}", gap + "{{ m.content }}")) for gap in ("", " "))
-    assert chat_documents(path, first, 200).tokens.tolist() != chat_documents(path, second, 200).tokens.tolist()
-    both = write("y.jsonl", {"text": "ab", "body": "cd"})
-    read = lambda **how: text_documents(both, tokenizer, **how)[0][0].tolist()
-    before = read()
-    assert read(field="body") != before
-    write("y.jsonl", {"text": "ba", "body": "cd"})  # of the same size
-    os.utime(both, ns=(1, 1))
-    assert read() != before
-
-
-def test_no_network_is_asked(workspace, tokenizer, monkeypatch):
-    def refuse(*_):
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    text_documents(write("x.jsonl", {"text": "ab"}), tokenizer)
-
-
 # --- conversations ------------------------------------------------------------------------------------------------
 
 
@@ -282,88 +201,7 @@ def test_settings(workspace, tokenizer):
         chat_documents(path, tokenizer, 1)
 
 
-# --- other chat templates -----------------------------------------------------------------------------------------
-
-
-def with_template(template: str):
-    tokenizer = character_tokenizer([CHARACTERS])
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-THOUGHT = "<think>\n\n</think>\n\n"
-
-
-def test_a_thought_after_the_generation_prompt_belongs_to_the_prompt(workspace):
-    """MiniMind's way: both generation and history show an empty thought before the answer."""
-    tokenizer = with_template(
-        "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n" + THOUGHT + "{{ m.content }}"
-        "<|im_end|>\n{% else %}" + TURN + "{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n" + THOUGHT + "{% endif %}"
-    )
-    read = chat_documents(talks("x.jsonl", TALK), tokenizer, 300)
-    assert words(tokenizer, read)[1] == ["我是小言。<|im_end|>", "你好。<|im_end|>"]
-
-
-def test_a_thought_only_at_generation_is_left_out(workspace):
-    """The answer was never given after the inserted text, so the longest common beginning is the prompt."""
-    tokenizer = with_template(
-        "{% for m in messages %}" + TURN + "{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n" + THOUGHT + "{% endif %}"
-    )
-    whole, scored = words(tokenizer, chat_documents(talks("x.jsonl", TALK[:2]), tokenizer, 300))
-    assert scored == ["我是小言。<|im_end|>"] and "think" not in whole
-
-
-def test_a_template_that_rewrites_history(workspace):
-    """Qwen3's way: the last answer shows its thought, earlier ones do not."""
-    tokenizer = with_template(
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
-        + THOUGHT
-        + "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    path = talks("x.jsonl", TALK)
-    with pytest.raises(DataError, match=r'x\.jsonl:1: the chat template rewrites earlier turns.*turns="each"'):
-        chat_documents(path, tokenizer, 300)
-    read = chat_documents(path, tokenizer, 300, turns="each")
-    assert [words(tokenizer, read, i)[1] for i in (0, 1)] == [
-        [THOUGHT + "我是小言。<|im_end|>"], [THOUGHT + "你好。<|im_end|>"]
-    ]  # fmt: skip
-
-
-def test_templates_that_cannot_serve(workspace):
-    path = talks("x.jsonl", TALK)
-    endless = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
-    with pytest.raises(DataError, match=r"x\.jsonl:1: the chat template does not end an answer with eos"):
-        chat_documents(path, with_template(endless), 64)
-    counting = "{{ messages | length }}" + "{% for m in messages %}" + TURN + "{% endfor %}"
-    with pytest.raises(DataError, match=r"x\.jsonl:1: the chat template shows earlier turns differently"):
-        chat_documents(path, with_template(counting), 64)
-    refusing = "{{ raise_exception('no such role') }}"
-    with pytest.raises(DataError, match=r"x\.jsonl:1 .*the chat template refuses it: no such role"):
-        chat_documents(path, with_template(refusing), 64)
-
-
-# --- documents ----------------------------------------------------------------------------------------------------
-
-
-def test_documents_select_and_split():
-    made = TokenDataset.of([[i] * (i + 1) for i in range(10)], pad_token_id=0, eos_token_id=2)
-    assert [len(made[i][0]) for i in range(10)] == list(range(1, 11)) == made.lengths.tolist()
-    assert made[-1][0].tolist() == [9] * 10
-    few = made.select([7, 2]).select([1, 0])
-    assert [ids[0] for ids, _ in few] == [2, 7] and few.lengths.tolist() == [3, 8] and len(few) == 2
-    with pytest.raises(IndexError):
-        few[2]
-    train, valid = made.split(0.3, seed=5)
-    assert len(valid) == 3 and sorted([ids[0] for ids, _ in train] + [ids[0] for ids, _ in valid]) == list(range(10))
-    again = made.split(0.3, seed=5)[1]
-    assert [ids[0] for ids, _ in again] == [ids[0] for ids, _ in valid]
-    assert len(made.split(0.9, at_most=2)[1]) == 2 and len(made.split(1.0)[0]) == 1
-    with pytest.raises(DataError, match="cannot be split"):
-        made.select([0]).split()
+# --- both ---------------------------------------------------------------------------------------------------------
 
 
 def test_texts_of_both_schemas(workspace):

@@ -7,21 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from chats import TALK
 from small import CHARACTERS, gone, wait_for, write
 
 from dllm_core.common.errors import DataError
 from dllm_core.data import jsonl, parallel
 from dllm_core.data.chat import encode_conversations
 from dllm_core.data.jsonl import chat_documents, text_documents
-from dllm_core.data.tokenizer import character_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-TALK = [{"role": "user", "content": "你是谁？"}, {"role": "assistant", "content": "我是小言。"}]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return character_tokenizer([CHARACTERS])
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 5, 40])
@@ -68,7 +62,7 @@ def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeyp
     few = chat_documents(path, tokenizer, 40, limit=7, cache=False)
     assert len(few) == 7 and (few.tokens == first.tokens[: len(few.tokens)]).all()
     assert os.environ.get("TOKENIZERS_PARALLELISM") == given
-    good = [{"conversations": TALK}] * 40
+    good = [{"conversations": TALK[:2]}] * 40
     for bad in ({"conversations": []}, {"conversations": [TALK[0], {"role": "assistant", "content": "<|mask|>"}]}):
         write("y.jsonl", *good, bad, *good, {})
         with pytest.raises(DataError, match=r"y\.jsonl:41: "):

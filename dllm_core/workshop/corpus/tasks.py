@@ -124,14 +124,14 @@ def _pairs(rng: Random, n: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Relation:
-    """What belongs to what. keys, values: (rng, n) → n texts. one, two: the question about one key `{k}` and about two
-    keys `{k}`, `{l}`. back: the question about a value `{v}`, or "". weight: how often the relation is drawn."""
+    """What belongs to what. keys, values: (rng, n) → n texts. ask: the question about a key `{k}`; ask_both: about two
+    keys `{k}`, `{l}`; ask_key: about the key of a value `{v}`, or "". weight: how often the relation is drawn."""
 
     keys: Callable[[Random, int], list[str]]
     values: Callable[[Random, int], list[str]]
-    one: str
-    two: str
-    back: str = ""
+    ask: str
+    ask_both: str
+    ask_key: str = ""
     weight: int = 3
 
 
@@ -211,12 +211,12 @@ def reading(rng: Random) -> Draw:
     answered = (first,)
     share = rng.random()
     if share < 0.2:
-        question = relation.two.format(k=key, l=second[0])
+        question = relation.ask_both.format(k=key, l=second[0])
         answered = (first, second)
-    elif share < 0.25 and relation.back:
-        question = relation.back.format(v=value)
+    elif share < 0.25 and relation.ask_key:
+        question = relation.ask_key.format(v=value)
     else:
-        question = relation.one.format(k=key)
+        question = relation.ask.format(k=key)
     before, after, lead = rng.choice(WORDS.reading_frames["en" if facts.english else "zh"])
     gap = " " if facts.english else ""
     prompt = before + facts.text() + gap + question + after
