@@ -4,15 +4,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from typing import Protocol
-
-
-class Progress(Protocol):
-    """How far a notebook is: `done` of `cells` cells (0: not known yet), started at `started` (seconds since 1970)."""
-
-    cells: int
-    done: int
-    started: float
 
 
 class StatusLine:
@@ -27,8 +18,8 @@ class StatusLine:
         """Print a line that stays, in the place of the progress line."""
         print(("\r\x1b[K" if self.live else "") + text, flush=True)
 
-    def progress(self, running: Mapping[str, Progress]) -> None:
-        """Draw the progress of the running notebooks by name: each 0.3 seconds on a terminal, each minute in a log."""
+    def progress(self, running: Mapping) -> None:
+        """Draw how far each `NotebookProcess` is, by its name: every 0.3 seconds on a terminal, every minute in a log."""
         if not running or time.time() - self.drawn < (0.3 if self.live else 60):
             return
         self.drawn = time.time()

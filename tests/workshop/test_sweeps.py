@@ -206,7 +206,7 @@ def test_rows_are_pooled_over_seeds_and_never_over_settings():
 def test_a_table_says_what_exact_match_is_of():
     row = {"kind": "answers", "settings": [], "exact_match": 0.5, "ended": 1.0}
     text = {"title": "t", "tables": [{"rows": "answers", "columns": ["exact_match"]}]}
-    sweep = files.Sweep("s", text, (0,), (), ())
+    sweep = files.Sweep("s", text, (0,), ())
     for asked, told in (({}, ""), ({"own_answers": 5}, "as the model itself does one token a forward")):
         records = [{"label": "a", "seed": 0, "cell": "a", "asked": asked, "rows": [row]}]
         ((caption, _),) = tables.tables(sweep, records)
@@ -315,7 +315,7 @@ def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
     """Stages of one seed wait for their own seed's alone, write to its folder, and run on one thread."""
     monkeypatch.chdir(project)
     (paired,) = files.find_sweeps(["paired"], "cpu")
-    made = run.chain_jobs([paired], paired.trials, "cpu")
+    made = run.chain_jobs(paired.trials)
     names = [job.stage.name for job in made]
     assert len(set(names)) == len(names) and {name.rpartition(".")[2] for name in names} == {"0", "1", "2"}
     for job in made:
@@ -326,9 +326,9 @@ def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
         assert job.overrides["dtype"] == job.parameters["dtype"] == "float32"  # whatever the processor
         assert (job.overrides.get("eval_every") == job.parameters["eval_every"] == 100_000) == job.stage.name.startswith("05")
         assert all(f"seed{seed}" in str(path) for path in (job.executed, *job.upstream))
-    assert run.chain_jobs([paired], [], "cpu") == []
+    assert run.chain_jobs([]) == []
     (paired,) = files.find_sweeps(["paired"], "h100")
-    assert "dtype" not in run.chain_jobs([paired], paired.trials, "h100")[0].overrides
+    assert "dtype" not in run.chain_jobs(paired.trials)[0].overrides
 
 
 @pytest.mark.parametrize("ends", ["done", "failed"])
@@ -346,7 +346,7 @@ def test_a_trial_waits_for_its_own_stages_alone(project, monkeypatch, ends):
     chosen = files.find_sweeps(["merge", "paired", "real", "speed"], "cpu")
     trials = [trial for sweep in chosen for trial in sweep.trials]
     screen = SimpleNamespace(say=lambda _: None)
-    assert run.run_trials(chosen, trials, run.training_names(chosen), "cpu", 2, screen) is (ends == "done")
+    assert run.run_trials(trials, run.training_names(chosen), 2, screen) is (ends == "done")
     needs = {job.stage.name: set(job.stage.needs) for job in calls[0][0]}
     assert needs["merge-falling.1"] == {"01.1"} and needs["real-ar.2"] == set()
     assert needs["paired-ar.measure.0"] == {"04.0", "05-llada1.0", "05-llada2.0"}

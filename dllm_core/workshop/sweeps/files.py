@@ -34,7 +34,8 @@ class Trial:
     """A cell of a sweep at one seed.
 
     steps: (notebook, values) of each training, in order; `{previous}` in a value stands for the run of the step before.
-    measure: the values for the measuring notebook.
+    measure: the values for the measuring notebook. chain: the stages of `dllm run` that the trial starts from. timed: it
+    runs alone, because it measures seconds.
     """
 
     sweep: str
@@ -43,6 +44,8 @@ class Trial:
     seed: int
     steps: tuple[tuple[str, dict], ...]
     measure: dict
+    chain: tuple[str, ...] = ()
+    timed: bool = False
     scale: str = "cpu"
 
     @property
@@ -63,12 +66,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A YAML file of notebooks/sweeps. `text` holds its words, tables and figure, `chain` the stages it starts from."""
+    """A YAML file of notebooks/sweeps. `text` holds its words, tables and figure."""
 
     name: str
     text: dict
     seeds: tuple[int, ...]
-    chain: tuple[str, ...]
     trials: tuple[Trial, ...]
 
     @property
@@ -97,15 +99,15 @@ def read_sweep(path: Path, scale: str = "cpu") -> Sweep:
         raise UsageError(f"{path}: a sweep needs {', '.join(sorted(missing))}")
     if unknown := set(text) - KEYS:
         raise UsageError(f"{path}: {min(unknown)}: no such key; there are {', '.join(sorted(KEYS))}")
-    for name in text.get("chain", ()):
+    chain, timed = tuple(text.get("chain", ())), bool(text.get("alone"))
+    for name in chain:
         if name not in {stage.name for stage in STAGES}:
             raise UsageError(f"{path}: chain: {name!r} is no stage of the chain, written in quotes, such as \"03\" or 05-llada2")
-    seeds = tuple(text.get("seeds", (0, 1, 2)))
-    trials = []
+    seeds, trials = tuple(text.get("seeds", (0, 1, 2))), []
     for name in text["cells"]:
         label, steps, measure = _read_cell(path, text, name, scale)
-        trials += [Trial(path.stem, str(name), label, seed, steps, measure, scale) for seed in seeds]
-    return Sweep(path.stem, text, seeds, tuple(text.get("chain", ())), tuple(trials))
+        trials += [Trial(path.stem, str(name), label, seed, steps, measure, chain, timed, scale) for seed in seeds]
+    return Sweep(path.stem, text, seeds, tuple(trials))
 
 
 def _read_cell(path: Path, text: dict, name: object, scale: str) -> tuple[str, tuple[tuple[str, dict], ...], dict]:

@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -60,10 +60,10 @@ def run(options: argparse.Namespace) -> int:
     if options.force:  # all records go first, so that the same command without --force goes on after a stop
         for trial in trials:
             trial.path.unlink(missing_ok=True)
-        for job in [*chain_jobs(sweeps, trials, options.preset), *plan_trials(trials, names)]:
+        for job in [*chain_jobs(trials), *plan_trials(trials, names)]:
             job.record.unlink(missing_ok=True)
     try:
-        succeeded = run_trials(sweeps, trials, names, options.preset, options.jobs, screen)
+        succeeded = run_trials(trials, names, options.jobs, screen)
     finally:  # also after a stop: the page sums up the seconds
         _log(options, trials, time.time() - began)
     _draw(sweeps, screen)
@@ -82,37 +82,23 @@ def _choose_trials(sweeps: Sequence[Sweep], options: argparse.Namespace) -> list
     return trials
 
 
-def run_trials(
-    sweeps: Sequence[Sweep], trials: Sequence[Trial], names: dict[str, str], scale: str, at_once: int, screen: StatusLine
-) -> bool:
+def run_trials(trials: Sequence[Trial], names: dict[str, str], at_once: int, screen: StatusLine) -> bool:
     """Run chains and trials side by side, then the trials that are timed, one by one. True when all came through."""
-    stages, chain_of = chain_jobs(sweeps, trials, scale), {sweep.name: sweep.chain for sweep in sweeps}
-    timed = {sweep.name for sweep in sweeps if sweep.text.get("alone")}
+    stages = chain_jobs(trials)
+    side_by_side = plan_trials([trial for trial in trials if not trial.timed], names, stages)
+    one_by_one = plan_trials([trial for trial in trials if trial.timed], names, stages)
+    measured = side_by_side | one_by_one
 
-    def starts(trial: Trial) -> list[NotebookJob]:
-        wanted = {f"{name}.{trial.seed}" for name in chain_of[trial.sweep]}
-        return [job for job in stages if job.stage.name in wanted]
+    def keep(job: NotebookJob) -> None:
+        if trial := measured.get(job):
+            write_record(trial, job)
 
-    side_by_side = plan_trials([trial for trial in trials if trial.sweep not in timed], names, starts)
-    results = _run_planned([*stages, *side_by_side], side_by_side, at_once, screen)
+    results, _ = run_jobs([*stages, *side_by_side], at_once, False, screen, keep, longest_first=False)
     if lost := [job.stage.name for job in stages if results[job.stage.name].failed]:
         screen.say(f"what is timed is not run: of the chain {', '.join(lost)} did not come through")
     else:
-        one_by_one = plan_trials([trial for trial in trials if trial.sweep in timed], names, starts)
-        results |= _run_planned(list(one_by_one), one_by_one, 1, screen)
+        results |= run_jobs(list(one_by_one), 1, False, screen, keep, longest_first=False)[0]
     return not any(result.failed for result in results.values())
-
-
-def _run_planned(
-    jobs: list[NotebookJob], planned: dict[NotebookJob, Trial | None], at_once: int, screen: StatusLine
-) -> dict:
-    """Run the jobs in their order; the record of a trial is written as soon as it is measured."""
-
-    def keep(job: NotebookJob) -> None:
-        if trial := planned.get(job):
-            write_record(trial, job)
-
-    return run_jobs(jobs, at_once, False, screen, keep, longest_first=False)[0]
 
 
 def training_names(sweeps: Sequence[Sweep]) -> dict[str, str]:
@@ -132,16 +118,18 @@ def trainings(trial: Trial) -> Iterator[str]:
 
 
 def plan_trials(
-    trials: Sequence[Trial], names: dict[str, str], starts: Callable[[Trial], list[NotebookJob]] = lambda trial: []
+    trials: Sequence[Trial], names: dict[str, str], stages: Sequence[NotebookJob] = ()
 ) -> dict[NotebookJob, Trial | None]:
     """The jobs of the trials in order, each with the trial that it measures (None: a training).
 
-    names: what `training_names` gives. starts: the stages of the chain that a trial starts from; it waits for these alone.
+    names: what `training_names` gives. stages: what `chain_jobs` gives; a trial waits for those of its seed alone.
     """
     jobs: dict[str, NotebookJob] = {}
     planned: dict[NotebookJob, Trial | None] = {}
     for trial in trials:
-        place, needs, previous = f"{trial.scale}/seed{trial.seed}", starts(trial), ""
+        place, previous = f"{trial.scale}/seed{trial.seed}", ""
+        starts = [job for job in stages if job.stage.name in {f"{name}.{trial.seed}" for name in trial.chain}]
+        needs = starts
         for (notebook, values), training in zip(trial.steps, trainings(trial), strict=True):
             name = names[training]
             if training not in jobs:
@@ -153,7 +141,7 @@ def plan_trials(
         title = f"{trial.sweep}-{trial.name}.measure"
         values = {"checkpoint": "weights/{previous}.pt", **trial.measure, "seed": trial.seed}
         values["output"] = f"runs/sweeps/{place}/{title}d.json"
-        needs = list(dict.fromkeys([*starts(trial), *needs]))  # it may measure a checkpoint of the chain as well
+        needs = list(dict.fromkeys([*starts, *needs]))  # it may measure a checkpoint of the chain as well
         planned[_job(f"{title}.{trial.seed}", MEASURE, _filled(values, previous), place, title, needs)] = trial
     return planned
 
@@ -178,21 +166,21 @@ def _job(name: str, notebook: str, values: dict, place: str, title: str, needs: 
     )
 
 
-def chain_jobs(sweeps: Sequence[Sweep], trials: Sequence[Trial], scale: str) -> list[NotebookJob]:
-    """The stages of the chain that unfinished trials start from, at each of their seeds, as `dllm run -p seed N` would
-    run them, but on one thread each: the result does not depend on what runs beside it."""
-    chain_of = {sweep.name: sweep.chain for sweep in sweeps}
+def chain_jobs(trials: Sequence[Trial]) -> list[NotebookJob]:
+    """The stages of the chain that the trials start from, at each of their seeds, as `dllm run -p seed N` would run them,
+    but on one thread each: the result does not depend on what runs beside it."""
+    starts: dict[tuple[str, int], set[str]] = {}  # (scale, seed) → names of stages
+    for trial in trials:
+        starts.setdefault((trial.scale, trial.seed), set()).update(trial.chain)
     jobs: list[NotebookJob] = []
-    for seed in sorted({trial.seed for trial in trials}):
-        names = {name for trial in trials if trial.seed == seed for name in chain_of[trial.sweep]}
+    for (scale, seed), names in sorted(starts.items()):
         while more := {need for stage in chain.STAGES if stage.name in names for need in stage.needs} - names:
             names |= more
-        if names:
-            place = f"{scale}/seed{seed}"
-            out, weights = resolve("runs/sweeps") / place / "chain", resolve("weights/sweeps") / place
-            chosen = chain.choose(sorted(names), chain.STAGES)
-            planned = chain.plan(chosen, chain.STAGES, scale, [["seed", str(seed)]], out, weights)
-            jobs += [_of_seed(job, seed, scale) for job in planned]
+        out = resolve("runs/sweeps") / scale / f"seed{seed}" / "chain"
+        weights = resolve("weights/sweeps") / scale / f"seed{seed}"
+        chosen = chain.choose(sorted(names), chain.STAGES)
+        planned = chain.plan(chosen, chain.STAGES, scale, [["seed", str(seed)]], out, weights) if chosen else []
+        jobs += [_of_seed(job, seed, scale) for job in planned]
     return jobs
 
 
