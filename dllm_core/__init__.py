@@ -2,22 +2,22 @@
 
 `from dllm_core import NAME` imports the file that holds the name when it is first used:
 
-    ModelConfig, TrainConfig, DecodeConfig   settings of a model, of its training, of one decoding        config
-    CheckpointInfo                           how saved weights were trained, hence how they decode        config
-    NoiseSchedule, BlockSchedule             alpha(t) with the loss weight; the block size over a run     schedules
-    learning_rate                            the warm-up–stable–decay factor of a step                    schedules
-    AttentionPattern                         who may attend to whom (also `patterns.block_diffusion`, …)  patterns
-    Transformer                              one model for AR, LLaDA 1 and LLaDA 2                        model
-    corrupt                                  the forward process: x_0 to x_t                              noise
-    Diffusion, ar_loss                       the losses of LLaDA 1 and 2; next-token cross entropy        losses
-    SpecialTokens                            the ids of mask, eos and pad                                 sampling
-    generate, infill, decode                 answers of a checkpoint; filled gaps; the steps one by one   samplers
-    Trace, DecodeStep                        the record of a decoding; one step of it                     trace
-    ar_nll, nll_bound, conditional_nll       nats per token; its bound; of answers given their prompts    likelihood
-    train, TrainStep                         the training loop as a generator; one step's numbers         train
+    ModelConfig, TrainConfig, DecodeConfig  settings of a model, of its training, of a decoding     config
+    CheckpointInfo                          how saved weights were trained, hence how they decode   config
+    NoiseSchedule, BlockSchedule            alpha(t) with its loss weight; block sizes over a run   schedules
+    learning_rate                           the warm-up–stable–decay factor of a step               schedules
+    AttentionPattern                        who may attend to whom, by document, block and view     patterns
+    Transformer                             one model for AR, LLaDA 1 and LLaDA 2                   model
+    corrupt                                 the forward process, from x_0 to x_t                    noise
+    Diffusion, ar_loss                      the losses of LLaDA 1 and 2, and of AR                  losses
+    SpecialTokens                           the ids of mask, eos and pad                            sampling
+    generate, infill, decode                answers; filled gaps; a decoding step by step           samplers
+    Trace, DecodeStep                       the record of a decoding; one step of it                trace
+    ar_nll, nll_bound, conditional_nll      nats per token; its bound; of an answer to a prompt     likelihood
+    train, TrainStep                        the training loop, a generator; the numbers of a step   train
+    load_checkpoint                         a saved model with its tokenizer                        checkpoints.formats
 
-`reference` holds the losses, decoders and training loop as the papers write them. Beside these files stand rooms:
-compute (what makes the core fast), data, checkpoints, notebook, show, cli, and workshop for the maintainers.
+`reference` holds the losses, decoders and training loop as the papers write them.
 """
 
 import importlib
@@ -38,6 +38,7 @@ _NAMES = {  # file: what is imported from it by name
     "trace": ("Trace", "DecodeStep"),
     "likelihood": ("ar_nll", "nll_bound", "conditional_nll"),
     "train": ("train", "TrainStep"),
+    "checkpoints.formats": ("load_checkpoint",),
 }
 _FILE_OF = {name: file for file, names in _NAMES.items() for name in names}
 

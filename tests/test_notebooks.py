@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dllm_core.checkpoints.formats import load
+from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.cli import report
 from dllm_core.cli.stages import STAGES
 from dllm_core.config import DecodeConfig
@@ -203,7 +203,7 @@ def test_all_seven_notebooks_run(chain):
 def test_what_is_learned_is_saved_and_better(chain):
     """Each run against the checkpoint it started from, on the same rows and the same masks."""
     weights = chain.folder / "weights"
-    base = load(weights / "minimind_pretrain", device="cpu")
+    base = load_checkpoint(weights / "minimind_pretrain", device="cpu")
     tokenizer, mask = base.tokenizer, base.tokenizer.mask_token_id
     texts = text_documents(chain.folder / "data/pretrain_sample.jsonl", tokenizer, cache=False)
     chats = chat_documents(chain.folder / "data/sft_sample.jsonl", tokenizer, 128, cache=False)
@@ -211,7 +211,7 @@ def test_what_is_learned_is_saved_and_better(chain):
     chats = validation_batches(chats, batch_size=8, seq_len=128, pack="whole")
     first, last = first_and_last(weights / "minimind_pretrain")
     assert last < first - 0.3
-    assert ar_nll(load(weights / "minimind_sft").model, chats).mean < ar_nll(base.model, chats).mean - 0.3
+    assert ar_nll(load_checkpoint(weights / "minimind_sft").model, chats).mean < ar_nll(base.model, chats).mean - 0.3
     for name, start, batches, size in (
         ("diffusion_from_ar_eq3", "minimind_pretrain", texts, None),
         ("diffusion_llada2_pretrain", "minimind_pretrain", texts, 16),
@@ -219,7 +219,7 @@ def test_what_is_learned_is_saved_and_better(chain):
         ("diffusion_llada2_sft", "diffusion_llada2_pretrain", chats, 16),
     ):
         before, after = (
-            nll_bound(load(weights / run).model, batches, mask, block_size=size, draws=4).mean for run in (start, name)
+            nll_bound(load_checkpoint(weights / run).model, batches, mask, block_size=size, draws=4).mean for run in (start, name)
         )
         assert after < before - 0.1, (name, before, after)
 
@@ -231,7 +231,7 @@ def test_runs_say_what_they_are(chain):
         ("diffusion_from_ar_eq3", ("llada1", None, False)), ("diffusion_llada1_sft", ("llada1", None, True)),
         ("diffusion_llada2_pretrain", ("llada2", 16, False)), ("diffusion_llada2_sft", ("llada2", 16, True)),
     ):  # fmt: skip
-        info = load(weights / name).checkpoint
+        info = load_checkpoint(weights / name).checkpoint
         assert (info.objective, info.block_size, info.chat) == wanted
         assert not (weights / name / "state.pt").exists()  # finished
     steps = [
@@ -290,7 +290,7 @@ def test_absent_weights_name_the_command_that_makes_them(project, tmp_path):
 def test_characters_instead_of_a_tokenizer_and_a_look_at_a_saved_run(project, tmp_path):
     copy = copy_of(project, tmp_path / "project")
     copy.run("01", "03", "-p", "use_tokenizer", "false")
-    tokenizer = load(copy.folder / "weights/diffusion_llada2_pretrain").tokenizer
+    tokenizer = load_checkpoint(copy.folder / "weights/diffusion_llada2_pretrain").tokenizer
     assert tokenizer.tokenize("从前") == ["从", "前"] and len(tokenizer) < 900
     weights = (copy.folder / "weights/diffusion_llada2_pretrain/model.safetensors").read_bytes()
     copy.run("03", "-p", "use_tokenizer", "false", "-p", "train", "false")
@@ -322,6 +322,6 @@ def test_real_text(project, real_data, tmp_path):
         text = printed(copy.executed(preset), "saved" if preset.startswith("02") else "answers")
         before, after = map(float, re.search(r"bound (?:before )?([\d.]+).*?(?:after|→) ([\d.]+)", text).groups())
         assert after < before, (preset, text)
-    assert len(load(weights / "diffusion_llada2_sft").tokenizer) == 6401  # MiniMind's 6,400 and the mask
+    assert len(load_checkpoint(weights / "diffusion_llada2_sft").tokenizer) == 6401  # MiniMind's 6,400 and the mask
     result = json.loads((copy.folder / "outputs/compare_sft.scores.json").read_text("utf-8"))
     assert not result["exact_match"] and result["quality_speed"] and len(result["likelihood"]) == 4

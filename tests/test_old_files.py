@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dllm_core import patterns
-from dllm_core.checkpoints.formats import load
+from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import CheckpointInfo, DecodeConfig, TrainConfig
 from dllm_core.data.batches import PackedBatches
@@ -43,7 +43,7 @@ STEPS = 20
     ("llada2_merged.pt", [-1.95446, 0.8499, 0.78961, 0.41583, -1.9425, -1.94456]),
 ])  # fmt: skip
 def test_a_finished_run_gives_the_logits_it_gave(name, first_logits):
-    model = load(OLD / "runs" / name).model
+    model = load_checkpoint(OLD / "runs" / name).model
     pattern = patterns.causal(torch.zeros(1, 8, dtype=torch.long), torch.arange(8)[None])
     with torch.no_grad():
         logits = model.logits(model(torch.arange(4, 12)[None], pattern.position, pattern.mask()))
@@ -51,7 +51,7 @@ def test_a_finished_run_gives_the_logits_it_gave(name, first_logits):
 
 
 def test_a_finished_run_says_how_it_was_trained_and_decodes_as_it_did():
-    ar, llada2 = load(OLD / "runs/ar"), load(OLD / "runs/llada2")
+    ar, llada2 = load_checkpoint(OLD / "runs/ar"), load_checkpoint(OLD / "runs/llada2")
     assert ar.checkpoint == CheckpointInfo("ar", label_shift=True, chat=True)
     assert llada2.checkpoint == CheckpointInfo("llada2", block_size=8)
     (trace,) = generate_answers(ar, ["你是谁？"], DecodeConfig("ar", 16))
@@ -75,7 +75,7 @@ def test_a_finished_run_keeps_its_metrics_and_its_best_checkpoints():
 def resumed(name: str, folder: Path, objective, measure, checkpoint: CheckpointInfo, keep_best: int = 1, blocks=None) -> tuple:
     """(the steps that the rest of the training yields, its run folder) of a copy of the unfinished run `name`."""
     shutil.copytree(OLD / "runs" / name, folder)
-    start = load(OLD / "runs/ar")  # the same shape and tokenizer
+    start = load_checkpoint(OLD / "runs/ar")  # the same shape and tokenizer
     tokenizer = start.tokenizer
     rows = [
         [tokenizer.bos_token_id, *tokenizer.encode(text * (1 + i % 2), add_special_tokens=False), tokenizer.eos_token_id]
@@ -112,7 +112,7 @@ def test_a_killed_ar_run_ends_as_the_run_that_was_not_killed(tmp_path):
 
 def test_a_stopped_diffusion_run_goes_on(tmp_path):
     """Its noise is drawn in another way today, so the rest of it is another sample of the same training."""
-    mask = load(OLD / "runs/ar").tokenizer.mask_token_id
+    mask = load_checkpoint(OLD / "runs/ar").tokenizer.mask_token_id
     measure = lambda model, valid: nll_bound(model, valid, mask, block_size=8, draws=64).mean  # its error: 0.05
     blocks = BlockSchedule(32, STEPS, (0.3, 0.4, 0.3), (4, 8, 16), (16, 8))
     objective, info = Diffusion(NoiseSchedule(), mask), CheckpointInfo("llada2", block_size=8)

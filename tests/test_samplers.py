@@ -8,8 +8,7 @@ import pytest
 import torch
 from small import BOS, EOS, MASK, VOCAB, checkpoint_of, logits_of, tiny
 
-from dllm_core import reference
-from dllm_core import samplers as decoding
+from dllm_core import reference, samplers
 from dllm_core.compute import cuda_graphs
 from dllm_core.compute.cuda_graphs import Capture
 from dllm_core.config import DecodeConfig, ModelConfig
@@ -304,7 +303,7 @@ def test_cached_equals_uncached_to_the_logits(monkeypatch, style, scale, label_s
         seen.append(logits.clone())
         return predict_tokens(logits, *rest)
 
-    monkeypatch.setattr(decoding, "predict_tokens", spy)
+    monkeypatch.setattr(samplers, "predict_tokens", spy)
     config = dataclasses.replace((STYLES | HOT)[style], cfg_scale=scale, eos_early_stop=False)
     model, results = tiny(4), []
     for use_cache in (True, False):
@@ -404,7 +403,7 @@ def test_large_forwards_and_those_under_autocast_are_not_captured(static, monkey
 def test_few_captures_are_kept_and_what_a_stopped_decoding_captured(static, monkeypatch):
     made, _ = static
     monkeypatch.setattr(cuda_graphs, "MAX_SHAPES", 1)
-    model, config = tiny(4).train(), dataclasses.replace(STYLES["llada1"], eos_early_stop=False)  # as `formats.load` leaves it
+    model, config = tiny(4).train(), dataclasses.replace(STYLES["llada1"], eos_early_stop=False)  # as `load_checkpoint` leaves it
     for prompt in PROMPTS:  # a length each, without a cache
         list(decode(checkpoint_of(model), [prompt], config))
     assert len(made) == 3

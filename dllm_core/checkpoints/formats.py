@@ -59,7 +59,7 @@ def run_name(name: str | Path) -> str:
     return stem.removesuffix("_state_dict").removesuffix("_best").removesuffix("_merged")
 
 
-def load(
+def load_checkpoint(
     name: str | Path, *, num_attention_heads: int | None = None, vocab_size: int | None = None, device="cpu"
 ) -> LoadedCheckpoint:
     """Load a checkpoint for further training or decoding.

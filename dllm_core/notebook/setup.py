@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dllm_core.checkpoints.bundled import bundled_checkpoint
-from dllm_core.checkpoints.formats import LoadedCheckpoint, find_checkpoint, load, run_name
+from dllm_core.checkpoints.formats import LoadedCheckpoint, find_checkpoint, load_checkpoint, run_name
 from dllm_core.common.errors import RunError
 from dllm_core.common.paths import resolve
 from dllm_core.config import DecodeConfig
@@ -118,12 +118,12 @@ def open_checkpoint(
     tokenizer = tokenizer or (load_tokenizer(tokenizer_dir) if tokenizer_dir else None)
     size = len(tokenizer) if tokenizer else None
     try:
-        loaded = load(name, num_attention_heads=num_attention_heads or None, vocab_size=size, device=device)
+        loaded = load_checkpoint(name, num_attention_heads=num_attention_heads or None, vocab_size=size, device=device)
     except RunError as error:
         bundled = bundled_checkpoint(name) if shipped else None
         if not bundled:
             raise RunError(f"{error}{_how_to_train(name)}") from error
-        loaded = load(bundled, vocab_size=size, device=device)
+        loaded = load_checkpoint(bundled, vocab_size=size, device=device)
     saved = loaded.tokenizer
     if tokenizer is None and saved is None:
         raise RunError(f"{loaded.path}: a bare state dict has no tokenizer with it; give tokenizer_dir")

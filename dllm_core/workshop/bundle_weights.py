@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from dllm_core.checkpoints.bundled import BUNDLED
-from dllm_core.checkpoints.formats import load, save_weights
+from dllm_core.checkpoints.formats import load_checkpoint, save_weights
 from dllm_core.cli import report
 from dllm_core.common.errors import RunError
 from dllm_core.common.files import display_path, read_json, write_json, write_whole
@@ -20,7 +20,7 @@ def copy_run(name: str | Path, folder: Path) -> int:
 
     Returns the bytes of the weights. Raises RunError when there is no such run, or no tokenizer with it.
     """
-    loaded = load(name)
+    loaded = load_checkpoint(name)
     if loaded.tokenizer is None:
         raise RunError(f"{loaded.path}: no tokenizer with it; bundle a run folder, not a bare state dict")
     record = read_json(loaded.path / "config.json")

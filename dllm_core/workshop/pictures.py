@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from dllm_core import show
-from dllm_core.checkpoints.formats import find_checkpoint, load
+from dllm_core.checkpoints.formats import find_checkpoint, load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, write_whole
@@ -82,7 +82,7 @@ def answer(style: str, options: argparse.Namespace) -> Trace:
         "llada2": (options.checkpoint, {"block_length": options.block_length, "threshold": options.threshold}),
     }[style]
     config = DecodeConfig(style, max_new_tokens=64, draft=style != "ar", **config)
-    return generate_answers(load(checkpoint), [options.prompt], config)[0]
+    return generate_answers(load_checkpoint(checkpoint), [options.prompt], config)[0]
 
 
 def race(traces: Sequence[Trace], path: Path, width: int = 760, pause: int = 260) -> Path:

@@ -3,7 +3,7 @@
 import pytest
 
 from dllm_core.checkpoints.bundled import BUNDLED, bundled_checkpoint
-from dllm_core.checkpoints.formats import load
+from dllm_core.checkpoints.formats import load_checkpoint
 
 
 @pytest.mark.parametrize("run", list(BUNDLED))
@@ -12,7 +12,7 @@ def test_every_run_of_the_chain_has_its_copy(project, monkeypatch, run):
     monkeypatch.setenv("DLLM_WEIGHTS", "seeds/1")  # the copies are the project's, wherever runs are kept
     for name in (run, f"weights/{run}.pt", f"weights/{run}_state_dict.pt", f"weights/{run}_best.pt"):
         assert bundled_checkpoint(name) == project / "weights" / BUNDLED[run]
-    loaded = load(bundled_checkpoint(run))
+    loaded = load_checkpoint(bundled_checkpoint(run))
     assert loaded.checkpoint.chat and loaded.tokenizer.mask_token == "<|mask|>"
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small import MASK, VOCAB, NoTokenizer, logits_of, tiny
 
-from dllm_core.checkpoints.formats import find_checkpoint, load, mean_weights, read_state, save_weights
+from dllm_core.checkpoints.formats import find_checkpoint, load_checkpoint, mean_weights, read_state, save_weights
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, ModelConfig
@@ -47,7 +47,7 @@ def same(one: dict, other: dict) -> bool:
 def test_a_saved_run_loads_as_it_was(home, shape):
     model = tiny(**shape)
     finished(model=model, checkpoint=CheckpointInfo("llada2", 4, label_shift=True, chat=True, extra={"a": [1]}))
-    loaded = load("weights/story")
+    loaded = load_checkpoint("weights/story")
     assert loaded.model.config == model.config and loaded.tokenizer is None
     assert loaded.checkpoint == CheckpointInfo("llada2", 4, True, True, {"a": [1]})
     assert torch.equal(logits_of(loaded.model, TOKENS, causal), logits_of(model, TOKENS, causal))
@@ -60,7 +60,7 @@ def test_a_saved_run_loads_as_it_was(home, shape):
 def test_a_run_carries_its_tokenizer(home):
     tokenizer = character_tokenizer(["今天天气很好"])
     finished(model=tiny(vocab=len(tokenizer)), tokenizer=tokenizer)
-    loaded = load("story")
+    loaded = load_checkpoint("story")
     ids = loaded.tokenizer.encode("今天")
     assert ids == tokenizer.encode("今天") and loaded.tokenizer.mask_token_id == tokenizer.mask_token_id
 
@@ -76,7 +76,7 @@ def test_the_reports_names_resolve(home):
         "story.pth": "last", str(folder): "last", str(folder) + "_best.pt": "best", "../x/story_best.pt": "best",
     }.items():  # fmt: skip
         assert find_checkpoint(name) == (folder, variant), name
-    bests = [load("weights/story_best.pt").model, changed(1.0)]
+    bests = [load_checkpoint("weights/story_best.pt").model, changed(1.0)]
     assert same(bests[0].state_dict(), bests[1].state_dict())
 
 
@@ -100,12 +100,12 @@ def test_weights_may_lie_elsewhere(home, monkeypatch):
 
 def test_an_absent_checkpoint_lists_those_there(home):
     with pytest.raises(RunError, match="weights/poem.pt: no such file or finished run; runs here: none"):
-        load("weights/poem.pt")
+        load_checkpoint("weights/poem.pt")
     finished("story"), finished("other")
     RunFolder.open("begun", tiny(), CheckpointInfo("ar"), NoTokenizer(), {})
     for name in ("poem", "story_merged.pt", "begun"):
         with pytest.raises(RunError, match="runs here: other, story. Train it first"):
-            load(name)
+            load_checkpoint(name)
 
 
 # --- Hugging Face -------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_a_folder_that_hugging_face_wrote(home, kind, tied):
     )  # fmt: skip
     theirs = getattr(transformers, f"{kind}ForCausalLM")(config)
     theirs.save_pretrained(home / "theirs")
-    loaded = load(str(home / "theirs"))
+    loaded = load_checkpoint(str(home / "theirs"))
     assert loaded.model.config.qk_norm is (kind == "Qwen3") and loaded.model.config.tie_word_embeddings is tied
     assert loaded.checkpoint == CheckpointInfo("ar", label_shift=True)
     torch.testing.assert_close(logits_of(loaded.model, TOKENS, causal), hf_logits(theirs), atol=1e-4, rtol=1e-4)
@@ -158,7 +158,7 @@ def test_stretched_positions_are_refused(home):
     for name in ("rope_scaling", "rope_parameters"):
         (run.folder / "config.json").write_text(json.dumps({**config, name: {"rope_type": "yarn", "factor": 4}}))
         with pytest.raises(RunError, match="config.json: rope_scaling of type 'yarn' is not supported"):
-            load("story")
+            load_checkpoint("story")
 
 
 # --- bare state dicts ---------------------------------------------------------------------------------------------
@@ -176,8 +176,8 @@ def test_a_bare_state_dict_needs_its_head_count(home):
     with pytest.raises(
         RunError, match="minimind.pt: a bare state dict does not tell its number of heads; give num_attention_heads"
     ):
-        load(name)
-    loaded = load(name, num_attention_heads=4)
+        load_checkpoint(name)
+    loaded = load_checkpoint(name, num_attention_heads=4)
     assert loaded.model.config == ModelConfig(
         VOCAB,
         16,
@@ -205,7 +205,7 @@ def test_a_config_beside_a_bare_state_dict_says_it(home):
         "model_type": "minimind",
     }
     (home / "weights/config.json").write_text(json.dumps(shape))
-    loaded = load(name)
+    loaded = load_checkpoint(name)
     assert loaded.model.config.rope_theta == 77.0 and loaded.model.config.num_attention_heads == 4
 
 
@@ -221,12 +221,12 @@ def test_a_config_beside_a_bare_state_dict_says_it(home):
 )
 def test_the_wrappings_of_a_state_dict(home, change):
     model = tiny(tie_word_embeddings=False)
-    loaded = load(bare(home, model, change=change), num_attention_heads=4)
+    loaded = load_checkpoint(bare(home, model, change=change), num_attention_heads=4)
     assert same(loaded.model.state_dict(), model.state_dict())
 
 
 def test_half_precision_becomes_single(home):
-    loaded = load(bare(home, tiny(), change=lambda s: {k: v.half() for k, v in s.items()}), num_attention_heads=4)
+    loaded = load_checkpoint(bare(home, tiny(), change=lambda s: {k: v.half() for k, v in s.items()}), num_attention_heads=4)
     assert {tensor.dtype for tensor in loaded.model.state_dict().values()} == {torch.float32}
 
 
@@ -237,14 +237,14 @@ def test_an_untied_head_is_kept(home):
     config = json.loads((run.folder / "config.json").read_text())
     del config["tie_word_embeddings"]
     (run.folder / "config.json").write_text(json.dumps(config))
-    assert same(load("story").model.state_dict(), model.state_dict())
+    assert same(load_checkpoint("story").model.state_dict(), model.state_dict())
 
 
 def test_only_tensors_are_unpickled(home):
     (home / "weights").mkdir()
     torch.save({"model.embed_tokens.weight": print}, home / "weights/evil.pt")
     with pytest.raises(RunError, match="evil.pt: cannot be read as a plain state dict"):
-        load("weights/evil.pt", num_attention_heads=4)
+        load_checkpoint("weights/evil.pt", num_attention_heads=4)
 
 
 # --- checkpoints that do not fit ----------------------------------------------------------------------------------
@@ -275,12 +275,12 @@ def test_only_tensors_are_unpickled(home):
 )
 def test_a_state_dict_that_does_not_fit_is_named(home, change, named):
     with pytest.raises(RunError, match=f"minimind.pt: .*{named}"):
-        load(bare(home, tiny(), change=change), num_attention_heads=4)
+        load_checkpoint(bare(home, tiny(), change=change), num_attention_heads=4)
 
 
 def test_a_head_count_that_does_not_fit_is_named(home):
     with pytest.raises(RunError, match="num_attention_heads=3 does not fit query rows 16 and key rows 8"):
-        load(bare(home, tiny()), num_attention_heads=3)
+        load_checkpoint(bare(home, tiny()), num_attention_heads=3)
 
 
 def test_a_run_of_another_shape_is_named(home):
@@ -288,23 +288,23 @@ def test_a_run_of_another_shape_is_named(home):
     config = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(RunError, match="model.safetensors: tensor model.layers.2.* is absent"):
-        load("story")
+        load_checkpoint("story")
 
 
 def test_broken_files_are_named(home):
     run = finished()
     (run.folder / "model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(RunError, match="model.safetensors: cannot be read"):
-        load("story")
+        load_checkpoint("story")
     (run.folder / "config.json").write_text("{")
     with pytest.raises(RunError, match="config.json: not valid JSON"):
-        load("story")
+        load_checkpoint("story")
     (run.folder / "config.json").write_text('{"hidden_size": 3}')
     save_weights(tiny(), run.folder / "model.safetensors")
     with pytest.raises(
         RunError, match="config.json: not a model config .no num_attention_heads, num_hidden_layers, vocab_size"
     ):
-        load("story")
+        load_checkpoint("story")
 
 
 # --- a grown vocabulary -------------------------------------------------------------------------------------------
@@ -314,13 +314,13 @@ def test_broken_files_are_named(home):
 def test_added_tokens_start_as_the_mean_and_change_no_old_logit(home, tied):
     model = tiny(tie_word_embeddings=tied)
     finished(model=model)
-    grown = load("story", vocab_size=VOCAB + 2).model
+    grown = load_checkpoint("story", vocab_size=VOCAB + 2).model
     assert grown.config.vocab_size == VOCAB + 2
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         rows = grown.state_dict()[name]
         torch.testing.assert_close(rows[VOCAB:], model.state_dict()[name].mean(dim=0).expand(2, -1))
     torch.testing.assert_close(logits_of(grown, TOKENS, causal)[:, :VOCAB], logits_of(model, TOKENS, causal))
-    assert load("story", vocab_size=MASK).model.config.vocab_size == VOCAB  # never smaller
+    assert load_checkpoint("story", vocab_size=MASK).model.config.vocab_size == VOCAB  # never smaller
 
 
 def test_a_mean_of_equals_is_the_same_and_sums_are_exact():

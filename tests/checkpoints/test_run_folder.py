@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from small import NoTokenizer, tiny
 from test_formats import changed, finished, same
 
-from dllm_core.checkpoints.formats import load
+from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo
@@ -36,8 +36,8 @@ def test_the_best_checkpoints_are_kept_and_ranked(home):
     ]  # fmt: skip
     assert [line["step"] for line in run.metrics()] == list(range(6))
     run.finish(changed(9.0))
-    assert same(load("story_best").model.state_dict(), changed(0.5).state_dict())
-    assert same(load("story").model.state_dict(), changed(9.0).state_dict())
+    assert same(load_checkpoint("story_best").model.state_dict(), changed(0.5).state_dict())
+    assert same(load_checkpoint("story").model.state_dict(), changed(9.0).state_dict())
 
 
 def test_without_validation_the_last_is_the_best(home):
@@ -56,7 +56,7 @@ def test_the_merge_is_the_mean(home):
     run.finish(tiny())
     run.use_as_best("merged")
     for name in ("story_merged.pt", "story_best.pt"):
-        state = load(f"weights/{name}").model.state_dict()
+        state = load_checkpoint(f"weights/{name}").model.state_dict()
         assert all(torch.equal(state[k], v) for k, v in merged.items())
     with pytest.raises(RunError, match="3 validated checkpoints are kept, too few for a merge of 4: validate more often"):
         run.merge(4)
@@ -116,14 +116,14 @@ def test_other_settings_or_a_finished_run_are_set_aside(home):
     begin(seed=1).finish(changed(1.0))
     assert not (run.folder / "state.pt").exists()
     assert begin(seed=1).load_state() is None
-    assert same(load("weights/story.old").model.state_dict(), changed(1.0).state_dict())
+    assert same(load_checkpoint("weights/story.old").model.state_dict(), changed(1.0).state_dict())
 
 
 def test_a_run_that_saved_nothing_does_not_push_a_finished_one_out(home):
     finished(model=changed(1.0))
     for seed in range(3):
         begin(seed)
-    assert same(load("weights/story.old").model.state_dict(), changed(1.0).state_dict())
+    assert same(load_checkpoint("weights/story.old").model.state_dict(), changed(1.0).state_dict())
 
 
 def test_a_folder_of_others_is_never_deleted(home):

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from small import batch_of, tiny
 
 from dllm_core import patterns
-from dllm_core.compute import attention
-from dllm_core.compute import cpu as kernels
+from dllm_core.compute import attention, cpu
 from dllm_core.compute.attention import (
     Halves,
     Tiles,
@@ -230,20 +229,20 @@ def test_products_are_float32s_and_the_setting_is_left_as_it_was():
         with onednn_matmul(1, 512, CPU):
             inner = setting.fp32_precision
         inside, product = setting.fp32_precision, a @ b
-    assert inner == inside == ("bf16" if kernels.onednn_keeps_float32() else before)
+    assert inner == inside == ("bf16" if cpu.onednn_keeps_float32() else before)
     assert setting.fp32_precision == before
     torch.testing.assert_close(product, (a.double() @ b.double()).float(), rtol=1e-5, atol=1e-5)  # of bfloat16: 0.05
     with pytest.raises(KeyError), onednn_matmul(64, 512, CPU):
         raise KeyError
     assert setting.fp32_precision == before
-    with onednn_matmul(kernels.MIN_ROWS - 1, 4096, CPU), onednn_matmul(64, 128, CPU):
+    with onednn_matmul(cpu.MIN_ROWS - 1, 4096, CPU), onednn_matmul(64, 128, CPU):
         assert setting.fp32_precision == before
     with onednn_matmul(64, 512, torch.device("cuda")):  # where the setting makes PyTorch refuse to compile FlexAttention
         assert setting.fp32_precision == before
 
 
 def test_where_onednn_would_round_it_is_not_asked(monkeypatch):
-    monkeypatch.setattr(kernels, "onednn_keeps_float32", lambda: False)
+    monkeypatch.setattr(cpu, "onednn_keeps_float32", lambda: False)
     before = torch.backends.mkldnn.matmul.fp32_precision
     with onednn_matmul(64, 512, CPU):
         assert torch.backends.mkldnn.matmul.fp32_precision == before

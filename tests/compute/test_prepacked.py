@@ -8,9 +8,8 @@ import torch
 from small import BOS, checkpoint_of, tiny
 from torch import nn
 
-from dllm_core.compute import prepacked as prepacking
 from dllm_core.compute.cuda_graphs import for_inference
-from dllm_core.compute.prepacked import PrepackedLinear, prepacked, prepacking_works
+from dllm_core.compute.prepacked import PrepackedLinear, _layouts, prepacked, prepacking_works
 from dllm_core.config import DecodeConfig
 from dllm_core.model import KVCache
 from dllm_core.samplers import decode
@@ -22,7 +21,7 @@ STYLES = {"ar": {}, "llada1": {"steps": 8}, "llada2": {"block_length": 4, "thres
 @pytest.fixture
 def everything(monkeypatch):
     """Prepack also the small matrices of small models."""
-    monkeypatch.setattr(prepacking, "MIN_WEIGHTS", 1)
+    monkeypatch.setattr("dllm_core.compute.prepacked.MIN_WEIGHTS", 1)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 32, 130])
@@ -40,14 +39,14 @@ def test_a_prepacked_product_is_the_product(rows, dtype, close):
 
 def test_only_large_matrices_are_prepacked_and_the_rest_is_shared(monkeypatch):
     model = tiny(4, vocab=200)
-    monkeypatch.setattr(prepacking, "MIN_WEIGHTS", model.lm_head.weight.numel())
+    monkeypatch.setattr("dllm_core.compute.prepacked.MIN_WEIGHTS", model.lm_head.weight.numel())
     twin = prepacked(model)
     assert twin.model is model.model
     kinds = {name: type(module) for name, module in twin.named_modules()}
     assert kinds["lm_head"] is PrepackedLinear and kinds["model.layers.0.self_attn.q_proj"] is nn.Linear
     assert twin.training == model.training
     assert type(model.lm_head) is nn.Linear and twin.lm_head.weight.data_ptr() == model.lm_head.weight.data_ptr()
-    monkeypatch.setattr(prepacking, "MIN_WEIGHTS", model.lm_head.weight.numel() + 1)
+    monkeypatch.setattr("dllm_core.compute.prepacked.MIN_WEIGHTS", model.lm_head.weight.numel() + 1)
     assert prepacked(model) is model
 
 
@@ -152,7 +151,7 @@ def test_nothing_is_prepacked_where_it_cannot_be(everything, monkeypatch):
         assert form is model
     biased, whole = nn.Linear(16, 16), tiny(4).double()
     assert prepacked(biased) is biased and prepacked(whole) is whole
-    monkeypatch.setattr(prepacking, "prepacking_works", lambda dtype: False)
+    monkeypatch.setattr("dllm_core.compute.prepacked.prepacking_works", lambda dtype: False)
     assert prepacked(model) is model
 
 
@@ -180,10 +179,10 @@ def test_a_processor_without_such_products_is_known(monkeypatch, product):
 def test_layouts_go_with_their_weights(everything):
     model = tiny(4)
     prepacked(model)
-    before = len(prepacking._layouts)
+    before = len(_layouts)
     del model
     gc.collect()
-    assert len(prepacking._layouts) <= before - 15
+    assert len(_layouts) <= before - 15
 
 
 def test_time_to_prepack_counts_as_time_of_decoding(everything, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dllm_core import show
-from dllm_core.checkpoints.formats import LoadedCheckpoint, load
+from dllm_core.checkpoints.formats import LoadedCheckpoint, load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
@@ -246,7 +246,7 @@ def test_another_checkpoint_brings_its_style(loaded, workspace):
     torch.manual_seed(2)
     kind, opened = CheckpointInfo("ar", label_shift=True, chat=True), []
     RunFolder.open(str(workspace / "weights/left"), loaded.model, kind, loaded.tokenizer, {}).finish(loaded.model)
-    panel = DecodingPanel(loaded, values(loaded, pause=0), lambda name: opened.append(name) or load(name))
+    panel = DecodingPanel(loaded, values(loaded, pause=0), lambda name: opened.append(name) or load_checkpoint(name))
     panel.controls["checkpoint"].value = "left"
     assert panel.controls["style"].value == "ar" and panel.controls["block_length"].value == 8
     panel.start()
@@ -256,7 +256,7 @@ def test_another_checkpoint_brings_its_style(loaded, workspace):
     assert "nonsense" in panel.notes["checkpoint"].value
     shutil.rmtree(workspace / "weights/left")
     panel.controls["checkpoint"].value = "mine"
-    panel.open_run = load
+    panel.open_run = load_checkpoint
     panel.controls["checkpoint"].value = "left"
     panel.name = "mine"
     panel.start()
@@ -268,7 +268,7 @@ def test_one_panel_at_a_time(panel, loaded):
         panel.controls["pause"].value = 0.01
         panel.start()
         await steps_taken(panel, 1)
-        DecodingPanel(loaded, values(loaded), load)  # the cell is run again
+        DecodingPanel(loaded, values(loaded), load_checkpoint)  # the cell is run again
         await panel.task
 
     asyncio.run(person())

@@ -8,7 +8,7 @@ import torch
 from small import tiny
 
 from dllm_core.checkpoints.bundled import bundled_checkpoint
-from dllm_core.checkpoints.formats import load
+from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo
@@ -36,7 +36,7 @@ def weights(project, workspace, monkeypatch):
 def test_a_copy_is_the_run_in_half_precision(weights):
     model = trained("diffusion_llada2_sft")
     size = bundle_weights.copy_run("weights/diffusion_llada2_sft_best.pt", weights / "tiny-llada2")
-    copy = load("weights/tiny-llada2")
+    copy = load_checkpoint("weights/tiny-llada2")
     assert copy.checkpoint == CheckpointInfo("llada2", block_size=4, chat=True)
     assert copy.tokenizer.get_vocab() == load_tokenizer("data/tokenizer").get_vocab()
     for name, tensor in model.state_dict().items():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dllm_core import likelihood as evaluate
-from dllm_core.checkpoints.formats import load
+from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.data.batches import validation_batches
@@ -24,7 +24,7 @@ ITEMS = [Question("a", "你是谁？", "我是小言，一个刚刚学会说话�
 
 @pytest.fixture(scope="module")
 def loaded(project):
-    return {name: load(project / f"weights/tiny-{name}") for name in ("ar", "llada1", "llada2")}
+    return {name: load_checkpoint(project / f"weights/tiny-{name}") for name in ("ar", "llada1", "llada2")}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_first_steps(tmp_path):
 
 
 def test_merges_measure_the_last_the_best_and_their_mean(loaded, tmp_path):
-    one = load(loaded["llada2"].path)
+    one = load_checkpoint(loaded["llada2"].path)
     one.path = tmp_path
     run, weight = RunFolder(tmp_path, keep_best=2), one.model.model.norm.weight
     for step, value in ((1, 3.0), (2, 5.0)):
