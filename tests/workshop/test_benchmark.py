@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -181,7 +180,7 @@ def test_a_jobs_memory_is_that_of_a_child_process():
     """Also where this process has held much more."""
     held = torch.ones(2**28)
     del held
-    setting = asdict(Setting("train", "tiny", "float32", 1, 1))
+    setting = Setting("train", "tiny", "float32", 1, 1)
     peaks = memory.child_peaks(train.job_memory, {"AR": ("AR", setting, 32, 64)})
     assert list(peaks) == ["AR"] and 0.005 < peaks["AR"] < 0.5  # GiB; the optimizer alone takes 0.015
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dllm_core.common.errors import DataError
 from dllm_core.data.jsonl import chat_documents, read_jsonl, text_documents
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.workshop.benchmark import feed
@@ -88,7 +89,7 @@ def test_memory_does_not_grow_with_the_file(workspace, source):
     peaks, tokens = [], []
     for name, size in (("small", 5e6), ("large", 3e7)):
         path = feed.write_file(workspace / f"{name}.jsonl", source, size, "text", 6)
-        (_, count), peak = run_child(feed.first_batch, str(path), str(source / "tokenizer"), 512, cores=2)
+        (_, count), peak = run_child(feed.first_batch, path, source / "tokenizer", 512, cores=2)
         peaks.append(peak / 1e6)
         tokens.append(count)
     assert tokens[1] > 5 * tokens[0]
@@ -97,5 +98,5 @@ def test_memory_does_not_grow_with_the_file(workspace, source):
 
 def test_a_child_that_fails_says_why(workspace, source):
     (workspace / "x.jsonl").write_text("no json\n")
-    with pytest.raises(RuntimeError, match="x.jsonl:1: not valid JSON"):
-        run_child(feed.first_batch, str(workspace / "x.jsonl"), str(source / "tokenizer"), 64)
+    with pytest.raises(DataError, match="x.jsonl:1: not valid JSON"):
+        run_child(feed.first_batch, workspace / "x.jsonl", source / "tokenizer", 64)

@@ -4,7 +4,6 @@ The trained weights decode at the acceptance that they reach by themselves.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from statistics import median
 
@@ -73,7 +72,7 @@ def measure(setting: Setting) -> Iterator[dict]:
             if model.device.type == "cuda":
                 peaks = device_peaks(model.device, {name: bench.job(name, graphs=False) for name in measured})
             elif case is cases[-1] and not setting.quick:  # the largest case alone: each job takes a child process
-                peaks = child_peaks(job_memory, {name: (name, asdict(setting), asdict(case)) for name in measured})
+                peaks = child_peaks(job_memory, {name: (name, setting, case) for name in measured})
             yield from comparison(bench, jobs, setting, peaks)
         if (setting.shape, setting.dtype) == ("tiny", "float32"):
             yield from trained(setting)
@@ -91,10 +90,10 @@ def random_model(setting: Setting) -> Transformer:
     return Transformer(SHAPES[setting.shape]).eval().to(getattr(torch, setting.dtype))
 
 
-def job_memory(name: str, setting: dict, case: dict) -> int:
-    """`added_memory` of a job, in a child process. setting, case: the fields of a `Setting` and a `Case`."""
-    with torch_threads(setting["threads"]):
-        return added_memory(DecodeJobs(random_model(Setting(**setting)), Case(**case)).job(name))
+def job_memory(name: str, setting: Setting, case: Case) -> int:
+    """`added_memory` of a job, for a child process."""
+    with torch_threads(setting.threads):
+        return added_memory(DecodeJobs(random_model(setting), case).job(name))
 
 
 def comparison(

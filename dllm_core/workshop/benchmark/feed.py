@@ -167,7 +167,7 @@ def packed_against_loader(schema: str, setting: Setting) -> dict:
     )  # fmt: skip
 
 
-def first_batch(path: str, tokenizer_dir: str, length: int) -> tuple[float, int]:
+def first_batch(path: Path, tokenizer_dir: Path, length: int) -> tuple[float, int]:
     """(seconds from a text file to its first batch, tokens of the file), for a process of its own."""
     tokenizer = load_tokenizer(tokenizer_dir)
     began = time.perf_counter()
@@ -188,8 +188,7 @@ def first_and_next(setting: Setting, size: float) -> list[dict]:
         nonlocal tokens
         if not cached:
             shutil.rmtree("data/cache", ignore_errors=True)
-        tokenizer_dir = str(source / "tokenizer")
-        (seconds, tokens), memory = run_child(first_batch, str(path), tokenizer_dir, length, cores=cores)
+        (seconds, tokens), memory = run_child(first_batch, path, source / "tokenizer", length, cores=cores)
         peak[name] = max(peak[name], memory)
         return seconds
 

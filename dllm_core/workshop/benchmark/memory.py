@@ -1,19 +1,14 @@
-"""Memory of a benchmark's job: on a CPU that of a child process with nothing else in it, on a GPU the allocator's.
+"""Memory of a benchmark's job: on a CPU that of a child process with nothing else in it, on a GPU the allocator's."""
 
-`run_child` starts every child process of the benchmark. PyTorch is not imported here: a child first gives up the cores
-that it may not use.
-"""
-
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import suppress
-from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
+import torch
 
 RUNS = 3  # of a job whose memory is measured
 SAMPLE = 0.4  # seconds between two samples; counting shared pages takes milliseconds, which the child then lacks
@@ -22,26 +17,21 @@ SAMPLE = 0.4  # seconds between two samples; counting shared pages takes millise
 def run_child(function: Callable, *arguments, cores: int | None = None) -> tuple[object, int]:
     """Call a module's function in a new Python process: (its result, peak bytes of the process and its children).
 
-    arguments, result: whatever JSON holds. cores: the process uses so many at most (Linux). The peak is sampled; a page
-    that several processes share counts once on Linux, elsewhere in each.
-    Raises RuntimeError with the child's last words when it fails.
+    cores: the process may use so many (Linux). The peak is sampled; a page that several processes share counts once on
+    Linux, elsewhere in each. Raises what the function raises.
     """
-    package = str(Path(__file__).resolve().parents[3])
-    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    call = json.dumps([function.__module__, function.__name__, arguments, cores])
-    child = subprocess.Popen(
-        [sys.executable, "-m", "dllm_core.workshop.benchmark.memory", call],
-        env={**os.environ, "PYTHONPATH": paths}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    peak, process, output = 0, psutil.Process(child.pid), None
-    while output is None:
-        peak = max(peak, held_memory(process))
-        with suppress(subprocess.TimeoutExpired):
-            output, errors = child.communicate(timeout=SAMPLE)
-    if child.returncode:
-        raise RuntimeError(f"{function.__name__}{arguments} ended with {child.returncode}: {errors[-2000:]}")
-    result, at_the_end = json.loads(output.splitlines()[-1])
-    return result, max(peak, at_the_end)
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_use_cores, initargs=(cores,)) as pool:
+        process, peak = psutil.Process(pool.submit(os.getpid).result()), 0
+        result = pool.submit(function, *arguments)
+        while not result.done():
+            wait([result], timeout=SAMPLE)
+            peak = max(peak, held_memory(process))
+        return result.result(), peak
+
+
+def _use_cores(cores: int | None) -> None:
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 def held_memory(process: psutil.Process) -> int:
@@ -65,20 +55,6 @@ def child_peaks(job_memory: Callable, arguments: dict[str, tuple]) -> dict[str, 
     return {name: run_child(job_memory, *values)[0] / 2**30 for name, values in arguments.items()}
 
 
-def device_peaks(device, jobs: dict[str, Callable]) -> dict[str, float]:
-    """GiB of GPU memory that a run of each job adds at most to what lies there before (weights, optimizers)."""
-    import torch
-
-    peaks = {}
-    for name, job in jobs.items():
-        job()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        job()
-        peaks[name] = (torch.cuda.max_memory_allocated(device) - before) / 2**30
-    return peaks
-
-
 def added_memory(job: Callable) -> int:
     """Peak bytes that `RUNS` runs of a job add to this process, which has done nothing greater before (Linux)."""
     before = _status("VmRSS")
@@ -93,12 +69,13 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def _child(module: str, name: str, arguments: list, cores: int | None) -> None:
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    result = getattr(import_module(module), name)(*arguments)
-    print(json.dumps([result, held_memory(psutil.Process())]))
-
-
-if __name__ == "__main__":
-    _child(*json.loads(sys.argv[1]))
+def device_peaks(device: torch.device, jobs: dict[str, Callable]) -> dict[str, float]:
+    """GiB of GPU memory that a run of each job adds at most to what lies there before (weights, optimizers)."""
+    peaks = {}
+    for name, job in jobs.items():
+        job()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        job()
+        peaks[name] = (torch.cuda.max_memory_allocated(device) - before) / 2**30
+    return peaks

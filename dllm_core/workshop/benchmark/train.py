@@ -8,7 +8,7 @@ import contextlib
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -135,8 +135,8 @@ def comparison(setting: Setting, device: torch.device) -> Iterator[dict]:
         with no_step_ahead():
             peaks = device_peaks(device, jobs)
     elif not quick:
-        arguments = (asdict(setting), length, tokens)
-        peaks = child_peaks(job_memory, {name: (name, *arguments) for name in (*OBJECTIVES, *HUGGING_FACE)})
+        names = (*OBJECTIVES, *HUGGING_FACE)
+        peaks = child_peaks(job_memory, {name: (name, setting, length, tokens) for name in names})
     seconds = take_turns(jobs, setting.rounds, device=device)
     pairs = [
         (AR, HUGGING_FACE_AR, "at least 1.8 in bfloat16 with AMX" if bfloat16 else "at least 1"),
@@ -266,10 +266,10 @@ class TrainJobs:
         return TrainConfig(10**6, batch_size=self.rows, seq_len=self.length, dtype=self.dtype, learning_rate=1e-4)
 
 
-def job_memory(name: str, setting: dict, length: int, tokens: int) -> int:
-    """`added_memory` of the job called `name` on the CPU, in a child process. setting: the fields of a `Setting`."""
-    with torch_threads(setting["threads"]):
-        return added_memory(TrainJobs(Setting(**setting), length, tokens, torch.device("cpu")).job(name))
+def job_memory(name: str, setting: Setting, length: int, tokens: int) -> int:
+    """`added_memory` of a job on the CPU, for a child process."""
+    with torch_threads(setting.threads):
+        return added_memory(TrainJobs(setting, length, tokens, torch.device("cpu")).job(name))
 
 
 # noisy and clean positions of a training token, and how often its logits are computed
