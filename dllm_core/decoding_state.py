@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dllm_core.compute.cuda_graphs import cache_length
+from dllm_core.compute.kv_cache import KVCache
 from dllm_core.config import DecodeConfig
-from dllm_core.model import KVCache
 from dllm_core.policies import Commits
 from dllm_core.sampling import Prediction, guide
 from dllm_core.trace import REASONS, Commit, DecodeStep

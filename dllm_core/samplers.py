@@ -109,21 +109,15 @@ def gap_config(tokens: list[int], config: DecodeConfig, mask_token_id: int) -> D
 
 
 def new_trace(checkpoint: Decodable, prompt: list[int], config: DecodeConfig) -> Trace:
-    """The record of a decoding that has had no step yet."""
-    tokenizer = checkpoint.tokenizer
-    initial = initial_tokens(prompt, config, tokenizer.mask_token_id)
-    return Trace(
-        config.style, list(prompt), initial, tokenizer.mask_token_id, tokenizer.eos_token_id, settings=config.to_dict()
-    )
+    """The record of `decode` before its first step."""
+    initial = initial_tokens(prompt, config, checkpoint.tokenizer.mask_token_id)
+    return Trace.begin(checkpoint.tokenizer, prompt, initial, config)
 
 
 def new_gap_trace(checkpoint: Decodable, tokens: list[int], config: DecodeConfig) -> Trace:
-    """The record of gaps of which none is filled yet."""
-    tokenizer = checkpoint.tokenizer
-    config = gap_config(tokens, config, tokenizer.mask_token_id)
-    return Trace(
-        config.style, [], list(tokens), tokenizer.mask_token_id, tokenizer.eos_token_id, settings=config.to_dict()
-    )
+    """The record of `decode_gaps` before its first step."""
+    config = gap_config(tokens, config, checkpoint.tokenizer.mask_token_id)
+    return Trace.begin(checkpoint.tokenizer, [], tokens, config)
 
 
 def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dllm_core.compute.cpu import max_with_index
 from dllm_core.config import DecodeConfig
 
 LOWEST = -1e30  # a logit for "never": finite, so that a probability of 0 adds 0 · LOWEST = 0 to the entropy
-CHUNK = 128  # logits that `max_with_index` compares at once
 
 
 @dataclass(frozen=True)
@@ -84,20 +84,6 @@ def predict_tokens(
         top = (top_tokens, probabilities)
     entropy = log_sum - p.mul_(logits).sum(dim=-1)  # H = −Σ p log p = logsumexp − Σ p · logit
     return Prediction(token, torch.stack([confidence, entropy]), top)
-
-
-def max_with_index(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """`logits.max(dim=-1)` of [..., V]: (value, index), the first of equals.
-
-    On a CPU PyTorch finds a maximum many numbers at a time, but its index one number after the other. So the chunk that
-    holds the maximum is found first, and the index within it.
-    """
-    if logits.device.type != "cpu" or logits.shape[-1] % CHUNK or logits.numel() < 2**16:
-        return tuple(logits.max(dim=-1))
-    chunks = logits.unflatten(-1, (-1, CHUNK))
-    value, first = chunks.amax(dim=-1).max(dim=-1)
-    inside = chunks.gather(-2, first[..., None, None].expand(*first.shape, 1, CHUNK)).argmax(dim=-1)[..., 0]
-    return value, inside.add_(first, alpha=CHUNK)
 
 
 def filter_logits(logits: Tensor, top_k: int, top_p: float, temperature: float) -> Tensor:

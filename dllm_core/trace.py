@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dllm_core.common.files import read_json, write_whole
+from dllm_core.config import DecodeConfig
 
 REASONS = ("schedule", "threshold", "fallback", "budget", "ar", "edit")
 
@@ -69,6 +70,12 @@ class Trace:
     settings: dict = field(default_factory=dict)
     vocabulary: dict[int, str] = field(default_factory=dict)
     text: str = ""
+
+    @classmethod
+    def begin(cls, tokenizer, prompt: list[int], initial: list[int], config: DecodeConfig) -> "Trace":
+        """The record of a decoding before its first step."""
+        special = (tokenizer.mask_token_id, tokenizer.eos_token_id)
+        return cls(config.style, list(prompt), list(initial), *special, settings=config.to_dict())
 
     def tokens_at(self, k: int) -> list[int]:
         """The sequence after the first `k` steps (0: the start)."""

@@ -7,9 +7,10 @@ from small import MASK, VOCAB, batch_of, documents_of, logits_of, tiny
 
 from dllm_core import patterns
 from dllm_core.compute import trimming
+from dllm_core.compute.kv_cache import KVCache
 from dllm_core.compute.trimming import trim_unscored
 from dllm_core.config import ModelConfig
-from dllm_core.model import KVCache, RMSNorm, Transformer, rotate
+from dllm_core.model import RMSNorm, Transformer, rotate
 from dllm_core.reference import block_logits
 
 

@@ -10,11 +10,12 @@ from small import BOS, EOS, MASK, VOCAB, checkpoint_of, logits_of, tiny
 
 from dllm_core import reference, samplers
 from dllm_core.compute import cuda_graphs
+from dllm_core.compute.cpu import max_with_index
 from dllm_core.compute.cuda_graphs import Capture
 from dllm_core.config import DecodeConfig, ModelConfig
 from dllm_core.policies import tokens_per_step
 from dllm_core.samplers import decode, decode_gaps, generate, infill, initial_tokens
-from dllm_core.sampling import filter_logits, guide, max_with_index, predict_tokens
+from dllm_core.sampling import filter_logits, guide, predict_tokens
 from dllm_core.trace import Trace
 
 PROMPTS = [[BOS, 5, 6, 7, 8], [BOS, 9], [BOS, 4, 3, 9, 12, 11, 10, 7, 5]]  # unequal lengths, ends inside and at blocks

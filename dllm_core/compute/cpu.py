@@ -1,5 +1,5 @@
 """Operations that run faster on a CPU than PyTorch's own: RMSNorm and RoPE with hand-written gradients, float32 matrix
-products by the faster of two libraries, memory that is kept.
+products by the faster of two libraries, a maximum with its index, memory that is kept.
 
 The textbook forms, `F.rms_norm` and the rotation in `rotate`, are used on other devices and for training in half precision.
 Gradients of gradients are not available.
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+CHUNK = 128  # numbers that `max_with_index` compares at once
 MIN_ROWS, MIN_SIZE = 32, 2**14  # rows, and rows × width, from which oneDNN's products outweigh their overhead
 
 
@@ -102,6 +103,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return _rotate(x, cos, sin, 1) if torch.is_inference_mode_enabled() else _Rotate.apply(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def max_with_index(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x.max(dim=-1)` of [..., V]: (value, index), the first of equals.
+
+    On a CPU PyTorch finds a maximum many numbers at a time, but its index one number after the other. So the chunk that
+    holds the maximum is found first, and the index within it.
+    """
+    if x.device.type != "cpu" or x.shape[-1] % CHUNK or x.numel() < 2**16:
+        return tuple(x.max(dim=-1))
+    chunks = x.unflatten(-1, (-1, CHUNK))
+    value, first = chunks.amax(dim=-1).max(dim=-1)
+    inside = chunks.gather(-2, first[..., None, None].expand(*first.shape, 1, CHUNK)).argmax(dim=-1)[..., 0]
+    return value, inside.add_(first, alpha=CHUNK)
 
 
 class _RMSNorm(torch.autograd.Function):

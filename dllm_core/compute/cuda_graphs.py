@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dllm_core.compute.kv_cache import KVCache
 from dllm_core.compute.prepacked import prepacked
 
 GRAPH_DEVICES = ("cuda",)  # types of devices with graphs
@@ -80,10 +81,10 @@ class GraphedModel:
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     def __call__(
-        self, tokens: Tensor, position: Tensor, mask: Tensor, cache=None, slots: Tensor | None = None,
+        self, tokens: Tensor, position: Tensor, mask: Tensor, cache: KVCache | None = None, slots: Tensor | None = None,
         read: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
-        """As `Transformer.forward`: [n, D] of the elements `read`, or all states [B, S, D]. cache: a `KVCache` or None."""
+        """As `Transformer.forward`: [n, D] of the elements `read`, or all states [B, S, D]."""
         if self.current is None or cache is not self.cache:
             self.use_cache(cache)
         shape, captures = tuple(tokens.shape), self.current.captures
@@ -107,8 +108,8 @@ class GraphedModel:
         hidden = capture.run(inputs)
         return hidden.clone() if read is None else hidden[read]  # a copy: the next run overwrites it
 
-    def use_cache(self, cache) -> None:
-        """Make this `KVCache` the current one; it moves, content included, into the memory of a known one of its shape."""
+    def use_cache(self, cache: KVCache | None) -> None:
+        """Make this cache the current one; it moves, content included, into the memory of a known one of its shape."""
         shape = None if cache is None else tuple(cache.keys[0].shape)
         self.cache, self.current = cache, self.by_cache.pop(shape, None) or CacheCaptures(cache)
         captured_cache = self.current.cache
@@ -124,10 +125,10 @@ class GraphedModel:
 
 @dataclass
 class CacheCaptures:
-    """Of one shape of caches: the `KVCache` whose memory the captures use, and by the window's shape the number of
+    """Of one shape of caches: the cache whose memory the captures use, and by the window's shape the number of
     forwards and the captures."""
 
-    cache: object | None
+    cache: KVCache | None
     forwards: Counter = field(default_factory=Counter)
     captures: dict[tuple, "Capture"] = field(default_factory=dict)
 
@@ -136,7 +137,7 @@ class Capture:
     """One forward of fixed shapes. inputs: tokens, position [B, S], mask [B, S, K], slots [B, S]. cache: must live as long
     as the capture. Raises RuntimeError where CUDA refuses."""
 
-    def __init__(self, model: nn.Module, cache, inputs: list[Tensor], pool=None):
+    def __init__(self, model: nn.Module, cache: KVCache | None, inputs: list[Tensor], pool=None):
         self.inputs = [tensor.clone() for tensor in inputs]
         tokens, position, mask, slots = self.inputs
         self.forward, self.graph = partial(model, tokens, position, mask, cache, slots), None

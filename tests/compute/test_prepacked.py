@@ -9,9 +9,9 @@ from small import BOS, checkpoint_of, tiny
 from torch import nn
 
 from dllm_core.compute.cuda_graphs import for_inference
+from dllm_core.compute.kv_cache import KVCache
 from dllm_core.compute.prepacked import PrepackedLinear, _layouts, prepacked, prepacking_works
 from dllm_core.config import DecodeConfig
-from dllm_core.model import KVCache
 from dllm_core.samplers import decode
 
 pytestmark = pytest.mark.skipif(not prepacking_works(torch.float32), reason="this PyTorch or processor prepacks nothing")
