@@ -1,7 +1,7 @@
 """`dllm launch`: one notebook's training on several processes, as in
 `accelerate launch … -m dllm_core.cli.main launch 03 -p max_iters 100`.
 
-Every process runs the notebook's own cells, with the parameters that `dllm run` would pass, up to and including the cell
+Every process runs the notebook's cells, with the parameters that `dllm run` would pass, up to and including the cell
 that trains; there the processes share the work (`ProcessGroup`). The first process then runs the remaining cells.
 """
 
@@ -47,10 +47,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def train_stage(argv: Sequence[str]) -> None:
-    """Train from a notebook: `accelerate.notebook_launcher(train_stage, (["03", "-p", "max_iters", "100"],), num_processes=2)`.
+    """`dllm launch` from a notebook: `accelerate.notebook_launcher(train_stage, (["03"],), num_processes=2)`.
 
     argv: the words after `dllm launch`. Raises UsageError before anything has run, and what a cell raises.
-    """  # fmt: skip
+    """
     parser = argparse.ArgumentParser(prog="train_stage")
     add_arguments(parser)
     train(parser.parse_args(argv))
@@ -100,7 +100,9 @@ def find_run(run: str, preset: str, pairs: Sequence[Sequence[str]]) -> tuple[Pat
                     raise UsageError(f"-p {name}: {unknown_name(name, declared)}")
                 settings[name] = parse_value(text, declared[name])
             return notebook, settings
-    raise UsageError(f"{display_path(config)}: its settings are those of no notebook here; name a stage (01 … 05-llada2)")
+    raise UsageError(
+        f"{display_path(config)}: its settings are those of no notebook here; name a stage (01 … 05-llada2)"
+    )
 
 
 def _run_cells(notebook: Path, cells: list[str], start: int, scope: dict) -> None:

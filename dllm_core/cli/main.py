@@ -21,7 +21,7 @@ COMMANDS = {  # word → (module, help)
     "report": ("dllm_core.cli.report", "sum up what notebook 07 measured in tables and sentences"),
     "bench": ("dllm_core.workshop.benchmark.main", "measure training, decoding and feeding side by side with others"),
     "figures": ("dllm_core.workshop.pictures", "draw the pictures of README and of the notebooks"),
-    "results": ("dllm_core.workshop.results_page", "write RESULTS.md, its figures and the tables of README from the records"),
+    "results": ("dllm_core.workshop.results_page", "write RESULTS.md, its figures and README's tables"),
     "corpus": ("dllm_core.workshop.corpus.generator", "generate the embedded corpus anew"),
     "bundle": ("dllm_core.workshop.bundle_weights", "make the small weights that come with the project"),
 }  # fmt: skip
@@ -46,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, ModuleType]:
     """The options and the module of the command that `argv` names. Raises UsageError where it is not installed."""
-    parser = argparse.ArgumentParser(prog="dllm", description="Notebooks on diffusion language models, run and measured.")
+    parser = argparse.ArgumentParser(
+        prog="dllm", description="Notebooks on diffusion language models, run and measured."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     module = None
     for name, (module_name, words) in COMMANDS.items():

@@ -1,4 +1,4 @@
-"""One notebook in a kernel process of its own: papermill runs it in a thread, and it can be measured and interrupted."""
+"""One notebook in a kernel process of its own: papermill runs it in a thread; it can be measured and interrupted."""
 
 import contextlib
 import json

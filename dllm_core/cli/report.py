@@ -47,8 +47,11 @@ def run(options: argparse.Namespace) -> None:
     if summary:
         minutes, seconds = divmod(round(summary["seconds"]), 60)
         stages = ", ".join(f"{name} {stage['seconds']:.0f}" for name, stage in summary["stages"].items())
-        print(f"The notebooks took {minutes} minutes {seconds} seconds ({summary['seconds']:.0f} seconds) with --jobs "
-              f"{summary['jobs']} and {summary['memory_gib']:.2f} GiB of memory at most; seconds of each: {stages}.")  # fmt: skip
+        print(
+            f"The notebooks took {minutes} minutes {seconds} seconds ({summary['seconds']:.0f} seconds) with "
+            f"--jobs {summary['jobs']} and {summary['memory_gib']:.2f} GiB of memory at most; "
+            f"seconds of each: {stages}."
+        )
 
 
 def load_scores(path: str | Path) -> dict:
@@ -80,7 +83,9 @@ def settings_rows(seeds: Sequence[dict]) -> list[dict[str, str]]:
     return rows
 
 
-def quality_cells(style: str, threshold: float | None, shares: Sequence[float], count: int, pace: float) -> dict[str, str]:
+def quality_cells(
+    style: str, threshold: float | None, shares: Sequence[float], count: int, pace: float
+) -> dict[str, str]:
     """The first cells of a row. shares: right answers of each seed, of `count` questions; pace: tokens per forward."""
     mean = sum(shares) / len(shares)
     low, high = wilson(mean * count, count)
@@ -126,12 +131,12 @@ def difference(seeds: Sequence[dict], style: str, threshold: float | None) -> Di
 def sentences(seeds: Sequence[dict]) -> list[str]:
     """The results in sentences, one a line: exact match, paired differences from AR, ratios of speed."""
     rows = {run: [_find(scores, "quality_speed", "style", *run) for scores in seeds] for run in CONTESTANTS}
-    rows = {run: found for run, found in rows.items() if None not in found}
+    rows = {run: of_seeds for run, of_seeds in rows.items() if None not in of_seeds}
     lines = [_quality_sentence(rows, seeds)]
     for style, threshold in rows:
-        found = difference(seeds, style, threshold) if style != "AR" else None
-        if found:
-            lines.append(_difference_sentence(_name(style, threshold), found))
+        result = difference(seeds, style, threshold) if style != "AR" else None
+        if result:
+            lines.append(_difference_sentence(_name(style, threshold), result))
     for style in ("LLaDA 1", "LLaDA 2"):
         if all(name in scores["speed"] for scores in seeds for name in (style, "AR")):
             lines.append(_speed_sentence(style, seeds))
@@ -140,20 +145,20 @@ def sentences(seeds: Sequence[dict]) -> list[str]:
 
 def _quality_sentence(rows: dict[tuple[str, float | None], list[dict]], seeds: Sequence[dict]) -> str:
     parts = []
-    for (style, threshold), found in rows.items():
-        share = sum(row["quality"] for row in found) / len(found)
-        pace = f" ({median(row['tokens_per_forward'] for row in found):.1f} tokens per forward)" if threshold else ""
+    for (style, threshold), of_seeds in rows.items():
+        share = sum(row["quality"] for row in of_seeds) / len(of_seeds)
+        pace = f" ({median(row['tokens_per_forward'] for row in of_seeds):.1f} tokens per forward)" if threshold else ""
         parts.append(f"{_name(style, threshold)} {share:.3f}{pace}")
     return f"On {_questions(seeds):,} test questions, {_seeds(len(seeds))}: exact match {', '.join(parts)}."
 
 
-def _difference_sentence(name: str, found: Difference) -> str:
-    verdict = "excludes" if found.low > -0.02 else "leaves open" if found.high > -0.02 else "shows"
-    single = f" (single seeds {found.least:+.3f} to {found.most:+.3f})" if found.seeds > 1 else ""
+def _difference_sentence(name: str, result: Difference) -> str:
+    verdict = "excludes" if result.low > -0.02 else "leaves open" if result.high > -0.02 else "shows"
+    single = f" (single seeds {result.least:+.3f} to {result.most:+.3f})" if result.seeds > 1 else ""
     return (
-        f"{name} minus AR: {found.mean:+.3f}, 95 % paired interval {found.low:+.3f} to {found.high:+.3f} "
-        f"over {found.items:,} questions × {_seeds(found.seeds)}{single}: it {verdict} a loss above 0.02; "
-        f"{found.only_first} right in it alone, {found.only_second} in AR alone."
+        f"{name} minus AR: {result.mean:+.3f}, 95 % paired interval {result.low:+.3f} to {result.high:+.3f} "
+        f"over {result.items:,} questions × {_seeds(result.seeds)}{single}: it {verdict} a loss above 0.02; "
+        f"{result.only_first} right in it alone, {result.only_second} in AR alone."
     )
 
 
@@ -161,9 +166,10 @@ def _speed_sentence(style: str, seeds: Sequence[dict]) -> str:
     speed, ar_speed = ([scores["speed"][name]["tokens_per_second"] for scores in seeds] for name in (style, "AR"))
     ratio = median(fast / slow for fast, slow in zip(speed, ar_speed, strict=True))
     times = f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
+    name = _name(style, _threshold(seeds) if style == "LLaDA 2" else None)
     return (
-        f"{_name(style, _threshold(seeds) if style == 'LLaDA 2' else None)} writes {times} times as many tokens per second "
-        f"as cached AR ({median(speed):,.0f} against {median(ar_speed):,.0f}, medians over the seeds; batch 1)."
+        f"{name} writes {times} times as many tokens per second as cached AR "
+        f"({median(speed):,.0f} against {median(ar_speed):,.0f}, medians over the seeds; batch 1)."
     )
 
 

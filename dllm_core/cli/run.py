@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `dllm run`."""
     names = " ".join(stage.name for stage in stages.STAGES)
     parser.add_argument("stages", nargs="*", metavar="NN", help=f"all, or any of {names}")
-    parser.add_argument("--preset", default="cpu", help="folder of notebooks/presets; cpu: the notebooks' own (default)")
+    parser.add_argument(
+        "--preset", default="cpu", help="folder of notebooks/presets; cpu: the notebooks' own (default)"
+    )
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter")
     parser.add_argument("--out", help="folder of the executed notebooks (default: runs/PRESET)")
     parser.add_argument("--jobs", type=int, default=1, help="stages to run side by side (default: 1)")

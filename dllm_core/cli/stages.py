@@ -1,4 +1,4 @@
-"""The stages of the chain: which notebooks there are, in which order, under which parameters, and what is up to date."""
+"""The stages of the chain: their notebooks, their order, their parameters, and which of them are up to date."""
 
 import dataclasses
 import json

@@ -19,7 +19,7 @@ class StatusLine:
         print(("\r\x1b[K" if self.live else "") + text, flush=True)
 
     def progress(self, running: Mapping) -> None:
-        """Draw how far each `NotebookProcess` is, by its name: every 0.3 seconds on a terminal, every minute in a log."""
+        """Draw how far each `NotebookProcess` is, by name: every 0.3 seconds on a terminal, every minute in a log."""
         if not running or time.time() - self.drawn < (0.3 if self.live else 60):
             return
         self.drawn = time.time()

@@ -68,13 +68,17 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     parameters = {}
     for statement in statements:
         try:
-            name, kind = statement.target.id, TYPES[statement.annotation.id]
-            parameter = Parameter(name, kind, ast.literal_eval(statement.value), comments.get(statement.end_lineno, ""))
+            name, value_type = statement.target.id, TYPES[statement.annotation.id]
+            parameter = Parameter(
+                name, value_type, ast.literal_eval(statement.value), comments.get(statement.end_lineno, "")
+            )
         except (AttributeError, KeyError, ValueError):
             parameter = None
         if parameter is None or not parameter.accepts(parameter.default):
-            raise UsageError(f"{path}: line {statement.lineno} of the parameters cell must be `name: type = value`, with "
-                             f"one of the types {', '.join(TYPES)}: {ast.unparse(statement)}")  # fmt: skip
+            raise UsageError(
+                f"{path}: line {statement.lineno} of the parameters cell must be `name: type = value`, with one of the "
+                f"types {', '.join(TYPES)}: {ast.unparse(statement)}"
+            )
         parameters[name] = parameter
     return parameters
 

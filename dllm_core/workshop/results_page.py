@@ -1,6 +1,6 @@
 """`dllm results`: RESULTS.md, its figures and README's tables, all from the records of the sweeps and the benchmark.
 
-Every number is read from a record. A cell of a table is the mean over seeds, with the least and the greatest in brackets.
+Every number is read from a record. A cell of a table is the mean over seeds, in brackets the least and the greatest.
 """
 
 import argparse
@@ -18,17 +18,18 @@ from dllm_core.workshop.sweeps.files import FOLDER, Sweep, find_sweeps
 from dllm_core.workshop.sweeps.tables import Spread, gather, tables
 
 INTRODUCTION = (
-    "Made by `dllm results` from the records in `notebooks/sweeps/records`, one small file for each cell and seed; nothing "
-    "here is typed by hand but the questions and the answers in words, which stand in the sweeps' files. `dllm sweep all` "
-    "runs what has no record yet, `dllm sweep NAME --force` a sweep again. A number is the mean over seeds; in brackets "
-    "the least and the greatest."
+    "Made by `dllm results` from the records in `notebooks/sweeps/records`, one small file for each cell and seed; "
+    "nothing here is typed by hand but the questions and the answers in words, which stand in the sweeps' files. "
+    "`dllm sweep all` runs what has no record yet, `dllm sweep NAME --force` a sweep again. A number is the mean over "
+    "seeds; in brackets the least and the greatest."
 )
 REBUILT = "2026-11-30"  # the day from which on noise is drawn by (seed, step, part)
 OF_OLD_CODE = {  # page → what it says while records from before that day are shown
-    "RESULTS.md": "The records dated before 2026-11-30 were measured by the code before its rebuild (commit 7076237 and "
-    "earlier). Noise is drawn in another way since, so a sweep that is run again gives other numbers, within the range of the seeds.",
-    "README.md": "These records were measured by the code before its rebuild (commit 7076237 and earlier); noise is drawn in "
-    "another way since, and they will be measured again.",
+    "RESULTS.md": "The records dated before 2026-11-30 were measured by the code before its rebuild (commit 7076237 "
+    "and earlier). Noise is drawn in another way since, so a sweep that is run again gives other numbers, within the "
+    "range of the seeds.",
+    "README.md": "These records were measured by the code before its rebuild (commit 7076237 and earlier); noise is "
+    "drawn in another way since, and they will be measured again.",
     "README.zh.md": "这些记录由重构之前的代码（提交 7076237 及更早）测得；此后噪声的抽取方式已改变，将重新测量。",
 }
 READMES = ("README.md", "README.zh.md")
@@ -145,10 +146,12 @@ def readme_parts(name: str) -> dict[str, str]:
     """Mark → Markdown of the README `name`. Raises UsageError when a sweep that the tables need has no records."""
     sweeps = {sweep.name: sweep for sweep in find_sweeps(["paired", "estimators", "speed"])}
     records = {name: sweep.records() for name, sweep in sweeps.items()}
-    if missing := [name for name, found in records.items() if not found]:
+    if missing := [name for name, of_sweep in records.items() if not of_sweep]:
         raise UsageError(f"no records of {', '.join(missing)}: run `dllm sweep {' '.join(missing)}`")
     answers = [
-        {"label": record["label"], "seed": record["seed"], **row} for record in records["paired"] for row in record["rows"]
+        {"label": record["label"], "seed": record["seed"], **row}
+        for record in records["paired"]
+        for row in record["rows"]
     ]
     speed = {row["style"]: row for row in gather(records["speed"], "speed", ["style"], ["tokens_per_second", "times"])}
     old = any(record["date"] < REBUILT for record in _records(list(sweeps.values())))
@@ -193,8 +196,8 @@ def group_rows(answers: Sequence[dict]) -> Iterator[dict]:
         first = rows["AR"]
         for group in first[0]["groups"] if first else ():
             shares = {}
-            for label, found in rows.items():
-                right, count = (sum(row["groups"][group][index] for row in found) for index in (0, 1))
+            for label, of_style in rows.items():
+                right, count = (sum(row["groups"][group][index] for row in of_style) for index in (0, 1))
                 shares[label] = f"{100 * right / count:.0f} %"
             yield {"group": group, "questions × seeds": f"{first[0]['groups'][group][1]} × {len(first)}", **shares}
 

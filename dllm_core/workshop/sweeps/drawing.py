@@ -9,7 +9,7 @@ from dllm_core.workshop.sweeps.tables import HEADINGS, Spread, gather
 
 
 def draw(sweep: Sweep) -> Path:
-    """Write the sweep's figure as figures/sweep_NAME.png. Returns its path, or the sweep's file where it has no figure."""
+    """Write the figure to figures/sweep_NAME.png. Returns its path, or the sweep's file where it has no figure."""
     if not sweep.text.get("figure"):
         return resolve(FOLDER) / f"{sweep.name}.yaml"
     return save_figure(picture(sweep, sweep.records()), f"sweep_{sweep.name}")
@@ -38,11 +38,13 @@ def _lines(records, spec):
         points = [row for row in rows if _name(row, by) == name]
         color, line, marker = LINES[i % len(LINES)]
         at = [row[x].mean if isinstance(row[x], Spread) else row[x] for row in points]
-        axes.errorbar(at, [row[y].mean for row in points], yerr=_bars([row[y] for row in points]), capsize=3, elinewidth=1,
-                      color=COLORS[color], linestyle=line, marker=marker, label=name)  # fmt: skip
+        axes.errorbar(at, [row[y].mean for row in points], yerr=_bars([row[y] for row in points]), capsize=3,
+                      elinewidth=1, color=COLORS[color], linestyle=line, marker=marker, label=name)  # fmt: skip
         for x_value, row in zip(at, points, strict=True):
             if note and row[note] is not None:
-                axes.annotate(f"{row[note]:g}", (x_value, row[y].mean), xytext=(5, 5), textcoords="offset points", fontsize=9)
+                axes.annotate(
+                    f"{row[note]:g}", (x_value, row[y].mean), xytext=(5, 5), textcoords="offset points", fontsize=9
+                )
     if spec.get("log"):
         axes.set_xscale("log", base=2)
     _labels(axes, x, y, f" (at the points: {HEADINGS.get(note, note)})" if note else "")
@@ -67,8 +69,8 @@ def _dots(records, spec):
     for height, row in enumerate(rows):
         axes.plot(row[y].values, [height] * len(row[y].values), "o", color=COLORS["blue"], alpha=0.6, markersize=7)
         axes.plot([row[y].mean] * 2, [height - 0.3, height + 0.3], color=COLORS["vermilion"], linewidth=2)
-        axes.annotate(f"{row[y].mean:.3g}", (row[y].mean, height), xytext=(0, 9), textcoords="offset points", fontsize=9,
-                      ha="center")  # fmt: skip
+        axes.annotate(f"{row[y].mean:.3g}", (row[y].mean, height), xytext=(0, 9), textcoords="offset points",
+                      fontsize=9, ha="center")  # fmt: skip
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel(f"{HEADINGS.get(y, y)} (dots: seeds; bar: mean)")
@@ -101,7 +103,9 @@ def _heat(records, spec):
 
 
 def _settings(records, kind: str) -> set[str]:
-    return {name for record in records for row in record["rows"] if row["kind"] == kind for name in row.get("settings", ())}
+    return {
+        name for record in records for row in record["rows"] if row["kind"] == kind for name in row.get("settings", ())
+    }
 
 
 def _bars(spreads: list[Spread]):

@@ -1,8 +1,8 @@
 """Sweeps as files: each YAML file of notebooks/sweeps, read and checked, becomes a list of trials.
 
 A sweep asks a question, and says how each of its cells is trained and what is then measured. A trial is a cell at one
-seed. It is finished when its record lies in notebooks/sweeps/records, a small file to commit; what was trained for it is
-not kept.
+seed. It is finished when its record lies in notebooks/sweeps/records, a small file to commit; the weights that were
+trained for it are not kept.
 """
 
 import hashlib
@@ -34,8 +34,8 @@ class Trial:
     """A cell of a sweep at one seed.
 
     steps: (notebook, values) of each training, in order; `{previous}` in a value stands for the run of the step before.
-    measure: the values for the measuring notebook. chain: the stages of `dllm run` that the trial starts from. timed: it
-    runs alone, because it measures seconds.
+    measure: the values for the measuring notebook. chain: the stages of `dllm run` that the trial starts from. timed:
+    it runs alone, because it measures seconds.
     """
 
     sweep: str
@@ -102,7 +102,9 @@ def read_sweep(path: Path, scale: str = "cpu") -> Sweep:
     chain, timed = tuple(text.get("chain", ())), bool(text.get("alone"))
     for name in chain:
         if name not in {stage.name for stage in STAGES}:
-            raise UsageError(f"{path}: chain: {name!r} is no stage of the chain, written in quotes, such as \"03\" or 05-llada2")
+            raise UsageError(
+                f'{path}: chain: {name!r} is no stage of the chain, written in quotes, such as "03" or 05-llada2'
+            )
     seeds, trials = tuple(text.get("seeds", (0, 1, 2))), []
     for name in text["cells"]:
         label, steps, measure = _read_cell(path, text, name, scale)

@@ -30,8 +30,9 @@ def _row(kind: str, settings: dict, **numbers) -> Row:
 
 
 def likelihood(
-    loaded: LoadedCheckpoint, batches: list[Batch], block_sizes: Iterable[int], estimators: Iterable[str], draws: int, seed: int
-) -> Iterator[Row]:
+    loaded: LoadedCheckpoint, batches: list[Batch], block_sizes: Iterable[int], estimators: Iterable[str],
+    draws: int, seed: int,
+) -> Iterator[Row]:  # fmt: skip
     """Nats per token of the texts in `batches`: exact for AR, else the bound at each block size (0: one block) by each
     estimator. The first token of a document is not scored, as AR cannot score it."""
     if loaded.checkpoint.objective == "ar":
@@ -135,7 +136,9 @@ def merges(
     kept = run.checkpoints()
     for k in (0, *counts):
         if k > len(kept):
-            raise ValueError(f"merge of {k} checkpoints: {run.folder} kept {len(kept)}; raise llada2_topk_merge_k in 03")
+            raise ValueError(
+                f"merge of {k} checkpoints: {run.folder} kept {len(kept)}; raise llada2_topk_merge_k in 03"
+            )
         if k:
             model.load_state_dict(mean_weights([load_file(file) for _, file in kept[:k]]), strict=False)
         estimate = measure(model)
@@ -144,14 +147,14 @@ def merges(
 
 
 def reversal(
-    loaded: LoadedCheckpoint, facts: list[tuple[str, str]], seen: str, queried: str, decode_config: DecodeConfig, draws: int,
-    seed: int, direction: str,
+    loaded: LoadedCheckpoint, facts: list[tuple[str, str]], seen: str, queried: str, decode_config: DecodeConfig,
+    draws: int, seed: int, direction: str,
 ) -> Iterator[Row]:  # fmt: skip
     """Facts (k, v) from training sentences of the form `seen`, queried by the beginning of the sentence `queried`; both
     hold {k} and {v}, and `queried` ends with {k} and a full stop. direction: how the facts were told, in words.
 
-    By decoding: the share of facts whose continuation begins with k. By likelihood: the share whose k, given the rest, is
-    likeliest among all facts' k, in `queried` and in `seen` (a model that cannot say a fact may still know it).
+    By decoding: the share of facts whose continuation begins with k. By likelihood: the share whose k, given the rest,
+    is likeliest among all facts' k, in `queried` and in `seen` (a model that cannot say a fact may still know it).
     """
     head = queried[: queried.index("{k}")]
     prompts = [prompt_ids(loaded.tokenizer, head.format(v=v), chat=False) for _, v in facts]
@@ -187,15 +190,15 @@ def _gap_nats(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> flo
         estimate = ar_nll(loaded.model, batches)
     else:  # the texts are shorter than a block: one block
         estimate = nll_bound(
-            loaded.model, batches, tokenizer.mask_token_id, draws=1, seed=seed, label_shift=loaded.checkpoint.label_shift,
-            first_given=True, estimator="exact_masks",
+            loaded.model, batches, tokenizer.mask_token_id, draws=1, seed=seed,
+            label_shift=loaded.checkpoint.label_shift, first_given=True, estimator="exact_masks",
         )  # fmt: skip
     return estimate.mean * estimate.tokens / copies
 
 
 def cost(
-    loaded: LoadedCheckpoint, prompt_lengths: Iterable[int], block_lengths: Iterable[int], new_tokens: int, at_once: int, seed: int,
-    repeats: int = 3,
+    loaded: LoadedCheckpoint, prompt_lengths: Iterable[int], block_lengths: Iterable[int], new_tokens: int,
+    at_once: int, seed: int, repeats: int = 3,
 ) -> Iterator[Row]:  # fmt: skip
     """Forwards and milliseconds (median of `repeats`) of decoding `new_tokens` after random prompts, with and without
     the cache of finished blocks, `at_once` tokens a forward throughout, so that only the cost differs."""

@@ -77,7 +77,9 @@ def _choose_trials(sweeps: Sequence[Sweep], options: argparse.Namespace) -> list
         known = {str(getattr(trial, attribute)) for trial in trials}
         names = set(wanted.split(",")) if wanted else known
         if unknown := names - known:
-            raise UsageError(f"{flag}: {min(unknown)!r} is in none of these sweeps; there are {', '.join(sorted(known))}")
+            raise UsageError(
+                f"{flag}: {min(unknown)!r} is in none of these sweeps; there are {', '.join(sorted(known))}"
+            )
         trials = [trial for trial in trials if str(getattr(trial, attribute)) in names]
     return trials
 
@@ -127,22 +129,22 @@ def plan_trials(
     jobs: dict[str, NotebookJob] = {}
     planned: dict[NotebookJob, Trial | None] = {}
     for trial in trials:
-        place, previous = f"{trial.scale}/seed{trial.seed}", ""
+        folder, previous = f"{trial.scale}/seed{trial.seed}", ""
         starts = [job for job in stages if job.stage.name in {f"{name}.{trial.seed}" for name in trial.chain}]
         needs = starts
         for (notebook, values), training in zip(trial.steps, trainings(trial), strict=True):
             name = names[training]
             if training not in jobs:
                 values = {**ALIKE.get(trial.scale, {}), **values, "seed": trial.seed, "run_name": name}
-                job = _job(f"{name}.{trial.seed}", notebook, _filled(values, previous), place, name, needs)
+                job = _job(f"{name}.{trial.seed}", notebook, _filled(values, previous), folder, name, needs)
                 jobs[training] = job
                 planned[job] = None
             needs, previous = [jobs[training]], name
         title = f"{trial.sweep}-{trial.name}.measure"
         values = {"checkpoint": "weights/{previous}.pt", **trial.measure, "seed": trial.seed}
-        values["output"] = f"runs/sweeps/{place}/{title}d.json"
+        values["output"] = f"runs/sweeps/{folder}/{title}d.json"
         needs = list(dict.fromkeys([*starts, *needs]))  # it may measure a checkpoint of the chain as well
-        planned[_job(f"{title}.{trial.seed}", MEASURE, _filled(values, previous), place, title, needs)] = trial
+        planned[_job(f"{title}.{trial.seed}", MEASURE, _filled(values, previous), folder, title, needs)] = trial
     return planned
 
 
@@ -154,12 +156,12 @@ def _filled(values: dict, previous: str) -> dict:
     return filled
 
 
-def _job(name: str, notebook: str, values: dict, place: str, title: str, needs: list[NotebookJob]) -> NotebookJob:
+def _job(name: str, notebook: str, values: dict, folder: str, title: str, needs: list[NotebookJob]) -> NotebookJob:
     path = resolve(f"notebooks/{notebook}.ipynb")
     stage = Stage(name, notebook, title, tuple(job.stage.name for job in needs))
-    executed = resolve("runs/sweeps") / place / f"{title}.ipynb"
+    executed = resolve("runs/sweeps") / folder / f"{title}.ipynb"
     upstream = tuple(job.record for job in needs)
-    weights = resolve("weights/sweeps") / place
+    weights = resolve("weights/sweeps") / folder
     # one thread: sums are split by the number of threads, and a trial must not depend on what runs beside it
     return NotebookJob(
         stage, path, read_parameters(path), values, code_digest(path), executed, upstream, weights, threads=1
@@ -167,8 +169,8 @@ def _job(name: str, notebook: str, values: dict, place: str, title: str, needs: 
 
 
 def chain_jobs(trials: Sequence[Trial]) -> list[NotebookJob]:
-    """The stages of the chain that the trials start from, at each of their seeds, as `dllm run -p seed N` would run them,
-    but on one thread each: the result does not depend on what runs beside it."""
+    """The stages of the chain that the trials start from, at each of their seeds, as `dllm run -p seed N` would run
+    them, but on one thread each: the result does not depend on what runs beside it."""
     starts: dict[tuple[str, int], set[str]] = {}  # (scale, seed) → names of stages
     for trial in trials:
         starts.setdefault((trial.scale, trial.seed), set()).update(trial.chain)

@@ -7,15 +7,17 @@ from dllm_core.notebook.grading import paired
 from dllm_core.workshop.sweeps.files import Sweep
 
 HEADINGS = {
-    "label": "", "threshold": "threshold", "block_length": "block length", "steps": "steps", "temperature": "temperature",
-    "cfg_scale": "guidance", "exact_match": "exact match", "tokens_per_forward": "tokens per forward",
-    "tokens_per_second": "tokens per second", "ended": "ends with eos", "length": "tokens of an answer",
-    "too_long": "longer than asked", "distinct_2": "distinct pairs", "repetition": "repeated", "mean": "nats per token",
-    "error": "standard error", "block_size": "block", "estimator": "estimator", "step_1": "loss of step 1",
-    "step_10": "mean of steps 1–10", "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10",
-    "prompt_length": "prompt", "cache": "cache", "milliseconds": "ms per forward", "forwards": "forwards",
-    "milliseconds_per_token": "ms per token", "k": "checkpoints averaged", "direction": "told", "way": "how asked", "right": "right",
-    "trained_steps": "steps", "tokens": "tokens", "seconds": "seconds", "style": "style", "times": "times AR", "least": "least", "most": "most",
+    "label": "", "threshold": "threshold", "block_length": "block length", "steps": "steps", "style": "style",
+    "temperature": "temperature", "cfg_scale": "guidance", "exact_match": "exact match", "ended": "ends with eos",
+    "tokens_per_forward": "tokens per forward", "tokens_per_second": "tokens per second", "right": "right",
+    "length": "tokens of an answer", "too_long": "longer than asked", "distinct_2": "distinct pairs",
+    "repetition": "repeated", "mean": "nats per token", "error": "standard error", "block_size": "block",
+    "estimator": "estimator", "step_1": "loss of step 1", "step_10": "mean of steps 1–10",
+    "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10", "prompt_length": "prompt",
+    "cache": "cache", "milliseconds": "ms per forward", "milliseconds_per_token": "ms per token",
+    "forwards": "forwards", "k": "checkpoints averaged", "direction": "told", "way": "how asked",
+    "trained_steps": "steps", "tokens": "tokens", "seconds": "seconds", "times": "times AR", "least": "least",
+    "most": "most",
 }  # fmt: skip
 
 
@@ -60,14 +62,21 @@ def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[di
             rows = [{key: value for key, value in row.items() if key != "label"} for row in rows]
         captions = [spec["caption"]] if spec.get("caption") else []
         if "exact_match" in spec["columns"] and any(record["asked"].get("own_answers") for record in records):
-            captions.append("exact match here: the share of held-out prompts answered as the model itself does one token a forward")
-        yield "; ".join(captions), [{HEADINGS.get(key, key) or "cell": value for key, value in row.items()} for row in rows]
+            captions.append(
+                "exact match here: the share of held-out prompts answered as the model itself does one token a forward"
+            )
+        yield (
+            "; ".join(captions),
+            [{HEADINGS.get(key, key) or "cell": value for key, value in row.items()} for row in rows],
+        )
 
 
 def paired_rows(sweep: Sweep, records: Sequence[dict]) -> list[dict]:
-    """`paired: {against: CELL}`: every other cell's answers against that cell's, question by question, at each setting (at
-    the same one, where that cell has it): the difference of exact match with its 95 % interval, and on how many answers
-    only one of the two was right."""
+    """`paired: {against: CELL}`: the answers of every other cell against that cell's, question by question.
+
+    At each setting (at the same one, where that cell has it): the difference of exact match with its 95 % interval, and
+    on how many answers only one of the two was right.
+    """
     against = sweep.text["paired"]["against"]
     references: dict[tuple, str] = {}  # (seed, threshold) → right answers of that cell
     pooled: dict[tuple, dict[int, dict]] = {}  # (label, threshold) → seed → row
