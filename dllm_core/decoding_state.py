@@ -32,10 +32,10 @@ class Window:
 class DecodingState:
     """A batch with its cache while it is decoded.
 
-    tokens: [B, T] int64; given: [B, T] bool, the prompt's positions; prompt, length: [B] int64, positions of the prompt
-    and of the whole sequence; cached: [B] int64, positions below it are final and their keys and values stored; row: [B]
-    int64, the row's number at the start. Under guidance a second copy of the batch, its prompts masked, runs beside
-    the first (an input that block training never showed).
+    tokens: [B, T] int64; condition: [B, T] bool, the tokens that are not masked at the start; prompt, length: [B] int64,
+    positions of the prompt and of the whole sequence; cached: [B] int64, positions below it are final and their keys and
+    values stored; row: [B] int64, the row's number at the start. Under guidance a second copy of the batch, its condition
+    masked, runs beside the first (an input that block training never showed).
     """
 
     model: torch.nn.Module
@@ -45,7 +45,7 @@ class DecodingState:
     label_shift: bool
     generator: torch.Generator
     tokens: Tensor
-    given: Tensor
+    condition: Tensor
     prompt: Tensor
     length: Tensor
     cached: Tensor
@@ -71,7 +71,7 @@ class DecodingState:
         lengths = prompt_lengths, [len(sequence) for sequence in sequences], range(batch)
         prompt, length, row = (torch.tensor(values, device=device) for values in lengths)
         mask_token_id = tokenizer.mask_token_id
-        given = (tokens != mask_token_id) & (torch.arange(longest, device=device) < length[:, None])
+        condition = (tokens != mask_token_id) & (torch.arange(longest, device=device) < length[:, None])
         # 2. an empty cache; LLaDA 1 has none, since every position may change with every other
         cache = None
         if config.style != "llada1":
@@ -80,7 +80,7 @@ class DecodingState:
             cache = KVCache.empty(model.config, batch * copies, slots, device, model.lm_head.weight.dtype)
         return cls(
             model, config, mask_token_id, tokenizer.eos_token_id, label_shift,
-            torch.Generator().manual_seed(config.seed), tokens, given, prompt, length, torch.zeros_like(row), row, cache,
+            torch.Generator().manual_seed(config.seed), tokens, condition, prompt, length, torch.zeros_like(row), row, cache,
             Recorder(config, began, [0] * batch),
         )  # fmt: skip
 
@@ -106,8 +106,8 @@ class DecodingState:
         # 2. the tokens of the window; under guidance also without the prompt
         tokens = self.tokens.gather(1, window.position[: len(self.row)])
         if self.config.cfg_scale:
-            given = self.given.gather(1, window.position[: len(self.row)])
-            tokens = torch.cat([tokens, tokens.masked_fill(given, self.mask_token_id)])
+            condition = self.condition.gather(1, window.position[: len(self.row)])
+            tokens = torch.cat([tokens, tokens.masked_fill(condition, self.mask_token_id)])
             rows, elements = torch.cat([rows, rows + len(self.row)]), elements.repeat(2)
         # 3. hidden states there, and their logits
         hidden = self.model(tokens, window.position, window.mask, self.cache, window.slots, read=(rows, elements))
@@ -126,7 +126,7 @@ class DecodingState:
 
     def keep(self, rows: Tensor) -> None:
         """Drop finished rows (bool [B], True stays), so that the others run in a smaller batch."""
-        for name in ("tokens", "given", "prompt", "length", "cached", "row"):
+        for name in ("tokens", "condition", "prompt", "length", "cached", "row"):
             setattr(self, name, getattr(self, name)[rows])
         if self.cache is not None:
             self.cache = self.cache.keep(rows.repeat(2) if self.config.cfg_scale else rows)

@@ -77,7 +77,8 @@ def close(one: Trace, other: Trace, tolerance: float = 1e-4) -> None:
     assert (one.prompt, one.initial, one.final) == (other.prompt, other.initial, other.final)
     assert len(one.steps) == len(other.steps)
     for a, b in zip(one.steps, other.steps, strict=True):
-        assert (a.index, a.forwards, a.block, a.masked, a.held_back) == (b.index, b.forwards, b.block, b.masked, b.held_back)
+        for name in ("index", "forwards", "block", "masked", "held_back"):
+            assert getattr(a, name) == getattr(b, name), name
         key = [(c.position, c.token, c.reason, [t for t, _ in c.alternatives]) for c in a.commits]
         assert key == [(c.position, c.token, c.reason, [t for t, _ in c.alternatives]) for c in b.commits]
         numbers = [a.confidence, a.entropy, *(c.confidence for c in a.commits), *(p for _, _, p in a.draft)]
@@ -95,36 +96,37 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_greedy_guess_by_hand():
     logits = torch.full((1, 1, VOCAB), -torch.inf)
     logits[0, 0, 4], logits[0, 0, 7], logits[0, 0, 5] = math.log(0.5), math.log(0.3), math.log(0.2)
-    made = predict_tokens(logits, DecodeConfig("ar", alternatives=2), MASK, seeded())
-    assert made.token.item() == 4 and made.confidence.item() == pytest.approx(0.5)
-    assert made.entropy.item() == pytest.approx(-sum(p * math.log(p) for p in (0.5, 0.3, 0.2)), rel=1e-5)
-    assert made.top[0][0, 0].tolist() == [4, 7, 5] and made.top[1][0, 0].tolist() == pytest.approx([0.5, 0.3, 0.2])
+    prediction = predict_tokens(logits, DecodeConfig("ar", alternatives=2), MASK, seeded())
+    assert prediction.token.item() == 4 and prediction.confidence.item() == pytest.approx(0.5)
+    assert prediction.entropy.item() == pytest.approx(-sum(p * math.log(p) for p in (0.5, 0.3, 0.2)), rel=1e-5)
+    assert prediction.top[0][0, 0].tolist() == [4, 7, 5]
+    assert prediction.top[1][0, 0].tolist() == pytest.approx([0.5, 0.3, 0.2])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
 def test_the_mask_is_never_chosen_and_takes_no_probability(temperature):
     logits = torch.zeros(1, 200, VOCAB)
     logits[..., MASK] = 50.0
-    made = predict_tokens(logits, DecodeConfig(temperature=temperature), MASK, seeded())
-    assert (made.token != MASK).all()
-    assert made.confidence.unique().tolist() == [pytest.approx(1 / (VOCAB - 1))]
+    prediction = predict_tokens(logits, DecodeConfig(temperature=temperature), MASK, seeded())
+    assert (prediction.token != MASK).all()
+    assert prediction.confidence.unique().tolist() == [pytest.approx(1 / (VOCAB - 1))]
 
 
 def test_confidence_is_the_unnoised_probability_before_temperature_and_filters():
     logits = torch.zeros(1, 500, VOCAB)
     logits[..., 4], logits[..., 5] = 3.0, 2.0
     p = logits[0, 0, :MASK].softmax(dim=-1)
-    made = predict_tokens(logits, DecodeConfig(temperature=2.0, top_k=2), MASK, seeded())
-    assert set(made.token.unique().tolist()) == {4, 5}
-    torch.testing.assert_close(made.confidence, p[made.token])
+    prediction = predict_tokens(logits, DecodeConfig(temperature=2.0, top_k=2), MASK, seeded())
+    assert set(prediction.token.unique().tolist()) == {4, 5}
+    torch.testing.assert_close(prediction.confidence, p[prediction.token])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_gumbel_samples_follow_the_softmax_at_the_temperature(temperature):
     row = torch.tensor([0.0, 1.0, 2.0, -1.0, *[-torch.inf] * (VOCAB - 4)])
-    made = predict_tokens(row.repeat(1, 20_000, 1), DecodeConfig(temperature=temperature), MASK, seeded())
+    prediction = predict_tokens(row.repeat(1, 20_000, 1), DecodeConfig(temperature=temperature), MASK, seeded())
     expected = (row[:4] / temperature).softmax(dim=-1)
-    shares = made.token.flatten().bincount(minlength=4) / 20_000
+    shares = prediction.token.flatten().bincount(minlength=4) / 20_000
     assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / 20_000).sqrt()).all()
 
 
@@ -132,10 +134,10 @@ def test_gumbel_samples_follow_the_softmax_at_the_temperature(temperature):
 def test_confidence_and_entropy_against_the_long_way(scale):
     logits = torch.randn(30, 500, generator=seeded(), dtype=torch.float64) * scale
     p = logits.index_fill(-1, torch.tensor([7]), -torch.inf).softmax(dim=-1)
-    made = predict_tokens(logits, DecodeConfig(), 7, seeded())
-    assert torch.equal(made.token, p.argmax(dim=-1))
-    torch.testing.assert_close(made.confidence.double(), p.amax(dim=-1), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(made.entropy.double(), torch.special.entr(p).sum(dim=-1), atol=2e-5, rtol=1e-4)
+    prediction = predict_tokens(logits, DecodeConfig(), 7, seeded())
+    assert torch.equal(prediction.token, p.argmax(dim=-1))
+    torch.testing.assert_close(prediction.confidence.double(), p.amax(dim=-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(prediction.entropy.double(), torch.special.entr(p).sum(dim=-1), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [6400, 6401])  # whole chunks, and not
@@ -150,9 +152,10 @@ def test_the_likeliest_is_the_first_of_equals(size):
 
 def test_guesses_go_back_to_their_places():
     masked = torch.tensor([[False, True, True], [True, False, False]])
-    made = predict_tokens(torch.randn(3, VOCAB, generator=seeded()), DecodeConfig(alternatives=1), MASK, seeded())
-    placed = made.scatter(masked)
-    for of, at in ((made.token, placed.token), (made.confidence, placed.confidence), (made.top[1], placed.top[1])):
+    prediction = predict_tokens(torch.randn(3, VOCAB, generator=seeded()), DecodeConfig(alternatives=1), MASK, seeded())
+    placed = prediction.scatter(masked)
+    pairs = ((prediction.token, placed.token), (prediction.confidence, placed.confidence), (prediction.top[1], placed.top[1]))
+    for of, at in pairs:
         assert torch.equal(at[masked], of) and (at[~masked] == 0).all()
 
 
@@ -248,7 +251,7 @@ def slow_ar(model, prompt, config):
     return tokens, commits
 
 
-def found(trace: Trace):
+def tokens_and_commits(trace: Trace):
     return trace.final, [{c.position: c.token for c in step.commits} for step in trace.steps]
 
 
@@ -261,7 +264,7 @@ def test_diffusion_decoding_equals_the_slow_loop(style, scale, label_shift):
     for seed, prompt in enumerate(PROMPTS):
         model = tiny(seed)
         (trace,) = traces(model, [prompt], config, label_shift)
-        assert found(trace) == slow(model, prompt, config, label_shift)
+        assert tokens_and_commits(trace) == slow(model, prompt, config, label_shift)
         assert all(step.forwards == (2 if scale else 1) for step in trace.steps)
 
 
@@ -269,7 +272,7 @@ def test_ar_decoding_equals_the_slow_loop():
     config = dataclasses.replace(STYLES["ar"], eos_early_stop=False)
     for seed, prompt in enumerate(PROMPTS):
         model = tiny(seed)
-        assert found(traces(model, [prompt], config)[0]) == slow_ar(model, prompt, config)
+        assert tokens_and_commits(traces(model, [prompt], config)[0]) == slow_ar(model, prompt, config)
 
 
 REFERENCE = {
@@ -296,7 +299,10 @@ def test_the_reference_decoders_write_what_the_library_writes(style, seed):
 
 
 @pytest.mark.parametrize("label_shift", [False, True])
-@pytest.mark.parametrize("style, scale", [(s, scale) for s, scale in GUIDED if not s.startswith("llada1")] + [("ar hot", 0.0), ("llada2 hot", 0.0)])
+@pytest.mark.parametrize(
+    "style, scale",
+    [(style, scale) for style, scale in GUIDED if not style.startswith("llada1")] + [("ar hot", 0.0), ("llada2 hot", 0.0)],
+)
 def test_cached_equals_uncached_to_the_logits(monkeypatch, style, scale, label_shift):
     seen = []
 
@@ -309,8 +315,8 @@ def test_cached_equals_uncached_to_the_logits(monkeypatch, style, scale, label_s
     model, results = tiny(4), []
     for use_cache in (True, False):
         seen.clear()
-        made = traces(model, PROMPTS, dataclasses.replace(config, use_cache=use_cache), label_shift)
-        results.append((made, list(seen)))
+        decoded = traces(model, PROMPTS, dataclasses.replace(config, use_cache=use_cache), label_shift)
+        results.append((decoded, list(seen)))
     for cached, full in zip(results[0][0], results[1][0], strict=True):
         close(cached, full)
     assert len(results[0][1]) == len(results[1][1]) > 3
@@ -336,19 +342,24 @@ def test_the_cache_spares_the_finished_blocks():
 @pytest.fixture
 def static(monkeypatch):
     """Decode on the CPU by what CUDA graphs replay, without the graphs. Gives the shapes captured and the runs."""
-    made, runs = [], []
-    begun, run = Capture.__init__, Capture.run
+    captured, runs = [], []
+    begin, run = Capture.__init__, Capture.run
     monkeypatch.setattr(cuda_graphs, "GRAPH_DEVICES", ("cpu",))
-    monkeypatch.setattr(Capture, "__init__", lambda *given: (made.append(given[3][0].shape), begun(*given))[1])
-    monkeypatch.setattr(Capture, "run", lambda *given: (runs.append(1), run(*given))[1])
-    return made, runs
+
+    def note_shape(self, model, cache, inputs, pool=None):
+        captured.append(inputs[0].shape)
+        begin(self, model, cache, inputs, pool)
+
+    monkeypatch.setattr(Capture, "__init__", note_shape)
+    monkeypatch.setattr(Capture, "run", lambda *arguments: (runs.append(1), run(*arguments))[1])
+    return captured, runs
 
 
 @pytest.mark.parametrize("label_shift", [False, True])
 @pytest.mark.parametrize("style, scale", [*GUIDED, *((style, 0.0) for style in HOT)])
 def test_static_shapes_change_nothing(static, monkeypatch, style, scale, label_shift):
     """Keys up to the cache's end, all states of the window."""
-    (made, runs), captured = static, []
+    (captured, runs), counts = static, []
     monkeypatch.setattr(cuda_graphs, "WARMUP", 1)
     config = dataclasses.replace((STYLES | HOT)[style], cfg_scale=scale, draft=True)
     with pytest.MonkeyPatch.context() as plainly:
@@ -359,8 +370,8 @@ def test_static_shapes_change_nothing(static, monkeypatch, style, scale, label_s
     for _ in range(4):  # a later decoding has a cache of its own, which takes the place of one of its shape
         for plainly, replayed in zip(wanted, traces(model, PROMPTS, config, label_shift), strict=True):
             close(plainly, replayed)
-        captured.append(len(made))
-    assert runs and captured[2] == captured[3]  # by the third every shape has been run; nothing is captured again
+        counts.append(len(captured))
+    assert runs and counts[2] == counts[3]  # by the third every shape has been run; nothing is captured again
 
 
 def test_decodings_side_by_side_share_no_memory(static):
@@ -378,49 +389,50 @@ def test_decodings_side_by_side_share_no_memory(static):
 
 
 def test_weights_that_moved_are_captured_anew(static):
-    made, _ = static
+    captured, _ = static
     model, config = tiny(4), STYLES["ar"]
     for _ in range(3):
         traces(model, PROMPTS[:1], config, False)
-    before = len(made)
+    before = len(captured)
     traces(model, PROMPTS[:1], config, False)
-    assert len(made) == before > 0
+    assert len(captured) == before > 0
     model.lm_head.weight.data = model.lm_head.weight.data.clone()
     traces(model, PROMPTS[:1], config, False)
-    assert len(made) > before
+    assert len(captured) > before
 
 
 def test_large_forwards_and_those_under_autocast_are_not_captured(static, monkeypatch):
-    made, _ = static
+    captured, _ = static
     with torch.autocast("cpu", torch.bfloat16):
         traces(tiny(4), PROMPTS[:1], STYLES["llada1"], False)
     monkeypatch.setattr(cuda_graphs, "MAX_TOKENS", 1)
     traces(tiny(4), PROMPTS[:1], STYLES["llada2"], False)
-    assert not made
+    assert not captured
     traces(tiny(4), PROMPTS[:1], STYLES["ar"], False)
-    assert set(made) == {(1, 1)}
+    assert set(captured) == {(1, 1)}
 
 
 def test_few_captures_are_kept_and_what_a_stopped_decoding_captured(static, monkeypatch):
-    made, _ = static
+    captured, _ = static
     monkeypatch.setattr(cuda_graphs, "MAX_SHAPES", 1)
-    model, config = tiny(4).train(), dataclasses.replace(STYLES["llada1"], eos_early_stop=False)  # as `load_checkpoint` leaves it
+    model = tiny(4).train()  # as `load_checkpoint` leaves it
+    config = dataclasses.replace(STYLES["llada1"], eos_early_stop=False)
     for prompt in PROMPTS:  # a length each, without a cache
         list(decode(checkpoint_of(model), [prompt], config))
-    assert len(made) == 3
+    assert len(captured) == 3
     stopped = decode(checkpoint_of(model), [PROMPTS[-1]], config)
     next(stopped)
     stopped.close()
     list(decode(checkpoint_of(model), [PROMPTS[-1]], config))
-    assert len(made) == 3
+    assert len(captured) == 3
     list(decode(checkpoint_of(model), [PROMPTS[0]], config))
-    assert len(made) == 4  # the first length's had given way
+    assert len(captured) == 4  # the first length's had given way
 
 
 def test_what_a_capture_reads_lives_as_long_as_it_does(static, monkeypatch):
     """Of a cache not its keys and values alone: a later decoding's own is gone when that ends."""
-    caches, begun = [], Capture.__init__
-    monkeypatch.setattr(Capture, "__init__", lambda *given: (caches.append(given[2]), begun(*given))[1])
+    caches, begin = [], Capture.__init__
+    monkeypatch.setattr(Capture, "__init__", lambda *arguments: (caches.append(arguments[2]), begin(*arguments))[1])
     model, config = tiny(4), DecodeConfig("llada2", max_new_tokens=9, block_length=3, threshold=None, eos_early_stop=False)
     for _ in range(4):  # a prompt's window comes once in each: captured when the cache is no longer the first one's
         list(decode(checkpoint_of(model), [PROMPTS[2]], config))
@@ -446,10 +458,10 @@ def test_where_nothing_can_be_captured_decoding_says_so_and_goes_on(static, monk
     monkeypatch.setattr(Capture, "__init__", refuse)
     model = tiny(4)
     with pytest.warns(UserWarning, match="without CUDA graphs.*not permitted"):
-        found = traces(model, PROMPTS, STYLES["llada2"], False)
+        decoded = traces(model, PROMPTS, STYLES["llada2"], False)
     with warnings.catch_warnings(action="error"):  # said once: it is not tried again
         traces(model, PROMPTS, STYLES["llada2"], False)
-    for plainly, other in zip(wanted, found, strict=True):
+    for plainly, other in zip(wanted, decoded, strict=True):
         close(plainly, other)
 
 
@@ -531,10 +543,10 @@ def test_llada1_random_remasking_takes_any_order():
     orders = set()
     for seed in range(6):
         (trace,) = traces(confident(LADDER), [[BOS, 9]], dataclasses.replace(config, seed=seed))
-        orders.add(tuple(place for step in commits(trace) for place, _ in step))
+        orders.add(tuple(position for step in commits(trace) for position, _ in step))
     assert len(orders) > 3 and all(sorted(order) == [2, 3, 4, 5, 6, 7] for order in orders)
     (trace,) = traces(confident(LADDER), [[BOS, 9]], config)
-    for step in trace.steps:  # the confidence told is still the model's
+    for step in trace.steps:  # the recorded confidence is still the model's
         for commit in step.commits:
             assert commit.confidence == pytest.approx(LADDER[commit.position][1], abs=1e-5)
 
@@ -665,7 +677,7 @@ def test_infilling_equals_the_slow_version(scale):
     trace = infill(checkpoint_of(model, Words()), start, DecodeConfig("llada1", cfg_scale=scale))
     expected, see = list(start), lambda q, k: True
     for _ in range(3):
-        blind = [MASK if given != MASK else token for given, token in zip(start, expected, strict=True)]
+        blind = [MASK if first != MASK else token for first, token in zip(start, expected, strict=True)]
         out, without = (logits_of(model, tokens, see) for tokens in (expected, blind))
         p = without + (scale + 1) * (out - without)
         p[:, MASK] = -torch.inf

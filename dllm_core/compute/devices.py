@@ -21,20 +21,20 @@ def pick_device(name: str = "auto") -> torch.device:
     On a CPU the process also keeps the memory that it frees from then on (`cpu.keep_memory`). Raises ValueError for
     another word, or for a device that this machine or this build of torch does not have.
     """
-    kind = name.partition(":")[0]
-    if kind not in DEVICES:
+    device_type = name.partition(":")[0]
+    if device_type not in DEVICES:
         raise ValueError(f"device={name!r}: must be one of {', '.join(DEVICES)} (or one GPU of several, as in cuda:1)")
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if kind == "auto":
-        kind = name = next(word for word, is_available in available.items() if is_available)
-    if kind == "cpu":
+    if device_type == "auto":
+        device_type = name = next(word for word, is_available in available.items() if is_available)
+    if device_type == "cpu":
         keep_memory()
-    if not available[kind]:
+    if not available[device_type]:
         raise ValueError(f"device={name!r}: torch {torch.__version__} finds none here; use device='auto' or 'cpu'")
     device = torch.device(name)
-    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device_type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name!r}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
-    if kind == "cuda" and device.index is not None:
+    if device_type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # graphs and streams are created on the current device
     return device
 
