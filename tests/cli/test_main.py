@@ -49,19 +49,25 @@ def commands(text: str) -> dict[str, str]:
 def test_the_readme_has_the_two_commands(project, name):
     if not (project / name).exists() and name != "README.md":
         pytest.skip(f"{name} is not there")
-    found = commands((project / name).read_text("utf-8"))
-    assert set(found) == {"run", "test"}
-    assert found == commands((project / "README.md").read_text("utf-8"))
-    for text in found.values():
+    blocks = commands((project / name).read_text("utf-8"))
+    assert set(blocks) == {"run", "test"}
+    assert blocks == commands((project / "README.md").read_text("utf-8"))
+    for text in blocks.values():
         assert subprocess.run(["bash", "-n", "-c", text], check=False).returncode == 0
         assert "-c constraints.txt -e" in text
-    assert "dllm run all" in found["run"] and "pytest" in found["test"]
+    assert "dllm run all" in blocks["run"] and "pytest" in blocks["test"]
 
 
-@pytest.mark.parametrize("command, code", [
-    ("echo '3 passed, 1 skipped in 0.1s'", 0), ("echo '2 skipped in 0.1s'", 1), ("echo '0 passed'", 1),
-    ("echo '3 passed' && exit 5", 5), (None, 1),
-])
+@pytest.mark.parametrize(
+    "command, code",
+    [
+        ("echo '3 passed, 1 skipped in 0.1s'", 0),
+        ("echo '2 skipped in 0.1s'", 1),
+        ("echo '0 passed'", 1),
+        ("echo '3 passed' && exit 5", 5),
+        (None, 1),
+    ],
+)
 def test_ci_runs_the_readmes_command_and_wants_passed_tests(project, tmp_path, command, code):
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci/run").write_text((project / ".ci/run").read_text())

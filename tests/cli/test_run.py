@@ -96,24 +96,33 @@ def run(*arguments: str) -> int:
 # What is checked before anything runs
 
 
-@pytest.mark.parametrize("names, expected", [
-    (["all"], ["01", "02-a", "02-b", "03"]), (["02"], ["02-a", "02-b"]), (["03", "02-a"], ["02-a", "03"]),
-    (["notebooks/02_second.ipynb"], ["02-a", "02-b"]), (["02_b"], ["02-b"]),
-])
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["all"], ["01", "02-a", "02-b", "03"]),
+        (["02"], ["02-a", "02-b"]),
+        (["03", "02-a"], ["02-a", "03"]),
+        (["notebooks/02_second.ipynb"], ["02-a", "02-b"]),
+        (["02_b"], ["02-b"]),
+    ],
+)
 def test_names_of_stages(names, expected):
     assert [stage.name for stage in choose(names, TOY)] == expected
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["04"], ["'04'", "02-a"]),
-    (["all", "-p", "max_iter", "3"], ["max_iter", "did you mean max_iters"]),
-    (["03", "-p", "max_iters", "3"], ["max_iters", "no such parameter"]),
-    (["01", "-p", "max_iters", "many"], ["max_iters", "int", "'many'"]),
-    (["01", "--preset", "h100"], ["'h100'", "cpu"]),
-    (["02", "-p", "run_name", "same"], ["02-a", "02-b", "weights/same"]),
-    (["01", "--jobs", "0"], ["--jobs", "0"]),
-    ([], ["which stages", "02-a"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["04"], ["'04'", "02-a"]),
+        (["all", "-p", "max_iter", "3"], ["max_iter", "did you mean max_iters"]),
+        (["03", "-p", "max_iters", "3"], ["max_iters", "no such parameter"]),
+        (["01", "-p", "max_iters", "many"], ["max_iters", "int", "'many'"]),
+        (["01", "--preset", "h100"], ["'h100'", "cpu"]),
+        (["02", "-p", "run_name", "same"], ["02-a", "02-b", "weights/same"]),
+        (["01", "--jobs", "0"], ["--jobs", "0"]),
+        ([], ["which stages", "02-a"]),
+    ],
+)
 def test_bad_arguments_stop_before_any_run(stub, capsys, arguments, words):
     assert run(*arguments) == 2
     error = capsys.readouterr().err
@@ -121,13 +130,16 @@ def test_bad_arguments_stop_before_any_run(stub, capsys, arguments, words):
     assert not stub.started
 
 
-@pytest.mark.parametrize("text, words", [
-    ("max_iters: 5\nlearning_rate: 1e-3\n", ["01_first.yaml, line 2", "learning_rate", "write 0.001"]),
-    ("max_iters: true\n", ["line 1", "max_iters", "int"]),
-    ("\nmax_itres: 5\n", ["line 2", "max_itres", "did you mean max_iters"]),
-    ("- 5\n", ["name: value"]),
-    ("a: [\n", ["not YAML"]),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("max_iters: 5\nlearning_rate: 1e-3\n", ["01_first.yaml, line 2", "learning_rate", "write 0.001"]),
+        ("max_iters: true\n", ["line 1", "max_iters", "int"]),
+        ("\nmax_itres: 5\n", ["line 2", "max_itres", "did you mean max_iters"]),
+        ("- 5\n", ["name: value"]),
+        ("a: [\n", ["not YAML"]),
+    ],
+)
 def test_bad_preset_names_file_and_line(toy, stub, capsys, text, words):
     (toy / "notebooks/presets/cpu/01_first.yaml").write_text(text)
     assert run("all") == 2
@@ -189,10 +201,18 @@ def test_what_is_done_is_skipped_with_its_reason(stub, capsys):
     assert run("all", "--force") == 0 and len(stub.started) == 4
 
 
-@pytest.mark.parametrize("change, rerun", [
-    ("preset", ["01_first", "02_a", "02_b", "03_third"]), ("option", ["02_a", "03_third"]), ("weights", ["02_b"]),
-    ("code", ["03_third"]), ("prose", []), ("overwritten", ["02_b"]), ("executed", ["01_first", "02_a", "02_b", "03_third"]),
-])
+@pytest.mark.parametrize(
+    "change, rerun",
+    [
+        ("preset", ["01_first", "02_a", "02_b", "03_third"]),
+        ("option", ["02_a", "03_third"]),
+        ("weights", ["02_b"]),
+        ("code", ["03_third"]),
+        ("prose", []),
+        ("overwritten", ["02_b"]),
+        ("executed", ["01_first", "02_a", "02_b", "03_third"]),
+    ],
+)
 def test_what_makes_a_stage_run_again(toy, stub, change, rerun):
     run("all")
     stub.started.clear()
@@ -202,7 +222,7 @@ def test_what_makes_a_stage_run_again(toy, stub, change, rerun):
         case "preset":
             (toy / "notebooks/presets/cpu/01_first.yaml").write_text("max_iters: 4\n")
         case "option":
-            (toy / "notebooks/presets/cpu/02_a.yaml").write_text("run_name: other\nblocks: \"16\"\n")
+            (toy / "notebooks/presets/cpu/02_a.yaml").write_text('run_name: other\nblocks: "16"\n')
         case "weights":
             (toy / "weights/second/config.json").unlink()
         case "overwritten":
@@ -272,7 +292,9 @@ def test_a_real_run_and_a_real_failure(toy, capfd):
 def test_memory_is_measured_even_when_nobody_looks(toy):
     """Taken and given back at once, by the kernel and by a child of it: no sample in between is needed."""
     hold = "size = 200 * 2**20\nheld = bytearray(size)\nheld[::4096] = bytes(len(held[::4096]))"
-    child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {hold.replace('200', '400')!r}], check=True)"
+    child = (
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {hold.replace('200', '400')!r}], check=True)"
+    )
     for cell, least in ((hold + "\ndel held", 200), (child, 400)):
         (toy / "notebooks/01_first.ipynb").write_text(notebook(cell, parameters=PARAMETERS["01_first"]), "utf-8")
         process = NotebookProcess(job(toy), toy, 1)
@@ -283,9 +305,11 @@ def test_memory_is_measured_even_when_nobody_looks(toy):
 def command(toy, project) -> subprocess.Popen:
     """`dllm run 01` as a process of its own. A shell starts its background jobs with SIGINT ignored; a person's Ctrl-C
     comes to a process that listens."""
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); " \
-           "from dllm_core.cli import main, stages; stages.STAGES = (stages.Stage('01', '01_first', '01_first'),); " \
-           "sys.exit(main.main(['run', '01']))"
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from dllm_core.cli import main, stages; stages.STAGES = (stages.Stage('01', '01_first', '01_first'),); "
+        "sys.exit(main.main(['run', '01']))"
+    )
     return subprocess.Popen([sys.executable, "-c", code], cwd=toy, env={**os.environ, "PYTHONPATH": str(project)},
                             stdout=subprocess.PIPE, text=True)  # fmt: skip
 
@@ -296,14 +320,18 @@ def kernel_of(toy) -> int:
     return int(wait_for(lambda: file.exists() and file.read_text(), "no cell began"))
 
 
-BEGIN = "import os, pathlib, time\ndef begun():\n    pathlib.Path('part').write_text(str(os.getpid()))\n" \
-        "    os.replace('part', 'pid')\n"
+BEGIN = (
+    "import os, pathlib, time\ndef begun():\n    pathlib.Path('part').write_text(str(os.getpid()))\n"
+    "    os.replace('part', 'pid')\n"
+)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_lets_the_cell_save_and_starts_no_other(toy, project, sent):
-    long = BEGIN + "try:\n    begun()\n    time.sleep(600)\n" \
-           "except KeyboardInterrupt:\n    time.sleep(0.5)\n    pathlib.Path('saved').touch()"
+    long = (
+        BEGIN + "try:\n    begun()\n    time.sleep(600)\n"
+        "except KeyboardInterrupt:\n    time.sleep(0.5)\n    pathlib.Path('saved').touch()"
+    )
     after = "pathlib.Path('went_on').touch()"
     (toy / "notebooks/01_first.ipynb").write_text(notebook(long, after, parameters=PARAMETERS["01_first"]), "utf-8")
     process = command(toy, project)

@@ -6,8 +6,10 @@ from small import notebook
 from dllm_core.common.errors import UsageError
 from dllm_core.notebook.parameters import TYPES, check, code_digest, parse_value, read_parameters
 
-CELL = 'n: int = 1  # how many = a number\n# a line of its own\nx: float = 1.0\nwhole: float = 2\n' \
-       's: str = "a # b"\nb: bool = True  # yes\n'
+CELL = (
+    "n: int = 1  # how many = a number\n# a line of its own\nx: float = 1.0\nwhole: float = 2\n"
+    's: str = "a # b"\nb: bool = True  # yes\n'
+)
 
 
 def written(tmp_path, cell: str):
@@ -28,8 +30,19 @@ def test_the_cell_keeps_order_default_type_and_comment(declared):
     assert [parameter.help for parameter in declared.values()] == ["how many = a number", "", "", "", "yes"]
 
 
-@pytest.mark.parametrize("line", ["x = 1", "x: list = []", "x: int = 1.5", "x: int = 1 + y", "x: float = None", "import os",
-                                  "x: bool = 1", "x: int"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x = 1",
+        "x: list = []",
+        "x: int = 1.5",
+        "x: int = 1 + y",
+        "x: float = None",
+        "import os",
+        "x: bool = 1",
+        "x: int",
+    ],
+)
 def test_a_line_that_is_no_parameter_is_named(tmp_path, line):
     with pytest.raises(UsageError, match=r"written.ipynb: line 2 of the parameters cell must be `name: type = value`"):
         read_parameters(written(tmp_path, f"n: int = 1\n{line}\n"))
@@ -49,7 +62,9 @@ def test_values_from_the_command_line(declared, name, text, value):
     assert result == value and type(result) is type(value)
 
 
-@pytest.mark.parametrize("name, text", [("n", "1.5"), ("n", "True"), ("x", "fast"), ("b", "1"), ("n", ""), ("n", "[1"), ("x", "None")])
+@pytest.mark.parametrize(
+    "name, text", [("n", "1.5"), ("n", "True"), ("x", "fast"), ("b", "1"), ("n", ""), ("n", "[1"), ("x", "None")]
+)
 def test_values_that_do_not_fit(declared, name, text):
     with pytest.raises(UsageError, match=f"-p {name}: must be {declared[name].type.__name__}"):
         parse_value(text, declared[name])
@@ -73,7 +88,9 @@ def test_the_digest_is_of_the_code_alone(tmp_path):
 def test_papermill_sees_the_same_parameters(project):
     from papermill import inspect_notebook
 
-    for path in sorted((project / "notebooks").glob("[0-9s]*/*.ipynb")) + sorted((project / "notebooks").glob("*.ipynb")):
+    for path in sorted((project / "notebooks").glob("[0-9s]*/*.ipynb")) + sorted(
+        (project / "notebooks").glob("*.ipynb")
+    ):
         seen, declared = inspect_notebook(str(path)), read_parameters(path)
         assert list(seen) == list(declared), path.name
         for name, parameter in declared.items():

@@ -1,4 +1,4 @@
-"""What the sweeps measure: rows that say which settings they are of, on the small weights that come with the project."""
+"""What the sweeps measure: rows that name their settings, on the small weights that come with the project."""
 
 import json
 import math
@@ -19,7 +19,10 @@ from dllm_core.notebook.grading import Question
 from dllm_core.train import TrainStep
 from dllm_core.workshop.sweeps import measure
 
-ITEMS = [Question("a", "你是谁？", "我是小言，一个刚刚学会说话的小小语言模型。"), Question("b", "请介绍你自己。", "不是这个")]
+ITEMS = [
+    Question("a", "你是谁？", "我是小言，一个刚刚学会说话的小小语言模型。"),
+    Question("b", "请介绍你自己。", "不是这个"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,9 @@ def test_answers_cross_the_settings_and_skip_what_a_style_does_not_have(loaded):
     grid = {"block_length": (16, 24), "steps": (32, 16)}  # 24 does not divide 32
     rows = list(measure.answers(loaded["llada1"], ITEMS, way, grid, keep_items=True))
     assert [(row["block_length"], row["steps"]) for row in rows] == [(16, 32), (16, 16)]
-    assert rows[0]["right"] == "10" and rows[0]["exact_match"] == 0.5 and rows[0]["groups"] == {"a": [1, 1], "b": [0, 1]}
+    assert (
+        rows[0]["right"] == "10" and rows[0]["exact_match"] == 0.5 and rows[0]["groups"] == {"a": [1, 1], "b": [0, 1]}
+    )
     assert rows[0]["tokens_per_forward"] < rows[1]["tokens_per_forward"]
     assert rows[0]["too_long"] == 0.5  # of the two answers the second is longer than what was wanted
     (plain,) = measure.answers(loaded["llada1"], ITEMS, way, {"steps": (None,)})
@@ -58,15 +63,15 @@ def test_answers_cross_the_settings_and_skip_what_a_style_does_not_have(loaded):
 
 @pytest.mark.parametrize("style", ["ar", "llada1", "llada2"])
 def test_own_answers_are_those_of_one_token_a_forward(loaded, project, style):
-    one = loaded[style]
-    texts = chat_documents(project / "data/sft_valid.jsonl", one.tokenizer, 64)
-    way = DecodeConfig(style, 32, block_length=None if style == "ar" else 16)
-    items = measure.own_questions(one, texts, 6, way)
+    checkpoint = loaded[style]
+    texts = chat_documents(project / "data/sft_valid.jsonl", checkpoint.tokenizer, 64)
+    config = DecodeConfig(style, 32, block_length=None if style == "ar" else 16)
+    items = measure.own_questions(checkpoint, texts, 6, config)
     for item, (tokens, scored) in zip(items, texts, strict=False):
         assert len(items) == 6 and list(item.prompt) == tokens[: len(item.prompt)].tolist()
         assert scored[len(item.prompt)] and not scored[: len(item.prompt)].any()
-    grid = {"threshold": (None, 0.3)} if style == "llada2" else {"steps": (None, 8)} if style == "llada1" else {"seed": (0,)}
-    careful, *faster = measure.answers(one, items, way, grid)
+    grid = {"ar": {"seed": (0,)}, "llada1": {"steps": (None, 8)}, "llada2": {"threshold": (None, 0.3)}}[style]
+    careful, *faster = measure.answers(checkpoint, items, config, grid)
     assert careful["exact_match"] == 1 and careful["tokens_per_forward"] <= 1 and careful["too_long"] == 0
     assert all(row["tokens_per_forward"] > 1.5 and row["groups"]["own"][1] == 6 for row in faster)
 
@@ -84,27 +89,32 @@ def test_first_steps(tmp_path):
 
 
 def test_merges_measure_the_last_the_best_and_their_mean(loaded, tmp_path):
-    one = load_checkpoint(loaded["llada2"].path)
-    one.path = tmp_path
-    run, weight = RunFolder(tmp_path, keep_best=2), one.model.model.norm.weight
+    checkpoint = load_checkpoint(loaded["llada2"].path)
+    checkpoint.path = tmp_path
+    run, weight = RunFolder(tmp_path, keep_best=2), checkpoint.model.model.norm.weight
     for step, value in ((1, 3.0), (2, 5.0)):
         torch.nn.init.constant_(weight, value)
-        run.record(TrainStep(step, 1.0, 0.1, 1, 1.0, 1.0, validation=value), one.model)
+        run.record(TrainStep(step, 1.0, 0.1, 1, 1.0, 1.0, validation=value), checkpoint.model)
     torch.nn.init.constant_(weight, 7.0)
     value = lambda model: Estimate(float(model.model.norm.weight.detach()[0]), 0.0, 1, 1)
-    rows = list(measure.merges(one, (1, 2), value))
+    rows = list(measure.merges(checkpoint, (1, 2), value))
     assert [(row["k"], row["mean"]) for row in rows] == [(0, 7.0), (1, 3.0), (2, 4.0)]
     assert weight[0].item() == 7.0  # left as it was
     with pytest.raises(ValueError, match="kept 2; raise llada2_topk_merge_k"):
-        list(measure.merges(one, (3,), value))
+        list(measure.merges(checkpoint, (3,), value))
 
 
 def test_speeds_are_medians_of_turns_and_ratios_of_the_same_turn(monkeypatch):
     pace = {"ar": iter([9.0, 100.0, 200.0, 400.0]), "llada2": iter([9.0, 300.0, 200.0, 2000.0])}
-    found = lambda loaded, prompts, way: {"tokens_per_second": next(pace[way.style]), "tokens_per_forward": 2.0}
-    monkeypatch.setattr(measure, "speed", found)
-    one = SimpleNamespace(model=None, tokenizer=None, checkpoint=CheckpointInfo("ar"))
-    ar, llada2 = measure.speeds([(one, DecodeConfig("ar")), (one, DecodeConfig("llada2"))], [Question("a", "?", "!")])
+    measured = lambda loaded, prompts, config: {
+        "tokens_per_second": next(pace[config.style]),
+        "tokens_per_forward": 2.0,
+    }
+    monkeypatch.setattr(measure, "speed", measured)
+    checkpoint = SimpleNamespace(model=None, tokenizer=None, checkpoint=CheckpointInfo("ar"))
+    ar, llada2 = measure.speeds(
+        [(checkpoint, DecodeConfig("ar")), (checkpoint, DecodeConfig("llada2"))], [Question("a", "?", "!")]
+    )
     assert (ar["tokens_per_second"], ar["times"]) == (200, 1)
     assert (llada2["tokens_per_second"], llada2["times"]) == (300, 3)  # of the medians it would be 1.5
     assert (llada2["least"], llada2["most"]) == (1, 5) and not any(list(turns) for turns in pace.values())
@@ -138,8 +148,8 @@ def test_the_price_of_a_gap_is_lower_where_it_is_likely(loaded, style):
 @pytest.mark.parametrize("style", ["llada1", "llada2"])
 def test_the_price_is_of_the_gap_given_the_rest(loaded, style, monkeypatch):
     one, seen = loaded[style], []
-    made = evaluate.corrupt_exactly
-    monkeypatch.setattr(evaluate, "corrupt_exactly", lambda *given: seen.append(made(*given)) or seen[-1])
+    corrupt = evaluate.corrupt_exactly
+    monkeypatch.setattr(evaluate, "corrupt_exactly", lambda *arguments: seen.append(corrupt(*arguments)) or seen[-1])
     price = measure._gap_nats(one, "我是[[小言]]，一个", 6, 0)
     (view,) = seen
     ids = one.tokenizer.encode("我是小言，一个", add_special_tokens=False)
@@ -154,7 +164,6 @@ def test_the_price_is_of_the_gap_given_the_rest(loaded, style, monkeypatch):
         monkeypatch.setattr(parameter, "data", torch.zeros_like(parameter))
     blind = measure._gap_nats(one, "我是[[小言]]，一个", 6, 0)
     assert price < blind == pytest.approx(len(gap) * math.log(one.model.config.vocab_size))
-
 
 
 def test_cost_counts_the_same_work_with_and_without_the_cache(loaded):

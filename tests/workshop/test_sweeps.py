@@ -1,4 +1,4 @@
-"""Sweeps: what their files may say, trainings shared, killed and resumed; their records as tables, pictures and a page."""
+"""Sweeps: what their files may say; shared trainings; a kill and a resume; records as tables, pictures and a page."""
 
 import json
 import os
@@ -58,8 +58,8 @@ def toy(workspace):
     folder.mkdir()
     first = 'run_name: str = "r"\\nfactor: int = 1\\nbefore: str = ""\\nseed: int = 0\\n'.replace("\\n", "\n")
     (workspace / "notebooks/01_first.ipynb").write_text(notebook(TRAIN, parameters=first), "utf-8")
-    asked = 'checkpoint: str = ""\noutput: str = ""\nwait: float = 0.0\nseed: int = 0\n'
-    (folder / "measure.ipynb").write_text(notebook(MEASURE, parameters=asked), "utf-8")
+    declared = 'checkpoint: str = ""\noutput: str = ""\nwait: float = 0.0\nseed: int = 0\n'
+    (folder / "measure.ipynb").write_text(notebook(MEASURE, parameters=declared), "utf-8")
     (folder / "toy.yaml").write_text(TOY, "utf-8")
     return workspace
 
@@ -112,8 +112,8 @@ def test_scales_cells_and_shared_trainings(toy):
 
 def test_a_cell_may_say_other_values_at_another_scale(toy):
     changed(toy, cells={"once": {"factor": 5, "smoke": {"factor": 6}, "h100": {"factor": 7}}, "twice": {}})
-    given = lambda scale: [files.find_sweeps([], scale)[0].trials[i].steps[0][1]["factor"] for i in (0, 2)]
-    assert [given(scale) for scale in files.SCALES] == [[5, 2], [7, 2], [6, 3]]
+    factors = lambda scale: [files.find_sweeps([], scale)[0].trials[i].steps[0][1]["factor"] for i in (0, 2)]
+    assert [factors(scale) for scale in files.SCALES] == [[5, 2], [7, 2], [6, 3]]
 
 
 def test_the_question_is_in_the_key(toy):
@@ -137,8 +137,8 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
 
     changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 3600.0}})
     records = toy / "notebooks/sweeps/records/toy"
-    own = {"cwd": toy, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}  # this checkout, whatever is installed
-    started = subprocess.Popen(command("--jobs", "1"), **own)
+    here = {"cwd": toy, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}  # this checkout, whatever is installed
+    started = subprocess.Popen(command("--jobs", "1"), **here)
     try:
         wait_for((records / "once.seed0.json").exists, "the first cell was not measured")
         wait_for(lambda: "toy-twice 0" in (toy / "trained.txt").read_text(), "the second cell was not trained")
@@ -152,16 +152,16 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(toy):
     first = (records / "once.seed0.json").stat()
     assert not (records / "twice.seed0.json").exists()
     changed(toy, seeds=[0], cells={"once": {}, "twice": {"wait": 0.1}})  # the same trainings, another measure
-    subprocess.run(command(), **own, check=True)
+    subprocess.run(command(), **here, check=True)
     assert (records / "once.seed0.json").stat().st_mtime_ns == first.st_mtime_ns
     record = json.loads((records / "twice.seed0.json").read_text())
     assert record["text"] == "weights/toy-once.pt 1 0" and record["seed"] == 0 and len(record["rows"]) == 2
     trained = (toy / "trained.txt").read_text().splitlines()
     assert trained.count("toy-once 0") == 1  # finished before the kill, not done again
     assert (toy / "figures/sweep_toy.png").exists()
-    subprocess.run(command(), **own, check=True)  # nothing left to do
+    subprocess.run(command(), **here, check=True)  # nothing left to do
     assert (toy / "trained.txt").read_text().splitlines() == trained
-    subprocess.run(command("--force"), **own, check=True)  # all again, training included
+    subprocess.run(command("--force"), **here, check=True)  # all again, training included
     assert (toy / "trained.txt").read_text().splitlines() == [*trained, "toy-once 0", "toy-twice 0"]
     assert (records / "once.seed0.json").stat().st_mtime_ns > first.st_mtime_ns
 
@@ -189,51 +189,55 @@ def records(values):
     """A record a cell and seed; values: label → per seed, per threshold, which of the answers were right."""
     for label, seeds in values.items():
         for seed, thresholds in enumerate(seeds):
-            rows = [{"kind": "answers", "settings": ["threshold"], "threshold": t, "right": right, "tokens_per_forward": 2.0,
-                     "exact_match": right.count("1") / len(right)} for t, right in thresholds.items()]  # fmt: skip
+            rows = [{"kind": "answers", "settings": ["threshold"], "threshold": t, "right": right,
+                     "tokens_per_forward": 2.0, "exact_match": right.count("1") / len(right)}
+                    for t, right in thresholds.items()]  # fmt: skip
             yield {"cell": label.lower(), "label": label, "seed": seed, "rows": rows, "date": "2026-01-01",
                    "versions": {"device": "cpu: m", "torch": "2"}}  # fmt: skip
 
 
 def test_rows_are_pooled_over_seeds_and_never_over_settings():
-    found = list(records({"A": [{0.5: "1100", 0.9: "1111"}, {0.5: "1000", 0.9: "1111"}]}))
-    rows = tables.gather(found, "answers", ["threshold"], ["exact_match"])
+    measured = list(records({"A": [{0.5: "1100", 0.9: "1111"}, {0.5: "1000", 0.9: "1111"}]}))
+    rows = tables.gather(measured, "answers", ["threshold"], ["exact_match"])
     assert [(row["threshold"], row["exact_match"].values) for row in rows] == [(0.5, (0.5, 0.25)), (0.9, (1.0, 1.0))]
     assert [str(row["exact_match"]) for row in rows] == ["0.375 (0.250–0.500)", "1.000"]
-    assert tables.gather(found, "answers", [], ["lacking"]) == []
+    assert tables.gather(measured, "answers", [], ["lacking"]) == []
 
 
 def test_a_table_says_what_exact_match_is_of():
     row = {"kind": "answers", "settings": [], "exact_match": 0.5, "ended": 1.0}
     text = {"title": "t", "tables": [{"rows": "answers", "columns": ["exact_match"]}]}
     sweep = files.Sweep("s", text, (0,), ())
-    for asked, told in (({}, ""), ({"own_answers": 5}, "as the model itself does one token a forward")):
+    for asked, words in (({}, ""), ({"own_answers": 5}, "as the model itself does one token a forward")):
         records = [{"label": "a", "seed": 0, "cell": "a", "asked": asked, "rows": [row]}]
         ((caption, _),) = tables.tables(sweep, records)
-        assert caption == "" if not told else told in caption
+        assert caption == "" if not words else words in caption
     text["tables"][0]["columns"] = ["ended"]
     assert [caption for caption, _ in tables.tables(sweep, records)] == [""]
 
 
 def test_paired_against_a_cell():
-    found = list(records({"AR": [{None: "1110"}] * 2, "D": [{0.9: "0111"}, {0.9: "0111"}]}))
+    measured = list(records({"AR": [{None: "1110"}] * 2, "D": [{0.9: "0111"}, {0.9: "0111"}]}))
     sweep = SimpleNamespace(text={"paired": {"against": "ar"}})
-    (row,) = tables.paired_rows(sweep, found)
+    (row,) = tables.paired_rows(sweep, measured)
     assert row["difference (95 % interval)"].startswith("+0.000 (-")
     assert (row["only it right"], row["only AR right"]) == (2, 2)
     assert row["a loss above 0.02 is excluded"] == "no"
 
 
 def test_paired_at_the_same_setting():
-    found = list(records({"AR": [{0.9: "1110", 0.95: "0000"}], "D": [{0.9: "1110", 0.95: "1111", 0.99: "1111"}]}))
-    first, second = tables.paired_rows(SimpleNamespace(text={"paired": {"against": "ar"}}), found)
+    measured = list(records({"AR": [{0.9: "1110", 0.95: "0000"}], "D": [{0.9: "1110", 0.95: "1111", 0.99: "1111"}]}))
+    first, second = tables.paired_rows(SimpleNamespace(text={"paired": {"against": "ar"}}), measured)
     assert (first["threshold"], first["only it right"], first["only AR right"]) == (0.9, 0, 0)
     assert (second["threshold"], second["only it right"], second["only AR right"]) == (0.95, 4, 0)
 
 
 def test_a_markdown_table():
     assert results_page.markdown([]) == "*nothing measured*"
-    assert results_page.markdown([{"a|b": 1, "c": None}, {"a|b": "x|y", "c": 0.5}]).splitlines()[2:] == ["| 1 | – |", "| x\\|y | 0.5 |"]
+    assert results_page.markdown([{"a|b": 1, "c": None}, {"a|b": "x|y", "c": 0.5}]).splitlines()[2:] == [
+        "| 1 | – |",
+        "| x\\|y | 0.5 |",
+    ]
 
 
 @pytest.mark.parametrize("key", ["environment: NOWHERE\n", "by_name: true\n"])
@@ -265,13 +269,13 @@ def test_what_is_asked_for_by_name_is_not_among_all(toy, capsys):
 @pytest.mark.parametrize("scale", files.SCALES)
 def test_every_sweep_fits_its_notebooks(project, monkeypatch, scale):
     monkeypatch.chdir(project)
-    found = files.find_sweeps([], scale)
-    assert len(found) >= 10 and all(len(sweep.seeds) >= 3 for sweep in found)
-    for sweep in found:
+    sweeps = files.find_sweeps([], scale)
+    assert len(sweeps) >= 10 and all(len(sweep.seeds) >= 3 for sweep in sweeps)
+    for sweep in sweeps:
         for table in sweep.text["tables"]:
             assert set(table["columns"]) | set(table.get("by", ())) <= set(tables.HEADINGS), sweep.name
-    names = run.training_names(found)
-    of = {(c.sweep, c.name): list(run.trainings(c))[-1] for s in found for c in s.trials if c.steps and c.seed == 0}
+    names = run.training_names(sweeps)
+    of = {(c.sweep, c.name): list(run.trainings(c))[-1] for s in sweeps for c in s.trials if c.steps and c.seed == 0}
     assert names[of["cap", "lambda-0.1"]] == names[of["complementary", "twin"]] == names[of["filling", "scored"]]
     assert names[of["curriculum", "wsd"]] == names[of["merge", "falling"]] == names[of["shift", "plain"]]
 
@@ -298,15 +302,18 @@ def test_stretches_between_marks_are_replaced_and_nothing_else():
 
 
 def test_readme_tables_take_the_seeds_mean_and_the_questions_interval():
-    row = {"kind": "answers", "label": "AR", "threshold": None, "groups": {"a": [1, 2]}, "right": "10", "exact_match": 0.5,
-           "tokens_per_forward": 1.0}  # fmt: skip
+    row = {"kind": "answers", "label": "AR", "threshold": None, "groups": {"a": [1, 2]}, "right": "10",
+           "exact_match": 0.5, "tokens_per_forward": 1.0}  # fmt: skip
     others = [row | {"label": "LLaDA 1"}, *(row | {"label": "LLaDA 2", "threshold": t} for t in (0.99, 0.95, 0.9))]
     answers = [r | {"seed": seed} for r in (row, *others) for seed in (0, 1)]
     exact = {"kind": "likelihood", "estimator": "exact", "block_size": 1, "mean": 0.25}
     likelihoods = [{"label": label, "rows": [{"kind": "training"}, exact]} for label in results_page.STYLES]
     pace = {"tokens_per_second": tables.Spread((1000.0,)), "times": tables.Spread((1.0,))}
     settings = list(results_page.settings_rows(answers, likelihoods, dict.fromkeys(results_page.STYLES.values(), pace)))
-    assert settings[0]["exact match (95 % interval)"].startswith("0.500 (0.095–0.905)") and settings[0]["each seed"] == "0.500 0.500"
+    assert (
+        settings[0]["exact match (95 % interval)"].startswith("0.500 (0.095–0.905)")
+        and settings[0]["each seed"] == "0.500 0.500"
+    )
     (group,) = results_page.group_rows(answers)
     assert group["questions × seeds"] == "2 × 2" and group["LLaDA 2"] == "50 %"
 
@@ -315,16 +322,18 @@ def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
     """Stages of one seed wait for their own seed's alone, write to its folder, and run on one thread."""
     monkeypatch.chdir(project)
     (paired,) = files.find_sweeps(["paired"], "cpu")
-    made = run.chain_jobs(paired.trials)
-    names = [job.stage.name for job in made]
+    jobs = run.chain_jobs(paired.trials)
+    names = [job.stage.name for job in jobs]
     assert len(set(names)) == len(names) and {name.rpartition(".")[2] for name in names} == {"0", "1", "2"}
-    for job in made:
+    for job in jobs:
         seed = job.stage.name.rpartition(".")[2]
         assert job.threads == 1 and job.parameters["seed"] == int(seed) and job.weights.name == f"seed{seed}"
         assert {need.rpartition(".")[2] for need in job.stage.needs} <= {seed}
         assert set(job.stage.needs) <= set(names)
         assert job.overrides["dtype"] == job.parameters["dtype"] == "float32"  # whatever the processor
-        assert (job.overrides.get("eval_every") == job.parameters["eval_every"] == 100_000) == job.stage.name.startswith("05")
+        assert (
+            job.overrides.get("eval_every") == job.parameters["eval_every"] == 100_000
+        ) == job.stage.name.startswith("05")
         assert all(f"seed{seed}" in str(path) for path in (job.executed, *job.upstream))
     assert run.chain_jobs([]) == []
     (paired,) = files.find_sweeps(["paired"], "h100")
