@@ -8,6 +8,7 @@ import argparse
 import io
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -115,14 +116,6 @@ def race(traces: Sequence[Trace], path: Path, width: int = 760, pause: int = 260
     return write_whole(path, out.getvalue())
 
 
-def noise_schedules() -> show.Picture:
-    return show.noise_schedules([NoiseSchedule(curve) for curve in CURVES])
-
-
-def loss_shares() -> show.Picture:
-    return show.loss_shares([NoiseSchedule.band(0.05, 0.95, curve) for curve in CURVES])
-
-
 def block_schedule() -> show.Picture:
     values = parameters("03_llada2_pretrain")
     steps = values["max_iters"]
@@ -187,7 +180,13 @@ def tokenizer_and_chats() -> tuple[object, TokenDataset]:
 
 RACES = {"race": ("ar", "llada1", "llada2"), "ar": ("ar",), "llada1": ("llada1",)}
 PICTURES = {
-    "attention": show.attention_picture, "noise": noise, "noise_schedules": noise_schedules, "loss_shares": loss_shares,
-    "block_schedule": block_schedule, "packing": packing, "training": training, "film": film,
-}  # fmt: skip
+    "attention": show.attention_picture,
+    "noise": noise,
+    "noise_schedules": partial(show.noise_schedules, [NoiseSchedule(curve) for curve in CURVES]),
+    "loss_shares": partial(show.loss_shares, [NoiseSchedule.band(0.05, 0.95, curve) for curve in CURVES]),
+    "block_schedule": block_schedule,
+    "packing": packing,
+    "training": training,
+    "film": film,
+}
 NAMES = ("decoding", *RACES, *PICTURES, *screenshots.VIEWS)

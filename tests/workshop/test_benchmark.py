@@ -180,8 +180,8 @@ def test_a_jobs_memory_is_that_of_a_child_process():
     """Also where this process has held much more."""
     held = torch.ones(2**28)
     del held
-    setting = Setting("train", "tiny", "float32", 1, 1)
-    peaks = memory.child_peaks(train.job_memory, {"AR": ("AR", setting, 32, 64)})
+    jobs = TrainJobs(Setting("train", "tiny", "float32", 1, 1), 32, 64, torch.device("cpu"))
+    peaks = memory.child_peaks(jobs.job, ["AR"], threads=1)
     assert list(peaks) == ["AR"] and 0.005 < peaks["AR"] < 0.5  # GiB; the optimizer alone takes 0.015
 
 

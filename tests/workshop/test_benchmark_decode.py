@@ -97,7 +97,7 @@ def test_everyone_writes_the_same():
         assert bench.equal(LLADA2, name) == 1
     assert bench.equal(LLADA2, PLAIN_LOOP) == 1
     bench.decode(AR, bench.oracle(), "ar")
-    bench.hugging_face_ar()
+    bench.job(HUGGING_FACE_AR)()
     assert bench.equal(AR, HUGGING_FACE_AR) == 1 and bench.equal(LLADA2, AR) < 0.5
 
 

@@ -32,7 +32,7 @@ from dllm_core.workshop.benchmark.jobs import (
     Case,
     DecodeJobs,
 )
-from dllm_core.workshop.benchmark.memory import added_memory, child_peaks, device_peaks
+from dllm_core.workshop.benchmark.memory import child_peaks, device_peaks
 from dllm_core.workshop.benchmark.peers import hugging_face
 from dllm_core.workshop.benchmark.timing import Setting, compare, take_turns, torch_threads
 
@@ -72,7 +72,7 @@ def measure(setting: Setting) -> Iterator[dict]:
             if model.device.type == "cuda":
                 peaks = device_peaks(model.device, {name: bench.job(name, graphs=False) for name in measured})
             elif case is cases[-1] and not setting.quick:  # the largest case alone: each job takes a child process
-                peaks = child_peaks(job_memory, {name: (name, setting, case) for name in measured})
+                peaks = child_peaks(partial(new_job, setting, case), measured, setting.threads)
             yield from comparison(bench, jobs, setting, peaks)
         if (setting.shape, setting.dtype) == ("tiny", "float32"):
             yield from trained(setting)
@@ -90,10 +90,9 @@ def random_model(setting: Setting) -> Transformer:
     return Transformer(SHAPES[setting.shape]).eval().to(getattr(torch, setting.dtype))
 
 
-def job_memory(name: str, setting: Setting, case: Case) -> int:
-    """`added_memory` of a job, for a child process."""
-    with torch_threads(setting.threads):
-        return added_memory(DecodeJobs(random_model(setting), case).job(name))
+def new_job(setting: Setting, case: Case, name: str) -> Callable:
+    """A job with a model of its own, for a child process."""
+    return DecodeJobs(random_model(setting), case).job(name)
 
 
 def comparison(

@@ -92,7 +92,7 @@ class DecodeJobs:
         if name == PLAIN_LOOP:
             return partial(self.plain_loop, self.oracle())
         if name == HUGGING_FACE_AR:
-            return self.hugging_face_ar
+            return partial(self.hugging_face_ar, self.qwen3)
         oracle = self.oracle(Qwen3(self.qwen3, self.model.config) if name == DIFFUSERS_QWEN3 else None)
         return partial(self.diffusers, name, diffusers_pipeline(oracle, self.case.block), oracle)
 
@@ -157,8 +157,8 @@ class DecodeJobs:
         self.written[name] = output.sequences.cpu()
         return seconds
 
-    def hugging_face_ar(self) -> None:
-        tokens = self.qwen3.generate(
+    def hugging_face_ar(self, qwen3) -> None:
+        tokens = qwen3.generate(
             self.prompts, attention_mask=torch.ones_like(self.prompts), max_new_tokens=self.case.new, do_sample=False
         )
         self.written[HUGGING_FACE_AR] = tokens[:, self.case.prompt :].cpu()

@@ -1,7 +1,7 @@
 """Memory of a benchmark's job: on a CPU that of a child process with nothing else in it, on a GPU the allocator's."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import suppress
 from multiprocessing import get_context
@@ -10,12 +10,14 @@ from pathlib import Path
 import psutil
 import torch
 
+from dllm_core.workshop.benchmark.timing import torch_threads
+
 RUNS = 3  # of a job whose memory is measured
 SAMPLE = 0.4  # seconds between two samples; counting shared pages takes milliseconds, which the child then lacks
 
 
 def run_child(function: Callable, *arguments, cores: int | None = None) -> tuple[object, int]:
-    """Call a module's function in a new Python process: (its result, peak bytes of the process and its children).
+    """Call a function in a new Python process: (its result, peak bytes of the process and its children).
 
     cores: the process may use so many (Linux). The peak is sampled; a page that several processes share counts once on
     Linux, elsewhere in each. Raises what the function raises.
@@ -44,22 +46,22 @@ def held_memory(process: psutil.Process) -> int:
     return held
 
 
-def child_peaks(job_memory: Callable, arguments: dict[str, tuple]) -> dict[str, float]:
+def child_peaks(make_job: Callable[[str], Callable], names: Iterable[str], threads: int) -> dict[str, float]:
     """GiB that each job adds to a child process with nothing else in it; {} but on Linux.
 
-    job_memory: a module's function that makes a job and returns its `added_memory`; arguments: its arguments by the
-    job's name.
+    make_job: name → job, as a function that can be pickled. threads: of PyTorch.
     """
     if not Path("/proc/self/status").exists():
         return {}
-    return {name: run_child(job_memory, *values)[0] / 2**30 for name, values in arguments.items()}
+    return {name: run_child(_added_memory, make_job, name, threads)[0] / 2**30 for name in names}
 
 
-def added_memory(job: Callable) -> int:
-    """Peak bytes that `RUNS` runs of a job add to this process, which has done nothing greater before (Linux)."""
-    before = _status("VmRSS")
-    for _ in range(RUNS):
-        job()
+def _added_memory(make_job: Callable[[str], Callable], name: str, threads: int) -> int:
+    """Peak bytes that `RUNS` runs of a job add to this process, which has done nothing greater before."""
+    with torch_threads(threads):
+        job, before = make_job(name), _status("VmRSS")
+        for _ in range(RUNS):
+            job()
     return _status("VmHWM") - before
 
 

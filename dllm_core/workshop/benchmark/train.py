@@ -28,7 +28,7 @@ from dllm_core.noise import corrupt
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.train import optimizers, train
 from dllm_core.workshop.benchmark.jobs import SHAPES
-from dllm_core.workshop.benchmark.memory import added_memory, child_peaks, device_peaks
+from dllm_core.workshop.benchmark.memory import child_peaks, device_peaks
 from dllm_core.workshop.benchmark.peers import hugging_face
 from dllm_core.workshop.benchmark.timing import Setting, compare, plural, take_turns, torch_threads
 
@@ -135,8 +135,7 @@ def comparison(setting: Setting, device: torch.device) -> Iterator[dict]:
         with no_step_ahead():
             peaks = device_peaks(device, jobs)
     elif not quick:
-        names = (*OBJECTIVES, *HUGGING_FACE)
-        peaks = child_peaks(job_memory, {name: (name, setting, length, tokens) for name in names})
+        peaks = child_peaks(train_jobs.job, (*OBJECTIVES, *HUGGING_FACE), setting.threads)
     seconds = take_turns(jobs, setting.rounds, device=device)
     pairs = [
         (AR, HUGGING_FACE_AR, "at least 1.8 in bfloat16 with AMX" if bfloat16 else "at least 1"),
@@ -264,12 +263,6 @@ class TrainJobs:
 
     def train_config(self) -> TrainConfig:
         return TrainConfig(10**6, batch_size=self.rows, seq_len=self.length, dtype=self.dtype, learning_rate=1e-4)
-
-
-def job_memory(name: str, setting: Setting, length: int, tokens: int) -> int:
-    """`added_memory` of a job on the CPU, for a child process."""
-    with torch_threads(setting.threads):
-        return added_memory(TrainJobs(setting, length, tokens, torch.device("cpu")).job(name))
 
 
 # noisy and clean positions of a training token, and how often its logits are computed
