@@ -136,9 +136,7 @@ class Relation:
 
 
 RELATIONS = {
-    "duty": Relation(
-        lambda rng, n: rng.sample(WORDS.names, n), _deeds, "{k}做什么？", "{k}和{l}做什么？", "谁{v}？", weight=5
-    ),
+    "duty": Relation(lambda rng, n: rng.sample(WORDS.names, n), _deeds, "{k}做什么？", "{k}和{l}做什么？", "谁{v}？", weight=5),
     "days": Relation(lambda rng, n: rng.sample(WORDS.days, n), _deeds, "{k}做什么？", "{k}和{l}做什么？"),
     "price": Relation(
         lambda rng, n: _distinct(rng, WORDS.goods, n, -1), lambda rng, n: _amounts(rng, n, "元"),
@@ -156,9 +154,7 @@ RELATIONS = {
         lambda rng, n: _distinct(rng, WORDS.cities, n, -1), lambda rng, n: _distinct(rng, WORDS.weather, n, 0),
         "{k}天气怎么样？", "{k}和{l}天气怎么样？", weight=1,
     ),
-    "code": Relation(
-        lambda rng, n: rng.sample(WORDS.capitals, n), _pairs, "{k}代表什么？", "{k}和{l}代表什么？", weight=2
-    ),
+    "code": Relation(lambda rng, n: rng.sample(WORDS.capitals, n), _pairs, "{k}代表什么？", "{k}和{l}代表什么？", weight=2),
     "habit": Relation(
         lambda rng, n: _distinct(rng, WORDS.english_names, n, -1),
         lambda rng, n: [" " + verb for verb in rng.sample(WORDS.english_verbs, n)],
