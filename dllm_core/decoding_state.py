@@ -18,8 +18,8 @@ from dllm_core.trace import REASONS, Commit, DecodeStep
 class Window:
     """The positions that a forward runs; the same for every forward of a block once the blocks before it are cached.
 
-    first: [B] int64, position of column 0. position: [B, W] int64. slots: [B, W] int64, where keys and values are stored
-    (a shorter row's padding goes to a slot that no mask shows). mask: [B, W, K] bool.
+    first: [B] int64, position of column 0. position: [B, W] int64. slots: [B, W] int64, where keys and values are
+    stored (a shorter row's padding goes to a slot that no mask shows). mask: [B, W, K] bool.
     """
 
     first: Tensor
@@ -32,10 +32,10 @@ class Window:
 class DecodingState:
     """A batch with its cache while it is decoded.
 
-    tokens: [B, T] int64; condition: [B, T] bool, the tokens that are not masked at the start; prompt, length: [B] int64,
-    positions of the prompt and of the whole sequence; cached: [B] int64, positions below it are final and their keys and
-    values stored; row: [B] int64, the row's number at the start. Under guidance a second copy of the batch, its condition
-    masked, runs beside the first (an input that block training never showed).
+    tokens: [B, T] int64; condition: [B, T] bool, the tokens that are not masked at the start; prompt, length: [B]
+    int64, positions of the prompt and of the whole sequence; cached: [B] int64, positions below it are final and their
+    keys and values stored; row: [B] int64, the row's number at the start. Under guidance a second copy of the batch,
+    its condition masked, runs beside the first (an input that block training never showed).
     """
 
     model: torch.nn.Module
@@ -80,8 +80,8 @@ class DecodingState:
             cache = KVCache.empty(model.config, batch * copies, slots, device, model.lm_head.weight.dtype)
         return cls(
             model, config, mask_token_id, tokenizer.eos_token_id, label_shift,
-            torch.Generator().manual_seed(config.seed), tokens, condition, prompt, length, torch.zeros_like(row), row, cache,
-            Recorder(config, began, [0] * batch),
+            torch.Generator().manual_seed(config.seed), tokens, condition, prompt, length, torch.zeros_like(row), row,
+            cache, Recorder(config, began, [0] * batch),
         )  # fmt: skip
 
     def window(self, start: Tensor, end: Tensor, block: int) -> Window:
@@ -145,9 +145,9 @@ class Recorder:
         self, rows: list[int], first: Tensor, prediction: Prediction, masked: Tensor, commits: Commits,
         remaining: Tensor, blocks: list[tuple[int, int]],
     ) -> list[DecodeStep]:  # fmt: skip
-        """rows: the number of each of the B rows; first: [B], position of column 0; prediction, masked, commits: of [B, N]
-        positions; remaining: [B], masks after the step; blocks: [start, end) of each row."""
-        seconds = time.perf_counter() - self.began
+        """rows: the number of each of the B rows; first: [B], position of column 0; prediction, masked, commits: of
+        [B, N] positions; remaining: [B], masks after the step; blocks: [start, end) of each row."""
+        seconds, forwards = time.perf_counter() - self.began, 2 if self.config.cfg_scale else 1
         # few transfers in all: each waits for the device
         cells = torch.stack([prediction.token, commits.reasons, commits.commit, masked], dim=1).tolist()
         confidences, entropies = prediction.measures.tolist()
@@ -167,7 +167,7 @@ class Recorder:
                 elif self.config.draft:
                     draft.append((start + n, token[n], confidence[n]))
             step = DecodeStep(
-                self.counts[row], row, 2 if self.config.cfg_scale else 1, seconds, blocks[i], tuple(committed), still_masked,
+                self.counts[row], row, forwards, seconds, blocks[i], tuple(committed), still_masked,
                 confidence=sum(confidence[n] for n in candidates) / count,
                 entropy=sum(entropy[n] for n in candidates) / count,
                 draft=tuple(draft), held_back=held_back,

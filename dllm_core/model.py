@@ -135,16 +135,16 @@ class Transformer(nn.Module):
         read: tuple[Tensor, Tensor] | None = None,
         last: tuple[Mask, int] | None = None,
     ) -> Tensor:
-        """tokens, position: [B, S] int64; mask: [B, S, K] bool, or a pattern's from `attention.prepare_mask` → hidden states
-        [B, S, D].
+        """tokens, position: [B, S] int64; mask: [B, S, K] bool, or a pattern's from `attention.prepare_mask` → hidden
+        states [B, S, D].
 
-        read: (rows [n], elements [n]) of the only states that are needed; the result is [n, D], and the last layer computes
-        no others. last: (mask, Q) of the last layer (`attention.last_layer_mask`), where all states read are among the
-        first Q elements; of the others it computes keys and values alone.
-        cache: keys and values are stored at `slots` [B, S] (None: at the positions), and attention is to the cache's first
-        K positions. embeddings: [B, S, D] in place of those of `tokens`.
-        Raises ValueError, on a CPU, for a position beyond `max_position_embeddings`; for other devices the caller checks
-        (`check_positions`).
+        read: (rows [n], elements [n]) of the only states that are needed; the result is [n, D], and the last layer
+        computes no others. last: (mask, Q) of the last layer (`attention.last_layer_mask`), where all states read are
+        among the first Q elements; of the others it computes keys and values alone.
+        cache: keys and values are stored at `slots` [B, S] (None: at the positions), and attention is to the cache's
+        first K positions. embeddings: [B, S, D] in place of those of `tokens`.
+        Raises ValueError, on a CPU, for a position beyond `max_position_embeddings`; for other devices the caller
+        checks (`check_positions`).
         """
         if position.device.type == "cpu":  # on a GPU the check would wait for it
             self.check_positions(position, tokens.shape[1] if cache is None else mask.shape[-1])
@@ -162,8 +162,8 @@ class Transformer(nn.Module):
         return self.model.norm(x)
 
     def check_positions(self, position: Tensor, keys: int = 0) -> None:
-        """Raise ValueError when one of the positions [B, S] is beyond `max_position_embeddings`. keys: how many keys the
-        elements attend to, if more than S."""
+        """Raise ValueError when one of the positions [B, S] is beyond `max_position_embeddings`. keys: how many keys
+        the elements attend to, if more than S."""
         most = self.config.max_position_embeddings
         if max(position.shape[1], keys) > most and int(position.max()) >= most:  # fewer elements are never beyond it
             raise ValueError(f"position {int(position.max())}: beyond max_position_embeddings={most}; shorten the row")

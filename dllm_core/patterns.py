@@ -132,7 +132,7 @@ def block_diffusion(
     source = torch.arange(length, device=position.device).expand(batch, length)
     view = torch.arange(1, views + 2, device=position.device) % (views + 1)
     view = view.repeat_interleave(length).expand(batch, -1)
-    # 2. where each token's prediction is read: at its own element, or at the one before it (clean, where a block begins)
+    # 2. where each token's prediction is read: at its own element, or at the one before (clean, where a block begins)
     predicted_at = torch.stack([source + length * number for number in range(views)], dim=1)
     scorable = document >= 0
     if label_shift:

@@ -153,8 +153,8 @@ def decode_llada1(state: DecodingState) -> Iterator[DecodeStep]:
     """All positions at once with full attention; `steps` steps spread over the semi-autoregressive blocks (LLaDA,
     Algorithm 5 and `generate.py`).
 
-    Yields a step per row and forward. Logits [n, V] of the block's n masks, from a forward over the whole sequence; each
-    step keeps its share of the most confident predictions (or of random ones) and masks the rest again. There is no cache.
+    Yields a step per row and forward. Logits [n, V] of the block's n masks, from a forward over the whole sequence;
+    each step keeps its share of the most confident (or of random) predictions and masks the rest again. No cache.
     """
     config = state.config
     size = config.block_length or int((state.length - state.prompt).max())

@@ -75,14 +75,14 @@ class NoiseSchedule:
         return ALPHAS[self.kind][1](t)
 
     def weight(self, t: Tensor) -> Tensor:
-        """[...] → [...]: w(t) = −alpha'/(1 − alpha) > 0, of tokens masked at t (the papers print it without the sign)."""
+        """[...] → [...]: w(t) = −alpha'/(1 − alpha) > 0, of tokens masked at t (the papers print no sign)."""
         if self.weighting == "uniform":
             return torch.ones_like(t)
         masked = 1 - self.alpha(t)
         return -self.alpha_prime(t) / (masked**2 if self.weighting == "squared" else masked)
 
     def complement_weight(self, t: Tensor) -> Tensor:
-        """[...] → [...]: −alpha'/alpha, weight of the complementary view, which masks the tokens that are clean at t."""
+        """[...] → [...]: −alpha'/alpha, weight of the complementary view, which masks what is clean at t."""
         if self.weighting == "uniform":
             return torch.ones_like(t)
         clean = self.alpha(t)
@@ -90,8 +90,8 @@ class NoiseSchedule:
 
     @property
     def constant(self) -> float:
-        """(alpha(t_min) − alpha(t_max)) / (t_max − t_min): the loss of uniform logits per maskable token, over log V, under
-        the "elbo" weighting. It is 1 for the linear schedule; divide another schedule's loss by it to compare them."""
+        """(alpha(t_min) − alpha(t_max)) / (t_max − t_min): the loss of uniform logits per maskable token, over log V,
+        under the "elbo" weighting. It is 1 for the linear schedule; divide a loss by it to compare schedules."""
         ends = self.alpha(torch.tensor([self.t_min, self.t_max], dtype=torch.float64))
         return float(ends[0] - ends[1]) / (self.t_max - self.t_min)
 

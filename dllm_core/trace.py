@@ -14,7 +14,7 @@ REASONS = ("schedule", "threshold", "fallback", "budget", "ar", "edit")
 class Commit:
     """A token that a step made final.
 
-    position: of the sequence, from 0. confidence: probability of `token` after guidance, before temperature and filters.
+    position: from 0. confidence: probability of `token` after guidance, before temperature and filters.
     reason: one of `REASONS`. "threshold": above the confidence threshold; "fallback": too few were, this was among the
         most confident; "schedule": within the step's share; "budget": above the threshold, and within a decoding budget
         that held others back; "ar": the next token; "edit": a committed token was replaced (LLaDA 2.1).
@@ -32,10 +32,10 @@ class Commit:
 class DecodeStep:
     """One step of one sequence: one call of the model.
 
-    index: of the step in this sequence, from 0; row: of the sequence in the batch; forwards: what the step cost (2 under
-    guidance); seconds: since decoding began; block: the positions [start, end) being decoded; commits: in order of
-    position; masked: positions still masked after the step; confidence, entropy (nats): means over the masked positions
-    before it; draft: (position, most probable token, confidence) of the block's positions that stayed masked;
+    index: of the step in this sequence, from 0; row: of the sequence in the batch; forwards: what the step cost (2
+    under guidance); seconds: since decoding began; block: the positions [start, end) being decoded; commits: in order
+    of position; masked: positions still masked after the step; confidence, entropy (nats): means over the masked
+    positions before it; draft: (position, most probable token, confidence) of the block's positions that stayed masked;
     held_back: predictions above the threshold that the budget held back.
     """
 
@@ -56,9 +56,9 @@ class DecodeStep:
 class Trace:
     """The decoding of one sequence, with measures of it.
 
-    style: "ar", "llada1" or "llada2". prompt: token ids, none for infilling. initial: the sequence before the first step,
-    with masks after the prompt, or anywhere for infilling. settings: of the `DecodeConfig`. vocabulary: the text of each
-    token id that occurs. text: the answer, or the filled text.
+    style: "ar", "llada1" or "llada2". prompt: token ids, none for infilling. initial: the sequence before the first
+    step, with masks after the prompt, or anywhere for infilling. settings: of the `DecodeConfig`. vocabulary: the text
+    of each token id that occurs. text: the answer, or the filled text.
     """
 
     style: str

@@ -45,8 +45,8 @@ class Tiles:
 
     @classmethod
     def from_rows(cls, rows: Callable[[slice], Tensor], shape: tuple[int, int, int], size: int = TILE) -> "Tiles":
-        """Tiles of a mask that need not exist as a whole: `rows` returns its part [B, s, K] bool for a slice of queries.
-        Every query must see a key."""
+        """Tiles of a mask that need not exist as a whole: `rows` returns its part [B, s, K] bool for a slice of
+        queries. Every query must see a key."""
         tiles, scores = [], shape[1] * shape[2]
         materialize = scores <= MAX_SCORES and shape[0] * scores <= MAX_BATCH_SCORES
         for start in range(0, shape[1], size):
@@ -63,7 +63,7 @@ class Tiles:
 
 
 class Halves(NamedTuple):
-    """A block diffusion's mask without its closed quadrants: the clean half never sees noisy views, nor these each other.
+    """A block diffusion's mask without its closed quadrants: neither the clean half nor another view sees a view.
 
     clean: of [B, C, C], the clean half to itself; None where it has no queries (`last_layer_mask`). noisy: of
     [B·V, N, C + N], each view to the clean half and itself. views, size: V, N.
@@ -161,7 +161,7 @@ def first_query_tiles(mask: flex.BlockMask, queries: int) -> flex.BlockMask:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-    """softmax(q kᵀ / √D) v where the mask is open. q: [B, H, S, D]; k, v: [B, G, K, D], G a divisor of H → [B, H, S, D]."""
+    """softmax(q kᵀ / √D) v where the mask is open; q [B, H, S, D], k, v [B, G, K, D], G divides H → [B, H, S, D]."""
     grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, Halves):
         return _attend_halves(q, k, v, mask)
@@ -193,7 +193,7 @@ def _attend_halves(q: Tensor, k: Tensor, v: Tensor, mask: Halves) -> Tensor:
 
 
 def _flex_attend(q: Tensor, k: Tensor, v: Tensor, mask: flex.BlockMask, grouped: bool) -> Tensor:
-    """`attend` by FlexAttention. Its separate kernel for few queries fails for some numbers of them and is switched off."""
+    """`attend` by FlexAttention. Its own kernel for few queries fails for some numbers of them and is off."""
     size, attention = q.shape[-1], _fused(flex.flex_attention, q.device.type)
     if size < MIN_HEAD:
         q, k, v = (F.pad(part, (0, MIN_HEAD - size)) for part in (q, k, v))

@@ -1,8 +1,8 @@
 """Operations that run faster on a CPU than PyTorch's own: RMSNorm and RoPE with hand-written gradients, float32 matrix
 products by the faster of two libraries, a maximum with its index, memory that is kept.
 
-The textbook forms, `F.rms_norm` and the rotation in `rotate`, are used on other devices and for training in half precision.
-Gradients of gradients are not available.
+The textbook forms, `F.rms_norm` and the rotation in `rotate`, are used on other devices and for training in half
+precision. Gradients of gradients are not available.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ def has_cpu_kernels(x: Tensor) -> bool:
 
 
 def is_bfloat16_inference(x: Tensor) -> bool:
-    """Whether x is bfloat16 in inference on a CPU, where operations on two precisions are slow: converted to float32 once,
-    and back at the end, they are faster and round once."""
+    """Whether x is bfloat16 in inference on a CPU, where operations on two precisions are slow: converted to float32
+    once, and back at the end, they are faster and round once."""
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.is_inference_mode_enabled()
 
 
@@ -54,7 +54,7 @@ def onednn_matmul(rows: int, width: int, device: torch.device):
 
 @functools.cache
 def onednn_keeps_float32() -> bool:
-    """Whether oneDNN is available and, allowed bfloat16, computes in float32 on this processor: measured by a product."""
+    """Whether oneDNN is available and, allowed bfloat16, computes in float32 on this processor, by a trial."""
     setting, a = torch.backends.mkldnn.matmul, torch.linspace(-1, 1, 64 * 64).view(64, 64)
     before = setting.fp32_precision
     setting.fp32_precision = "bf16"
@@ -75,8 +75,8 @@ def bfloat16_units() -> bool:
 
 @functools.cache
 def keep_memory() -> None:
-    """Let the process keep freed memory (glibc only). A training step frees and allocates the same tensors again; memory
-    returned in between is mapped and cleared page by page, which costs more than many operations on it."""
+    """Let the process keep freed memory (glibc only). A training step frees and allocates the same tensors again;
+    memory returned in between is mapped and cleared page by page, which costs more than many operations on it."""
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: return nothing from the heap's top
@@ -84,7 +84,7 @@ def keep_memory() -> None:
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · gain over the last dimension; x [..., D], gain [D] → [..., D] in the gain's precision."""
+    """x / sqrt(mean(x²) + eps) · gain over the last dimension; x [..., D], gain [D] → [..., D], in gain's dtype."""
     x = x.to(gain.dtype)  # under autocast they differ, and PyTorch's fused kernels need one precision
     if is_bfloat16_inference(x):
         return _normalize(x.float(), gain.float(), eps)[0].to(x.dtype)

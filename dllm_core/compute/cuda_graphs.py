@@ -1,8 +1,8 @@
 """A model's forwards replayed from CUDA graphs, so that launching kernels does not dominate a small model's time.
 
 A decoder repeats a few shapes. With static shapes (the window as it is, keys up to the cache's end with those beyond
-masked) a whole forward is one launch. On other devices nothing is captured and a `GraphedModel` runs the same static shapes
-directly; the tests use that to show that they change nothing.
+masked) a whole forward is one launch. On other devices nothing is captured and a `GraphedModel` runs the same static
+shapes directly; the tests use that to show that they change nothing.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ _refused = weakref.WeakSet()  # models whose capture failed
 
 @contextlib.contextmanager
 def for_inference(model: nn.Module) -> Iterator:
-    """The form of a Transformer that decodes fastest: replayed from graphs on `GRAPH_DEVICES`, with prepacked weights on a
-    CPU. Under autocast it is the model itself, whose casts neither form has."""
+    """The form of a Transformer that decodes fastest: replayed from graphs on `GRAPH_DEVICES`, with prepacked weights
+    on a CPU. Under autocast it is the model itself, whose casts neither form has."""
     if torch.is_autocast_enabled(model.device.type):
         yield model
     elif model.device.type in GRAPH_DEVICES and model not in _refused:
@@ -67,9 +67,10 @@ def cache_length(needed: int, most: int, device: torch.device) -> int:
 class GraphedModel:
     """Takes a Transformer's place in decoding and returns the same hidden states. Not for training.
 
-    The first `WARMUP` forwards of a shape run directly (a prompt's comes once), the next is captured, unless it has more
-    than `MAX_TOKENS` tokens. If a capture fails there is a warning, and all forwards run directly. A later decoding's cache
-    moves into the memory of the captured one of its shape, so that no shape is captured twice: one decoding at a time.
+    The first `WARMUP` forwards of a shape run directly (a prompt's comes once), the next is captured, unless it has
+    more than `MAX_TOKENS` tokens. If a capture fails there is a warning, and all forwards run directly. A later
+    decoding's cache moves into the memory of the captured one of its shape, so that no shape is captured twice: one
+    decoding at a time.
     """
 
     def __init__(self, model: nn.Module, by_cache: dict | None = None):
@@ -134,8 +135,8 @@ class CacheCaptures:
 
 
 class Capture:
-    """One forward of fixed shapes. inputs: tokens, position [B, S], mask [B, S, K], slots [B, S]. cache: must live as long
-    as the capture. Raises RuntimeError where CUDA refuses."""
+    """One forward of fixed shapes. inputs: tokens, position [B, S], mask [B, S, K], slots [B, S]. cache: must live as
+    long as the capture. Raises RuntimeError where CUDA refuses."""
 
     def __init__(self, model: nn.Module, cache: KVCache | None, inputs: list[Tensor], pool=None):
         self.inputs = [tensor.clone() for tensor in inputs]

@@ -44,8 +44,8 @@ def pick_dtype(name: str, device: torch.device, width: int = 0) -> str:
     hidden size.
 
     "auto" is bfloat16 on CUDA devices with units for it, and on CPUs with units for it where the model is `WIDE` enough
-    for its products to dominate (training records in RESULTS.md); else float32. Raises ValueError for another word, or for
-    bfloat16 on a CUDA device without units for it.
+    for its products to dominate (training records in RESULTS.md); else float32. Raises ValueError for another word, or
+    for bfloat16 on a CUDA device without units for it.
     """
     if name not in DTYPES:
         raise ValueError(f"dtype={name!r}: must be one of {', '.join(DTYPES)}")
@@ -59,7 +59,7 @@ def pick_dtype(name: str, device: torch.device, width: int = 0) -> str:
 
 
 def machine(device: torch.device) -> str:
-    """The machine that a time was measured on: the GPU's name, or the processor's and how many cores this process has."""
+    """The machine that a time was measured on: the GPU's name, or the processor's with the cores of this process."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()

@@ -1,8 +1,8 @@
 """Weights reordered once for a CPU's matrix products, which otherwise reorder them in every forward.
 
 A product of few rows spends a quarter of its time or more on that. In training the weights change between any two
-products; decoding uses the same ones again and again. The operations are oneDNN's, those that `torch.compile` chooses for
-frozen weights.
+products; decoding uses the same ones again and again. The operations are oneDNN's, those that `torch.compile` chooses
+for frozen weights.
 """
 
 import copy
@@ -36,7 +36,7 @@ class PrepackedLinear(nn.Module):
 
 
 def prepacked(module: nn.Module) -> nn.Module:
-    """A copy of a model on a CPU (or of a part of one) for inference, with prepacked larger matrices and all else shared.
+    """A copy of a model on a CPU, or of its part, for inference: its larger matrices are prepacked, all else is shared.
 
     A layout is kept for the next copy as long as its weight lives. Where nothing would be faster, the module itself is
     returned; also where it has hooks or a replaced forward.
@@ -61,8 +61,8 @@ def _is_faster(weight: Tensor) -> bool:
 
 
 def _fingerprint(weight: Tensor) -> tuple[int, int, int]:
-    """Values that change when a weight [out, in] is written to: its address, its version and, because fused optimizers and
-    `.data` do not change the version, a sum of its bits as integers, each row with a factor of its own."""
+    """Values that change when a weight [out, in] is written to: its address, its version and, because fused optimizers
+    and `.data` do not change the version, a sum of its bits as integers, each row with a factor of its own."""
     rows = weight.detach().contiguous()
     row_bytes, offset_bytes = rows.shape[1] * rows.element_size(), rows.storage_offset() * rows.element_size()
     integers = torch.int64 if row_bytes % 8 == 0 and offset_bytes % 8 == 0 else torch.int16

@@ -1,7 +1,7 @@
 """Copies between the host and a CUDA device that neither waits for; plain copies on other devices.
 
-A copy is asynchronous only from and to pinned memory. PyTorch keeps such memory and reuses it once the device is done with
-it (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
+A copy is asynchronous only from and to pinned memory. PyTorch keeps such memory and reuses it once the device is done
+with it (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
 """
 
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor, of any shape, on `device`; to a CUDA device through pinned memory. Other devices are waited for, because
-    nothing keeps a copy's source until they have read it (https://github.com/pytorch/pytorch/issues/139550)."""
+    """The tensor, of any shape, on `device`; to a CUDA device through pinned memory. Other devices are waited for,
+    because nothing keeps a copy's source until they have read it (https://github.com/pytorch/pytorch/issues/139550)."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)  # an expanded tensor cannot be pinned
     return tensor.to(device)
