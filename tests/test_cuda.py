@@ -37,8 +37,8 @@ def test_flex_attention_equals_the_dense_mask(lengths, dtype, most):
         found = attend(q[:, :, :queries], k, v, mask)
         wanted = dense(q[:, :, :queries], k, v)
         way = torch.randn(found.shape, generator=generator).cuda().to(dtype)
-        pairs = zip(torch.autograd.grad((found * way).sum(), (q, k, v)), torch.autograd.grad((wanted * way).sum(), (q, k, v)),
-                    strict=True)  # fmt: skip
+        gradients = torch.autograd.grad((found * way).sum(), (q, k, v))
+        pairs = zip(gradients, torch.autograd.grad((wanted * way).sum(), (q, k, v)), strict=True)
         for mine, other in [(found, wanted), *pairs]:
             assert (mine - other).norm() < most * other.norm()
 
@@ -89,7 +89,11 @@ def test_a_decoding_writes_what_the_cpu_writes(config):
     """By graphs from the third forward of a shape on; the last decoding replays all of them."""
     prompts = [[BOS, 5, 6, 7, 8], [BOS, 9]]
     there = tiny().to("cuda")
-    written = lambda model: [[(c.position, c.token) for c in step.commits] for step in decode(checkpoint_of(model), prompts, config)]
+
+    def written(model) -> list[list[tuple[int, int]]]:
+        steps = decode(checkpoint_of(model), prompts, config)
+        return [[(commit.position, commit.token) for commit in step.commits] for step in steps]
+
     wanted = written(tiny())
     for _ in range(4):
         assert written(there) == wanted

@@ -149,7 +149,8 @@ def test_one_pass_over_noisy_and_clean_equals_one_pass_per_block(monkeypatch, si
     padding and a prompt whose blocks are left out of the noisy views."""
     monkeypatch.setattr(trimming, "MULTIPLE", 1)
     model, batch = tiny(), batch_of([7, 5], [4, 3, 4], [12], prompt=prompt)
-    pattern = trim_unscored(patterns.block_diffusion(batch.document, batch.position, size, 2, label_shift), batch.scored)
+    untrimmed = patterns.block_diffusion(batch.document, batch.position, size, 2, label_shift)
+    pattern = trim_unscored(untrimmed, batch.scored)
     views = [noised(batch), torch.where(batch.scored & (noised(batch) != MASK), MASK, batch.tokens)]
     copies = torch.stack([batch.tokens, *views], dim=1)
     tokens = copies[torch.arange(3)[:, None], pattern.view, pattern.source]

@@ -11,7 +11,8 @@ ALL = torch.ones(1, 5, dtype=torch.bool)
 
 def reasons(choice) -> list[str]:
     """ "." where nothing is committed, else the reason."""
-    return [REASONS[r] if c else "." for r, c in zip(choice.reasons[0].tolist(), choice.commit[0].tolist(), strict=True)]
+    pairs = zip(choice.reasons[0].tolist(), choice.commit[0].tolist(), strict=True)
+    return [REASONS[reason] if is_committed else "." for reason, is_committed in pairs]
 
 
 def counts(*values: int) -> torch.Tensor:
@@ -60,7 +61,8 @@ def test_the_threshold_itself_is_not_above():
 
 
 def test_fallback_to_the_most_confident_where_too_few_are_above():
-    assert reasons(commit_above_threshold(CONFIDENCE, ALL, 0.97, counts(3))) == ["fallback", ".", "threshold", ".", "fallback"]
+    commits = commit_above_threshold(CONFIDENCE, ALL, 0.97, counts(3))
+    assert reasons(commits) == ["fallback", ".", "threshold", ".", "fallback"]
     assert reasons(commit_above_threshold(CONFIDENCE, ALL, 1.0, counts(1))) == [".", ".", "fallback", ".", "."]
     # enough are above: the schedule asks for no more
     assert reasons(commit_above_threshold(CONFIDENCE, ALL, 0.9, counts(3))).count("threshold") == 3
@@ -69,7 +71,8 @@ def test_fallback_to_the_most_confident_where_too_few_are_above():
 def test_committed_positions_are_never_chosen_again():
     masked = torch.tensor([[False, True, False, True, False]])
     assert reasons(commit_above_threshold(CONFIDENCE, masked, 0.9, counts(1))) == [".", ".", ".", "fallback", "."]
-    assert reasons(commit_above_threshold(CONFIDENCE, masked, 0.2, counts(1))) == [".", "threshold", ".", "threshold", "."]
+    commits = commit_above_threshold(CONFIDENCE, masked, 0.2, counts(1))
+    assert reasons(commits) == [".", "threshold", ".", "threshold", "."]
 
 
 def test_without_a_threshold_the_schedule_alone_decides():

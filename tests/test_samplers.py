@@ -154,8 +154,8 @@ def test_guesses_go_back_to_their_places():
     masked = torch.tensor([[False, True, True], [True, False, False]])
     prediction = predict_tokens(torch.randn(3, VOCAB, generator=seeded()), DecodeConfig(alternatives=1), MASK, seeded())
     placed = prediction.scatter(masked)
-    pairs = ((prediction.token, placed.token), (prediction.confidence, placed.confidence), (prediction.top[1], placed.top[1]))
-    for of, at in pairs:
+    parts = lambda of: (of.token, of.confidence, of.top[1])
+    for of, at in zip(parts(prediction), parts(placed), strict=True):
         assert torch.equal(at[masked], of) and (at[~masked] == 0).all()
 
 
@@ -301,7 +301,8 @@ def test_the_reference_decoders_write_what_the_library_writes(style, seed):
 @pytest.mark.parametrize("label_shift", [False, True])
 @pytest.mark.parametrize(
     "style, scale",
-    [(style, scale) for style, scale in GUIDED if not style.startswith("llada1")] + [("ar hot", 0.0), ("llada2 hot", 0.0)],
+    [(style, scale) for style, scale in GUIDED if not style.startswith("llada1")]
+    + [("ar hot", 0.0), ("llada2 hot", 0.0)],
 )
 def test_cached_equals_uncached_to_the_logits(monkeypatch, style, scale, label_shift):
     seen = []
@@ -433,7 +434,8 @@ def test_what_a_capture_reads_lives_as_long_as_it_does(static, monkeypatch):
     """Of a cache not its keys and values alone: a later decoding's own is gone when that ends."""
     caches, begin = [], Capture.__init__
     monkeypatch.setattr(Capture, "__init__", lambda *arguments: (caches.append(arguments[2]), begin(*arguments))[1])
-    model, config = tiny(4), DecodeConfig("llada2", max_new_tokens=9, block_length=3, threshold=None, eos_early_stop=False)
+    model = tiny(4)
+    config = DecodeConfig("llada2", max_new_tokens=9, block_length=3, threshold=None, eos_early_stop=False)
     for _ in range(4):  # a prompt's window comes once in each: captured when the cache is no longer the first one's
         list(decode(checkpoint_of(model), [PROMPTS[2]], config))
     ((_, known),) = cuda_graphs._idle[model]

@@ -86,7 +86,8 @@ def test_json_round_trip(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        b"{", b"[1]", b'{"style": "ar"}', b'{"steps": [], "vocabulary": {}, "odd": 1}', b'{"steps": 3, "vocabulary": {}}',
+        b"{", b"[1]", b'{"style": "ar"}', b'{"steps": [], "vocabulary": {}, "odd": 1}',
+        b'{"steps": 3, "vocabulary": {}}',
         b"\x89PNG\r\n", b'{"steps": [], "vocabulary": []}', b'{"steps": [], "vocabulary": {"x": "y"}}',
     ],
 )  # fmt: skip

@@ -58,7 +58,8 @@ def test_every_form_equals_the_plain_one(name, groups):
     tensors = inputs(pattern, groups=groups)
     wanted = with_gradients(plain, tensors, pattern.mask())
     dense = pattern.mask()
-    for mask in (Tiles.of(dense), Tiles.from_rows(lambda queries: dense[:, queries], dense.shape, 8), prepare_mask(pattern)):
+    small_tiles = Tiles.from_rows(lambda queries: dense[:, queries], dense.shape, 8)
+    for mask in (Tiles.of(dense), small_tiles, prepare_mask(pattern)):
         for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
@@ -88,14 +89,16 @@ def test_the_last_layers_clean_half_may_ask_nothing(name):
     flexible, same = last_layer_mask(block_mask(pattern), pattern, noisy)
     found = asking(*(part.detach() for part in (q, k, v)), flexible)  # its gradient is for CUDA
     torch.testing.assert_close(found, wanted[0], rtol=1e-4, atol=1e-5)
-    assert queries == same == noisy and last_layer_mask(pattern.mask(), pattern, noisy)[1] == q.shape[2]  # dense: all ask
+    assert queries == same == noisy
+    assert last_layer_mask(pattern.mask(), pattern, noisy)[1] == q.shape[2]  # dense: all are queries
 
 
 @pytest.mark.parametrize("label_shift", [False, True])
 def test_the_halves_hold_every_open_cell(label_shift):
     """Nothing that the dense mask opens is lost, and what is left out is closed in it."""
     for views in (1, 2, 3):
-        pattern = trim_unscored(patterns.block_diffusion(BATCH.document, BATCH.position, 4, views, label_shift), BATCH.scored)
+        untrimmed = patterns.block_diffusion(BATCH.document, BATCH.position, 4, views, label_shift)
+        pattern = trim_unscored(untrimmed, BATCH.scored)
         dense, parts = pattern.mask(), prepare_mask(pattern)
         size, noisy = parts.size, parts.size * views
         clean, own = whole(parts.clean), whole(parts.noisy)
@@ -137,7 +140,8 @@ def test_flex_attention_knows_its_tiles(label_shift):
     made = block_mask(pattern)
     assert torch.equal(made.to_dense()[:, 0].bool(), tiles) and not tiles.all()
     first = first_query_tiles(made, noisy)
-    assert torch.equal(first.to_dense()[:, 0].bool(), tiles[:, : -(-noisy // 128)]) and first.shape[-2:] == (noisy, dense.shape[2])
+    assert torch.equal(first.to_dense()[:, 0].bool(), tiles[:, : -(-noisy // 128)])
+    assert first.shape[-2:] == (noisy, dense.shape[2])
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -189,14 +193,19 @@ def test_long_rows_are_not_written_down(monkeypatch, name, groups):
 
 def test_no_mask_is_made_as_a_whole(monkeypatch):
     """Of a row of 512 and its noisy half no more than a tile's rows are ever there."""
-    batch, most = batch_of([300, 212]), []
-    made = patterns.MaskTerms.of.__func__
-    monkeypatch.setattr(patterns.MaskTerms, "of", classmethod(lambda cls, q, k: (most.append(q[0].shape[1]), made(cls, q, k))[1]))
+    batch, query_counts = batch_of([300, 212]), []
+    of = patterns.MaskTerms.of.__func__
+
+    def note_queries(cls, q, k):
+        query_counts.append(q[0].shape[1])
+        return of(cls, q, k)
+
+    monkeypatch.setattr(patterns.MaskTerms, "of", classmethod(note_queries))
     prepare_mask(patterns.block_diffusion(batch.document, batch.position, 32))
     monkeypatch.setattr(attention, "MAX_SCORES", 0)
     causal = prepare_mask(patterns.causal(batch.document, batch.position))
     assert sum(seen.untyped_storage().nbytes() for _, _, seen in causal.tiles) < 0.6 * 512 * 512
-    assert max(most) == attention.TILE and len(most) == 12
+    assert max(query_counts) == attention.TILE and len(query_counts) == 12
 
 
 def test_half_precision_under_autocast():
@@ -237,7 +246,7 @@ def test_products_are_float32s_and_the_setting_is_left_as_it_was():
     assert setting.fp32_precision == before
     with onednn_matmul(cpu.MIN_ROWS - 1, 4096, CPU), onednn_matmul(64, 128, CPU):
         assert setting.fp32_precision == before
-    with onednn_matmul(64, 512, torch.device("cuda")):  # where the setting makes PyTorch refuse to compile FlexAttention
+    with onednn_matmul(64, 512, torch.device("cuda")):  # there PyTorch would refuse to compile FlexAttention
         assert setting.fp32_precision == before
 
 

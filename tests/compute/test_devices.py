@@ -10,7 +10,8 @@ from dllm_core.compute.devices import pick_device, pick_dtype
 def test_devices_are_picked_or_refused():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
-    assert pick_dtype("auto", torch.device("cpu")) == pick_dtype("auto", torch.device("cpu"), devices.WIDE - 1) == "float32"
+    cpu = torch.device("cpu")
+    assert pick_dtype("auto", cpu) == pick_dtype("auto", cpu, devices.WIDE - 1) == "float32"
     assert pick_dtype("bfloat16", torch.device("cpu")) == "bfloat16"
     for call, message in (
         (lambda: pick_device("gpu"), "device='gpu'.*auto, cpu, cuda, mps"),

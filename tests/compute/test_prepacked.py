@@ -14,7 +14,7 @@ from dllm_core.compute.prepacked import PrepackedLinear, _layouts, prepacked, pr
 from dllm_core.config import DecodeConfig
 from dllm_core.samplers import decode
 
-pytestmark = pytest.mark.skipif(not prepacking_works(torch.float32), reason="this PyTorch or processor prepacks nothing")
+pytestmark = pytest.mark.skipif(not prepacking_works(torch.float32), reason="nothing is prepacked here")
 STYLES = {"ar": {}, "llada1": {"steps": 8}, "llada2": {"block_length": 4, "threshold": 0.3}}
 
 
@@ -68,14 +68,18 @@ def test_the_twin_gives_the_same_states_and_logits(everything):
 def test_decoding_prepacked_writes_what_decoding_plainly_does(everything, monkeypatch, style):
     config = DecodeConfig(style, max_new_tokens=8, **STYLES[style])
     prompts, model = [[BOS, 5, 6, 7, 8], [BOS, 9]], tiny(4)
-    made = []
+    written, calls = [], []
     for twin in (prepacked, lambda model: model):
-        used = []
-        monkeypatch.setattr("dllm_core.compute.cuda_graphs.prepacked", lambda model, twin=twin, used=used: used.append(1) or twin(model))
+
+        def count(model, twin=twin):
+            calls.append(model)
+            return twin(model)
+
+        monkeypatch.setattr("dllm_core.compute.cuda_graphs.prepacked", count)
         steps = list(decode(checkpoint_of(model), prompts, config))
-        made.append([(s.row, [(c.position, c.token) for c in s.commits]) for s in steps])
-        assert used == [1]
-    assert made[0] == made[1] and any(commits for _, commits in made[0])
+        written.append([(step.row, [(c.position, c.token) for c in step.commits]) for step in steps])
+    assert len(calls) == 2
+    assert written[0] == written[1] and any(commits for _, commits in written[0])
 
 
 def changes():
@@ -99,7 +103,8 @@ def changes():
         model.to(torch.bfloat16).to(torch.float32)
 
     def replaced(model):
-        model.model.layers[0].mlp.up_proj.weight = nn.Parameter(torch.ones_like(model.model.layers[0].mlp.up_proj.weight))
+        up_proj = model.model.layers[0].mlp.up_proj
+        up_proj.weight = nn.Parameter(torch.ones_like(up_proj.weight))
 
     def born_in_inference(model):
         with torch.inference_mode():
