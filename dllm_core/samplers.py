@@ -109,15 +109,20 @@ def gap_config(tokens: list[int], config: DecodeConfig, mask_token_id: int) -> D
 
 
 def new_trace(checkpoint: Decodable, prompt: list[int], config: DecodeConfig) -> Trace:
-    """The record of `decode` before its first step."""
+    """The record of a decoding that has had no step yet."""
     initial = initial_tokens(prompt, config, checkpoint.tokenizer.mask_token_id)
-    return Trace.begin(checkpoint.tokenizer, prompt, initial, config)
+    return _empty_trace(checkpoint, list(prompt), initial, config)
 
 
 def new_gap_trace(checkpoint: Decodable, tokens: list[int], config: DecodeConfig) -> Trace:
-    """The record of `decode_gaps` before its first step."""
+    """The record of gaps of which none is filled yet."""
     config = gap_config(tokens, config, checkpoint.tokenizer.mask_token_id)
-    return Trace.begin(checkpoint.tokenizer, [], tokens, config)
+    return _empty_trace(checkpoint, [], list(tokens), config)
+
+
+def _empty_trace(checkpoint: Decodable, prompt: list[int], initial: list[int], config: DecodeConfig) -> Trace:
+    mask, eos = checkpoint.tokenizer.mask_token_id, checkpoint.tokenizer.eos_token_id
+    return Trace(config.style, prompt, initial, mask, eos, settings=config.to_dict())
 
 
 def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:

@@ -10,7 +10,7 @@ from small import MASK, VOCAB, Blank, batch_of, documents_of, logits_of, tiny
 
 from dllm_core import losses as losses_module
 from dllm_core import patterns, reference
-from dllm_core.compute import trimming
+from dllm_core.compute import forward, trimming
 from dllm_core.compute.trimming import trim_unscored
 from dllm_core.data.batches import Batch
 from dllm_core.losses import Diffusion, Loss, ar_loss, correct_token_entropy
@@ -222,7 +222,7 @@ def test_few_shapes_and_the_same_loss(monkeypatch, block_size):
     batch, found, shapes = batch_of([16, 12, 8, 5], [41], prompt=3), [], []
     for grain, reads in ((1, 1), (16, 64)):
         monkeypatch.setattr(trimming, "MULTIPLE", grain)
-        monkeypatch.setattr(losses_module, "LOGITS_MULTIPLE", reads)
+        monkeypatch.setattr(forward, "LOGITS_MULTIPLE", reads)
         model = tiny()
         layer = model.model.layers[0]
         layer.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape[1]))
