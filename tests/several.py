@@ -42,7 +42,7 @@ SETTINGS = {  # name → (objective, blocks, what of CONFIG is another)
 }
 
 
-def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, list[TrainStep]]:
+def trained(folder: Path, name: str, ending: str = "") -> tuple[torch.nn.Module, list[TrainStep]]:
     """(the model, the steps this process was given) of one setting, by all processes there are. Raises
     KeyboardInterrupt where it was stopped."""
     objective, blocks, other = SETTINGS[name]
@@ -61,10 +61,10 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
     measure = lambda m: float(m.model.norm.weight.detach().abs().sum())
     config = dataclasses.replace(CONFIG, **other)
     for step in train(
-        model, packed(4), killed if way == "kill" else objective, config, blocks=blocks, validate=measure, run=run
+        model, packed(4), killed if ending == "kill" else objective, config, blocks=blocks, validate=measure, run=run
     ):
         steps.append(step)
-        if way == "stop" and step.step == STOPPED:
+        if ending == "stop" and step.step == STOPPED:
             signal.raise_signal(signal.SIGINT)
     run.finish(model)
     return model, steps
@@ -72,17 +72,17 @@ def trained(folder: Path, name: str, way: str = "") -> tuple[torch.nn.Module, li
 
 def kept(optimizers: list[torch.optim.Optimizer]) -> float:
     """Share of their state that lies in this process."""
-    states = [v for one in optimizers for state in one.state.values() for v in state.values() if v.ndim]
+    states = [v for optimizer in optimizers for state in optimizer.state.values() for v in state.values() if v.ndim]
     return sum(local(state).numel() for state in states) / sum(state.numel() for state in states)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: None)  # the launcher's, who would cut off what a process has to tell
-    made, plainly = [], training.optimizers
+    seen_optimizers, plainly = [], training.optimizers
 
-    def noted(*given):
-        made[:] = plainly(*given)
-        return list(made)
+    def noted(*args):
+        seen_optimizers[:] = plainly(*args)
+        return list(seen_optimizers)
 
     training.optimizers = noted
     home, ways = Path(sys.argv[1]), dict(pair.split("=") for pair in sys.argv[2:])
@@ -90,7 +90,8 @@ if __name__ == "__main__":
         try:
             model, steps = trained(home / setting, setting, ways.get(setting, ""))
             torch.save(model.state_dict(), home / f"{setting}.{rank()}.pt")
-            print(f"process {rank()} of {world_size()}: {setting}, {len(steps)} steps seen, kept {kept(made):.0%}", flush=True)
+            share = kept(seen_optimizers)
+            print(f"process {rank()} of {world_size()}: {setting}, {len(steps)} steps seen, kept {share:.0%}", flush=True)
         except KeyboardInterrupt as stop:
             print(f"process {rank()} of {world_size()}: {setting}, {stop}", flush=True)
     leave()

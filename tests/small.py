@@ -95,12 +95,12 @@ def batch_of(*rows: list[int], seed: int = 0, prompt: int = 0, width: int = 0) -
 
 def documents_of(batch: Batch) -> list[tuple[int, slice]]:
     """(row, columns) of every document of a batch."""
-    found = []
+    result = []
     for row, numbers in enumerate(batch.document):
         for number in range(int(numbers.max()) + 1):
             columns = (numbers == number).nonzero().flatten()
-            found.append((row, slice(int(columns[0]), int(columns[-1]) + 1)))
-    return found
+            result.append((row, slice(int(columns[0]), int(columns[-1]) + 1)))
+    return result
 
 
 @torch.no_grad()

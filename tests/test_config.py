@@ -15,8 +15,8 @@ def test_model_shape_is_completed():
         1408,
     )  # MiniMind's numbers
     assert ModelConfig(6400, 768, 8, 8).intermediate_size == 2048
-    given = ModelConfig(100, 32, 1, 4, num_key_value_heads=2, head_dim=16, intermediate_size=48)
-    assert (given.head_dim, given.num_key_value_heads, given.intermediate_size) == (16, 2, 48)
+    explicit = ModelConfig(100, 32, 1, 4, num_key_value_heads=2, head_dim=16, intermediate_size=48)
+    assert (explicit.head_dim, explicit.num_key_value_heads, explicit.intermediate_size) == (16, 2, 48)
 
 
 @pytest.mark.parametrize(

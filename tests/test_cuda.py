@@ -34,12 +34,12 @@ def test_flex_attention_equals_the_dense_mask(lengths, dtype, most):
         q, k, v, attn_mask=pattern.mask()[:, None, : q.shape[2]], enable_gqa=True
     )
     for mask, queries in ((block_mask(pattern), length), last_layer_mask(block_mask(pattern), pattern, noisy)):
-        found = attend(q[:, :, :queries], k, v, mask)
+        output = attend(q[:, :, :queries], k, v, mask)
         wanted = dense(q[:, :, :queries], k, v)
-        way = torch.randn(found.shape, generator=generator).cuda().to(dtype)
-        gradients = torch.autograd.grad((found * way).sum(), (q, k, v))
-        pairs = zip(gradients, torch.autograd.grad((wanted * way).sum(), (q, k, v)), strict=True)
-        for mine, other in [(found, wanted), *pairs]:
+        direction = torch.randn(output.shape, generator=generator).cuda().to(dtype)
+        gradients = torch.autograd.grad((output * direction).sum(), (q, k, v))
+        pairs = zip(gradients, torch.autograd.grad((wanted * direction).sum(), (q, k, v)), strict=True)
+        for mine, other in [(output, wanted), *pairs]:
             assert (mine - other).norm() < most * other.norm()
 
 
@@ -74,9 +74,9 @@ def test_a_training_step_waits_for_nothing(objective, size):
 
 def test_what_is_sent_and_fetched_arrives():
     numbers = torch.arange(1000)
-    for given in (numbers, numbers[None].expand(50, -1), numbers[::3], numbers[:0], numbers > 500, torch.tensor(3.0)):
-        there = to_device(given, "cuda")
-        assert there.is_cuda and there.dtype == given.dtype and torch.equal(there.cpu(), given)
+    for tensor in (numbers, numbers[None].expand(50, -1), numbers[::3], numbers[:0], numbers > 500, torch.tensor(3.0)):
+        there = to_device(tensor, "cuda")
+        assert there.is_cuda and there.dtype == tensor.dtype and torch.equal(there.cpu(), tensor)
     values = torch.arange(3.0, device="cuda")
     fetched = Fetched(values)
     values.add_(1)  # begun afterwards

@@ -44,15 +44,15 @@ def imported(path: Path, everywhere: bool) -> set[str]:
     """The package's modules that a file imports: by its top level alone, or also within functions."""
     tree = ast.parse(FILES[path].read_text("utf-8"))
     nodes = ast.walk(tree) if everywhere else tree.body
-    found = set()
+    result = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "dllm_core"}
+            result |= {alias.name for alias in node.names if alias.name.split(".")[0] == "dllm_core"}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dllm_core":
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                found.add(whole if whole in MODULES else node.module)
-    return found
+                result.add(whole if whole in MODULES else node.module)
+    return result
 
 
 def test_the_core_is_fifteen_files_and_the_rooms_are_those_of_the_plan():
@@ -62,10 +62,10 @@ def test_the_core_is_fifteen_files_and_the_rooms_are_those_of_the_plan():
 
 @pytest.mark.parametrize("path", list(FILES), ids=str)
 def test_imports_run_one_way(path):
-    own = room(module_of(path))
+    own_room = room(module_of(path))
     # the package's face names everything and imports it only when asked
     for other in imported(path, everywhere=True) if str(path) != "__init__.py" else ():
-        assert room(other) == own or room(other) in MAY_IMPORT[own], f"{path} ({own}) imports {other}"
+        assert room(other) == own_room or room(other) in MAY_IMPORT[own_room], f"{path} ({own_room}) imports {other}"
 
 
 def test_no_import_runs_in_a_circle():

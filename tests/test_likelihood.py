@@ -77,8 +77,8 @@ def test_every_estimate_agrees_with_the_enumeration_and_lies_above_the_exact_val
     by_time, by_masks = (
         nll_bound(model, [toy_batch(1000)], MASK, draws=16, estimator=name) for name in ("iid_t", "exact_masks")
     )
-    for found, tokens, most, sure in ((by_count, 1, 0.1, 4), (by_masks, L, 0.03, 4), (by_time, L, 0.25, 0)):
-        value, error = found.mean * tokens, found.error * tokens
+    for estimate, tokens, most, sure in ((by_count, 1, 0.1, 4), (by_masks, L, 0.03, 4), (by_time, L, 0.25, 0)):
+        value, error = estimate.mean * tokens, estimate.error * tokens
         assert error < most and value == pytest.approx(mean, abs=4 * error + 0.002 * mean)  # iid t from 0.001 on
         assert value - sure * error > least, "the bound must lie above the exact value"
     assert (by_count.tokens, by_count.draws, by_time.tokens, by_masks.draws) == (L, 4000, 1000 * L, 16)
@@ -86,11 +86,11 @@ def test_every_estimate_agrees_with_the_enumeration_and_lies_above_the_exact_val
     assert by_masks.error < by_time.error  # what exactly l is for
 
 
-@pytest.mark.parametrize("kind", ["cosine", "cosine_squared"])
-def test_the_bound_does_not_depend_on_the_schedule(kind):
+@pytest.mark.parametrize("schedule_name", ["cosine", "cosine_squared"])
+def test_the_bound_does_not_depend_on_the_schedule(schedule_name):
     model = tiny(1)
-    found = nll_bound(model, [toy_batch(1000)], MASK, draws=10, kind=kind)
-    assert found.mean * L == pytest.approx(exact_bound(full_losses(model), L), abs=4 * found.error * L + 0.01)
+    estimate = nll_bound(model, [toy_batch(1000)], MASK, draws=10, kind=schedule_name)
+    assert estimate.mean * L == pytest.approx(exact_bound(full_losses(model), L), abs=4 * estimate.error * L + 0.01)
 
 
 @pytest.mark.parametrize("estimator", ["iid_t", "exact_masks"])
@@ -107,8 +107,8 @@ def test_block_by_block_bound(estimator):
             return [-log_p[start + i, row[start + i]] for i in range(2)]
 
         exact += exact_bound(subset_losses(predict, 2), 2)
-    found = nll_bound(model, [toy_batch(1000)], MASK, block_size=2, draws=10, estimator=estimator)
-    assert found.mean * L == pytest.approx(exact, abs=4 * found.error * L + 0.002 * exact)
+    estimate = nll_bound(model, [toy_batch(1000)], MASK, block_size=2, draws=10, estimator=estimator)
+    assert estimate.mean * L == pytest.approx(exact, abs=4 * estimate.error * L + 0.002 * exact)
 
 
 @pytest.mark.parametrize("shift", [False, True])
@@ -143,17 +143,17 @@ def test_blocks_of_one_with_label_shift_are_ar_exactly(draws):
     for prompt in (0, 3):
         batches = [batch_of([9, 4], [13], prompt=prompt), batch_of([5, 5, 2], prompt=prompt, seed=1)]
         exact = ar_nll(tiny(), batches)
-        found = nll_bound(tiny(), batches, MASK, block_size=1, draws=draws, label_shift=True, estimator="exact_masks")
-        assert found.tokens == exact.tokens
-        assert found.mean == pytest.approx(exact.mean, rel=1e-6) and found.error < 1e-6
+        estimate = nll_bound(tiny(), batches, MASK, block_size=1, draws=draws, label_shift=True, estimator="exact_masks")
+        assert estimate.tokens == exact.tokens
+        assert estimate.mean == pytest.approx(exact.mean, rel=1e-6) and estimate.error < 1e-6
 
 
 def test_blocks_of_one_with_label_shift_come_to_ar_by_iid_t():
     model, batches = tiny(), [batch_of(*[[9, 4], [13]] * 60)]
     exact = ar_nll(model, batches)
-    found = nll_bound(model, batches, MASK, block_size=1, draws=60, label_shift=True)
-    assert found.tokens == exact.tokens
-    assert found.mean == pytest.approx(exact.mean, abs=4 * found.error) and found.error < 0.05
+    estimate = nll_bound(model, batches, MASK, block_size=1, draws=60, label_shift=True)
+    assert estimate.tokens == exact.tokens
+    assert estimate.mean == pytest.approx(exact.mean, abs=4 * estimate.error) and estimate.error < 0.05
 
 
 def test_exactly_l_of_each_group_are_masked_and_any_of_them():
@@ -199,17 +199,17 @@ def test_bounds_of_two_models_share_their_masks():
 
 
 def test_a_blank_models_bound_is_log_v():
-    found = nll_bound(tiny(initializer_range=0.0), [batch_of(*[[16]] * 200)], MASK, draws=8)
-    assert found.mean == pytest.approx(math.log(VOCAB), abs=4 * found.error)
+    estimate = nll_bound(tiny(initializer_range=0.0), [batch_of(*[[16]] * 200)], MASK, draws=8)
+    assert estimate.mean == pytest.approx(math.log(VOCAB), abs=4 * estimate.error)
 
 
 def test_the_bound_is_measured_on_the_full_range_of_times(monkeypatch):
-    made = []
+    schedules = []
     make = evaluate.NoiseSchedule
-    monkeypatch.setattr(evaluate, "NoiseSchedule", lambda *a, **k: made.append(make(*a, **k)) or made[-1])
+    monkeypatch.setattr(evaluate, "NoiseSchedule", lambda *a, **k: schedules.append(make(*a, **k)) or schedules[-1])
     for size in (None, 4):
         nll_bound(tiny(), [batch_of([8])], MASK, block_size=size, draws=1)
-    assert all(s.t_min <= 1e-3 and s.t_max == 1.0 and s.weighting == "elbo" for s in made) and len(made) == 2
+    assert all(s.t_min <= 1e-3 and s.t_max == 1.0 and s.weighting == "elbo" for s in schedules) and len(schedules) == 2
 
 
 def test_the_first_token_may_be_given_as_ar_must():
@@ -225,13 +225,14 @@ def test_ar_likelihood_is_exact_and_knows_no_batches():
         tokens = batch.tokens[row, columns]
         log_p = logits_of(model, tokens.tolist(), lambda q, k: k <= q).log_softmax(dim=-1)
         total -= sum(log_p[i - 1, tokens[i]].item() for i in range(1, len(tokens)))
-    found = ar_nll(model, [batch])
-    assert found.mean == pytest.approx(total / found.tokens, rel=1e-5) and found.draws == 0 and found.error == 0
+    estimate = ar_nll(model, [batch])
+    assert estimate.mean == pytest.approx(total / estimate.tokens, rel=1e-5)
+    assert estimate.draws == 0 and estimate.error == 0
     rows = ar_nll(model, [batch.rows(i, i + 1) for i in range(3)])
-    assert rows.mean == pytest.approx(found.mean, rel=1e-5) and rows.error > 0
-    assert found.tokens == ar_loss(model, batch).count
+    assert rows.mean == pytest.approx(estimate.mean, rel=1e-5) and rows.error > 0
+    assert estimate.tokens == ar_loss(model, batch).count
     # a batch in which nothing is scored says nothing
-    assert ar_nll(model, [batch, batch_of([3], prompt=3)]).mean == pytest.approx(found.mean)
+    assert ar_nll(model, [batch, batch_of([3], prompt=3)]).mean == pytest.approx(estimate.mean)
 
 
 def test_batch_size_changes_no_likelihood():

@@ -42,9 +42,9 @@ def mean_and_error(losses: list[Loss]) -> tuple[float, float]:
 
 @pytest.mark.parametrize("block_size", [None, 1, 4, 16])
 @pytest.mark.parametrize("band, complementary", [((1e-3, 1.0), False), ((0.05, 0.95), False), ((0.05, 0.95), True)])
-@pytest.mark.parametrize("kind", sorted(ALPHAS))
-def test_uniform_logits_cost_log_v_times_the_schedules_constant(kind, band, complementary, block_size):
-    schedule = NoiseSchedule.band(*band, kind, draw_method="stratified")
+@pytest.mark.parametrize("schedule_name", sorted(ALPHAS))
+def test_uniform_logits_cost_log_v_times_the_schedules_constant(schedule_name, band, complementary, block_size):
+    schedule = NoiseSchedule.band(*band, schedule_name, draw_method="stratified")
     constant = (band[1] - band[0]) / (schedule.t_max - schedule.t_min)  # (alpha(t_a) − alpha(t_b)) / (t_b − t_a)
     objective = Diffusion(schedule, MASK, complementary=complementary, one_t_per="row")
     batch = batch_of(*[[16]] * 512)
@@ -219,7 +219,7 @@ def test_complementary_views_share_one_clean_half(monkeypatch):
 @pytest.mark.parametrize("block_size", [None, 4])
 def test_few_shapes_and_the_same_loss(monkeypatch, block_size):
     """What is computed comes in multiples; what is learned does not change."""
-    batch, found, shapes = batch_of([16, 12, 8, 5], [41], prompt=3), [], []
+    batch, results, shapes = batch_of([16, 12, 8, 5], [41], prompt=3), [], []
     for grain, reads in ((1, 1), (16, 64)):
         monkeypatch.setattr(trimming, "MULTIPLE", grain)
         monkeypatch.setattr(forward, "LOGITS_MULTIPLE", reads)
@@ -228,10 +228,10 @@ def test_few_shapes_and_the_same_loss(monkeypatch, block_size):
         layer.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape[1]))
         model.lm_head.register_forward_hook(lambda _, inputs, __: shapes.append(len(inputs[0])))
         loss = Diffusion(BAND, MASK, complementary=True)(model, batch, block_size=block_size, generator=seeded())
-        found.append((loss.total, gradient(model, loss.total)))
+        results.append((loss.total, gradient(model, loss.total)))
     # elements in the first layer, then states in the head; a half of 40 becomes 41, the row's length, instead of 48
     assert shapes == ([41, 67, 41, 128] if block_size is None else [122, 67, 123, 128])
-    for mine, other in zip(*found, strict=True):
+    for mine, other in zip(*results, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
@@ -377,7 +377,7 @@ def test_cap_adds_lambda_times_the_mean_entropy_of_the_right(complementary):
         model.lm_head.weight[5:9] *= 3
     simple = Diffusion(BAND, MASK, complementary=complementary)
     both = replace(simple, cap_lambda=0.1)
-    without, loss = (one(model, batch, block_size=4, generator=seeded(2)) for one in (simple, both))
+    without, loss = (objective(model, batch, block_size=4, generator=seeded(2)) for objective in (simple, both))
     views = corrupt(batch.tokens, batch.scored, BAND, MASK, seeded(2), batch.document)
     entropies = []
     for row, columns in documents_of(batch):
@@ -411,9 +411,9 @@ def test_complementary_needs_a_symmetric_band_below_one(schedule):
         Diffusion(schedule, MASK, complementary=True)
 
 
-@pytest.mark.parametrize("kind", sorted(ALPHAS))
-def test_complementary_with_a_symmetric_band(kind):
-    Diffusion(NoiseSchedule.band(0.05, 0.95, kind), MASK, complementary=True)
+@pytest.mark.parametrize("schedule_name", sorted(ALPHAS))
+def test_complementary_with_a_symmetric_band(schedule_name):
+    Diffusion(NoiseSchedule.band(0.05, 0.95, schedule_name), MASK, complementary=True)
 
 
 def test_unknown_time_group_is_named():

@@ -52,8 +52,8 @@ def test_attention_with_shared_key_heads_equals_repeated_ones():
         if "k_proj" in name or "v_proj" in name:
             state[name] = tensor.view(2, 4, 16).repeat_interleave(2, dim=0).reshape(16, 16)
     every.load_state_dict(state)
-    one, other = (logits_of(model, [3, 4, 5, 6, 7], lambda q, k: k <= q) for model in (shared, every))
-    torch.testing.assert_close(one, other)
+    result, expected = (logits_of(model, [3, 4, 5, 6, 7], lambda q, k: k <= q) for model in (shared, every))
+    torch.testing.assert_close(result, expected)
 
 
 def test_a_token_that_no_one_sees_changes_nothing():
@@ -81,13 +81,13 @@ def test_embeddings_stand_in_for_tokens():
     pattern, tokens = patterns.causal(document, position), torch.tensor([[3, 4, 5]])
     with torch.inference_mode():
         plain = model(tokens, position, pattern.mask())
-        given = model(torch.zeros_like(tokens), position, pattern.mask(), embeddings=model.model.embed_tokens(tokens))
-    torch.testing.assert_close(plain, given)
+        embedded = model(torch.zeros_like(tokens), position, pattern.mask(), embeddings=model.model.embed_tokens(tokens))
+    torch.testing.assert_close(plain, embedded)
 
 
-@pytest.mark.parametrize("length, place", [(65, 64), (3, 64)])
-def test_a_position_beyond_the_table_is_named(length, place):
-    model, position = tiny(), torch.full((1, length), place)
+@pytest.mark.parametrize("length, last", [(65, 64), (3, 64)])
+def test_a_position_beyond_the_table_is_named(length, last):
+    model, position = tiny(), torch.full((1, length), last)
     mask = torch.ones(1, length, 65, dtype=torch.bool)
     with pytest.raises(ValueError, match="position 64: beyond max_position_embeddings=64"):
         model(torch.zeros_like(position), position, mask, KVCache.empty(model.config, 1, 65))
@@ -108,13 +108,13 @@ def test_a_row_fed_piece_by_piece_gives_the_same_logits(pieces):
     model, tokens = tiny(), torch.randint(3, MASK, (2, 7), generator=torch.Generator().manual_seed(0))
     position = torch.arange(7).expand(2, 7)
     whole = run(model, tokens, patterns.causal(torch.zeros_like(tokens), position))
-    cache, found, start = KVCache.empty(model.config, 2, 7), [], 0
+    cache, logits, start = KVCache.empty(model.config, 2, 7), [], 0
     for width in pieces:
         end = start + width
         mask = (torch.arange(end) <= position[:, start:end, None]).expand(2, width, end)
-        found.append(model.logits(model(tokens[:, start:end], position[:, start:end], mask, cache)))
+        logits.append(model.logits(model(tokens[:, start:end], position[:, start:end], mask, cache)))
         start = end
-    torch.testing.assert_close(torch.cat(found, dim=1), whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(logits, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
@@ -190,11 +190,11 @@ def test_later_text_changes_nothing_earlier(size):
     model, batch = tiny(), batch_of([8])
     pattern = patterns.block_causal(batch.document, batch.position, size)
     before = run(model, batch.tokens, pattern)[0]
-    for place in range(8):
+    for column in range(8):
         tokens = batch.tokens.clone()
-        tokens[0, place] = (tokens[0, place] - 2) % (MASK - 3) + 3
+        tokens[0, column] = (tokens[0, column] - 2) % (MASK - 3) + 3
         moved = (run(model, tokens, pattern)[0] - before).abs().amax(dim=1) > 1e-6
-        assert moved.tolist() == [q // size >= place // size for q in range(8)]
+        assert moved.tolist() == [q // size >= column // size for q in range(8)]
 
 
 @pytest.mark.parametrize("half", ["noisy", "clean"])
@@ -206,8 +206,8 @@ def test_perturbing_a_block(half):
     before = run(model, start, pattern)[0]
     for block in range(4):
         tokens = start.clone()
-        place = block * size + 1 + (12 if half == "clean" else 0)
-        tokens[0, place] = 5 if tokens[0, place] != 5 else 6
+        column = block * size + 1 + (12 if half == "clean" else 0)
+        tokens[0, column] = 5 if tokens[0, column] != 5 else 6
         moved = ((run(model, tokens, pattern)[0] - before).abs().amax(dim=1) > 1e-6).view(8, size).all(dim=1)
         still = ((run(model, tokens, pattern)[0] - before).abs().amax(dim=1) == 0).view(8, size).all(dim=1)
         noisy = [half == "noisy" and k == block or half == "clean" and k > block for k in range(4)]
@@ -226,8 +226,8 @@ def test_packing_changes_no_documents_logits(size):
         alone = patterns.block_diffusion(torch.zeros(1, length, dtype=torch.long), torch.arange(length)[None], size)
         tokens = torch.cat([x_t[row, columns], packed.tokens[row, columns]])[None]
         expected = run(model, tokens, alone)[0]
-        found = torch.cat([together[row, columns], together[row, 14 + columns.start : 14 + columns.stop]])
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        logits = torch.cat([together[row, columns], together[row, 14 + columns.start : 14 + columns.stop]])
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_cross_entropy_of_a_blank_model_is_log_v():

@@ -28,18 +28,18 @@ def test_noise_depends_on_seed_step_and_part_alone():
 
 
 
-@pytest.mark.parametrize("kind", sorted(ALPHAS))
-def test_the_weight_belongs_to_the_time_that_drew_the_mask(kind):
+@pytest.mark.parametrize("schedule_name", sorted(ALPHAS))
+def test_the_weight_belongs_to_the_time_that_drew_the_mask(schedule_name):
     """In each long row the share of masked tokens is 1 − alpha(t) for the very t whose weights stand beside it."""
-    schedule = NoiseSchedule.band(0.05, 0.95, kind)
+    schedule = NoiseSchedule.band(0.05, 0.95, schedule_name)
     x_0, count = torch.full((200, 4000), 5), 4000
     first, second = corrupt(x_0, torch.ones_like(x_0, dtype=torch.bool), schedule, MASK, seeded())
     t = torch.linspace(schedule.t_min, schedule.t_max, 100_001)
     for noise, weights in ((first, schedule.weight(t)), (second, schedule.complement_weight(t))):
         assert (noise.weight == noise.weight[:, :1]).all()  # one time per row
         # the time at which the weight is the row's, then the probability there
-        found = (weights[None] - noise.weight[:, :1]).abs().argmin(dim=1)
-        p = 1 - schedule.alpha(t[found]) if noise is first else schedule.alpha(t[found])
+        nearest = (weights[None] - noise.weight[:, :1]).abs().argmin(dim=1)
+        p = 1 - schedule.alpha(t[nearest]) if noise is first else schedule.alpha(t[nearest])
         assert ((noise.masked.float().mean(dim=1) - p).abs() < 5 * (p * (1 - p) / count).sqrt() + 1e-3).all()
     assert first.weight[:, 0].unique().numel() > 150
 

@@ -152,14 +152,14 @@ def test_a_trace_is_read_whole_and_played(name, text, tokens, forwards, reasons,
 # --- sweep records ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, kind, by, column, values", [
+@pytest.mark.parametrize("name, row_type, by, column, values", [
     ("paired-ar", "answers", ["temperature"], "exact_match", [0.90804]),
     ("curriculum-wsd", "likelihood", ["block_size"], "mean", [2.22703, 2.63938, 2.87607]),
     ("merge-falling", "merge", ["k"], "mean", [2.63938, 2.63938, 2.69249, 2.77795]),
 ])  # fmt: skip
-def test_a_sweep_record_gives_the_rows_of_its_tables(name, kind, by, column, values):
+def test_a_sweep_record_gives_the_rows_of_its_tables(name, row_type, by, column, values):
     record = json.loads((OLD / "records" / f"{name}.seed0.json").read_text("utf-8"))
     assert {"sweep", "cell", "label", "seed", "key", "date", "trained", "asked", "versions", "seconds"} <= set(record)
-    rows = gather([record], kind, by, [column])
+    rows = gather([record], row_type, by, [column])
     assert [row[column].mean for row in rows] == pytest.approx(values, abs=1e-5)
     assert all(row["label"] == record["label"] for row in rows)

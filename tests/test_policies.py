@@ -37,9 +37,9 @@ def test_spread_gives_the_remainder_to_the_earliest_steps(count, steps, expected
 def test_ranks_leave_out_what_is_not_masked_and_break_ties_by_place():
     confidence = torch.tensor([[0.5, 0.9, 0.5, 0.7], [0.1, 0.2, 0.3, 0.4]])
     masked = torch.tensor([[True, False, True, True], [True, True, True, True]])
-    found = ranks(confidence, masked)
-    assert found[0][masked[0]].tolist() == [1, 2, 0] and found[0, 1] == 3
-    assert found[1].tolist() == [3, 2, 1, 0]
+    result = ranks(confidence, masked)
+    assert result[0][masked[0]].tolist() == [1, 2, 0] and result[0, 1] == 3
+    assert result[1].tolist() == [3, 2, 1, 0]
 
 
 def test_scheduled_keeps_the_most_confident_masked():

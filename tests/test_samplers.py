@@ -72,11 +72,11 @@ def traces(model, prompts, config, label_shift=False) -> list[Trace]:
     return generate(checkpoint_of(model, Words(), label_shift), prompts, config)
 
 
-def close(one: Trace, other: Trace, tolerance: float = 1e-4) -> None:
+def close(first: Trace, second: Trace, tolerance: float = 1e-4) -> None:
     """Equal but for time, row and the last digits."""
-    assert (one.prompt, one.initial, one.final) == (other.prompt, other.initial, other.final)
-    assert len(one.steps) == len(other.steps)
-    for a, b in zip(one.steps, other.steps, strict=True):
+    assert (first.prompt, first.initial, first.final) == (second.prompt, second.initial, second.final)
+    assert len(first.steps) == len(second.steps)
+    for a, b in zip(first.steps, second.steps, strict=True):
         for name in ("index", "forwards", "block", "masked", "held_back"):
             assert getattr(a, name) == getattr(b, name), name
         key = [(c.position, c.token, c.reason, [t for t, _ in c.alternatives]) for c in a.commits]
@@ -635,8 +635,8 @@ def test_decoding_stops_at_eos_with_no_mask_before_it():
 def test_temperature_samples_the_same_with_the_same_seed():
     for style in STYLES.values():
         hot = dataclasses.replace(style, temperature=1.5, eos_early_stop=False)
-        one, again, other = (traces(tiny(), PROMPTS[:1], dataclasses.replace(hot, seed=s))[0].final for s in (1, 1, 2))
-        assert one == again != other
+        first, again, other = (traces(tiny(), PROMPTS[:1], dataclasses.replace(hot, seed=s))[0].final for s in (1, 1, 2))
+        assert first == again != other
 
 
 def test_records_hold_runners_up_and_drafts():

@@ -12,9 +12,9 @@ KINDS = sorted(ALPHAS)
 EXACT = torch.float64
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_alpha_falls_from_one_to_zero_and_its_derivative_is_its_derivative(kind):
-    schedule = NoiseSchedule(kind)
+@pytest.mark.parametrize("schedule_name", KINDS)
+def test_alpha_falls_from_one_to_zero_and_its_derivative_is_its_derivative(schedule_name):
+    schedule = NoiseSchedule(schedule_name)
     t = torch.linspace(0, 1, 101, dtype=EXACT, requires_grad=True)
     alpha = schedule.alpha(t)
     assert alpha[0].item() == pytest.approx(1) and alpha[-1].item() == pytest.approx(0, abs=1e-12)
@@ -33,26 +33,26 @@ def test_known_values():
     torch.testing.assert_close(NoiseSchedule("linear").complement_weight(t), 1 / (1 - t))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_weights_undo_the_mask_probability(kind):
+@pytest.mark.parametrize("schedule_name", KINDS)
+def test_weights_undo_the_mask_probability(schedule_name):
     """w · P(masked) = w̄ · P(clean) = −alpha': what makes every token count once, and the two views alike."""
-    schedule, t = NoiseSchedule(kind), torch.linspace(0.01, 0.99, 50, dtype=EXACT)
+    schedule, t = NoiseSchedule(schedule_name), torch.linspace(0.01, 0.99, 50, dtype=EXACT)
     alpha = schedule.alpha(t)
     torch.testing.assert_close(schedule.weight(t) * (1 - alpha), -schedule.alpha_prime(t))
     torch.testing.assert_close(schedule.complement_weight(t) * alpha, -schedule.alpha_prime(t))
     assert (schedule.weight(t) > 0).all() and (schedule.complement_weight(t) > 0).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("schedule_name", KINDS)
 @pytest.mark.parametrize("band", [(1e-3, 1.0), (0.05, 0.95), (0.3, 0.7)])
-def test_band_limits_the_mask_probability_and_constant_is_the_mean_of_weight_times_probability(kind, band):
-    schedule = NoiseSchedule.band(*band, kind)
+def test_band_limits_the_mask_probability_and_constant_is_the_mean_of_weight_times_probability(schedule_name, band):
+    schedule = NoiseSchedule.band(*band, schedule_name)
     ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=EXACT)
     assert (1 - schedule.alpha(ends)).tolist() == pytest.approx(band, abs=1e-9)
     t = torch.linspace(schedule.t_min, schedule.t_max, 20_001, dtype=EXACT)
     integral = torch.trapezoid(schedule.weight(t) * (1 - schedule.alpha(t)), t) / (schedule.t_max - schedule.t_min)
     assert schedule.constant == pytest.approx(integral.item(), rel=1e-5)
-    assert kind != "linear" or schedule.constant == pytest.approx(1, abs=1e-9)
+    assert schedule_name != "linear" or schedule.constant == pytest.approx(1, abs=1e-9)
 
 
 def test_uniform_weighting_is_one():

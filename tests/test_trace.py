@@ -11,8 +11,8 @@ M, EOS = 9, 2
 
 
 def step(index: int, *commits: tuple[int, int], forwards: int = 1, seconds: float = 0.0, masked: int = 0) -> DecodeStep:
-    made = tuple(Commit(position, token, 0.5, "schedule", ((7, 0.25),)) for position, token in commits)
-    return DecodeStep(index, 0, forwards, seconds, (2, 6), made, masked, 0.5, 1.25, ((3, 4, 0.125),), held_back=1)
+    records = tuple(Commit(position, token, 0.5, "schedule", ((7, 0.25),)) for position, token in commits)
+    return DecodeStep(index, 0, forwards, seconds, (2, 6), records, masked, 0.5, 1.25, ((3, 4, 0.125),), held_back=1)
 
 
 def trace(*steps: DecodeStep, initial=(1, 5, M, M, M, M)) -> Trace:

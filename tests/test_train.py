@@ -69,8 +69,8 @@ def opened(folder) -> RunFolder:
     return RunFolder.open(str(folder), tiny(), CheckpointInfo("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
 
 
-def same_weights(one, other) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+def same_weights(first, second) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
 
 
 def plain(step: TrainStep | dict) -> dict:
@@ -168,10 +168,10 @@ def test_every_group_follows_the_learning_rate():
     assert {"model.embed_tokens.weight", "model.norm.weight"} <= moved
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_every_parameter_has_one_optimizer_and_only_matrices_decay(kind):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
     model = tiny(tie_word_embeddings=False)
-    groups = [g for o in optimizers(model, TrainConfig(1, optimizer=kind, weight_decay=0.3)) for g in o.param_groups]
+    groups = [g for o in optimizers(model, TrainConfig(1, optimizer=optimizer, weight_decay=0.3)) for g in o.param_groups]
     placed = [parameter for group in groups for parameter in group["params"]]
     assert sorted(map(id, placed)) == sorted(map(id, model.parameters()))
     for group in groups:
@@ -234,7 +234,7 @@ def test_a_step_begun_ahead_changes_nothing(uninterrupted, tmp_path, monkeypatch
 def test_when_the_next_step_is_begun(monkeypatch, devices, wanted):
     """b: a step is begun, u: it is taken, a dot: its numbers are read. Not ahead of a validation (step 2), a save (5), the end."""
     seen = []
-    objective = lambda *given, **_: seen.append("b") or ar_loss(*given)
+    objective = lambda *args, **_: seen.append("b") or ar_loss(*args)
 
     class Fetched(training.Fetched):
         def __init__(self, values):
@@ -371,18 +371,18 @@ def test_leaving_the_loop_saves(uninterrupted, tmp_path, ahead):
 
 
 def test_training_outside_the_main_thread_holds_nothing_back():
-    found = []
+    seen = []
     before = signal.getsignal(signal.SIGINT)
 
     def work():
         with deferred_interrupt():
-            found.append(signal.getsignal(signal.SIGINT))
-        found.append(len(list(train(tiny(), Given(batch_of([6])), ar_loss, TrainConfig(2)))))
+            seen.append(signal.getsignal(signal.SIGINT))
+        seen.append(len(list(train(tiny(), Given(batch_of([6])), ar_loss, TrainConfig(2)))))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [before, 2]
+    assert seen == [before, 2]
 
 
 def test_a_late_closed_generator_leaves_a_newer_handler_alone():
@@ -390,9 +390,9 @@ def test_a_late_closed_generator_leaves_a_newer_handler_alone():
     before = signal.getsignal(signal.SIGINT)
     next(first)
     with deferred_interrupt() as newer:
-        own = signal.getsignal(signal.SIGINT)
+        handler = signal.getsignal(signal.SIGINT)
         first.close()
-        assert signal.getsignal(signal.SIGINT) is own
+        assert signal.getsignal(signal.SIGINT) is handler
         signal.raise_signal(signal.SIGINT)
         assert newer.asked
     signal.signal(signal.SIGINT, before)
@@ -456,16 +456,17 @@ def test_looking_on_changes_nothing(ahead):
     """Validation, and samples drawn between steps, leave the training as it is, random numbers included."""
     models = []
     for watched in (False, True):
-        given = setting(tiny())
-        given["validate"] = (lambda m: float(torch.rand(()))) if watched else None
-        given["config"] = dataclasses.replace(CONFIG, eval_every=1 if watched else 0)
-        for _ in train(**given):
+        arguments = setting(tiny())
+        arguments["validate"] = (lambda m: float(torch.rand(()))) if watched else None
+        arguments["config"] = dataclasses.replace(CONFIG, eval_every=1 if watched else 0)
+        for _ in train(**arguments):
             if watched:
                 with torch.inference_mode():
-                    given["model"](torch.zeros(1, 3, dtype=torch.long), torch.arange(3)[None], torch.ones(1, 3, 3, dtype=torch.bool))
-        models.append(given["model"])
-    for one, other in zip(*(model.parameters() for model in models), strict=True):
-        assert torch.equal(one, other)
+                    tokens, mask = torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 3, 3, dtype=torch.bool)
+                    arguments["model"](tokens, torch.arange(3)[None], mask)
+        models.append(arguments["model"])
+    for first, second in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("objective", [ar_loss, Diffusion(NoiseSchedule.band(0.05, 0.95), MASK, complementary=True)])
@@ -476,8 +477,8 @@ def test_a_compiled_model_makes_the_same_steps(monkeypatch, objective):
     def losses(on: bool) -> list[float]:
         model, config = tiny(), dataclasses.replace(CONFIG, max_iters=4, compile=on)
         blocks = BlockSchedule.constant(12, 4, 3)
-        made = [step.loss for step in train(model, packed(2), objective, config, blocks=blocks)]
+        values = [step.loss for step in train(model, packed(2), objective, config, blocks=blocks)]
         assert not any("_orig_mod" in name for name in model.state_dict())
-        return made
+        return values
 
     assert losses(True) == pytest.approx(losses(False), rel=1e-4)

@@ -11,8 +11,8 @@ WORDS = {0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>", 3: "ä½ ", 4: "å
 
 
 def step(index, commits, masked, block, draft=(), reason="threshold", forwards=1, seconds=None, held_back=0):
-    made = tuple(Commit(p, t, c, reason, ((3, 0.25), (6, 0.125))) for p, t, c in commits)
-    return DecodeStep(index, 0, forwards, 0.25 * (index + 1) if seconds is None else seconds, block, made, masked,
+    records = tuple(Commit(p, t, c, reason, ((3, 0.25), (6, 0.125))) for p, t, c in commits)
+    return DecodeStep(index, 0, forwards, 0.25 * (index + 1) if seconds is None else seconds, block, records, masked,
                       0.5, 0.75, tuple(draft), held_back)  # fmt: skip
 
 
@@ -72,11 +72,11 @@ def long(length: int = 1024, steps: int = 512, words: int = 6400) -> Trace:
         for p in left:
             sure[p] = min(0.999, max(0.001, sure[p] + draw.gauss(0.0015, 0.03)))
             guess[p] = draw.randrange(3, words) if draw.random() < 0.06 else guess[p]
-        now = sorted(sorted(left, key=lambda p: -sure[p])[: length // steps])
-        left -= set(now)
+        chosen = sorted(sorted(left, key=lambda p: -sure[p])[: length // steps])
+        left -= set(chosen)
         commits = tuple(
             Commit(p, guess[p], sure[p], "schedule", tuple((draw.randrange(words), 0.1 / n) for n in (1, 2, 3)))
-            for p in now
+            for p in chosen
         )
         drafts = tuple((p, guess[p], sure[p]) for p in sorted(left))
         trace.steps.append(

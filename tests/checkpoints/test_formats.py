@@ -36,8 +36,8 @@ def changed(amount: float, seed: int = 0) -> Transformer:
     return model
 
 
-def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 # --- saving and loading -------------------------------------------------------------------------------------------
@@ -130,24 +130,24 @@ def test_hugging_face_reads_a_run_and_finds_the_same_logits(home, qk_norm, tied)
     run = finished(model=model)
     theirs, info = AutoModelForCausalLM.from_pretrained(run.folder, output_loading_info=True)
     assert type(theirs).__name__ == ("Qwen3ForCausalLM" if qk_norm else "LlamaForCausalLM")
-    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     torch.testing.assert_close(logits_of(model, TOKENS, causal), hf_logits(theirs), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", ["Qwen3", "Llama"])
-def test_a_folder_that_hugging_face_wrote(home, kind, tied):
+@pytest.mark.parametrize("architecture", ["Qwen3", "Llama"])
+def test_a_folder_that_hugging_face_wrote(home, architecture, tied):
     import transformers
 
     torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(
+    config = getattr(transformers, f"{architecture}Config")(
         vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
         intermediate_size=24, tie_word_embeddings=tied, max_position_embeddings=64, initializer_range=0.3,
     )  # fmt: skip
-    theirs = getattr(transformers, f"{kind}ForCausalLM")(config)
+    theirs = getattr(transformers, f"{architecture}ForCausalLM")(config)
     theirs.save_pretrained(home / "theirs")
     loaded = load_checkpoint(str(home / "theirs"))
-    assert loaded.model.config.qk_norm is (kind == "Qwen3") and loaded.model.config.tie_word_embeddings is tied
+    assert loaded.model.config.qk_norm is (architecture == "Qwen3") and loaded.model.config.tie_word_embeddings is tied
     assert loaded.checkpoint == CheckpointInfo("ar", label_shift=True)
     torch.testing.assert_close(logits_of(loaded.model, TOKENS, causal), hf_logits(theirs), atol=1e-4, rtol=1e-4)
 
@@ -326,8 +326,8 @@ def test_added_tokens_start_as_the_mean_and_change_no_old_logit(home, tied):
 def test_a_mean_of_equals_is_the_same_and_sums_are_exact():
     state = {"a": torch.tensor([0.1, 1e8], dtype=torch.float32)}
     assert same(mean_weights([state] * 3), state)
-    found = mean_weights([{"a": torch.tensor([1e8])}, {"a": torch.tensor([1.0])}, {"a": torch.tensor([-1e8])}])["a"]
-    assert found.item() == pytest.approx(1 / 3)
+    mean = mean_weights([{"a": torch.tensor([1e8])}, {"a": torch.tensor([1.0])}, {"a": torch.tensor([-1e8])}])["a"]
+    assert mean.item() == pytest.approx(1 / 3)
 
 
 def test_read_state_of_safetensors(tmp_path):

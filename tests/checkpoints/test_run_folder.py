@@ -50,9 +50,9 @@ def test_the_merge_is_the_mean(home):
     for number, value in enumerate([3.0, 1.0, 2.0]):
         run.record(step(number, value), tiny(seed=number))
     merged = run.merge(2)
-    one, other = tiny(seed=1).state_dict(), tiny(seed=2).state_dict()
+    first, second = tiny(seed=1).state_dict(), tiny(seed=2).state_dict()
     for name, tensor in merged.items():
-        torch.testing.assert_close(tensor, (one[name] + other[name]) / 2, atol=1e-7, rtol=1e-6)
+        torch.testing.assert_close(tensor, (first[name] + second[name]) / 2, atol=1e-7, rtol=1e-6)
     run.finish(tiny())
     run.use_as_best("merged")
     for name in ("story_merged.pt", "story_best.pt"):
@@ -90,7 +90,7 @@ LOOKS = {
 @pytest.mark.parametrize("name", [*LOOKS, "gen_that_is_new"])
 def test_what_only_looks_at_a_run_does_not_begin_it_anew(home, name):
     settings = LOOKS | {"seed": 0, "learning_rate": 0.1}
-    open_run = lambda given: RunFolder.open("story", tiny(), CheckpointInfo("ar"), NoTokenizer(), given)
+    open_run = lambda settings: RunFolder.open("story", tiny(), CheckpointInfo("ar"), NoTokenizer(), settings)
     open_run(settings).save_state({"step": 2})
     changed_settings = settings | {name: "something else"}
     assert open_run(changed_settings).load_state() == {"step": 2}

@@ -87,8 +87,8 @@ def test_the_last_layers_clean_half_may_ask_nothing(name):
     for mine, other in zip(with_gradients(asking, (q, k, v), mask), wanted, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
     flexible, same = last_layer_mask(block_mask(pattern), pattern, noisy)
-    found = asking(*(part.detach() for part in (q, k, v)), flexible)  # its gradient is for CUDA
-    torch.testing.assert_close(found, wanted[0], rtol=1e-4, atol=1e-5)
+    output = asking(*(part.detach() for part in (q, k, v)), flexible)  # its gradient is for CUDA
+    torch.testing.assert_close(output, wanted[0], rtol=1e-4, atol=1e-5)
     assert queries == same == noisy
     assert last_layer_mask(pattern.mask(), pattern, noisy)[1] == q.shape[2]  # dense: all are queries
 
@@ -101,13 +101,13 @@ def test_the_halves_hold_every_open_cell(label_shift):
         pattern = trim_unscored(untrimmed, BATCH.scored)
         dense, parts = pattern.mask(), prepare_mask(pattern)
         size, noisy = parts.size, parts.size * views
-        clean, own = whole(parts.clean), whole(parts.noisy)
+        clean, noisy_part = whole(parts.clean), whole(parts.noisy)
         assert torch.equal(clean, dense[:, noisy:, noisy:])
-        assert clean.sum() + own.sum() == dense.sum()
+        assert clean.sum() + noisy_part.sum() == dense.sum()
         for view in range(views):
             queries = slice(view * size, (view + 1) * size)
             wanted = torch.cat([dense[:, queries, noisy:], dense[:, queries, queries]], dim=2)
-            assert torch.equal(own[view::views], wanted)
+            assert torch.equal(noisy_part[view::views], wanted)
 
 
 def whole(tiles: Tiles) -> torch.Tensor:
@@ -137,9 +137,9 @@ def test_flex_attention_knows_its_tiles(label_shift):
     assert noisy % 128 and dense.shape[1] % 128
     whole = F.pad(dense, (0, -dense.shape[2] % 128, 0, -dense.shape[1] % 128))
     tiles = whole.unflatten(2, (-1, 128)).unflatten(1, (-1, 128)).any(dim=4).any(dim=2)
-    made = block_mask(pattern)
-    assert torch.equal(made.to_dense()[:, 0].bool(), tiles) and not tiles.all()
-    first = first_query_tiles(made, noisy)
+    flex_mask = block_mask(pattern)
+    assert torch.equal(flex_mask.to_dense()[:, 0].bool(), tiles) and not tiles.all()
+    first = first_query_tiles(flex_mask, noisy)
     assert torch.equal(first.to_dense()[:, 0].bool(), tiles[:, : -(-noisy // 128)])
     assert first.shape[-2:] == (noisy, dense.shape[2])
 
@@ -157,8 +157,8 @@ def test_flex_attention_of_a_long_row_whose_clean_half_asks_nothing(size):
         mask = block_mask(pattern)
         torch.testing.assert_close(attend(q, k, v, mask), wanted, rtol=1e-4, atol=1e-5)
         first, queries = last_layer_mask(mask, pattern, noisy)
-        found = attend(q[:, :, :queries], k, v, first)
-    torch.testing.assert_close(found, wanted[:, :, :noisy], rtol=1e-4, atol=1e-5)
+        output = attend(q[:, :, :queries], k, v, first)
+    torch.testing.assert_close(output, wanted[:, :, :noisy], rtol=1e-4, atol=1e-5)
 
 
 def test_only_a_block_diffusion_is_halved():
@@ -213,8 +213,8 @@ def test_half_precision_under_autocast():
     tensors = [part.detach().bfloat16().requires_grad_() for part in inputs(pattern)]
     wanted = with_gradients(plain, [part.detach().float().requires_grad_() for part in tensors], pattern.mask())
     with torch.autocast("cpu", torch.bfloat16):
-        found = with_gradients(attend, tensors, prepare_mask(pattern))
-    for mine, other in zip(found, wanted, strict=True):
+        results = with_gradients(attend, tensors, prepare_mask(pattern))
+    for mine, other in zip(results, wanted, strict=True):
         assert mine.dtype == torch.bfloat16 and (mine - other).norm() < 0.02 * other.norm()
 
 

@@ -59,8 +59,8 @@ def test_half_precision_in_inference_is_computed_in_float32_and_rounded_once():
         normed, turned = rms_norm(x, gain, 1e-6), rotate(x, angles.cos(), angles.sin())
     assert normed.dtype == turned.dtype == torch.bfloat16
     wanted = F.rms_norm(x.float(), (8,), gain.float(), 1e-6), rotate(x.float(), angles.cos(), angles.sin())
-    for found, exact in zip((normed, turned), wanted, strict=True):
-        torch.testing.assert_close(found.float(), exact, rtol=2**-8, atol=1e-6)  # half a step of bfloat16
+    for result, exact in zip((normed, turned), wanted, strict=True):
+        torch.testing.assert_close(result.float(), exact, rtol=2**-8, atol=1e-6)  # half a step of bfloat16
 
 
 def test_half_precision_under_float32_gains_is_normed_in_float32():
@@ -85,34 +85,35 @@ def matrices() -> list[torch.nn.Parameter]:
 def test_muon_equals_pytorchs_within_its_bfloat16(half, monkeypatch):
     monkeypatch.setattr(muon, "bfloat16_units", lambda: True)
     ours, theirs = matrices(), matrices()
-    made = Muon(ours, lr=0.1, weight_decay=0.2, ns_steps=4, half=half)
+    optimizer = Muon(ours, lr=0.1, weight_decay=0.2, ns_steps=4, half=half)
     reference = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.2, ns_steps=4)
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
         for a, b in zip(ours, theirs, strict=True):
             a.grad = torch.randn(a.shape, generator=generator)
             b.grad = a.grad.clone()
-        made.step()
+        optimizer.step()
         reference.step()
     for a, b, start in zip(ours, theirs, matrices(), strict=True):
         assert (a - b).detach().norm() < 0.02 * (b - start).detach().norm()
-        torch.testing.assert_close(made.state[a]["momentum_buffer"], reference.state[b]["momentum_buffer"])
+        torch.testing.assert_close(optimizer.state[a]["momentum_buffer"], reference.state[b]["momentum_buffer"])
 
 
 def test_muon_takes_no_step_where_infinities_were_found():
-    """Nor does its momentum keep anything of them; told of none, it steps as if nobody had told it."""
-    told, plain, generator = matrices(), matrices(), torch.Generator().manual_seed(1)
-    one, other = (Muon(given, lr=0.1, weight_decay=0.2) for given in (told, plain))
-    for found in (0, 1, 0):
-        one.found_inf = torch.tensor(float(found))
-        for a, b in zip(told, plain, strict=True):
+    """Nor does its momentum keep anything of them; where `found_inf` is 0 it steps as without it."""
+    scaled, plain, generator = matrices(), matrices(), torch.Generator().manual_seed(1)
+    optimizer, plain_optimizer = (Muon(parameters, lr=0.1, weight_decay=0.2) for parameters in (scaled, plain))
+    for overflow in (0, 1, 0):
+        optimizer.found_inf = torch.tensor(float(overflow))
+        for a, b in zip(scaled, plain, strict=True):
             b.grad = torch.randn(b.shape, generator=generator)
-            a.grad = b.grad.clone() if not found else torch.full_like(b, torch.inf)
-        one.step()
-        if not found:
-            other.step()
-        for a, b in zip(told, plain, strict=True):
-            assert torch.equal(a, b) and torch.equal(one.state[a]["momentum_buffer"], other.state[b]["momentum_buffer"])
+            a.grad = b.grad.clone() if not overflow else torch.full_like(b, torch.inf)
+        optimizer.step()
+        if not overflow:
+            plain_optimizer.step()
+        for a, b in zip(scaled, plain, strict=True):
+            momentum, expected = optimizer.state[a]["momentum_buffer"], plain_optimizer.state[b]["momentum_buffer"]
+            assert torch.equal(a, b) and torch.equal(momentum, expected)
 
 
 def test_orthogonalising_brings_singular_values_near_one():

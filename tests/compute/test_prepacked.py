@@ -32,9 +32,9 @@ def test_a_prepacked_product_is_the_product(rows, dtype, close):
     torch.manual_seed(0)
     linear, x = nn.Linear(96, 200, bias=False, dtype=dtype), torch.randn(2, rows, 96, dtype=dtype)
     with torch.inference_mode():
-        found = PrepackedLinear(linear.weight)(x)
-    assert found.dtype == dtype and found.shape == (2, rows, 200)
-    torch.testing.assert_close(found.double(), x.double() @ linear.weight.double().T, atol=close, rtol=close)
+        product = PrepackedLinear(linear.weight)(x)
+    assert product.dtype == dtype and product.shape == (2, rows, 200)
+    torch.testing.assert_close(product.double(), x.double() @ linear.weight.double().T, atol=close, rtol=close)
 
 
 def test_only_large_matrices_are_prepacked_and_the_rest_is_shared(monkeypatch):
@@ -59,9 +59,9 @@ def test_the_twin_gives_the_same_states_and_logits(everything):
         twin = prepacked(model)
         assert sum(type(module) is PrepackedLinear for module in twin.modules()) == 1 + 7 * len(model.model.layers)
         for read in (None, (torch.tensor([0, 1]), torch.tensor([3, 8]))):
-            given = [of(tokens, position, mask, KVCache.empty(of.config, 2, 9), read=read) for of in (model, twin)]
-            torch.testing.assert_close(*given, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(model.logits(given[0]), twin.logits(given[0]), atol=1e-5, rtol=1e-5)
+            states = [of(tokens, position, mask, KVCache.empty(of.config, 2, 9), read=read) for of in (model, twin)]
+            torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(model.logits(states[0]), twin.logits(states[0]), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -122,8 +122,8 @@ def test_the_twin_follows_the_model(everything, change):
     change(model)
     second, x = prepacked(model), torch.randn(3, model.config.hidden_size)
     with torch.inference_mode():
-        own, twin = (of.model.layers[0].mlp.up_proj(x) for of in (model, second))
-        torch.testing.assert_close(own, twin, atol=1e-5, rtol=1e-5)
+        expected, twin = (of.model.layers[0].mlp.up_proj(x) for of in (model, second))
+        torch.testing.assert_close(expected, twin, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(first.model.layers[0].mlp.up_proj(x), twin, atol=1e-5)
 
 
@@ -140,13 +140,13 @@ def test_what_somebody_put_into_a_model_is_left_as_it_is(everything):
     other.forward = lambda x: seen.append("forward") or x
     model.model.norm = nn.Identity()
     twin = prepacked(model)
-    mine, own = (layer.mlp for layer in twin.model.layers)
-    assert mine.up_proj is mlp.up_proj and mine.down_proj is mlp.down_proj and own is other
+    mine, second = (layer.mlp for layer in twin.model.layers)
+    assert mine.up_proj is mlp.up_proj and mine.down_proj is mlp.down_proj and second is other
     assert twin.model.norm is model.model.norm and type(mine.gate_proj) is PrepackedLinear
     assert model.model.layers[0].mlp is mlp  # the model itself is as it was
-    given = torch.tensor([[1, 2]]), torch.tensor([[0, 1]]), torch.ones(1, 2, 2, dtype=torch.bool)
+    inputs = torch.tensor([[1, 2]]), torch.tensor([[0, 1]]), torch.ones(1, 2, 2, dtype=torch.bool)
     with torch.inference_mode():
-        torch.testing.assert_close(model(*given), twin(*given), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(*inputs), twin(*inputs), atol=1e-5, rtol=1e-5)
     assert seen == ["hook", "forward"] * 2
 
 

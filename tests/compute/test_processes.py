@@ -56,16 +56,16 @@ def on_two(project: Path, *command: object, **how) -> SimpleNamespace:
     return ended(started(project, *command, **how))
 
 
-def same_run(one: Path, other: Path) -> None:
+def same_run(first_folder: Path, second_folder: Path) -> None:
     """Two finished runs: equal records and weights, to rounding."""
-    first, second = RunFolder(one).metrics(), RunFolder(other).metrics()
+    first, second = RunFolder(first_folder).metrics(), RunFolder(second_folder).metrics()
     assert [step["step"] for step in first] == [step["step"] for step in second] == list(range(1, 13))
     for a, b in zip(first, second, strict=True):
         assert a.pop("seconds") and b.pop("seconds")
         assert a.pop("parts") == pytest.approx(b.pop("parts"), rel=1e-4)
         for name, value in a.items():
             assert b[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), name
-    weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    weights, others = load_file(first_folder / "model.safetensors"), load_file(second_folder / "model.safetensors")
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor, others[name], atol=2e-5, rtol=1e-3)
 
@@ -111,12 +111,12 @@ def test_only_the_first_process_yields_and_writes(together, name):
 def test_two_machines_train_as_one(alone, tmp_path, project):
     """A launcher for each, of one process each, that meet at the first one's address. Here both are this machine."""
     machines = ["--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
-    one, two = (started(project, project / "tests/several.py", tmp_path, "ar=",
+    first_launcher, second_launcher = (started(project, project / "tests/several.py", tmp_path, "ar=",
                         where=[*machines, "--machine_rank", rank]) for rank in "01")  # fmt: skip
     try:
-        first, second = ended(one), ended(two)
+        first, second = ended(first_launcher), ended(second_launcher)
     finally:
-        two.kill()  # also where the first did not end
+        second_launcher.kill()  # also where the first did not end
     assert (first.returncode, second.returncode) == (0, 0), first.said + second.said
     assert "process 0 of 2: ar, 12 steps seen" in first.said and "process 1 of 2: ar, 0 steps seen" in second.said
     same_run(alone / "ar", tmp_path / "ar")
@@ -212,15 +212,15 @@ def test_a_notebook_is_trained_by_accelerate_launch_and_its_run_by_a_notebook(tm
 
 def test_every_notebook_that_trains_does_so_in_one_cell(project):
     for notebook in sorted({stage.notebook for stage in STAGES}):
-        found = [
+        cells = [
             source for source in parameters.read_code(project / f"notebooks/{notebook}.ipynb") if launch.TRAINS in source
         ]
-        assert len(found) == (notebook < "06"), notebook
-        assert all("RunFolder.open(" in source and "run.finish(model)" in source for source in found)
+        assert len(cells) == (notebook < "06"), notebook
+        assert all("RunFolder.open(" in source and "run.finish(model)" in source for source in cells)
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["05"], "'05' means 2 stages, train one: 05-llada1, 05-llada2"),
         (["06"], "notebooks/06_parallel_decoding.ipynb trains nothing"),
@@ -228,30 +228,30 @@ def test_every_notebook_that_trains_does_so_in_one_cell(project):
         (["weights/tiny-ar"], "weights/tiny-ar/config.json: its settings are those of no notebook here; name a stage"),
     ],
 )
-def test_arguments_that_cannot_be_right_are_told_before_anything_runs(argv, told, capsys):
-    with pytest.raises(UsageError, match=told):
+def test_arguments_that_cannot_be_right_are_told_before_anything_runs(argv, message, capsys):
+    with pytest.raises(UsageError, match=message):
         launch.train_stage(argv)
     assert main(["launch", *argv]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])  # ignored: as of a script's background
 def test_a_polite_kill_is_an_interrupt(ctrl_c):
-    before, own = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, ctrl_c)
+    old_sigterm, old_sigint = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, ctrl_c)
     try:
         with pytest.raises(KeyboardInterrupt), launch._sigterm_as_interrupt():
             signal.raise_signal(signal.SIGTERM)
     finally:
-        signal.signal(signal.SIGINT, own)
-    assert signal.getsignal(signal.SIGTERM) is before
+        signal.signal(signal.SIGINT, old_sigint)
+    assert signal.getsignal(signal.SIGTERM) is old_sigterm
 
 
 def test_a_run_is_described_by_its_config(tmp_path, project):
     declared = parameters.read_parameters(project / "notebooks/03_llada2_pretrain.ipynb")
     settings = {name: parameter.default for name, parameter in declared.items()} | {"run_name": "mine", "max_iters": 7}
     (tmp_path / "config.json").write_text(json.dumps({"dllm": {"settings": settings}}))
-    notebook, found = launch.find_run(str(tmp_path), "cpu", [["seed", "3"]])
-    assert notebook.stem == "03_llada2_pretrain" and found == settings | {"seed": 3}
+    notebook, values = launch.find_run(str(tmp_path), "cpu", [["seed", "3"]])
+    assert notebook.stem == "03_llada2_pretrain" and values == settings | {"seed": 3}
     with pytest.raises(UsageError, match="-p sead: no such parameter; did you mean seed"):
         launch.find_run(str(tmp_path), "cpu", [["sead", "3"]])
     with pytest.raises(UsageError, match="-p seed: must be int, not 'x'"):
@@ -261,30 +261,31 @@ def test_a_run_is_described_by_its_config(tmp_path, project):
 # --- what is told when it cannot work -------------------------------------------------------------------------------
 
 
-def a_team(monkeypatch, **made) -> ProcessGroup:
+def group_of_two(monkeypatch, **attributes) -> ProcessGroup:
+    """The second process of two, with an Accelerator that has these attributes."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    made = SimpleNamespace(**{"distributed_type": SimpleNamespace(value="MULTI_GPU"), **made})
-    monkeypatch.setattr("accelerate.Accelerator", lambda **_: made)
+    accelerator = SimpleNamespace(**{"distributed_type": SimpleNamespace(value="MULTI_GPU"), **attributes})
+    monkeypatch.setattr("accelerate.Accelerator", lambda **_: accelerator)
     return ProcessGroup(torch.device("cpu"))
 
 
 def test_a_batch_with_too_few_parts_is_an_error(monkeypatch):
-    one = a_team(monkeypatch)
-    assert [len(part.tokens) for part in one.split(batch_of([4], [3], [2]), 0)] == [2, 1]
-    assert [one.computes(part) for part in range(4)] == [False, True, False, True]
-    one.size = 4
-    assert [len(part.tokens) for part in one.split(batch_of(*[[4]] * 6), 0)] == [2, 2, 1, 1]
+    group = group_of_two(monkeypatch)
+    assert [len(part.tokens) for part in group.split(batch_of([4], [3], [2]), 0)] == [2, 1]
+    assert [group.computes(part) for part in range(4)] == [False, True, False, True]
+    group.size = 4
+    assert [len(part.tokens) for part in group.split(batch_of(*[[4]] * 6), 0)] == [2, 2, 1, 1]
     with pytest.raises(ValueError, match="a batch of 3 rows makes 3 parts of micro_batch_size=0, too few for 4 proc"):
-        one.split(batch_of([4], [3], [2]), 0)
-    one.size = 2
+        group.split(batch_of([4], [3], [2]), 0)
+    group.size = 2
     with pytest.raises(ValueError, match="a batch of 3 rows makes 1 parts of micro_batch_size=4, too few for 2 proc"):
-        one.split(batch_of([4], [3], [2]), 4)
+        group.split(batch_of([4], [3], [2]), 4)
 
 
 def test_an_engine_that_cannot_train_here_is_an_error(monkeypatch):
     with pytest.raises(ValueError, match="configured for DEEPSPEED; DDP .* and FSDP .* can train here"):
-        a_team(monkeypatch, distributed_type=SimpleNamespace(value="DEEPSPEED"))
+        group_of_two(monkeypatch, distributed_type=SimpleNamespace(value="DEEPSPEED"))
 
 
 def sharding(monkeypatch, version: int = 2) -> dict:
@@ -296,17 +297,17 @@ def sharding(monkeypatch, version: int = 2) -> dict:
 def test_shards_of_another_make_are_an_error(monkeypatch, version, offload):
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", str(offload).lower())
     with pytest.raises(ValueError, match=f"version {version}, offload {offload}.*launch with --fsdp_version 2"):
-        a_team(monkeypatch, **sharding(monkeypatch, version))
+        group_of_two(monkeypatch, **sharding(monkeypatch, version))
 
 
 def test_shards_need_the_same_number_of_parts_for_each(monkeypatch):
-    one = a_team(monkeypatch, **sharding(monkeypatch))
+    group = group_of_two(monkeypatch, **sharding(monkeypatch))
     with pytest.raises(ValueError, match="3 rows makes 3 parts of micro_batch_size=1; FSDP needs the same number for each"):
-        one.split(batch_of([4], [3], [2]), 1)
+        group.split(batch_of([4], [3], [2]), 1)
 
 
 def test_another_device_than_accelerates_is_an_error(monkeypatch):
-    a_team(monkeypatch, device=torch.device("cuda:0"))
+    group_of_two(monkeypatch, device=torch.device("cuda:0"))
     with pytest.raises(ValueError, match="the model is on cuda:1, this process's device is cuda:0"):
         ProcessGroup(torch.device("cuda:1"))
 
@@ -322,10 +323,10 @@ def test_one_process_is_alone_and_needs_no_accelerate(monkeypatch):
     monkeypatch.setenv("RANK", "3")  # left in the environment without a WORLD_SIZE
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    one = ProcessGroup(torch.device("cpu"))
+    group = ProcessGroup(torch.device("cpu"))
     assert (
-        one.is_single
+        group.is_single
         and team.rank() == 0
-        and one.broadcast_object("x") == "x"
-        and one.sum([1.5, torch.ones(())]).tolist() == [1.5, 1]
+        and group.broadcast_object("x") == "x"
+        and group.sum([1.5, torch.ones(())]).tolist() == [1.5, 1]
     )

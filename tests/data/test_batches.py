@@ -35,23 +35,23 @@ def examples(count: int = 50, seed: int = 0, longest: int = 20) -> TokenDataset:
 
 def pieces(batch: Batch) -> list[tuple[list[int], list[bool]]]:
     """(tokens, scored) of every document of a batch; checks that each lies in one piece with positions 0, 1, 2 …"""
-    found = []
+    result = []
     for tokens, document, position, scored in zip(batch.tokens, batch.document, batch.position, batch.scored):
         for number in range(int(document.max()) + 1):
             where = torch.nonzero(document == number).flatten()
             assert where.diff().eq(1).all(), "a document is torn apart"
             assert position[where].tolist() == list(range(len(where)))
-            found.append((tokens[where].tolist(), scored[where].tolist()))
-    return found
+            result.append((tokens[where].tolist(), scored[where].tolist()))
+    return result
 
 
 def take(batches: PackedBatches, count: int) -> list[Batch]:
     return [next(batches) for _ in range(count)]
 
 
-def equal(one: Batch, other: Batch) -> bool:
+def equal(first: Batch, second: Batch) -> bool:
     parts = ("tokens", "document", "position", "scored")
-    return all(torch.equal(getattr(one, part), getattr(other, part)) for part in parts)
+    return all(torch.equal(getattr(first, part), getattr(second, part)) for part in parts)
 
 
 # --- the three layouts --------------------------------------------------------------------------------------------
@@ -99,9 +99,9 @@ def test_examples_stay_whole_and_come_once_an_epoch(layout):
     for batch in take(batches, 200):
         for tokens, scored in pieces(batch):
             i = tokens[2] - 100
-            own, marks = documents[i]
-            assert tokens[: len(own)] == own.tolist() and scored[: len(own)] == marks.tolist()
-            assert set(tokens[len(own) :]) <= {EOS}
+            ids, marks = documents[i]
+            assert tokens[: len(ids)] == ids.tolist() and scored[: len(ids)] == marks.tolist()
+            assert set(tokens[len(ids) :]) <= {EOS}
             counts[i] += 1
     state = batches.state()
     assert counts.sum() == state["next"] - len(state["aside"])
@@ -117,9 +117,9 @@ def test_packing_leaves_little_empty():
 def test_fill_batch_is_one_example_a_row_up_to_the_longest():
     documents = examples(48)
     for batch in take(PackedBatches(documents, batch_size=6, seq_len=24, pack="whole", fill="batch"), 10):
-        found = pieces(batch)
-        assert len(found) == 6 == len({tokens[2] for tokens, _ in found})
-        assert batch.tokens.shape[1] == max(len(documents[tokens[2] - 100][0]) for tokens, _ in found)
+        examples_of_batch = pieces(batch)
+        assert len(examples_of_batch) == 6 == len({tokens[2] for tokens, _ in examples_of_batch})
+        assert batch.tokens.shape[1] == max(len(documents[tokens[2] - 100][0]) for tokens, _ in examples_of_batch)
         assert (batch.document == 0).all() and batch.scored[:, 2:].all()
 
 
@@ -140,9 +140,9 @@ def test_fill_block_rounds_up(fill_scored):
     settings = {"pack": "whole", "fill": "block", "block_size": 8, "fill_scored": fill_scored}
     for batch in take(PackedBatches(documents, batch_size=4, seq_len=24, **settings), 20):
         for tokens, scored in pieces(batch):
-            own = len(documents[tokens[2] - 100][0])
-            assert len(tokens) == -(-own // 8) * 8
-            assert scored[own:] == [fill_scored] * (len(tokens) - own)
+            length = len(documents[tokens[2] - 100][0])
+            assert len(tokens) == -(-length // 8) * 8
+            assert scored[length:] == [fill_scored] * (len(tokens) - length)
 
 
 @pytest.mark.parametrize("layout", WHOLE)
@@ -218,10 +218,10 @@ def test_laying_out_ahead_changes_nothing(layout, monkeypatch):
 
 
 def test_asking_for_the_estimate_changes_nothing():
-    one, other = (PackedBatches(examples(), batch_size=3, seq_len=24, pack="whole") for _ in range(2))
-    next(one), next(other)
-    assert one.batches_per_epoch > 0
-    assert all(equal(a, b) for a, b in zip(take(one, 9), take(other, 9)))
+    estimated, plain = (PackedBatches(examples(), batch_size=3, seq_len=24, pack="whole") for _ in range(2))
+    next(estimated), next(plain)
+    assert estimated.batches_per_epoch > 0
+    assert all(equal(a, b) for a, b in zip(take(estimated, 9), take(plain, 9)))
 
 
 def test_a_state_of_other_data_is_refused():
@@ -255,21 +255,21 @@ def test_steps_of_so_many_epochs():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_validation_takes_each_document_once(layout):
     documents = examples()
-    made = validation_batches(documents, batch_size=4, seq_len=24, **layout)
-    assert all(equal(a, b) for a, b in zip(made, validation_batches(documents, batch_size=4, seq_len=24, **layout)))
+    batches = validation_batches(documents, batch_size=4, seq_len=24, **layout)
+    assert all(equal(a, b) for a, b in zip(batches, validation_batches(documents, batch_size=4, seq_len=24, **layout)))
     if layout["pack"] == "cut":
-        kept = torch.cat([batch.tokens[batch.document >= 0] for batch in made])
+        kept = torch.cat([batch.tokens[batch.document >= 0] for batch in batches])
         assert kept.tolist() == documents.tokens.tolist()
     else:
-        found = sorted(tokens[2] - 100 for batch in made for tokens, _ in pieces(batch))
-        assert found == list(range(50))
-    assert all((batch.document >= 0).any(dim=1).all() for batch in made), "an empty row"
+        numbers = sorted(tokens[2] - 100 for batch in batches for tokens, _ in pieces(batch))
+        assert numbers == list(range(50))
+    assert all((batch.document >= 0).any(dim=1).all() for batch in batches), "an empty row"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_validation_stops_at_so_many_rows(layout):
-    made = validation_batches(examples(), batch_size=4, seq_len=24, rows=6, **layout)
-    assert [len(batch.tokens) for batch in made] == [4, 2]
+    batches = validation_batches(examples(), batch_size=4, seq_len=24, rows=6, **layout)
+    assert [len(batch.tokens) for batch in batches] == [4, 2]
 
 
 @pytest.mark.parametrize("rows", [0, -1])
@@ -322,6 +322,6 @@ def test_long_examples_count_if_their_answer_begins_in_the_row(order):
     )
     batches = PackedBatches(documents.select(order), batch_size=1, seq_len=8, pack="whole", shuffle=False)
     assert batches.batches_per_epoch == 2
-    found = [batch.tokens[0].tolist() for batch in take(batches, 2)]
+    rows = [batch.tokens[0].tolist() for batch in take(batches, 2)]
     laid = {0: [10] * 4 + [100] * 4, 2: [10] * 7 + [102]}
-    assert found == [laid[i] for i in order if i in laid]
+    assert rows == [laid[i] for i in order if i in laid]

@@ -91,9 +91,9 @@ def test_a_file_is_fetched_once_and_read(hub, tmp_path):
     assert path.read_bytes() == CONTENT
     assert path == tmp_path / "project/data/modelscope/datasets/someone/texts/train.jsonl"
     assert [p.name for p in path.parent.iterdir()] == ["train.jsonl"]
-    asked = len(hub.asked)
+    requests = len(hub.asked)
     assert len(text_documents("modelscope:someone/texts/train.jsonl", character_tokenizer(["line 0"]))) == 5000
-    assert len(hub.asked) == asked
+    assert len(hub.asked) == requests
 
 
 def test_what_broke_off_is_resumed(hub, tmp_path):
@@ -140,9 +140,9 @@ def test_only_the_tokenizer_of_a_model(hub, tmp_path):
     tokenizer = load_tokenizer("someone/small")
     assert tokenizer.get_vocab() == character_tokenizer(["你好"]).get_vocab() and tokenizer.chat_template
     assert {file for _, file, _ in hub.asked if file} == set(files)
-    asked = len(hub.asked)
+    requests = len(hub.asked)
     load_tokenizer("modelscope:someone/small")
-    assert len(hub.asked) == asked
+    assert len(hub.asked) == requests
     with pytest.raises(DataError, match="ModelScope model nobody/small: not found on http"):
         load_tokenizer("nobody/small")
     hub.files["models/someone/bare"] = {"model.safetensors": b"weights"}

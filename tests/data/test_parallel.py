@@ -40,11 +40,11 @@ def in_several_processes(monkeypatch, count: int = 3) -> None:
     monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: range(count))
 
 
-@pytest.mark.parametrize("given", ["true", None])
-def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeypatch, given):
+@pytest.mark.parametrize("setting", ["true", None])
+def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeypatch, setting):
     monkeypatch.delenv("TOKENIZERS_PARALLELISM")
-    if given:
-        monkeypatch.setenv("TOKENIZERS_PARALLELISM", given)
+    if setting:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", setting)
     path = conversations("x.jsonl")
     first = chat_documents(path, tokenizer, 40, cache=False)
     in_several_processes(monkeypatch)
@@ -61,7 +61,7 @@ def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeyp
     assert (first.offsets == second.offsets).all() and first.info == second.info
     few = chat_documents(path, tokenizer, 40, limit=7, cache=False)
     assert len(few) == 7 and (few.tokens == first.tokens[: len(few.tokens)]).all()
-    assert os.environ.get("TOKENIZERS_PARALLELISM") == given
+    assert os.environ.get("TOKENIZERS_PARALLELISM") == setting
     good = [{"conversations": TALK[:2]}] * 40
     for bad in ({"conversations": []}, {"conversations": [TALK[0], {"role": "assistant", "content": "<|mask|>"}]}):
         write("y.jsonl", *good, bad, *good, {})

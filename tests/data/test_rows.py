@@ -27,9 +27,9 @@ def laid_one_by_one(documents: TokenDataset, placed: Segments, rows: int, width:
     labels = (placed.row, placed.column, placed.source, placed.length, placed.fill, placed.number)
     for row, column, source, length, fill, number in zip(*labels, strict=True):
         for i in range(length + fill):
-            own = i < length
-            whole.tokens[row, column + i] = int(documents.tokens[source + i]) if own else EOS
-            whole.scored[row, column + i] = bool(documents.scored[source + i]) if own else fill_scored
+            in_document = i < length
+            whole.tokens[row, column + i] = int(documents.tokens[source + i]) if in_document else EOS
+            whole.scored[row, column + i] = bool(documents.scored[source + i]) if in_document else fill_scored
             whole.document[row, column + i], whole.position[row, column + i] = int(number), i
     return whole
 

@@ -68,17 +68,17 @@ def test_large_vocabularies_take_wider_numbers(workspace):
 
 
 def test_documents_select_and_split():
-    made = TokenDataset.of([[i] * (i + 1) for i in range(10)], pad_token_id=0, eos_token_id=2)
-    assert [len(made[i][0]) for i in range(10)] == list(range(1, 11)) == made.lengths.tolist()
-    assert made[-1][0].tolist() == [9] * 10
-    few = made.select([7, 2]).select([1, 0])
+    documents = TokenDataset.of([[i] * (i + 1) for i in range(10)], pad_token_id=0, eos_token_id=2)
+    assert [len(documents[i][0]) for i in range(10)] == list(range(1, 11)) == documents.lengths.tolist()
+    assert documents[-1][0].tolist() == [9] * 10
+    few = documents.select([7, 2]).select([1, 0])
     assert [ids[0] for ids, _ in few] == [2, 7] and few.lengths.tolist() == [3, 8] and len(few) == 2
     with pytest.raises(IndexError):
         few[2]
-    train, valid = made.split(0.3, seed=5)
+    train, valid = documents.split(0.3, seed=5)
     assert len(valid) == 3 and sorted([ids[0] for ids, _ in train] + [ids[0] for ids, _ in valid]) == list(range(10))
-    again = made.split(0.3, seed=5)[1]
+    again = documents.split(0.3, seed=5)[1]
     assert [ids[0] for ids, _ in again] == [ids[0] for ids, _ in valid]
-    assert len(made.split(0.9, at_most=2)[1]) == 2 and len(made.split(1.0)[0]) == 1
+    assert len(documents.split(0.9, at_most=2)[1]) == 2 and len(documents.split(1.0)[0]) == 1
     with pytest.raises(DataError, match="cannot be split"):
-        made.select([0]).split()
+        documents.select([0]).split()

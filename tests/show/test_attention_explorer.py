@@ -47,7 +47,7 @@ def test_a_prediction_stands_where_the_pattern_reads_it():
         assert element["says"] == ([POEM[element["token"]]] if element["hidden"] else [])
         assert (element["text"] == "░") == element["hidden"]
     twins = training_scene(PATTERNS[4], POEM[:8], 4)["elements"]
-    assert [one["hidden"] for one in twins[:8]] == [not one["hidden"] for one in twins[8:16]]
+    assert [element["hidden"] for element in twins[:8]] == [not element["hidden"] for element in twins[8:16]]
 
 
 def test_decoders_forwards_are_what_the_cache_says():
@@ -68,8 +68,8 @@ def test_decoders_forwards_are_what_the_cache_says():
 
 def test_every_answer_token_is_written_once():
     for name in DECODERS:
-        written = [place for frame in decoding_scene(name, POEM[:12], 4)["frames"]
-                   for place, said in enumerate(frame["says"]) if said]  # fmt: skip
+        written = [position for frame in decoding_scene(name, POEM[:12], 4)["frames"]
+                   for position, said in enumerate(frame["says"]) if said]  # fmt: skip
         assert sorted(written) == list(range(4, 12))
 
 
@@ -85,13 +85,13 @@ def test_attention_says_what_is_wrong():
 
 
 def test_attention_is_one_piece_with_a_picture_in_it():
-    made = show.attention(POEM, lengths=(8,), block_sizes=(4,), documents=(1,))
-    bare = re.sub(r"<(script|style).*?</\1>", "", made.html, flags=re.DOTALL)
-    assert bare.count('src="data:image/png') == 1 and "causal" in made.text
-    assert set(re.findall(r"\w+://[\w.]+", made.html)) == {"http://www.w3.org"}  # a name space, never asked for
-    record = json.loads(re.search(r"start\(root, (\{.*\})\);", made.html).group(1))
+    explorer = show.attention(POEM, lengths=(8,), block_sizes=(4,), documents=(1,))
+    bare = re.sub(r"<(script|style).*?</\1>", "", explorer.html, flags=re.DOTALL)
+    assert bare.count('src="data:image/png') == 1 and "causal" in explorer.text
+    assert set(re.findall(r"\w+://[\w.]+", explorer.html)) == {"http://www.w3.org"}  # a name space, never asked for
+    record = json.loads(re.search(r"start\(root, (\{.*\})\);", explorer.html).group(1))
     assert {key.split("|")[0] for key in record["scenes"]} == {*PATTERNS, *DECODERS}
-    assert len(made.html) < 300_000
+    assert len(explorer.html) < 300_000
     packed = json.loads(re.search(r"start\(root, (\{.*\})\);", show.attention().html).group(1))["deflate"]
     assert set(json.loads(zlib.decompress(base64.b64decode(packed)))) == set(record)
 
@@ -106,10 +106,10 @@ def opened(page, tmp_path, **options):
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("console", lambda message: message.type in ("error", "warning") and page.problems.append(message.text))
     page.on("request", lambda request: page.asked.append(request.url))
-    made = show.attention(**options).html
+    picture = show.attention(**options).html
     path = tmp_path / "x.html"
     path.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>x</title><main><h1>x</h1>{made}</main></html>',
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>x</title><main><h1>x</h1>{picture}</main></html>',
         "utf-8",
     )
     page.goto(path.as_uri())
@@ -134,7 +134,7 @@ def test_every_cell_tells_its_rule_by_mouse_and_by_keyboard(page, tmp_path):
         page.keyboard.press("ArrowDown")
     box = page.locator("[role=application] svg").bounding_box()
     unit = box["width"] / (24 * 2.4 + 16 * 24 + 4)
-    at = lambda place: unit * (24 * 2.4 + 24 * place + 12)
+    at = lambda index: unit * (24 * 2.4 + 24 * index + 12)
     page.mouse.move(box["x"] + at(11), box["y"] + at(1))  # x_t, first block → its own clean copy
     assert (
         "own answer" in why.inner_text()
@@ -150,9 +150,9 @@ def test_decoding_steps_forward_by_forward(page, tmp_path):
     frames = decoding_scene(DECODERS[2], POEM[:8], 4)["frames"]
     page.locator("[role=application]").focus()
     for number, frame in enumerate(frames, 1):
-        told = page.locator(".bar").nth(1).inner_text()
-        assert f"forward {number} of {len(frames)}: computes {len(frame['fed'])} of 8 positions" in told
-        assert all(said in told for said in frame["says"] if said)
+        message = page.locator(".bar").nth(1).inner_text()
+        assert f"forward {number} of {len(frames)}: computes {len(frame['fed'])} of 8 positions" in message
+        assert all(said in message for said in frame["says"] if said)
         page.keyboard.press(".")
     page.keyboard.press("End")
     page.get_by_role("button", name="◀ forward").click()
@@ -169,8 +169,8 @@ def test_axe_finds_no_violation(page, axe, tmp_path, theme):
     page.evaluate(axe)
     for pattern in (PATTERNS[3], DECODERS[2]):
         page.get_by_label("pattern").select_option(pattern)
-        found = page.evaluate("axe.run()")["violations"]
-        assert [(one["id"], one["impact"], one["nodes"][0]["html"]) for one in found] == []
+        violations = page.evaluate("axe.run()")["violations"]
+        assert [(violation["id"], violation["impact"], violation["nodes"][0]["html"]) for violation in violations] == []
 
 
 def test_hostile_tokens_stay_letters(page, tmp_path):

@@ -49,9 +49,9 @@ def loaded(project, tmp_path_factory):
 
 @pytest.fixture
 def panel(loaded, workspace):
-    made = DecodingPanel(loaded, values(loaded), lambda name: pytest.fail(f"nobody asked for {name}"))
-    made.controls["pause"].value = 0
-    yield made
+    panel = DecodingPanel(loaded, values(loaded), lambda name: pytest.fail(f"nobody asked for {name}"))
+    panel.controls["pause"].value = 0
+    yield panel
     assert DecodingPanel.current is None
 
 
@@ -75,8 +75,8 @@ def test_every_setting_that_the_issue_names_is_a_control_with_a_label_and_help()
 
 def test_controls_become_a_config(loaded):
     assert config_of(values(loaded)) == replace(WAY, alternatives=3, draft=True)
-    given = values(loaded, style="llada1", steps=8, block_length=0, threshold=0.3, cap_start_ratio=0.5)
-    assert config_of(given) == DecodeConfig("llada1", 16, steps=8, alternatives=3, draft=True)  # the rest is LLaDA 2's
+    settings = values(loaded, style="llada1", steps=8, block_length=0, threshold=0.3, cap_start_ratio=0.5)
+    assert config_of(settings) == DecodeConfig("llada1", 16, steps=8, alternatives=3, draft=True)  # the rest is LLaDA 2's
     assert config_of(values(loaded, style="ar", cfg_scale=2.0)).cfg_scale == 0
     budget = config_of(values(loaded, cap_start_ratio=0.1, cap_end_ratio=0.5, max_decode_per_step=3))
     assert (budget.cap_start_ratio, budget.cap_end_ratio, budget.max_decode_per_step) == (0.1, 0.5, 3)
@@ -131,19 +131,19 @@ def test_runs_are_found_where_they_are_finished(loaded, workspace):
 
 @pytest.mark.parametrize("style", ["ar", "llada1", "llada2"])
 def test_a_job_is_the_librarys_decoding(loaded, style):
-    given = values(loaded, style=style, temperature=0.7, seed=3)
-    job = begin(loaded, given)
+    settings = values(loaded, style=style, temperature=0.7, seed=3)
+    job = begin(loaded, settings)
     job.trace.steps.extend(job.steps)
-    prompt = prompt_ids(loaded.tokenizer, given["prompt"], True)
-    (trace,) = generate(loaded, [prompt], config_of(given))
+    prompt = prompt_ids(loaded.tokenizer, settings["prompt"], True)
+    (trace,) = generate(loaded, [prompt], config_of(settings))
     assert same(job.trace, trace) and job.text(loaded.tokenizer) == trace.text and trace.steps
 
 
 def test_filling_gaps_is_the_librarys_infilling(loaded):
-    given = values(loaded, task=TASKS[1])
-    job = begin(loaded, given)
+    settings = values(loaded, task=TASKS[1])
+    job = begin(loaded, settings)
     job.trace.steps.extend(job.steps)
-    tokens = prompt_ids(loaded.tokenizer, given["prompt"], True) + masked_text(loaded.tokenizer, given["gaps"])
+    tokens = prompt_ids(loaded.tokenizer, settings["prompt"], True) + masked_text(loaded.tokenizer, settings["gaps"])
     trace = infill(loaded, tokens, DecodeConfig("llada1", alternatives=3, draft=True))
     assert same(job.trace, trace) and len(trace.steps) == 6
     written = job.text(loaded.tokenizer)
@@ -159,11 +159,11 @@ def test_pauses_do_not_count_as_decoding(monkeypatch):
             clock[0] += 1.0
             yield DecodeStep(index, 0, 1, clock[0], (0, 1), (), 0, 1.0, 0.0)
 
-    told = []
+    seconds = []
     for step in timed(decoder()):
-        told.append(step.seconds)
+        seconds.append(step.seconds)
         clock[0] += 10.0
-    assert told == [1.0, 2.0, 3.0]
+    assert seconds == [1.0, 2.0, 3.0]
 
 
 # the panel ----------------------------------------------------------------------------------------------------------
@@ -244,8 +244,8 @@ def test_a_rare_control_comes_out_where_it_is_wrong(panel):
 
 def test_another_checkpoint_brings_its_style(loaded, workspace):
     torch.manual_seed(2)
-    kind, opened = CheckpointInfo("ar", label_shift=True, chat=True), []
-    RunFolder.open(str(workspace / "weights/left"), loaded.model, kind, loaded.tokenizer, {}).finish(loaded.model)
+    info, opened = CheckpointInfo("ar", label_shift=True, chat=True), []
+    RunFolder.open(str(workspace / "weights/left"), loaded.model, info, loaded.tokenizer, {}).finish(loaded.model)
     panel = DecodingPanel(loaded, values(loaded, pause=0), lambda name: opened.append(name) or load_checkpoint(name))
     panel.controls["checkpoint"].value = "left"
     assert panel.controls["style"].value == "ar" and panel.controls["block_length"].value == 8

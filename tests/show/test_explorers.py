@@ -24,10 +24,11 @@ EXPLORERS = (widgets.schedule_explorer, widgets.block_explorer, widgets.noise_ex
 
 @pytest.mark.parametrize("explorer", EXPLORERS)
 def test_explorers_are_static_when_nobody_looks_on(explorer):
-    made = explorer(interactive=False)._repr_mimebundle_()
-    made = made[0] if isinstance(made, tuple) else made
-    assert made.get("image/png", b"").startswith(b"\x89PNG") or "<img" in made["text/html"] or "░" in made["text/html"]
-    assert made["text/plain"] and "<script" not in made.get("text/html", "")
+    bundle = explorer(interactive=False)._repr_mimebundle_()
+    bundle = bundle[0] if isinstance(bundle, tuple) else bundle
+    page = bundle.get("text/html", "")
+    assert bundle.get("image/png", b"").startswith(b"\x89PNG") or "<img" in page or "░" in page
+    assert bundle["text/plain"] and "<script" not in page
 
 
 @pytest.mark.parametrize("explorer", EXPLORERS)
@@ -55,7 +56,7 @@ def test_raising_t_only_hides_more_and_the_twin_is_the_rest():
     for t in (0.1, 0.4, 0.7, 0.99):
         controls.children[0].value = t
         first, twin = map(hidden_of, stage.children)
-        assert all(now or not before for before, now in zip(last, first, strict=True))
+        assert all(after or not before for before, after in zip(last, first, strict=True))
         assert [a != b for a, b in zip(first, twin, strict=True)] == maskable
         last = first
     controls.children[2].value = False

@@ -20,25 +20,26 @@ def test_visible_leaves_nothing_hidden_or_reordering():
 
 
 def test_table_aligns_and_escapes():
-    made = show.table([{"style": "扩散", "loss": 1.23456}, {"style": HOSTILE, "loss": None, "n": 12345}])
-    assert HOSTILE not in made.html and html.escape(HOSTILE) in made.html
-    head, rule, first, second = made.text.splitlines()
+    table = show.table([{"style": "扩散", "loss": 1.23456}, {"style": HOSTILE, "loss": None, "n": 12345}])
+    assert HOSTILE not in table.html and html.escape(HOSTILE) in table.html
+    head, rule, first, second = table.text.splitlines()
     assert "1.235" in first and "12,345" in second and "–" in second
     assert cell_len(rule) == cell_len(head) or cell_len(head.rstrip()) <= cell_len(rule)
     assert cell_len(first[: first.index("1.235")]) == cell_len(second[: second.index("–")]) - len("1.235") + len("–")
-    assert made._repr_mimebundle_()["text/plain"] == made.text
+    assert table._repr_mimebundle_()["text/plain"] == table.text
     assert show.table([]).text is not None
 
 
 def test_table_as_markdown():
-    made = show.table([{"a_b": "x|y", "n": 1234}, {"n": 0.5}], columns=["n", "a_b"], caption="two rows")
-    assert made.markdown == "two rows\n\n| n | a b |\n|---:|---|\n| 1,234 | x\\|y |\n| 0.5 | – |"
+    table = show.table([{"a_b": "x|y", "n": 1234}, {"n": 0.5}], columns=["n", "a_b"], caption="two rows")
+    assert table.markdown == "two rows\n\n| n | a b |\n|---:|---|\n| 1,234 | x\\|y |\n| 0.5 | – |"
 
 
 def test_source_shows_the_installed_code():
-    made = show.source(learning_rate)
-    assert "schedules.py, line " in made.text and "def learning_rate(" in made.text and 'style="color' in made.html
-    assert re.search(r'<pre style="[^"]*color:#1a1a1a;font-family:monospace', made.html)  # dark pages say otherwise
+    listing = show.source(learning_rate)
+    assert "schedules.py, line " in listing.text and "def learning_rate(" in listing.text
+    assert 'style="color' in listing.html
+    assert re.search(r'<pre style="[^"]*color:#1a1a1a;font-family:monospace', listing.html)  # dark pages say otherwise
     assert "def alpha(" in show.source(NoiseSchedule.alpha).text
     assert "def scores(" in show.source(show.scores).text  # through its decorator
     with pytest.raises(TypeError, match="no Python source"):

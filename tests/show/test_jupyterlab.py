@@ -49,13 +49,13 @@ def folder(project, tmp_path_factory):
     shutil.copytree(project / "figures", folder / "figures")
     shutil.copy(project / "RESULTS.md", folder)  # 06 shows its sections of sweeps
     tokenizer = load_tokenizer(project / "data/tokenizer")
-    for name, kind in (
+    for name, info in (
         ("diffusion_llada2_sft", CheckpointInfo("llada2", block_size=8, chat=True)),
         ("minimind_sft", CheckpointInfo("ar", label_shift=True, chat=True)),
     ):
         torch.manual_seed(0)
         model = Transformer(ModelConfig(len(tokenizer), 32, 2, 2, max_position_embeddings=256, initializer_range=0.3))
-        RunFolder.open(str(folder / "weights" / name), model, kind, tokenizer, {}).finish(model)
+        RunFolder.open(str(folder / "weights" / name), model, info, tokenizer, {}).finish(model)
     execute_notebook(
         str(project / f"notebooks/{NOTEBOOK}.ipynb"), str(folder / f"notebooks/{NOTEBOOK}.ipynb"), QUIET,
         kernel_name="python3", prepare_only=True,
@@ -102,11 +102,11 @@ def views(browser, lab, folder):
     """A notebook with every other view, run likewise."""
     import nbformat
 
-    made = nbformat.v4
+    v4 = nbformat.v4
     sources = {name: source.format(tests=str(Path(__file__).parents[1])) for name, source in VIEWS.items()}
-    cells = [made.new_code_cell(source, id=name) for name, source in sources.items()]
+    cells = [v4.new_code_cell(source, id=name) for name, source in sources.items()]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(made.new_notebook(cells=cells, metadata=kernel), folder / "notebooks/views.ipynb")
+    nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), folder / "notebooks/views.ipynb")
     page = watched_page(browser)
     run_all(page, f"{lab}/lab/tree/notebooks/views.ipynb?reset")
     yield page
@@ -161,8 +161,8 @@ def plays_steps_and_explains(page, player) -> None:
     player.press("ArrowRight")
     assert player.locator(".dllm-cells .now").count() >= 1 and "step 1 of" in player.locator(".dllm-state").inner_text()
     player.locator(".dllm-cells .now").first.hover()
-    told = player.locator(".dllm-why").inner_text()
-    assert "filled in step 1" in told and "fallback" in told and "confidence" in told.lower()
+    reason = player.locator(".dllm-why").inner_text()
+    assert "filled in step 1" in reason and "fallback" in reason and "confidence" in reason.lower()
     page.mouse.move(0, 0)
     player.get_by_role("button", name="play", exact=True).click()
     # Played by the clock on the wall: a browser kept waiting passes over steps, so no single one is sure to be seen.
@@ -192,8 +192,8 @@ def test_a_decoding_is_watched_stopped_and_begun_again(notebook):
     assert masked.count() >= LENGTH  # what was written so far can be stepped through
     decode.click()
     status.get_by_text("finished").wait_for()
-    made = rows(panel)
-    assert len(made) == 2 and int(made[0][5]) > int(made[1][5]) and "(stopped)" not in made[0][-1]
+    decodings = rows(panel)
+    assert len(decodings) == 2 and int(decodings[0][5]) > int(decodings[1][5]) and "(stopped)" not in decodings[0][-1]
     assert "finished" in panel.locator(".dllm-state").inner_text()
 
 
@@ -236,16 +236,16 @@ def tab_to(page, cell_id: str, *names: str):
 
 
 def tab_on(page, name: str) -> None:
-    told = []
+    focused = []
     for _ in range(24):
         page.keyboard.press("Tab")
-        told.append(page.evaluate(
+        focused.append(page.evaluate(
             """() => { const now = document.activeElement, text = now.getAttribute('aria-label') || now.labels?.[0]?.textContent
             || (now.closest('.jp-OutputArea-output') ? now.textContent : ''); return text.trim(); }"""
         ))  # fmt: skip
-        if told[-1].startswith(name):
+        if focused[-1].startswith(name):
             return
-    raise AssertionError(f"Tab does not come to {name!r}: {told}")
+    raise AssertionError(f"Tab does not come to {name!r}: {focused}")
 
 
 def cells_of(page) -> list[str]:
@@ -323,9 +323,9 @@ def test_player_alone_by_keyboard(views):
     views.keyboard.press("Enter")
     assert clock.inner_text() == "2 of 4 forwards"
     tab_on(views, "position 2")
-    for key, place in (("ArrowRight", 3), ("ArrowDown", None), ("Enter", None)):
+    for key, position in (("ArrowRight", 3), ("ArrowDown", None), ("Enter", None)):
         views.keyboard.press(key)
-        assert place is None or f"position {place}" in why.inner_text()
+        assert position is None or f"position {position}" in why.inner_text()
     assert cell.locator(".picked").count() == 1
     views.keyboard.press("Escape")  # lets the token go; JupyterLab's cell keeps its mode
     assert cell.locator(".picked").count() == 0 and cells_of(views) == cells
@@ -353,17 +353,17 @@ def test_no_error_and_no_word_to_other_machines(notebook, views):
 def test_the_executed_notebook_as_a_page(browser, project, folder, tmp_path):
     """papermill runs it, nbconvert turns it into HTML; the page is opened with the network off."""
     env = environment(folder)
-    made = tmp_path / "made.ipynb"
+    executed = tmp_path / "made.ipynb"
     for command in (
-        ["papermill", "-k", "python3", folder / f"notebooks/{NOTEBOOK}.ipynb", made, "--cwd", folder],
-        ["nbconvert", "--to", "html", made],
+        ["papermill", "-k", "python3", folder / f"notebooks/{NOTEBOOK}.ipynb", executed, "--cwd", folder],
+        ["nbconvert", "--to", "html", executed],
     ):
         subprocess.run([sys.executable, "-m", *map(str, command)], cwd=folder, env=env, check=True, capture_output=True)
-    cells = {cell["id"]: cell for cell in json.loads(made.read_text("utf-8"))["cells"]}
-    kinds = {kind for output in cells["live"]["outputs"] for kind in output.get("data", {})}
+    cells = {cell["id"]: cell for cell in json.loads(executed.read_text("utf-8"))["cells"]}
+    kinds = {mime for output in cells["live"]["outputs"] for mime in output.get("data", {})}
     assert kinds == {"text/html", "text/plain"}  # nobody looks on: no widget, but a decoding to step through
     page = watched_page(browser)
-    page.goto(made.with_suffix(".html").as_uri())
+    page.goto(executed.with_suffix(".html").as_uri())
     for cell_id in ("player", "live"):
         plays_steps_and_explains(page, page.locator(f"[id='cell-id={cell_id}'] .dllm-player"))
     assert not [text for text in page.problems if "ERR_FAILED" not in text]

@@ -29,33 +29,33 @@ def test_player_refuses_what_it_cannot_show():
 
 
 def test_record_keeps_every_commit_and_only_changed_drafts():
-    made = record(llada2(), "x")
-    assert [[c[:4] for c in s["commits"]] for s in made["steps"]][1] == [[4, 3, 0.5, "fallback"]]
-    assert [s["drafts"] for s in made["steps"]][1:] == [
+    data = record(llada2(), "x")
+    assert [[c[:4] for c in s["commits"]] for s in data["steps"]][1] == [[4, 3, 0.5, "fallback"]]
+    assert [s["drafts"] for s in data["steps"]][1:] == [
         [[5, 1, 1], [3, 4, 4], [300, 200, 100]], [[7], [EOS], [950]], [[7], [EOS], [800]],
     ]  # fmt: skip
-    assert made["steps"][2]["held"] == 1 and made["forwards"] == [0, 1, 2, 3, 4]
-    assert made["finished"] and not record(replace(llada2(), steps=llada2().steps[:2]), "x")["finished"]
+    assert data["steps"][2]["held"] == 1 and data["forwards"] == [0, 1, 2, 3, 4]
+    assert data["finished"] and not record(replace(llada2(), steps=llada2().steps[:2]), "x")["finished"]
 
 
 def test_html_holds_hostile_text_as_data_and_no_address():
-    made = show.player(*(make() for make in ALL), labels=[HOSTILE, "\u202eb", "c"])._repr_mimebundle_()
-    page = made["text/html"]
+    bundle = show.player(*(make() for make in ALL), labels=[HOSTILE, "\u202eb", "c"])._repr_mimebundle_()
+    page = bundle["text/html"]
     assert "<img src=x" not in page and page.count("<script") == 1 and page.count("</script") == 1
-    assert "\u202e" not in page and "\u202e" not in made["text/plain"]
+    assert "\u202e" not in page and "\u202e" not in bundle["text/plain"]
     assert [
         hit for hit in re.findall(r"(?:https?:)?//[\w.]+", re.sub(r"base64,[^\"]*", "", page))
         if "w3.org" not in hit and not hit.startswith("// ")
     ] == []  # fmt: skip
     data = re.search(r"start\(root, (\{.*\})\);\n\}\)", page).group(1)
     assert "<" not in data and len(json.loads(data)["traces"]) == 3
-    assert "░" in made["text/plain"]
+    assert "░" in bundle["text/plain"]
 
 
 def test_static_form_survives_without_script_and_style():
-    made = show.player(llada2())._repr_mimebundle_()
-    page = made["text/html"]
-    assert base64.b64encode(made["image/png"]).decode("ascii") in page  # for what shows no HTML: slides, PDF
+    bundle = show.player(llada2())._repr_mimebundle_()
+    page = bundle["text/html"]
+    assert base64.b64encode(bundle["image/png"]).decode("ascii") in page  # for what shows no HTML: slides, PDF
     bare = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
     assert bare.count("<details") == 5 and "style=" in bare
     assert "4 filled" not in bare and "step 2: 1 filled, 3 masked" in bare
@@ -71,9 +71,9 @@ def test_the_piece_for_pages_and_widgets_holds_no_picture():
 
 def test_long_traces_are_packed_and_small():
     trace = long()
-    made = show.player(trace)._repr_mimebundle_()["text/html"]
-    assert '"deflate"' in made and len(made.encode()) < 3_000_000
-    assert 4 <= made.count("<details") <= STATIC_STEPS
+    page = show.player(trace)._repr_mimebundle_()["text/html"]
+    assert '"deflate"' in page and len(page.encode()) < 3_000_000
+    assert 4 <= page.count("<details") <= STATIC_STEPS
     many = ar()
     many.initial = [1, 3] + [MASK] * 300
     many.steps = [step(i, [(2 + i, 4, 0.9)], 299 - i, (2 + i, 3 + i), reason="ar") for i in range(300)]
@@ -143,33 +143,33 @@ def test_every_cell_equals_the_record_at_every_step(browser, tmp_path, make):
     page = open_page(browser, show.save_html(tmp_path / "x.html", trace))
     for k in range(len(trace.steps) + 1):
         pairs = zip(cells(page), expected_cells(trace, k), strict=True)
-        for position, ((kinds, text, label, told), want) in enumerate(pairs):
+        for position, ((kinds, text, label, reason), want) in enumerate(pairs):
             assert {"masked", "now", "before", "prompt"} & set(kinds) == {want["state"]}, (k, position)
             assert ("inblock" in kinds) == want["in block"]
-            assert f"position {position}" in told and f"position {position}" in label
+            assert f"position {position}" in reason and f"position {position}" in label
             if want["past"]:
                 index, commit = want["past"][-1]
                 assert text == show.visible(WORDS[commit.token])
                 assert f"step {index + 1}, confidence {commit.confidence:.2f}, {commit.reason}" in label
-                assert f"filled in step {index + 1} (forward {times(trace)[index + 1]})" in told
+                assert f"filled in step {index + 1} (forward {times(trace)[index + 1]})" in reason
                 words = reasons(trace)[commit.reason].format(
                     filled=sum(c.reason == commit.reason for c in trace.steps[index].commits),
                     held=trace.steps[index].held_back,
                 )
-                assert f"Why: {words} ({commit.reason})." in told
-                assert f"Confidence {commit.confidence:.3f}" in told
+                assert f"Why: {words} ({commit.reason})." in reason
+                assert f"Confidence {commit.confidence:.3f}" in reason
                 for other, share in commit.alternatives:
-                    assert f"{show.visible(WORDS[other])} {share:.3f}" in told
+                    assert f"{show.visible(WORDS[other])} {share:.3f}" in reason
                 assert ("edited" in kinds) == (len(want["past"]) > 1 or commit.reason == "edit")
-                assert ("It replaced:" in told) == (len(want["past"]) > 1)
+                assert ("It replaced:" in reason) == (len(want["past"]) > 1)
             elif want["state"] == "prompt":
-                assert text == show.visible(WORDS[want["token"]]) and "given, never masked" in told
+                assert text == show.visible(WORDS[want["token"]]) and "given, never masked" in reason
             elif want["draft"]:
                 _, token, share = want["draft"]
                 assert text == show.visible(WORDS[token]) and "guess" in kinds
-                assert f"The model's guess: {text} {share:.3f}" in told and "Why not kept: " in told
+                assert f"The model's guess: {text} {share:.3f}" in reason and "Why not kept: " in reason
             else:
-                assert text == "·" and "guess" not in told
+                assert text == "·" and "guess" not in reason
         page.locator(".dllm-player").press("ArrowRight")
     assert clean(page)
     page.close()
@@ -339,8 +339,8 @@ def test_axe_finds_no_violation(browser, axe, tmp_path, theme):
     for keys in ("ArrowRight", "g", "c"):
         page.locator(".dllm-player").press(keys)
         page.locator("summary").last.click()
-        found = page.evaluate("axe.run()")["violations"]
-        assert [(one["id"], one["impact"], one["nodes"][0]["html"]) for one in found] == []
+        violations = page.evaluate("axe.run()")["violations"]
+        assert [(violation["id"], violation["impact"], violation["nodes"][0]["html"]) for violation in violations] == []
     page.close()
 
 
@@ -355,10 +355,10 @@ def test_a_long_trace_in_the_browser(browser, tmp_path):
             "[...document.querySelectorAll('.dllm-cells .dllm-cell')].map(c => [c.className, c.textContent])"
         )
         assert len(shown) == 1024
-        now = {commit.position for commit in trace.steps[k - 1].commits} if k else set()
+        committed = {commit.position for commit in trace.steps[k - 1].commits} if k else set()
         drafts = {p: token for p, token, _ in trace.steps[k - 1].draft} if k else {}
         for position, ((kinds, text), token) in enumerate(zip(shown, trace.tokens_at(k), strict=True)):
-            assert ("now" in kinds.split()) == (position in now)
+            assert ("now" in kinds.split()) == (position in committed)
             seen = drafts.get(position) if token == trace.mask_token_id else token
             assert text == ("·" if seen is None else trace.vocabulary[seen])
     assert clean(page)
@@ -389,9 +389,9 @@ def notebook_page(tmp_path, *shown) -> Path:
     import nbformat
     from nbconvert import HTMLExporter
 
-    made = nbformat.v4
-    outputs = [made.new_output("display_data", {"text/html": item._repr_mimebundle_()["text/html"]}) for item in shown]
-    notebook = made.new_notebook(cells=[made.new_code_cell("show", outputs=outputs)])
+    v4 = nbformat.v4
+    outputs = [v4.new_output("display_data", {"text/html": item._repr_mimebundle_()["text/html"]}) for item in shown]
+    notebook = v4.new_notebook(cells=[v4.new_code_cell("show", outputs=outputs)])
     body, _ = HTMLExporter().from_notebook_node(notebook)
     path = tmp_path / "made.html"
     path.write_text(re.sub(r'<script[^>]*src="https?:[^"]*"[^>]*></script>', "", body), "utf-8")

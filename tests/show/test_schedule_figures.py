@@ -11,9 +11,9 @@ from dllm_core.schedules import ALPHAS, NoiseSchedule
 from dllm_core.show.schedules import shares
 
 
-@pytest.mark.parametrize("kind", ALPHAS)
-def test_loss_shares_are_the_drops_of_alpha(kind):
-    for schedule in (NoiseSchedule(kind, t_min=0.0), NoiseSchedule.band(0.1, 0.9, kind)):
+@pytest.mark.parametrize("schedule_name", ALPHAS)
+def test_loss_shares_are_the_drops_of_alpha(schedule_name):
+    for schedule in (NoiseSchedule(schedule_name, t_min=0.0), NoiseSchedule.band(0.1, 0.9, schedule_name)):
         edges = torch.linspace(0, 1, 11, dtype=torch.float64).clamp(schedule.t_min, schedule.t_max)
         drops = -schedule.alpha(edges).diff().numpy()  # with the bound's weight w(t)·(1 − alpha) = −alpha'
         assert np.allclose(shares(schedule), drops / drops.sum(), atol=3e-3)

@@ -164,7 +164,7 @@ def test_targets_name_rows_that_there_are():
     names = {LLADA2, PLAIN_LOOP, AR, MATMULS, DIFFUSERS, HUGGING_FACE_AR}
     for (shape, dtype), targets in decode.TARGETS.items():
         assert shape in decode.SHAPES and hasattr(torch, dtype)
-        assert all((batch, prompt) in cases and {one, other} <= names for batch, prompt, one, other in targets)
+        assert all((batch, prompt) in cases and {row, baseline} <= names for batch, prompt, row, baseline in targets)
 
 
 def test_another_shape_is_refused():

@@ -59,12 +59,12 @@ def test_the_copy_stands_in_only_where_asked_and_needed(weights):
     with pytest.raises(RunError):
         notebook.open_checkpoint("weights/diffusion_llada2_pretrain_best.pt", shipped=True)
     trained("diffusion_llada2_sft")
-    found = notebook.open_checkpoint("weights/diffusion_llada2_sft_best.pt", shipped=True)
-    assert found.path.name == "diffusion_llada2_sft"
+    checkpoint = notebook.open_checkpoint("weights/diffusion_llada2_sft_best.pt", shipped=True)
+    assert checkpoint.path.name == "diffusion_llada2_sft"
 
 
 def test_the_copy_is_the_projects_wherever_runs_are_kept(weights, monkeypatch):
     trained("tiny-llada2")
     monkeypatch.setenv("DLLM_WEIGHTS", "seeds/1")
-    found = notebook.open_checkpoint("weights/diffusion_llada2_sft_state_dict.pt", shipped=True)
-    assert found.path == weights / "tiny-llada2"
+    checkpoint = notebook.open_checkpoint("weights/diffusion_llada2_sft_state_dict.pt", shipped=True)
+    assert checkpoint.path == weights / "tiny-llada2"

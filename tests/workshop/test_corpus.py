@@ -46,12 +46,12 @@ def occurring(needles, text):
     by_head = defaultdict(list)
     for needle in needles:
         by_head[needle[:3]].append(needle)
-    found = set()
+    result = set()
     for i in range(len(text) - 2):
         for needle in by_head.get(text[i : i + 3], ()):
-            if needle not in found and text.startswith(needle, i):
-                found.add(needle)
-    return found
+            if needle not in result and text.startswith(needle, i):
+                result.add(needle)
+    return result
 
 
 # ---- splits -----------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def test_every_prompt_has_one_answer(corpus):
     answers = defaultdict(set)
     for item in (*trained(corpus), *held_out(corpus)):
         answers[item.prompt].add(item.answer)
-    assert [prompt for prompt, given in answers.items() if len(given) > 1] == []
+    assert [prompt for prompt, distinct in answers.items() if len(distinct) > 1] == []
     assert len({item.prompt for item in held_out(corpus)}) == len(held_out(corpus))
 
 
@@ -125,8 +125,8 @@ def test_parts_of_held_out_introductions_are_trained(corpus, pool):
 def test_recall_facts_and_phrasings_are_trained_apart(pool):
     kept = {prompt for prompt, _ in pool.recall}
     for name, key, _, phrasings in tasks.facts():
-        asked = [question.format(k=key) in kept for question in phrasings["questions"]]
-        assert 2 <= sum(asked), f"{name} {key} is trained in {sum(asked)} phrasings"
+        trained = [question.format(k=key) in kept for question in phrasings["questions"]]
+        assert 2 <= sum(trained), f"{name} {key} is trained in {sum(trained)} phrasings"
     for facts in WORDS.facts.values():
         for question in facts["questions"]:
             assert any(question.format(k=key) in kept for key in facts["pairs"]), question
@@ -143,11 +143,11 @@ def test_unseen_direction_is_nowhere_in_training(corpus):
     sentences = [s for text in corpus.pretrain if "《" in text for s in re.split("(?<=[。？\n])", text)]
     sentences += [f"{item.prompt}{item.answer}" for item in trained(corpus) if item.group == "reversal"]
     for person, title in one_way:
-        told = [s for s in sentences if person in s and f"《{title}》" in s]
-        assert told and all(s.index(person) < s.index(f"《{title}》") for s in told)
-    asked = {item.prompt for item in corpus.reversal if item.group == "reversal_unseen"}
+        facts = [s for s in sentences if person in s and f"《{title}》" in s]
+        assert facts and all(s.index(person) < s.index(f"《{title}》") for s in facts)
+    prompts = {item.prompt for item in corpus.reversal if item.group == "reversal_unseen"}
     assert not any(f"《{title}》" in item.prompt for item in trained(corpus) for _, title in one_way)
-    assert all(any(f"《{title}》" in prompt for prompt in asked) for _, title in one_way)
+    assert all(any(f"《{title}》" in prompt for prompt in prompts) for _, title in one_way)
 
 
 # ---- tasks --------------------------------------------------------------------------------------------------------
@@ -196,9 +196,9 @@ def test_reading_answers_are_those_of_the_question(monkeypatch):
     rng, seen = Random(3), set()
     for _ in range(400):
         item = tasks.reading(rng).question
-        asked = max((question for question in wanted if question in item.prompt.partition(facts.text())[2]), key=len)
-        seen.add(asked)
-        assert item.answer in {lead + wanted[asked] for _, _, lead in WORDS.reading_frames["zh"]}
+        question_text = max((question for question in wanted if question in item.prompt.partition(facts.text())[2]), key=len)
+        seen.add(question_text)
+        assert item.answer in {lead + wanted[question_text] for _, _, lead in WORDS.reading_frames["zh"]}
     assert seen == set(wanted)
 
 
@@ -210,9 +210,9 @@ def test_reading_answers_stand_in_the_prompt_behind_their_key():
         assert facts in drawn.question.prompt
         stop = "." if drawn.question.prompt.isascii() else "。"
         answer = re.split("[：，:,] ?", drawn.question.answer.removesuffix(stop))
-        told = re.split("[，,] ?", facts.removesuffix(stop))
-        assert len(set(told)) == len(told)
-        assert answer[-1] in told  # the last clause is one of the facts, word for word
+        clauses = re.split("[，,] ?", facts.removesuffix(stop))
+        assert len(set(clauses)) == len(clauses)
+        assert answer[-1] in clauses  # the last clause is one of the facts, word for word
 
 
 def test_windows_are_runs_of_three_and_more():

@@ -48,16 +48,16 @@ def test_likelihood_rows_name_block_and_estimator(loaded, batches):
 
 
 def test_answers_cross_the_settings_and_skip_what_a_style_does_not_have(loaded):
-    way = DecodeConfig("llada1", 32, block_length=16)
+    config = DecodeConfig("llada1", 32, block_length=16)
     grid = {"block_length": (16, 24), "steps": (32, 16)}  # 24 does not divide 32
-    rows = list(measure.answers(loaded["llada1"], ITEMS, way, grid, keep_items=True))
+    rows = list(measure.answers(loaded["llada1"], ITEMS, config, grid, keep_items=True))
     assert [(row["block_length"], row["steps"]) for row in rows] == [(16, 32), (16, 16)]
     assert (
         rows[0]["right"] == "10" and rows[0]["exact_match"] == 0.5 and rows[0]["groups"] == {"a": [1, 1], "b": [0, 1]}
     )
     assert rows[0]["tokens_per_forward"] < rows[1]["tokens_per_forward"]
     assert rows[0]["too_long"] == 0.5  # of the two answers the second is longer than what was wanted
-    (plain,) = measure.answers(loaded["llada1"], ITEMS, way, {"steps": (None,)})
+    (plain,) = measure.answers(loaded["llada1"], ITEMS, config, {"steps": (None,)})
     assert "right" not in plain and plain["steps"] == -1
 
 
@@ -122,21 +122,21 @@ def test_speeds_are_medians_of_turns_and_ratios_of_the_same_turn(monkeypatch):
 
 def test_reversal_ranks_every_name(loaded, monkeypatch):
     facts = [("甲", "山"), ("乙", "水"), ("丙", "云")]
-    asked = []
+    texts = []
 
     def price(_, text, draws, seed):  # knows the facts as they were told, and nothing the other way round
-        asked.append(text)
+        texts.append(text)
         return 0.0 if text in [f"[[{k}]]写了{v}" for k, v in facts] else 1.0
 
     monkeypatch.setattr(measure, "_gap_nats", price)
     written = [SimpleNamespace(text=text) for text in ("甲写的", "水乙", "丙")]
     monkeypatch.setattr(measure, "generate_answers", lambda *_, **__: written)
-    way = DecodeConfig("ar", 4)
-    rows = list(measure.reversal(loaded["ar"], facts, "{k}写了{v}", "{v}是{k}写的", way, 2, 0, "one way"))
+    config = DecodeConfig("ar", 4)
+    rows = list(measure.reversal(loaded["ar"], facts, "{k}写了{v}", "{v}是{k}写的", config, 2, 0, "one way"))
     assert [row["way"] for row in rows] == ["written", "likeliest as asked", "likeliest as told"]
     assert rows[0]["right"] == pytest.approx(2 / 3)  # begins with the name
     assert rows[1]["right"] == pytest.approx(1 / 3) and rows[2]["right"] == 1.0  # all equal: the first name, once right
-    assert len(asked) == 2 * 9 and all(row["direction"] == "one way" for row in rows)
+    assert len(texts) == 2 * 9 and all(row["direction"] == "one way" for row in rows)
 
 
 @pytest.mark.parametrize("style", ["ar", "llada1", "llada2"])
@@ -147,23 +147,23 @@ def test_the_price_of_a_gap_is_lower_where_it_is_likely(loaded, style):
 
 @pytest.mark.parametrize("style", ["llada1", "llada2"])
 def test_the_price_is_of_the_gap_given_the_rest(loaded, style, monkeypatch):
-    one, seen = loaded[style], []
+    checkpoint, seen = loaded[style], []
     corrupt = evaluate.corrupt_exactly
     monkeypatch.setattr(evaluate, "corrupt_exactly", lambda *arguments: seen.append(corrupt(*arguments)) or seen[-1])
-    price = measure._gap_nats(one, "我是[[小言]]，一个", 6, 0)
+    price = measure._gap_nats(checkpoint, "我是[[小言]]，一个", 6, 0)
     (view,) = seen
-    ids = one.tokenizer.encode("我是小言，一个", add_special_tokens=False)
-    gap = one.tokenizer.encode("小言", add_special_tokens=False)
+    ids = checkpoint.tokenizer.encode("我是小言，一个", add_special_tokens=False)
+    gap = checkpoint.tokenizer.encode("小言", add_special_tokens=False)
     start = 1 + next(i for i in range(len(ids)) if ids[i : i + len(gap)] == gap)
     open_ = torch.zeros(view.masked.shape, dtype=torch.bool)
     open_[:, start : start + len(gap)] = True
     assert len(view.masked) == 6 and not (view.masked & ~open_).any() and view.masked.any(dim=1).all()
     assert {int(n) for n in view.masked.sum(dim=1)} == set(range(1, len(gap) + 1))  # every count of masks has its turn
     # the mean over the copies, nats of the gap: of a model that knows nothing, the log of the vocabulary for each token
-    for parameter in one.model.parameters():
+    for parameter in checkpoint.model.parameters():
         monkeypatch.setattr(parameter, "data", torch.zeros_like(parameter))
-    blind = measure._gap_nats(one, "我是[[小言]]，一个", 6, 0)
-    assert price < blind == pytest.approx(len(gap) * math.log(one.model.config.vocab_size))
+    blind = measure._gap_nats(checkpoint, "我是[[小言]]，一个", 6, 0)
+    assert price < blind == pytest.approx(len(gap) * math.log(checkpoint.model.config.vocab_size))
 
 
 def test_cost_counts_the_same_work_with_and_without_the_cache(loaded):

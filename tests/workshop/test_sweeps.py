@@ -208,8 +208,8 @@ def test_a_table_says_what_exact_match_is_of():
     row = {"kind": "answers", "settings": [], "exact_match": 0.5, "ended": 1.0}
     text = {"title": "t", "tables": [{"rows": "answers", "columns": ["exact_match"]}]}
     sweep = files.Sweep("s", text, (0,), ())
-    for asked, words in (({}, ""), ({"own_answers": 5}, "as the model itself does one token a forward")):
-        records = [{"label": "a", "seed": 0, "cell": "a", "asked": asked, "rows": [row]}]
+    for request, words in (({}, ""), ({"own_answers": 5}, "as the model itself does one token a forward")):
+        records = [{"label": "a", "seed": 0, "cell": "a", "asked": request, "rows": [row]}]
         ((caption, _),) = tables.tables(sweep, records)
         assert caption == "" if not words else words in caption
     text["tables"][0]["columns"] = ["ended"]
