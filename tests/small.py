@@ -14,6 +14,7 @@ from dllm_core.data.token_cache import TokenDataset
 from dllm_core.model import Transformer
 from dllm_core.sampling import SpecialTokens
 
+HANG_LIMIT = 1800  # seconds after which a test that waits counts as hung; no test takes nearly as long
 PAD, BOS, EOS, MASK, VOCAB = 0, 1, 2, 16, 17
 IDS = SpecialTokens(MASK, EOS, PAD)
 
@@ -125,7 +126,7 @@ def notebook(*cells: str, parameters: str | None = None) -> str:
 
 def wait_for(condition, what: str):
     """The first true value of `condition()`, polled; the deadline only ends a test that would hang, saying `what`."""
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + HANG_LIMIT
     while not (value := condition()):
         assert time.monotonic() < deadline, what
         time.sleep(0.05)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small import HANG_LIMIT
 
 from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.cli import report
@@ -150,7 +151,7 @@ def copy_of(project: Path, folder: Path) -> SimpleNamespace:
 
     def run(*arguments: str) -> None:
         command = [sys.executable, "-m", "dllm_core.cli.main", "run", *arguments, "--preset", "smoke", "--jobs", "2"]
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=HANG_LIMIT, check=False)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
     def executed(preset: str) -> dict:

@@ -14,7 +14,7 @@ from itertools import count, pairwise
 
 import pytest
 import torch
-from small import MASK, NoTokenizer, batch_of, packed, tiny
+from small import HANG_LIMIT, MASK, NoTokenizer, batch_of, packed, tiny
 
 from dllm_core import reference
 from dllm_core.checkpoints.run_folder import RunFolder
@@ -281,7 +281,7 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(uninterrupted, tmp
     script = textwrap.dedent(KILLED).format(
         tests=str(project / "tests"), root=str(project), folder=str(folder), ahead=training.ASYNC_DEVICES
     )
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=HANG_LIMIT)
     assert done.returncode == -signal.SIGKILL, done.stderr
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 9

@@ -16,7 +16,7 @@ import pytest
 import several
 import torch
 from safetensors.torch import load_file
-from small import NoTokenizer, batch_of, tiny
+from small import HANG_LIMIT, NoTokenizer, batch_of, tiny
 
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.cli import launch
@@ -31,7 +31,6 @@ from dllm_core.notebook import parameters
 LAUNCH = ["--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"]
 ONE_MACHINE = ["--num_machines", "1", "--main_process_port", "0"]
 FSDP = ["--use_fsdp", "--fsdp_version", "2"]
-LIMIT = 120  # seconds after which a launcher that still runs has failed
 
 
 def started(project: Path, *command: object, engine=("--multi_gpu",), where=ONE_MACHINE, **environment: str):
@@ -43,9 +42,9 @@ def started(project: Path, *command: object, engine=("--multi_gpu",), where=ONE_
 
 
 def ended(process: subprocess.Popen) -> SimpleNamespace:
-    """What it said, and its exit code. Raises TimeoutExpired after `LIMIT` seconds."""
+    """What it said, and its exit code. Raises TimeoutExpired after `HANG_LIMIT` seconds."""
     try:
-        said, _ = process.communicate(timeout=LIMIT)
+        said, _ = process.communicate(timeout=HANG_LIMIT)
     finally:
         process.kill()
     return SimpleNamespace(said=said, returncode=process.returncode)
@@ -54,6 +53,28 @@ def ended(process: subprocess.Popen) -> SimpleNamespace:
 def on_two(project: Path, *command: object, **how) -> SimpleNamespace:
     """What `accelerate launch` of two processes said of it."""
     return ended(started(project, *command, **how))
+
+
+def on_two_machines(project: Path, *command: object) -> tuple[SimpleNamespace, SimpleNamespace]:
+    """What two launchers said, which meet at a port that was free; if another program took it since, at the next."""
+    while True:
+        port = str(free_port())
+        address = ["--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port]
+        launchers = [started(project, *command, where=[*address, "--machine_rank", rank]) for rank in "01"]
+        try:
+            first = ended(launchers[0])
+            if "EADDRINUSE" not in first.said:
+                return first, ended(launchers[1])
+        finally:
+            for launcher in launchers:
+                launcher.kill()
+                launcher.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def same_run(first_folder: Path, second_folder: Path) -> None:
@@ -110,13 +131,7 @@ def test_only_the_first_process_yields_and_writes(together, name):
 
 def test_two_machines_train_as_one(alone, tmp_path, project):
     """A launcher for each, of one process each, that meet at the first one's address. Here both are this machine."""
-    machines = ["--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
-    first_launcher, second_launcher = (started(project, project / "tests/several.py", tmp_path, "ar=",
-                        where=[*machines, "--machine_rank", rank]) for rank in "01")  # fmt: skip
-    try:
-        first, second = ended(first_launcher), ended(second_launcher)
-    finally:
-        second_launcher.kill()  # also where the first did not end
+    first, second = on_two_machines(project, project / "tests/several.py", tmp_path, "ar=")
     assert (first.returncode, second.returncode) == (0, 0), first.said + second.said
     assert "process 0 of 2: ar, 12 steps seen" in first.said and "process 1 of 2: ar, 0 steps seen" in second.said
     same_run(alone / "ar", tmp_path / "ar")
@@ -180,15 +195,10 @@ NOTEBOOK = """
     (torch.randn(400, 400) @ torch.randn(400, 400)).sum()  # as a notebook's earlier cells would
     from accelerate import notebook_launcher
     from dllm_core.cli.launch import train_stage
-    notebook_launcher(train_stage, ([{folder!r}],), num_processes=2, use_port="{port}")
+    notebook_launcher(train_stage, ([{folder!r}],), num_processes=2, rdzv_backend="c10d",
+                      rdzv_endpoint="127.0.0.1:0")  # any free port
     print("back in the notebook")
 """
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def test_a_notebook_is_trained_by_accelerate_launch_and_its_run_by_a_notebook(tmp_path, project):
@@ -201,9 +211,9 @@ def test_a_notebook_is_trained_by_accelerate_launch_and_its_run_by_a_notebook(tm
     assert done.said.count("same text with and without the cache: True") == 1  # the notebook's end, once
     settings = json.loads((folder / "config.json").read_text())["dllm"]["settings"]
     assert settings["hidden_size"] == 32 and settings["valid_rows"] == 4
-    code = textwrap.dedent(NOTEBOOK).format(folder=str(folder), port=free_port())
+    code = textwrap.dedent(NOTEBOOK).format(folder=str(folder))
     again = subprocess.run([sys.executable, "-c", code], cwd=project, env={**os.environ, **environment}, check=False,
-                           capture_output=True, text=True, timeout=LIMIT)  # fmt: skip
+                           capture_output=True, text=True, timeout=HANG_LIMIT)  # fmt: skip
     assert again.returncode == 0 and "back in the notebook" in again.stdout, again.stdout + again.stderr
     assert (tmp_path / "minimind_pretrain.old").is_dir()  # the finished run was kept, a new one trained
     second = load_file(folder / "model.safetensors")

@@ -8,6 +8,7 @@ import zlib
 
 import pytest
 import torch
+from small import HANG_LIMIT
 from traces import HOSTILE
 
 from dllm_core import show
@@ -98,7 +99,9 @@ def test_attention_is_one_piece_with_a_picture_in_it():
 
 @pytest.fixture(scope="module")
 def page(browser):
-    return browser.new_page(viewport={"width": 1200, "height": 900})
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.set_default_timeout(HANG_LIMIT * 1000)
+    return page
 
 
 def opened(page, tmp_path, **options):

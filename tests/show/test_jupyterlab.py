@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from small import HANG_LIMIT
 
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import CheckpointInfo, ModelConfig
@@ -73,7 +74,7 @@ def lab(folder):
 def watched_page(browser, **options):
     """A page whose requests to any other machine are refused; `outside` and `problems` note them and the errors."""
     page = browser.new_page(viewport={"width": 1280, "height": 1000}, **options)
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(HANG_LIMIT * 1000)
     page.problems, page.outside = [], []
 
     def judge(route):
@@ -121,8 +122,8 @@ def run_all(page, address: str) -> None:
     page.evaluate("() => void jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_function(
         f"{panel}.content.widgets.every(cell => cell.model.type !== 'code' || cell.model.executionCount)"
-        f" && {panel}.sessionContext.session.kernel.status === 'idle'", timeout=180_000,
-    )  # fmt: skip
+        f" && {panel}.sessionContext.session.kernel.status === 'idle'"
+    )
 
 
 def scroll_to(page, cell_id: str):

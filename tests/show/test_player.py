@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small import HANG_LIMIT
 from traces import ALL, EOS, HOSTILE, MASK, WORDS, ar, expected_cells, infilled, llada1, llada2, long, step
 
 from dllm_core import show
@@ -109,6 +110,7 @@ def test_frames_of_an_infilling_draw_the_whole_text(tmp_path):
 def open_page(browser, path, ready=".dllm-bar", script="", **options):
     """A page with the network off; `problems` are its console's errors, `asked` what it wanted to load."""
     page = browser.new_page(**options)
+    page.set_default_timeout(HANG_LIMIT * 1000)
     page.context.set_offline(True)
     page.problems, page.asked = [], []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
@@ -270,7 +272,7 @@ def test_keys_views_and_the_kept_token(browser, tmp_path):
     assert "Point at a token" in panel.inner_text()
     page.get_by_label("speed").select_option("4")
     player.press(" ")
-    page.get_by_text("finished").wait_for(timeout=20_000)
+    page.get_by_text("finished").wait_for()
     page.get_by_role("button", name="play").wait_for()
     assert clean(page)
     page.close()
