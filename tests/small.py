@@ -14,6 +14,7 @@ from dllm_core.data.token_cache import TokenDataset
 from dllm_core.model import Transformer
 from dllm_core.sampling import SpecialTokens
 
+ROOT = Path(__file__).resolve().parent.parent  # of the project
 HANG_LIMIT = 1800  # seconds after which a test that waits counts as hung; no test takes nearly as long
 PAD, BOS, EOS, MASK, VOCAB = 0, 1, 2, 16, 17
 IDS = SpecialTokens(MASK, EOS, PAD)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from run_folders import changed, finished, same
 from safetensors.torch import load_file, save_file
 from small import MASK, VOCAB, NoTokenizer, logits_of, tiny
 
@@ -12,32 +13,12 @@ from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.tokenizer import character_tokenizer
-from dllm_core.model import Transformer
 
 TOKENS = [3, 9, 4, 4, 11, 7]
 
 
 def causal(q, k):
     return k <= q
-
-
-def finished(name: str = "story", model=None, checkpoint=None, tokenizer=None, **settings) -> RunFolder:
-    model = model or tiny()
-    run = RunFolder.open(name, model, checkpoint or CheckpointInfo("ar", label_shift=True), tokenizer or NoTokenizer(), settings)
-    run.finish(model)
-    return run
-
-
-def changed(amount: float, seed: int = 0) -> Transformer:
-    model = tiny(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(amount)
-    return model
-
-
-def same(first: dict, second: dict) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 # --- saving and loading -------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ import os
 
 import pytest
 import torch
+from run_folders import changed, finished, same
 from safetensors.torch import load_file
 from small import NoTokenizer, tiny
-from test_formats import changed, finished, same
 
 from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from examples import IDS, equal, examples
+from small import EOS, PAD
 
 from dllm_core.common.errors import DataError
 from dllm_core.data import batches as batches_module
 from dllm_core.data.batches import Batch, PackedBatches, validation_batches
 from dllm_core.data.token_cache import TokenDataset
 
-PAD, EOS = 0, 2
-IDS = {"pad_token_id": PAD, "eos_token_id": EOS}
 LAYOUTS = [
     {"pack": "cut"},
     {"pack": "whole"},
@@ -21,16 +21,6 @@ LAYOUTS = [
     {"pack": "whole", "fill": "block", "block_size": 4},
 ]
 WHOLE = LAYOUTS[1:]
-
-
-def examples(count: int = 50, seed: int = 0, longest: int = 20) -> TokenDataset:
-    """Example i: a prompt of two tokens, an answer of i's own token number, eos. Token numbers tell examples apart."""
-    lengths = np.random.default_rng(seed).integers(1, longest - 2, count)
-    return TokenDataset.of(
-        [[10, 11, *[100 + i] * n, EOS] for i, n in enumerate(lengths)],
-        [[False, False, *[True] * (n + 1)] for n in lengths],
-        **IDS,
-    )
 
 
 def pieces(batch: Batch) -> list[tuple[list[int], list[bool]]]:
@@ -47,11 +37,6 @@ def pieces(batch: Batch) -> list[tuple[list[int], list[bool]]]:
 
 def take(batches: PackedBatches, count: int) -> list[Batch]:
     return [next(batches) for _ in range(count)]
-
-
-def equal(first: Batch, second: Batch) -> bool:
-    parts = ("tokens", "document", "position", "scored")
-    return all(torch.equal(getattr(first, part), getattr(second, part)) for part in parts)
 
 
 # --- the three layouts --------------------------------------------------------------------------------------------

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 from chats import TALK
-from small import CHARACTERS, gone, wait_for, write
+from small import CHARACTERS, ROOT, gone, wait_for, write
 
 from dllm_core.common.errors import DataError
 from dllm_core.data import jsonl, parallel
 from dllm_core.data.chat import encode_conversations
 from dllm_core.data.jsonl import chat_documents, text_documents
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 5, 40])

@@ -4,7 +4,8 @@
 import numpy as np
 import pytest
 import torch
-from test_batches import EOS, PAD, equal, examples
+from examples import equal, examples
+from small import EOS, PAD
 
 from dllm_core.data.batches import PackedBatches
 from dllm_core.data.rows import Batch, Segments, collate

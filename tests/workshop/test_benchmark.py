@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import batch_of, tiny
+from small import ROOT, batch_of, tiny
 
 from dllm_core.cli.main import main
 from dllm_core.losses import Diffusion
@@ -16,7 +16,6 @@ from dllm_core.workshop.benchmark.timing import Setting, compare
 from dllm_core.workshop.benchmark.train import AR, BAND, GPU_STEPS, EverythingComputed, PassAView, TrainJobs
 
 MASK = 16
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

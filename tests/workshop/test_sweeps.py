@@ -8,8 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import ROOT
-from small import gone, notebook, wait_for
+from small import ROOT, gone, notebook, wait_for
 
 from dllm_core.cli.main import main
 from dllm_core.cli.scheduler import Result

@@ -1,4 +1,4 @@
-"""Conversations, chat templates and their files, for the tests of the data room."""
+"""Conversations, chat templates and their files that tests share."""
 
 from pathlib import Path
 
