@@ -16,6 +16,7 @@ from dllm_core.noise import generator_for
 def ar_loss(model, x: Tensor) -> Tensor:
     """Next-token cross entropy of one document x [L] int64, in nats per token: −Σ log p(x^i | x^<i) / (L − 1)."""
     logits = forward(model, x, block_size=1)
+    # row i − 1 predicts token i
     return F.cross_entropy(logits[:-1], x[1:])
 
 
