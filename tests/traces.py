@@ -98,3 +98,14 @@ def expected_cells(trace: Trace, k: int) -> list[dict]:
         cells.append({"state": state, "token": token, "past": past, "draft": drafts[-1][1] if drafts else None,
                       "in block": block[0] <= position < block[1]})  # fmt: skip
     return cells
+
+
+def packing_explorer(interactive=None):
+    """The explorer of packing, over 24 small documents."""
+    from dllm_core.data.token_cache import TokenDataset
+    from dllm_core.show.widgets import explorers
+
+    rows = [[1, 5, 6, 7, EOS], [1, 8, EOS], [1, 9, 10, 11, 12, 13, EOS]] * 8
+    scored = [[False, False] + [True] * (len(row) - 2) for row in rows]
+    documents = TokenDataset.of(rows, scored, pad_token_id=0, eos_token_id=EOS)
+    return explorers.packing_explorer(documents, length=32, block_size=4, interactive=interactive)

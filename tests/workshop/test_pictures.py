@@ -3,15 +3,15 @@
 import itertools
 import json
 import re
-from pathlib import Path
 
 import pytest
+from small import ROOT
 from traces import llada2
 
 from dllm_core.cli.main import main
 from dllm_core.workshop import pictures
 
-FIGURES = Path(__file__).resolve().parents[2] / "figures"
+FIGURES = ROOT / "figures"
 
 
 def test_pictures_are_drawn_by_name(workspace, capsys):

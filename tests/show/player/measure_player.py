@@ -1,4 +1,4 @@
-"""How fast the player is with a trace of 1,024 tokens and 512 steps; run `python tests/show/measure_player.py`.
+"""How fast the player is with a trace of 1,024 tokens and 512 steps; run `python tests/show/player/measure_player.py`.
 
 Needs Chromium. Not a test: times belong to a machine. A step is a press of →, up to the end of the frame that shows it; a frame takes
 16.7 ms at 60 Hz, so that is the least a step can take. `work` is the part in which the page's thread was busy.
@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from playwright.sync_api import sync_playwright
 from traces import long

@@ -24,8 +24,8 @@ from dllm_core.workshop.screenshots import environment, jupyterlab
 
 NOTEBOOK = "06_parallel_decoding"
 VIEWS = {  # cell → its source: what notebooks 01 to 05 show, on data made here
-    "imports": "import sys; sys.path[:0] = [{tests!r}, {tests!r} + '/show']\n"
-               "from test_explorers import packing_explorer\nfrom traces import llada2\nfrom dllm_core import show\n"
+    "imports": "import sys; sys.path.insert(0, {tests!r})\n"
+               "from traces import llada2, packing_explorer\nfrom dllm_core import show\n"
                "from dllm_core.show.widgets import explorers as widgets",
     "noise": "widgets.noise_explorer()",
     "schedule": "widgets.schedule_explorer()",
@@ -104,7 +104,7 @@ def views(browser, lab, folder):
     import nbformat
 
     v4 = nbformat.v4
-    sources = {name: source.format(tests=str(Path(__file__).parents[1])) for name, source in VIEWS.items()}
+    sources = {name: source.format(tests=str(Path(__file__).parent)) for name, source in VIEWS.items()}
     cells = [v4.new_code_cell(source, id=name) for name, source in sources.items()]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), folder / "notebooks/views.ipynb")

@@ -3,10 +3,10 @@
 import lzma
 import re
 from collections import Counter, defaultdict
-from pathlib import Path
 from random import Random
 
 import pytest
+from small import ROOT
 from tokenizers import Tokenizer
 
 from dllm_core.data import embedded
@@ -15,7 +15,7 @@ from dllm_core.workshop.corpus import generator, tasks
 from dllm_core.workshop.corpus.splits import Pool
 from dllm_core.workshop.corpus.words import WORDS
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+DATA = ROOT / "data"
 
 
 @pytest.fixture(scope="module")

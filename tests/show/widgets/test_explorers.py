@@ -3,21 +3,9 @@
 import re
 
 import pytest
-from traces import EOS
+from traces import packing_explorer
 
-from dllm_core.data.token_cache import TokenDataset
 from dllm_core.show.widgets import explorers as widgets
-
-
-def some_documents():
-    rows = [[1, 5, 6, 7, EOS], [1, 8, EOS], [1, 9, 10, 11, 12, 13, EOS]] * 8
-    scored = [[False, False] + [True] * (len(row) - 2) for row in rows]
-    return TokenDataset.of(rows, scored, pad_token_id=0, eos_token_id=EOS)
-
-
-def packing_explorer(interactive=None):
-    return widgets.packing_explorer(some_documents(), length=32, block_size=4, interactive=interactive)
-
 
 EXPLORERS = (widgets.schedule_explorer, widgets.block_explorer, widgets.noise_explorer, packing_explorer)
 
