@@ -19,8 +19,8 @@ def generator_for(seed: int, step: int, part: int = 0) -> torch.Generator:
     goes on with the noise of an uninterrupted one. The three are hashed, since PyTorch's CPU generator keeps only 32 bits
     of a seed: neighbors, and seeds that differ in higher bits, must not meet there.
     """
-    place = np.random.SeedSequence([seed % 2**64, step, part])
-    return torch.Generator().manual_seed(int(place.generate_state(1)[0]))
+    sequence = np.random.SeedSequence([seed % 2**64, step, part])
+    return torch.Generator().manual_seed(int(sequence.generate_state(1)[0]))
 
 
 @dataclass(frozen=True)

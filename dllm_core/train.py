@@ -181,7 +181,7 @@ class TrainingLoop:
             total, count = total + loss.detach(), count + loss_count
             parts = {name: parts.get(name, 0.0) + value for name, value in loss_parts.items()}
         # 2. the gradient of the mean over all processes (DDP has averaged theirs), clipped
-        sums = processes.sum([total, count, float(self.interrupt.asked), *parts.values()])
+        sums = processes.sum([total, count, float(self.interrupt.requested), *parts.values()])
         gradients = [local(parameter.grad) for parameter in self.trained.parameters() if parameter.grad is not None]
         torch._foreach_div_(gradients, (sums[1].clamp(min=1) / processes.size).float())
         norm = processes.clip(self.trained.parameters(), config.grad_clip)
@@ -266,8 +266,11 @@ class TrainingLoop:
 
     def check_interrupt(self, after_consumer: bool = False) -> None:
         """Raise KeyboardInterrupt if the training has to stop after this step: one process at once, several together."""
-        asked = self.interrupt.asked if self.processes.is_single else self.stop_agreed and not after_consumer
-        if asked:
+        if self.processes.is_single:
+            stops = self.interrupt.requested
+        else:
+            stops = self.stop_agreed and not after_consumer
+        if stops:
             raise KeyboardInterrupt(f"stopped after step {self.step}; run the cell again to go on from there")
 
 

@@ -271,7 +271,7 @@ def changes(page, locator, keys: list[str], untouched: bool = True) -> None:
     [
         ("noise", "noise level t", ["ArrowRight", "ArrowRight"]),
         ("noise", "alpha(t)", ["ArrowDown"]),
-        ("noise", "complementary twin", [" "]),
+        ("noise", "complementary view", [" "]),
         ("schedule", "mask ratio", ["ArrowRight"]),
         ("schedule", "weight", ["ArrowDown"]),
         ("block", "training steps", ["ArrowRight"]),

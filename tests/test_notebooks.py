@@ -201,13 +201,14 @@ def test_all_seven_notebooks_run(chain):
             )
 
 
-def test_what_is_learned_is_saved_and_better(chain):
+def test_what_is_learned_is_saved_and_better(chain, monkeypatch):
     """Each run against the checkpoint it started from, on the same rows and the same masks."""
+    monkeypatch.chdir(chain.folder)
     weights = chain.folder / "weights"
     base = load_checkpoint(weights / "minimind_pretrain", device="cpu")
     tokenizer, mask = base.tokenizer, base.tokenizer.mask_token_id
-    texts = text_documents(chain.folder / "data/pretrain_sample.jsonl", tokenizer, cache=False)
-    chats = chat_documents(chain.folder / "data/sft_sample.jsonl", tokenizer, 128, cache=False)
+    texts = text_documents(chain.folder / "data/pretrain_sample.jsonl", tokenizer)
+    chats = chat_documents(chain.folder / "data/sft_sample.jsonl", tokenizer, 128)
     texts = validation_batches(texts, batch_size=8, seq_len=64)
     chats = validation_batches(chats, batch_size=8, seq_len=128, pack="whole")
     first, last = first_and_last(weights / "minimind_pretrain")

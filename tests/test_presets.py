@@ -150,9 +150,9 @@ def large(in_force, tokenizer):
 
 def batches_of(project, tokenizer, p: dict, length: int, **options) -> PackedBatches:
     if "pack" in options:
-        documents = chat_documents(project / "data/sft_sample.jsonl", tokenizer, length, cache=False)
+        documents = chat_documents(project / "data/sft_sample.jsonl", tokenizer, length)
     else:
-        documents = text_documents(project / "data/pretrain_sample.jsonl", tokenizer, p["jsonl_field"], cache=False)
+        documents = text_documents(project / "data/pretrain_sample.jsonl", tokenizer, p["jsonl_field"])
     return PackedBatches(documents, batch_size=2, seq_len=length, seed=p["seed"], **options)
 
 

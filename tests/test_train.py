@@ -394,7 +394,7 @@ def test_a_late_closed_generator_leaves_a_newer_handler_alone():
         first.close()
         assert signal.getsignal(signal.SIGINT) is handler
         signal.raise_signal(signal.SIGINT)
-        assert newer.asked
+        assert newer.requested
     signal.signal(signal.SIGINT, before)
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass
 class Interrupt:
-    """asked: Ctrl-C was pressed. working: the training is in a step, not the consumer of its steps."""
+    """requested: Ctrl-C was pressed. working: the training is in a step, not the consumer of its steps."""
 
-    asked: bool = False
+    requested: bool = False
     working: bool = True
 
 
@@ -28,9 +28,9 @@ def deferred_interrupt(is_single: bool = True) -> Iterator[Interrupt]:
         return
 
     def record(*_) -> None:
-        if interrupt.asked and not interrupt.working and is_single:
+        if interrupt.requested and not interrupt.working and is_single:
             raise KeyboardInterrupt
-        interrupt.asked = True
+        interrupt.requested = True
 
     previous = signal.signal(signal.SIGINT, record) or signal.default_int_handler
     try:

@@ -56,7 +56,7 @@ class ProcessGroup:
         Raises ValueError for fewer micro-batches than processes; under FSDP, which gathers weights in every forward, also
         for a number that does not give each process equally many.
         """
-        parts = batch.split(rows) if rows or self.is_single else batch.apart(self.size)
+        parts = batch.split(rows) if rows or self.is_single else batch.divide(self.size)
         description = f"a batch of {len(batch.tokens)} rows makes {len(parts)} parts of micro_batch_size={rows}"
         if len(parts) < self.size:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""Copies between the host and a CUDA device that neither waits for; plain copies on other devices.
+"""Asynchronous copies between the host and a CUDA device; synchronous copies on other devices.
 
-A copy is asynchronous only from and to pinned memory. PyTorch keeps such memory and reuses it once the device is done
-with it (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
+A copy is asynchronous only from and to pinned memory. PyTorch reuses such memory once the device has finished with it
+(https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
 """
 
 import torch
@@ -9,15 +9,16 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor, of any shape, on `device`; to a CUDA device through pinned memory. Other devices are waited for,
-    because nothing keeps a copy's source until they have read it (https://github.com/pytorch/pytorch/issues/139550)."""
+    """Copy a tensor of any shape to `device`. From the host to a CUDA device the copy is asynchronous, through pinned
+    memory. To other devices it is synchronous, because PyTorch may free the source of an asynchronous copy too early
+    (https://github.com/pytorch/pytorch/issues/139550)."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)  # an expanded tensor cannot be pinned
     return tensor.to(device)
 
 
 class Fetched:
-    """Numbers [n] on their way from the device to the host: `read` waits for them, not for work queued after them."""
+    """An asynchronous copy of numbers [n] to the host. `read` waits for this copy, but not for work queued after it."""
 
     def __init__(self, values: Tensor):
         self._values, self._copied = values, None
@@ -27,7 +28,7 @@ class Fetched:
             self._copied = torch.cuda.current_stream(values.device).record_event()
 
     def read(self) -> list[float]:
-        """The numbers, as soon as they are on the host."""
+        """Wait for the copy and return the numbers."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._values.tolist()

@@ -1,7 +1,7 @@
-"""TokenDataset → `Batch`es of equal rows: packed, filled, shuffled by a seed, resumable.
+"""From a `TokenDataset` to `Batch`es of equal rows: packed, filled, shuffled by a seed, resumable.
 
-Three layouts. "cut": documents end to end, cut every L tokens, no padding (pretraining). "whole": whole examples, several
-to a row, the rest of the row padding (SFT). fill="batch": one example to a row, as in LLaDA's SFT.
+Three layouts. "cut": all documents concatenated and cut every L tokens, without padding (pretraining). "whole": rows of
+whole examples, with padding at the end (SFT). fill="batch": one example per row, as in LLaDA's SFT.
 Documents, settings (with the seed) and state determine every batch, so a run can continue where it stopped.
 """
 
@@ -17,23 +17,22 @@ from dllm_core.data.token_cache import TokenDataset
 
 __all__ = ["Batch", "PackedBatches", "validation_batches"]
 
-LOOKAHEAD = 64  # examples that wait, at most, while a shorter one is sought for the room that is left
-AHEAD = 2**15  # tokens collated together where batches are smaller: few enough for the processor's caches
-PROBE = 4  # batches packed to estimate how many an epoch has
+LOOKAHEAD = 64  # most examples that wait for the next batch while shorter ones are sought for the space left
+AHEAD = 2**15  # tokens collated at once when batches are smaller: few enough for the processor's caches
+PROBE = 4  # batches packed to estimate the number of batches of an epoch
 
 
 class PackedBatches:
-    """An endless iterator of `Batch`, epoch after epoch, each in another order.
+    """An endless iterator of `Batch`, epoch after epoch, each in a different order.
 
-    pack="cut": rows of seq_len; a document cut at a row's end continues in the next row as a document of its own; the
-    epoch's last tokens, fewer than a row, are left out (other tokens in another order). pack="whole": examples stay
+    pack="cut": rows of seq_len; a document cut at a row's end continues in the next row as a new document; the last
+    tokens of an epoch, fewer than a row, are left out. pack="whole": examples stay
     whole (longer ones are cut at seq_len), first-fit into batch_size rows. fill, for whole examples, adds eos tokens
     that belong to the example's document:
-      "batch"   one example to a row, filled to the longest of the batch (LLaDA, arXiv 2502.09992, SFT)
+      "batch"   one example per row, filled to the longest of the batch (LLaDA, arXiv 2502.09992, SFT)
       "random"  a tail of random length U{0..max_fill}, packed
       "block"   up to the next multiple of block_size, packed (LLaDA 2.0's quantized effective length, arXiv 2512.15745)
-    Only an example that ends with eos is filled; one that was cut has no end to learn. fill_scored=False: the filling
-    is not scored. Several processes that train together each compute all batches (see `compute.processes`).
+    Only an example that ends with eos is filled, not one that was cut. fill_scored=False: the filling is not scored. Several processes that train together each compute all batches (see `compute.processes`).
     Raises DataError when the settings cannot make a batch of these documents.
     """
 
@@ -106,7 +105,7 @@ class PackedBatches:
         if self.pack == "whole" and self.fill != "batch":
             return self._collate(*self._pack(), self.seq_len)
         if not self._ready:
-            # several batches at once where rows have one width: few tokens cost as much as many
+            # several batches at once when all rows have the same width: collating has a fixed cost
             count = max(1, AHEAD // (self.batch_size * self.seq_len)) if self.pack == "cut" else 1
             batches = self._batch_of(self._next + np.arange(count * self.batch_size))
             self._ready = batches.split(self.batch_size)[::-1]
@@ -148,14 +147,14 @@ class PackedBatches:
     # --- the three layouts ----------------------------------------------------------------------------------------
 
     def _batch_of(self, numbers: np.ndarray) -> Batch:
-        """The batch whose rows have these numbers: rows of the cut stream, or examples with a row each."""
+        """The batch whose rows have these numbers: rows of the cut stream, or examples, one per row."""
         if self.pack == "cut":
             return self._collate(self._cut(numbers), len(numbers), self.seq_len)
-        segments = self._one_to_a_row(numbers)
+        segments = self._one_per_row(numbers)
         return self._collate(segments, len(numbers), int(segments.length.max()))
 
     def _cut(self, numbers: np.ndarray) -> Segments:
-        """The segments of documents that lie in these rows of the epochs' streams."""
+        """The segments of documents in the rows with these numbers."""
         parts = []
         epochs = numbers // self._size
         for epoch in np.unique(epochs):
@@ -173,16 +172,16 @@ class PackedBatches:
             parts.append((row, begin - start, source, length, np.zeros_like(length), number))
         return Segments(*(np.concatenate(column) for column in zip(*parts)))
 
-    def _one_to_a_row(self, numbers: np.ndarray) -> Segments:
+    def _one_per_row(self, numbers: np.ndarray) -> Segments:
         document, _ = self._examples(numbers)
         length, zero = self._lengths[document], np.zeros_like(document)
         fill = np.where(self._ended[document], length.max() - length, 0)
         return Segments(np.arange(len(numbers)), zero, self._starts[document], length, fill, zero)
 
     def _pack(self, limit: int | None = None) -> tuple[Segments, int]:
-        """First-fit: each example into the first row with room; what fits nowhere waits for the next batch.
+        """First-fit: each example goes into the first row with enough space, or waits for the next batch.
 
-        limit: take only examples below this number. Returns also the number of rows that are not empty.
+        limit: take only examples below this number. Also returns the number of rows that are not empty.
         """
         room = np.full(self.batch_size, self.seq_len)
         count = [0] * self.batch_size
@@ -257,7 +256,7 @@ def _check(batch_size, seq_len, pack, fill, block_size, max_fill) -> None:
     if fill not in (None, "batch", "random", "block"):
         raise DataError(f'fill={fill!r}: must be None, "batch", "random" or "block"')
     if fill is not None and pack == "cut":
-        raise DataError(f'fill={fill!r} needs pack="whole": text that is cut into rows leaves nothing to fill')
+        raise DataError(f'fill={fill!r} needs pack="whole": rows cut from concatenated text have no space to fill')
     if max_fill is not None and max_fill < 0:
         raise DataError(f"max_fill={max_fill}: must be 0 or more")
     if fill == "block" and not block_size:

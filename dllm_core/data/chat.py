@@ -1,4 +1,4 @@
-"""Conversations as tokens, with the boundary between prompt and answer exactly where generation has it."""
+"""Conversations as tokens, with the same boundary between prompt and answer as in generation."""
 
 from os.path import commonprefix
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from dllm_core.data.tokenizer import backend, require_chat_template
 
 
 class Piece(NamedTuple):
-    """An answer and what precedes it, as text. conversation: its number. scored: whether the answer is not blank."""
+    """An answer and the text before it. conversation: its number. scored: whether the answer is not blank."""
 
     conversation: int
     prompt: str
@@ -17,7 +17,7 @@ class Piece(NamedTuple):
 
 
 def chat_prompt(tokenizer, messages: str | list[dict]) -> list[int]:
-    """Tokens of a prompt up to the first of the assistant's answer.
+    """Tokens of a prompt, including the generation prompt that precedes the assistant's answer.
 
     messages: a user's text, or `[{"role", "content"}, …]`. Raises DataError when the tokenizer has no chat template.
     """
@@ -29,11 +29,11 @@ def chat_prompt(tokenizer, messages: str | list[dict]) -> list[int]:
 
 
 def encode_conversations(
-    tokenizer, conversations: list[list[dict]], max_length: int, turns: str, places: list[str]
+    tokenizer, conversations: list[list[dict]], max_length: int, turns: str, locations: list[str]
 ) -> tuple[list[list[int]], list[list[bool]], list[int], dict[str, int]]:
     """(ids, scored, number of the conversation), a list each with one entry per example, and the counts.
 
-    turns, max_length and counts: see `jsonl.chat_documents`. places: "file:line" of each conversation, for errors.
+    turns, max_length and counts: see `jsonl.chat_documents`. locations: "file:line" of each conversation, for errors.
     """
     require_chat_template(tokenizer)
 
@@ -41,19 +41,19 @@ def encode_conversations(
     answers = [
         (c, i) for c, turns_of in enumerate(conversations) for i, turn in enumerate(turns_of) if turn["role"] == "assistant"
     ]
-    prompts = _render(tokenizer, [conversations[c][:i] for c, i in answers], True, places)
-    with_answers = _render(tokenizer, [conversations[c][: i + 1] for c, i in answers], False, places)
+    prompts = _render(tokenizer, [conversations[c][:i] for c, i in answers], True, locations)
+    with_answers = _render(tokenizer, [conversations[c][: i + 1] for c, i in answers], False, locations)
 
     # 2. Cut each into a piece: the prompt's text, of a later turn only what is new, and the answer's text.
     pieces: list[Piece] = []
     earlier = ""
     for (c, i), prompt, full in zip(answers, prompts, with_answers):
-        prompt, answer = _split_at_answer(tokenizer, conversations[c][:i], prompt, full, places[c])
+        prompt, answer = _split_at_answer(tokenizer, conversations[c][:i], prompt, full, locations[c])
         new = prompt
         if turns == "all" and pieces and pieces[-1].conversation == c:
             if not prompt.startswith(earlier):
                 raise DataError(
-                    f'{places[c]}: the chat template rewrites earlier turns when later ones follow; use turns="each"'
+                    f'{locations[c]}: the chat template rewrites earlier turns when later ones follow; use turns="each"'
                 )
             new = prompt[len(earlier) :]
         earlier = prompt + answer
@@ -89,23 +89,23 @@ def encode_conversations(
     return ids, scored, origin, counts
 
 
-def _render(tokenizer, conversations: list[list[dict]], for_generation: bool, places: list[str]) -> list[str]:
+def _render(tokenizer, conversations: list[list[dict]], for_generation: bool, locations: list[str]) -> list[str]:
     try:
         return tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=for_generation)
     except Exception as error:  # a template may raise anything, for example on a system turn
-        raise DataError(f"{places[0]} or one of the next lines: the chat template refuses it: {error}") from error
+        raise DataError(f"{locations[0]} or one of the next lines: the chat template refuses it: {error}") from error
 
 
-def _split_at_answer(tokenizer, turns: list[dict], prompt: str, full: str, place: str) -> tuple[str, str]:
-    """(prompt, answer through eos) as text. prompt: the turns before an answer rendered for generation; full: with it."""
+def _split_at_answer(tokenizer, turns: list[dict], prompt: str, full: str, location: str) -> tuple[str, str]:
+    """(prompt, answer through eos) as text. prompt: the turns before the answer, rendered for generation; full: all turns."""
     if not full.startswith(prompt):
         # The generation prompt ends with something that this answer lacks, such as an empty thought.
         shared = commonprefix([prompt, full])
         if not shared.startswith(tokenizer.apply_chat_template(turns, tokenize=False)):
-            raise DataError(f"{place}: the chat template shows earlier turns differently once an answer follows")
+            raise DataError(f"{location}: the chat template shows earlier turns differently once an answer follows")
         prompt = shared
     answer = full[len(prompt) :]
     end = answer.find(tokenizer.eos_token)
     if end < 0:
-        raise DataError(f"{place}: the chat template does not end an answer with eos {tokenizer.eos_token!r}")
+        raise DataError(f"{location}: the chat template does not end an answer with eos {tokenizer.eos_token!r}")
     return prompt, answer[: end + len(tokenizer.eos_token)]

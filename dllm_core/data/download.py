@@ -1,4 +1,4 @@
-"""ModelScope: data files and tokenizers, resumed where they broke off and checked before they get their final name.
+"""Downloads of data files and tokenizers from ModelScope, resumable, and verified before they get their final name.
 
 The `modelscope_hub` client (installed with `modelscope`) transfers the files: it continues `FILE.incomplete` and renames
 it once size and SHA-256 agree with the repository's listing. MODELSCOPE_ENDPOINT, MODELSCOPE_CACHE and HTTPS_PROXY have
@@ -32,13 +32,13 @@ def home(category: str, repository: str) -> Path:
     return root() / "data" / "modelscope" / category / repository
 
 
-def fetch_dataset_file(repository: str, file: str, folder: Path | None = None) -> Path:
-    """Download `file` of the data set `owner/name` into `folder`, by default `home("datasets", …)`, unless it is there.
+def fetch_dataset_file(repository: str, file: str) -> Path:
+    """Download `file` of the data set `owner/name` into `home("datasets", …)`, unless it is there.
 
-    Raises DataError: no network, no such data set or file, disk too small, or contents that do not match the listing.
+    Raises DataError: no network, no such data set or file, disk too small, or a file that does not match its listed size or SHA-256.
     An interrupted download stays as `FILE.incomplete`, and the next call continues it.
     """
-    folder = home("datasets", repository) if folder is None else Path(folder)
+    folder = home("datasets", repository)
     if (folder / file).is_file():
         return folder / file
     what = f"modelscope:{repository}/{file}"
@@ -92,12 +92,12 @@ def _hub(what: str):
     try:
         yield HubApi(config)
     except errors.HubError as error:
-        if isinstance(error, errors.FileDownloadError):  # of several files, each with an error of its own
+        if isinstance(error, errors.FileDownloadError):  # wraps an error for each file
             error = next(iter(error.failed_files.values()))
         if isinstance(error, errors.NotExistError):
             reason = f"not found on {config.endpoint}; check owner, name and file"
         elif isinstance(error, errors.FileIntegrityError):
-            reason = "what arrived does not match its listed size or SHA-256, so it was deleted"
+            reason = "the downloaded file did not match its listed size or SHA-256 and was deleted"
         elif isinstance(error, errors.NetworkError):
             reason = f"the connection to {config.endpoint} broke; run again to continue from there"
         else:
@@ -106,7 +106,7 @@ def _hub(what: str):
 
 
 def _require_network(endpoint: str, what: str) -> None:
-    """Raise DataError unless `endpoint` answers, with whatever status, within `REACH` seconds."""
+    """Raise DataError unless `endpoint` answers, with any status, within `REACH` seconds."""
     import requests
 
     failure: list[Exception | None] = [TimeoutError(f"no answer in {REACH:.0f} s")]

@@ -1,8 +1,8 @@
-"""From jsonl to tokens: a file is found, read, checked and tokenized once; the tokens stay memory-mapped.
+"""Read jsonl files into tokens: a file is found, checked and tokenized once; its tokens are then memory-mapped.
 
-Two schemas, MiniMind's: `{"text": …}` for pretraining, `{"conversations": [{"role", "content"}, …]}` for SFT. A file of
-any size passes in chunks through all cores (`parallel`) into flat files under data/cache/ (`token_cache`); the next
-call maps these without reading the text.
+Two schemas, MiniMind's: `{"text": …}` for pretraining, `{"conversations": [{"role", "content"}, …]}` for SFT. A file is
+tokenized in chunks on all cores (`parallel`) into flat files under data/cache/ (`token_cache`); the next call maps these
+without reading the text.
 """
 
 import json
@@ -78,12 +78,10 @@ def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
             yield _text(path, number, row, field)
 
 
-def text_documents(
-    path: str | Path, tokenizer, field: str = "text", limit: int | None = None, cache: bool = True
-) -> TokenDataset:
+def text_documents(path: str | Path, tokenizer, field: str = "text") -> TokenDataset:
     """Each line's text as one document, bos text eos, every token scored. Blank texts are left out (info["blank"]).
 
-    limit: at most this many lines. cache: keep the tokens under data/cache/. Raises DataError naming file and line.
+    Raises DataError naming file and line.
     """
     path = find_data(path)
     bos, eos, mask = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
@@ -96,19 +94,17 @@ def text_documents(
         _refuse_mask(path, [n for n, _ in kept], ids, mask)
         return TokenChunk.of(ids, None, {"blank": len(texts) - len(kept)})
 
-    options = {"schema": "text", "field": field, "limit": limit}
-    return load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize, limit), cache)
+    options = {"schema": "text", "field": field}
+    return load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize))
 
 
-def chat_documents(
-    path: str | Path, tokenizer, max_length: int, turns: str = "all", limit: int | None = None, cache: bool = True
-) -> TokenDataset:
+def chat_documents(path: str | Path, tokenizer, max_length: int, turns: str = "all") -> TokenDataset:
     """Conversations through the chat template; only assistant content and its eos are scored.
 
     turns: "all", one example per conversation with every answer scored; "each", one example per answer with the turns
-    before it as its prompt. An answer that passes max_length is cut, without eos (info["cut"]); an example without room
-    for an answer, or with nothing but blank ones, is left out (info["dropped"], info["blank"]).
-    Prompt and answer are tokenized separately, so that their boundary is the one that generation has.
+    before it as its prompt. An answer that exceeds max_length is cut, without eos (info["cut"]). An example is left
+    out if max_length ends before its first answer (info["dropped"]) or if all answers are blank (info["blank"]).
+    Prompt and answer are tokenized separately, so that the boundary between them is the same as in generation.
     Raises DataError naming file and line for a wrong schema or a template that does not fit.
     """
     if turns not in ("all", "each"):
@@ -119,13 +115,13 @@ def chat_documents(
 
     def tokenize(lines: Lines) -> TokenChunk:
         conversations = [_conversation(path, n, _object(path, n, line)) for n, line in lines]
-        places = [f"{path}:{n}" for n, _ in lines]
-        ids, scored, origin, counts = encode_conversations(tokenizer, conversations, max_length, turns, places)
+        locations = [f"{path}:{n}" for n, _ in lines]
+        ids, scored, origin, counts = encode_conversations(tokenizer, conversations, max_length, turns, locations)
         _refuse_mask(path, [lines[i][0] for i in origin], ids, tokenizer.mask_token_id)
         return TokenChunk.of(ids, scored, counts)
 
-    options = {"schema": "chat", "max_length": max_length, "turns": turns, "limit": limit}
-    return load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize, limit), cache)
+    options = {"schema": "chat", "max_length": max_length, "turns": turns}
+    return load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize))
 
 
 def _object(path: Path, number: int, line: bytes) -> dict:

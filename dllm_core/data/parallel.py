@@ -1,8 +1,8 @@
 """A function over the lines of a text file on all cores: results in order, memory bounded, with a progress bar.
 
-Each process takes a chunk of lines, parses and tokenizes it on one thread; the parent process only reads and collects.
-So the work in Python (JSON, chat templates) is parallel as well, while the tokenizer's own threads would leave it to one
-core. At most two chunks per process are in memory, however large the file is.
+Each process parses and tokenizes chunks of lines on one thread; the parent process only reads and collects. So the work
+in Python (JSON, chat templates) is parallel too; the tokenizer's threads would leave it on one core. At most two chunks
+per process are in memory, for a file of any size.
 """
 
 import os
@@ -21,8 +21,8 @@ from typing import TypeVar
 from dllm_core.common.errors import DataError
 from dllm_core.common.progress_bar import progress_bar
 
-CHUNK = 2**18  # bytes of text per chunk: large enough that handing over costs nothing, small enough for the caches
-LARGE = 4e6  # bytes from which a file is worth starting processes for
+CHUNK = 2**18  # bytes of text per chunk: large enough to make the transfer cheap, small enough for the caches
+LARGE = 4e6  # bytes from which starting processes pays off
 MAX_PROCESSES = 32  # about as many as one process can feed
 THREADS = "TOKENIZERS_PARALLELISM"
 BOM = b"\xef\xbb\xbf"  # the byte order mark that some editors write
@@ -31,44 +31,42 @@ Lines = list[tuple[int, bytes]]  # (line number from 1, bytes of the line), with
 Result = TypeVar("Result")
 
 
-def chunks_of_lines(path: Path, limit: int | None = None) -> Iterator[tuple[Lines, int]]:
-    """(lines, bytes read so far) for each `CHUNK` of the file; limit: at most so many lines that are not blank.
+def chunks_of_lines(path: Path) -> Iterator[tuple[Lines, int]]:
+    """(lines, bytes read so far) for each `CHUNK` of the file.
 
     Raises DataError when the file has no line.
     """
-    read, number, count = 0, 1, 0
-    most = sys.maxsize if limit is None else limit
+    read, number, empty = 0, 1, True
     with open(path, "rb") as file:
-        while count < most and (raw := file.readlines(CHUNK)):
+        while raw := file.readlines(CHUNK):
             read += sum(map(len, raw))
             if number == 1:
                 raw[0] = raw[0].removeprefix(BOM)
-            lines = [(n, line) for n, line in enumerate(raw, number) if line and not line.isspace()][: most - count]
+            lines = [(n, line) for n, line in enumerate(raw, number) if line and not line.isspace()]
             number += len(raw)
-            count += len(lines)
             if lines:
+                empty = False
                 yield lines, read
-    if not count and most > 0:
+    if empty:
         raise DataError(f"{path}: the file is empty; expected one JSON object per line")
 
 
-def map_lines(path: Path, work: Callable[[Lines], Result], limit: int | None = None) -> Generator[Result, None, None]:
+def map_lines(path: Path, work: Callable[[Lines], Result]) -> Generator[Result, None, None]:
     """`work(lines)` for each chunk of the file, in the file's order.
 
-    On Linux a large file is divided among one process per core; the first error in the file's order is raised here.
-    Elsewhere, where starting a process would run the user's script again, the tokenizer's own threads must do.
-    Raises DataError when the file has no line, or when the system ends one of the processes.
+    On Linux a large file is divided among one process per core; the first error in the file's order is raised here. On
+    other systems a new process would run the user's script again, so only the tokenizer's threads are used.
+    Raises DataError when the file has no line, or when the system kills one of the processes.
     """
     size = path.stat().st_size
     processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0))) if sys.platform == "linux" and size >= LARGE else 1
-    chunks = chunks_of_lines(path, limit)
+    chunks = chunks_of_lines(path)
     if processes > 1:
         results = _in_processes(path, work, chunks, processes)
     else:
         results = ((work(lines), read) for lines, read in chunks)
-    total = size if limit is None else None
-    # delay: what is done within two seconds needs no bar
-    with progress_bar(total, f"Tokenizing {path.name}", unit="B", unit_scale=True, delay=2) as bar:
+    # delay: no bar for work of less than two seconds
+    with progress_bar(size, f"Tokenizing {path.name}", unit="B", unit_scale=True, delay=2) as bar:
         for result, read in results:
             bar.update(read - bar.n)
             yield result
@@ -100,11 +98,11 @@ def _in_processes(path: Path, work: Callable, chunks, processes: int) -> Iterato
             os.environ[THREADS] = before
 
 
-_work: Callable | None = None  # in a process of the pool: what it does with lines
+_work: Callable | None = None  # in a process of the pool: the function that it calls on lines
 
 
 def _start_process(work: Callable) -> None:
-    """Prepare a process of the pool: its parent handles Ctrl-C, and it ends soon after a parent that was killed."""
+    """Prepare a process of the pool: it ignores Ctrl-C, which its parent handles, and exits when the parent is gone."""
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""A batch of rows, and how segments of documents are laid into it."""
+"""`Batch`, the rows of tokens that a model trains on, and `collate`, which builds it from segments of documents."""
 
 from dataclasses import dataclass
 
@@ -38,12 +38,12 @@ class Batch:
         return self._each(lambda part: part[start:stop])
 
     def split(self, rows: int) -> "list[Batch]":
-        """Parts of `rows` rows, the last with the rest; 0: one part."""
+        """Parts of `rows` rows each, the last one smaller if needed; 0: a single part."""
         if not 0 < rows < len(self.tokens):
             return [self]
         return self._parts(lambda part: part.split(rows))
 
-    def apart(self, count: int) -> "list[Batch]":
+    def divide(self, count: int) -> "list[Batch]":
         """`count` parts of nearly equal size, fewer when there are fewer rows."""
         return self._parts(lambda part: part.tensor_split(min(count, len(part))))
 
@@ -60,8 +60,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Segments:
-    """n segments of documents and where they go. All [n] int64: row, column, source (first token in
-    TokenDataset.tokens), length, fill (eos tokens after it), number (of the document within its row)."""
+    """n segments of documents and their positions in a batch. All [n] int64: row, column, source (index of the first
+    token in `TokenDataset.tokens`), length, fill (eos tokens after it), number (of the document within its row)."""
 
     row: np.ndarray
     column: np.ndarray
@@ -74,7 +74,7 @@ class Segments:
 def collate(documents: TokenDataset, segments: Segments, rows: int, width: int, fill_scored: bool) -> Batch:
     """The batch [rows, width] of the segments; filling is eos, scored if `fill_scored`, and the rest is pad."""
     total = segments.length + segments.fill
-    begin = np.cumsum(total) - total  # of each segment, when the segments are laid end to end
+    begin = np.cumsum(total) - total  # of each segment, in the concatenation of all segments
     number = np.repeat(segments.number, total)
     running = np.arange(len(number))
     offset = running - np.repeat(begin, total)  # index within the segment
@@ -82,13 +82,13 @@ def collate(documents: TokenDataset, segments: Segments, rows: int, width: int, 
     if segments.fill.any():
         length = np.repeat(segments.length, total)
         is_text = offset < length  # otherwise filling
-        source -= np.where(is_text, 0, offset - length + 1)  # filling has no source: its segment's last token serves
+        source -= np.where(is_text, 0, offset - length + 1)  # filling has no source: read the segment's last token, which is then replaced
         tokens = np.where(is_text, np.asarray(documents.tokens)[source], documents.eos_token_id).astype(np.int64)
         scored = np.where(is_text, documents.scored[source], fill_scored)
     else:
         tokens = np.asarray(documents.tokens)[source].astype(np.int64)
         scored = np.ones(len(source), bool) if documents.all_scored else np.asarray(documents.scored)[source]
-    shift = segments.row * width + segments.column - begin  # from there to its index in the rows laid end to end
+    shift = segments.row * width + segments.column - begin  # from an index in the concatenation to a flat index in the rows
     if len(running) == rows * width and not shift.any():
         return Batch(*(torch.from_numpy(part.reshape(rows, width)) for part in (tokens, number, offset, scored)))
     index = running + np.repeat(shift, total)
@@ -97,7 +97,7 @@ def collate(documents: TokenDataset, segments: Segments, rows: int, width: int, 
 
 
 def _scattered(part: np.ndarray, index: np.ndarray, empty: int, rows: int, width: int) -> np.ndarray:
-    """[rows, width] with `part` [n] at the indices `index` [n] of its rows laid end to end, `empty` elsewhere."""
+    """[rows, width] with `part` [n] at the flat indices `index` [n], `empty` elsewhere."""
     scattered = np.full(rows * width, empty, part.dtype)
     scattered[index] = part
     return scattered.reshape(rows, width)
@@ -110,7 +110,7 @@ def count_up(lengths: np.ndarray) -> np.ndarray:
 
 
 def trainable_spans(documents: TokenDataset, seq_len: int, fill: str | None, pack: str) -> tuple[np.ndarray, ...]:
-    """(first token, length, ends with eos), each [N], of the documents that can be trained on at this length."""
+    """(first token, length, ends with eos), each [N], of the documents with a scored token within `seq_len`."""
     starts, lengths = documents.starts, documents.lengths
     if pack == "whole":
         # An example too long for a row is useful only if a scored token lies before the cut.

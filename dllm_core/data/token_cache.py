@@ -1,10 +1,9 @@
-"""Many documents as flat arrays of tokens: tokenized once, kept on disk, memory-mapped."""
+"""Tokenized documents as flat arrays: written to disk once, then memory-mapped."""
 
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -25,7 +24,7 @@ ABANDONED = 3600  # seconds without a write after which an unfinished folder bel
 
 @dataclass(frozen=True)
 class TokenDataset:
-    """N documents laid end to end; the arrays may be memory-mapped.
+    """N documents, concatenated; the arrays may be memory-mapped.
 
     tokens: [T] uint16 or int32. scored: [T] bool, False on prompts. offsets: [N0 + 1] int64, the first token of each
     document and the end. pad_token_id, eos_token_id: those of the tokenizer. chosen: [N] int64, which of the N0
@@ -71,7 +70,7 @@ class TokenDataset:
         return (self[i] for i in range(len(self)))
 
     def select(self, indices) -> "TokenDataset":
-        """The documents with these numbers, in this order; only the numbers are copied."""
+        """The documents with these indices, in this order; the tokens are not copied."""
         indices = np.asarray(indices, dtype=np.int64)
         return replace(self, chosen=indices if self.chosen is None else self.chosen[indices])
 
@@ -119,31 +118,27 @@ class TokenChunk:
 
 
 def load_or_tokenize(
-    path: Path, tokenizer, options: dict, chunks: Generator[TokenChunk, None, None], cache: bool = True
+    path: Path, tokenizer, options: dict, chunks: Generator[TokenChunk, None, None]
 ) -> TokenDataset:
-    """The documents of `path`, memory-mapped from data/cache/; what is not there is written from `chunks` first.
+    """The documents of `path`, memory-mapped from data/cache/. If they are not there, `chunks` is written there first.
 
-    options: what decides the tokens besides the file and the tokenizer. chunks: a generator that tokenizes the file; it
-    does not start when the cache has the tokens. cache=False: read into memory, nothing is kept. The files are written
-    into a temporary folder that is renamed when it is complete. Raises DataError when no document is left.
+    options: the settings that decide the tokens, besides file and tokenizer. chunks: a generator that tokenizes the
+    file; it does not start when the cache has the tokens. The files are written into a temporary folder that is renamed
+    when it is complete. Raises DataError when no document is left.
     """
     with closing(chunks):  # so that its processes end with this function
-        if not cache:
-            with tempfile.TemporaryDirectory() as folder:
-                _write(Path(folder), path, len(tokenizer), chunks)
-                return _load(Path(folder), tokenizer, mapped=False)
         home = root() / "data" / "cache"
         final = home / f"{path.stem}-{_fingerprint(path, tokenizer, options)}"
         if not (final / "info.json").is_file():
             home.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(home)
             unfinished = home / f".unfinished-{final.name}-{os.getpid()}"
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process that had the same number
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process with the same id
             try:
                 _write(unfinished, path, len(tokenizer), chunks)
                 os.replace(unfinished, final)
             except OSError:
-                if not (final / "info.json").is_file():  # otherwise another process was faster, with the same content
+                if not (final / "info.json").is_file():  # otherwise another process has just written the same content
                     raise
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -193,14 +188,10 @@ def _all_scored(tokens: np.ndarray) -> np.ndarray:
     return np.broadcast_to(np.True_, tokens.shape)
 
 
-def _load(folder: Path, tokenizer, mapped: bool = True) -> TokenDataset:
+def _load(folder: Path, tokenizer) -> TokenDataset:
     info = read_json(folder / "info.json")
-
-    def read(name: str, dtype) -> np.ndarray:
-        return np.memmap(folder / name, dtype, "r") if mapped else np.fromfile(folder / name, dtype)
-
-    tokens = read("tokens.bin", info["dtype"])
-    prompts = (folder / "scored.bin").stat().st_size > 0
-    scored = read("scored.bin", np.bool_) if prompts else _all_scored(tokens)
+    tokens = np.memmap(folder / "tokens.bin", info["dtype"], "r")
+    has_prompts = (folder / "scored.bin").stat().st_size > 0
+    scored = np.memmap(folder / "scored.bin", np.bool_, "r") if has_prompts else _all_scored(tokens)
     offsets = np.load(folder / "offsets.npy")
     return TokenDataset(tokens, scored, offsets, tokenizer.pad_token_id, tokenizer.eos_token_id, info=info["counts"])

@@ -15,6 +15,8 @@ from dllm_core.likelihood import ar_nll
 from dllm_core.notebook.asking import Prompt, generate_answers
 from dllm_core.trace import Trace
 
+Z = 1.96  # standard errors on each side of a 95 % interval
+
 # --- exact match ------------------------------------------------------------------------------------------------------
 
 
@@ -52,16 +54,16 @@ def load_questions(path: str, per_group: int = 0) -> list[Question]:
     return questions
 
 
-def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(right: float, count: int) -> tuple[float, float]:
     """95 % Wilson interval of the share right / count: where it would lie with other questions.
 
     right: with several seeds their mean, because a question answered three times does not count as three questions.
     """
     if count == 0:
         return 0.0, 1.0
-    share, shrinkage = right / count, z * z / count
+    share, shrinkage = right / count, Z * Z / count
     center = share + shrinkage / 2
-    half_width = z * math.sqrt(share * (1 - share) / count + shrinkage / (4 * count))
+    half_width = Z * math.sqrt(share * (1 - share) / count + shrinkage / (4 * count))
     return max(0.0, (center - half_width) / (1 + shrinkage)), min(1.0, (center + half_width) / (1 + shrinkage))
 
 
@@ -133,13 +135,13 @@ class Difference:
     most: float
 
 
-def paired(first: list[list[bool]], second: list[list[bool]], z: float = 1.96) -> Difference:
+def paired(first: list[list[bool]], second: list[list[bool]]) -> Difference:
     """Paired interval of the mean of `first` − `second`: right or not, one list per seed, the same questions in the same
     order.
 
     Both models answered the same questions, so the difficulty of a question cancels in its difference. The sampled unit
     is the question, not the (question, seed) pair: the differences of a question are averaged over the seeds, d_i in
-    [−1, 1], and the interval is mean(d) ± z · std(d) / √items (normal; z = 1.96: 95 %). It covers the choice of
+    [−1, 1], and the interval is mean(d) ± `Z` · std(d) / √items (normal, 95 %). It covers the choice of
     questions, not of the training seed; `least` and `most` show how far single seeds lie apart. Where no question
     differs the interval has no width: no evidence of a difference, and with few questions no proof of none.
     Raises ValueError where the lists do not pair up, or for fewer than two questions.
@@ -159,7 +161,7 @@ def paired(first: list[list[bool]], second: list[list[bool]], z: float = 1.96) -
     only_first = sum(a > b for pairs in pairs_of_seed for a, b in pairs)
     only_second = sum(b > a for pairs in pairs_of_seed for a, b in pairs)
     return Difference(
-        mean, mean - z * error, mean + z * error, items, seeds, only_first, only_second, min(mean_of_seed), max(mean_of_seed)
+        mean, mean - Z * error, mean + Z * error, items, seeds, only_first, only_second, min(mean_of_seed), max(mean_of_seed)
     )
 
 

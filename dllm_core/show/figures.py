@@ -1,8 +1,7 @@
 """What all figures share (matplotlib): colors, fonts, `Picture`; and the picture of an attention mask.
 
-Every function returns a `Picture`, which a notebook shows by itself; no backend is chosen and no pyplot state changed.
-The palette is Okabe and Ito's, which color-blind people can tell apart; marks, hatches or labels always say the same as
-the color.
+Every function returns a `Picture`, which a notebook displays; matplotlib's backend and pyplot's state are not touched.
+The palette is that of Okabe and Ito, safe for color-blind readers. Markers, hatches or labels repeat what a color means.
 """
 
 import functools
@@ -43,7 +42,7 @@ def fonts() -> tuple[str, ...]:
     from matplotlib import font_manager
 
     chinese = _installed_chinese_font()
-    if chinese is None:  # installed after matplotlib wrote its list of fonts?
+    if chinese is None:  # perhaps installed after matplotlib wrote its list of fonts
         for path in font_manager.findSystemFonts():
             if any(word in Path(path).name.lower() for word in ("cjk", "wqy", "simhei", "msyh", "sourcehan")):
                 font_manager.fontManager.addfont(path)
@@ -89,18 +88,18 @@ def in_our_look(function):
 
 
 class Picture:
-    """A drawn figure: a notebook shows it as PNG, a terminal its text `alt`. `figure` is matplotlib's, open to changes.
+    """A figure: a notebook shows it as PNG, a terminal shows `alt`. `figure` is matplotlib's and may be changed.
 
-    On white, which paper.css turns dark in a dark notebook; where no style comes through it stays white.
+    The background is white; paper.css inverts it in a dark notebook. Without that style it stays white.
     """
 
     def __init__(self, figure, alt: str):
         self.figure, self.alt = figure, alt
 
     def png(self, dpi: int = 110) -> bytes:
-        """The figure as PNG with a palette of 256 colors: a third of the size, without a visible difference.
+        """The figure as PNG in 256 colors: a third of the size, without a visible difference.
 
-        Drawn once: `savefig` would draw twice, the first time for the layout alone.
+        The figure is drawn once; `savefig` would draw it twice, the first time for the layout alone.
         """
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -110,7 +109,7 @@ class Picture:
         with matplotlib.rc_context(look()):
             self.figure.set_dpi(dpi)
             canvas.draw()
-        return packed(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()), self.alt)
+        return palette_png(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()), self.alt)
 
     @property
     def html(self) -> str:
@@ -128,7 +127,7 @@ class Picture:
 
 
 class SavedPicture(Picture):
-    """A picture that was drawn before: the PNG file at `path`."""
+    """A picture read from the PNG file at `path`."""
 
     def __init__(self, path: str | Path, alt: str):
         self.path, self.alt = Path(path), alt
@@ -137,14 +136,14 @@ class SavedPicture(Picture):
         return self.path.read_bytes()
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None, share_x=False, widths=None):
-    """(Figure, axes) without pyplot, for functions `in_our_look`. width, height: inches; axes: one, or a list.
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None, share_x=False):
+    """(Figure, axes) without pyplot. width, height: inches; axes: a single one, or a list of rows * columns.
 
-    ratios, widths: heights of the rows and widths of the columns, relative to each other."""
+    ratios: relative heights of the rows."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, height_ratios=ratios, width_ratios=widths)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, height_ratios=ratios)
     return figure, axes[0, 0] if rows * columns == 1 else list(axes.flat)
 
 
@@ -155,15 +154,15 @@ def line_look(i: int) -> dict:
 
 
 def error_bars(spreads: list[tuple[float, float, float]]) -> list[list[float]]:
-    """(middle, least, greatest) of each point → how far its bar goes down and up, for matplotlib's `errorbar`."""
+    """(middle, least, greatest) of each point → lengths of the bars below and above it, for matplotlib's `errorbar`."""
     return [[middle - least for middle, least, _ in spreads], [greatest - middle for middle, _, greatest in spreads]]
 
 
-def packed(image, alt: str) -> bytes:
-    """PNG of a Pillow image with a palette of its own 256 colors. alt: kept in the file as its description.
+def palette_png(image, alt: str) -> bytes:
+    """PNG of a Pillow image, reduced to 256 colors. alt: a description, stored in the file.
 
-    The colors are chosen far apart, so that a thin line keeps its own, then moved to where the pixels are. White stays
-    white.
+    MAXCOVERAGE picks colors that lie far apart, so that thin lines keep their color. One k-means step then moves each
+    color to the mean of its pixels. White stays white.
     """
     from PIL import Image, PngImagePlugin
 
@@ -224,7 +223,7 @@ def mask_picture(
 ) -> Picture:
     """An attention mask [Q, K] bool: row q may see column k where filled. labels: [Q] (square masks) or absent.
 
-    parts: name → [start, end), stretches with lines around them, e.g. {"x_t": (0, 8), "x_0": (8, 16)}.
+    parts: name → [start, end), ranges of tokens to outline, e.g. {"x_t": (0, 8), "x_0": (8, 16)}.
     Raises ValueError when the mask is not two-dimensional or the labels do not fit.
     """
     import numpy as np

@@ -16,8 +16,8 @@ MOST = 48  # tokens of a sample that the film keeps
 class SampleFilm:
     """Samples of a model while it learns: `film.add(step, trace)`, then `film.picture()` as a strip of frames.
 
-    file: JSON lines beside the run's other files, where the samples are kept and read back from; None keeps them in
-    memory. A sample at a step drops those of that step or later, which a resumed run left behind.
+    file: a file of JSON lines in the run's folder that stores the samples; None keeps them in memory. Adding a sample
+    drops those of the same or later steps, which an interrupted run may have left.
     """
 
     def __init__(self, file: str | Path | None = None, title: str = "samples over training"):
@@ -55,7 +55,7 @@ class SampleFilm:
             notes += [f"block {frame['block_size']}"] if frame["block_size"] else []
             boxes = [(text, "end" if text == "⟨eos⟩" else "filled", p or 0.0) for text, p in frame["tokens"]]
             rows.append(TokenRow(f"step {frame['step']:,}", ", ".join(notes), boxes))
-        return draw_token_rows(rows, self.title, "stronger shade: surer when it was written")
+        return draw_token_rows(rows, self.title, "darker shade: higher confidence when it was written")
 
 
 def _sampled(sample: Trace | str) -> dict:

@@ -64,29 +64,30 @@ class Markdown:
 
 
 def joined(items):
-    """One thing to display of several, one under the other. items: things with `html` and `text`, or a single one,
-    which stays as it is."""
+    """Stack displayable items (objects with `html` and `text`) vertically in one `Html`. An item that is not in a list
+    or tuple is returned unchanged."""
     if not isinstance(items, list | tuple):
         return items
     return Html("".join(item.html for item in items), "\n".join(item.text for item in items))
 
 
 def image_html(png: bytes, alt: str) -> str:
-    """A picture as an <img> that holds it; paper.css turns it dark in a dark notebook."""
+    """An <img> with the PNG embedded in it; paper.css inverts it in a dark notebook."""
     data, style = base64.b64encode(png).decode("ascii"), "max-width:100%;height:auto"
     return f'<img class="dllm-paper" src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="{style}">'
 
 
 def asset(name: str) -> str:
-    """The text of a page's part (HTML, CSS, JavaScript). name: its path under this folder, e.g. "player/player.css"."""
+    """The text of a file of HTML, CSS or JavaScript. name: its path under this folder, e.g. "player/player.css"."""
     return files("dllm_core.show").joinpath(name).read_text(encoding="utf-8")
 
 
 def script_piece(template: str, css: str, script: str, static: str, data: dict) -> str:
-    """A piece of HTML that runs `script` on `data` and replaces its `static` form.
+    """HTML that shows `static` until `script` runs on `data` and replaces it.
 
-    template: the asset to fill in; its root element gets a unique id. The data are JavaScript: the object itself, or
-    {"deflate": base64} of its JSON where that is long. Texts of a model are safe in it: `<` never stands there.
+    template: the asset to fill in; its root element gets a unique id. `data` is embedded as a JavaScript object, or as
+    {"deflate": base64 of the compressed JSON} when the JSON is longer than `COMPRESS_ABOVE`. `<`, `>` and `&` are
+    escaped, so text written by a model cannot close the script element.
     """
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     if len(text) > COMPRESS_ABOVE:
@@ -102,9 +103,9 @@ def script_piece(template: str, css: str, script: str, static: str, data: dict) 
 
 
 def visible(text: str) -> str:
-    """The text of one token with nothing invisible in it: blanks, controls and direction marks become signs.
+    """The text of one token, with a visible symbol for each blank, control character and direction mark.
 
-    Special tokens get short names. The text of a model can then neither reorder nor hide its neighbors.
+    Special tokens get short names. So text written by a model can neither reorder nor hide the text beside it.
     """
     if text in SPECIAL:
         return SPECIAL[text]
@@ -121,7 +122,7 @@ def visible(text: str) -> str:
 
 
 def _sign(sign: str) -> str:
-    """The character itself, or its code point where nothing of it would be seen."""
+    """The character, or its code point if the character is invisible."""
     if unicodedata.category(sign) in INVISIBLE and sign not in EMOJI_JOINERS:
         return f"⟨U+{ord(sign):04X}⟩"
     return sign
@@ -240,7 +241,7 @@ def _highlighted(code: str) -> str:
     except ImportError:
         return f"<pre>{html.escape(code)}</pre>"
     style = "background:#f7f7f7;color:#1a1a1a;padding:.6em .8em;border-left:3px solid #0072B2;overflow-x:auto"
-    # spelled out: a sanitizer drops `inherit`, and pages set a color and a font of their own on <pre>
+    # no `inherit`: a sanitizer drops it, and many pages set a color and a font on <pre>
     pre = "margin:0;line-height:1.35;background:transparent;color:#1a1a1a;font-family:monospace"
     formatter = HtmlFormatter(noclasses=True, style="xcode", cssclass="dllm-paper", cssstyles=style, prestyles=pre)
     return highlight(code, PythonLexer(), formatter)

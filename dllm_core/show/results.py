@@ -10,7 +10,7 @@ from dllm_core.trace import Trace
 
 @in_our_look
 def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match per group") -> Picture:
-    """Share right per group as bars, with 95 % Wilson intervals and the counts.
+    """Exact match per group as bars, with 95 % Wilson intervals and the counts.
 
     table: scores with `group`, `right`, `count` (`grading.Score`, or dicts of the same keys); or name → such a list,
     drawn side by side. Raises ValueError when it is empty.
@@ -53,7 +53,7 @@ def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match p
 
 @in_our_look
 def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock: str = "forwards") -> Picture:
-    """Still-masked positions and tokens per forward so far of several decodings over a common clock.
+    """Two curves per decoding over a common clock: positions still masked, and tokens per forward so far.
 
     clock: "forwards" or "seconds". Raises ValueError for an empty list.
     """
@@ -91,7 +91,7 @@ def quality_speed(
     group: str = "style",
     note: str = "threshold",
 ) -> Picture:
-    """Quality against speed: a point per row (dict), rows of one `group` joined in order, each noted with `note`.
+    """Quality against speed: a point per row (dict), labeled with its `note`; a line joins the rows of a `group`.
 
     y: a share in 0..1; its interval is drawn when the row has `low` and `high`.
     Raises ValueError naming the row and the missing key.

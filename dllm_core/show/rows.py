@@ -18,48 +18,48 @@ LINE = 1.25  # height of a line of boxes, where a box is 1 high
 
 
 def masked_row(
-    texts: Sequence[str], masked: Sequence[bool], twin: Sequence[bool] | bool | None = None, *, name: str = "x_t",
-    given: Sequence[bool] | None = None,
+    texts: Sequence[str], masked: Sequence[bool], complement: Sequence[bool] | bool | None = None, *,
+    name: str = "x_t", prompt: Sequence[bool] | None = None,
 ) -> Html:  # fmt: skip
-    """A row of tokens noised at some t: `texts` [L] of the clean tokens, `masked` [L] bool.
+    """A noisy view of a row: texts: [L], of the clean tokens; masked: [L] bool.
 
-    twin: the complementary view's mask [L], or True for the inverse of `masked` outside the prompt.
-    given: [L] bool, tokens that are never hidden (a prompt). Raises ValueError when the lengths differ.
+    complement: the mask [L] of the complementary view, or True for the inverse of `masked` outside the prompt.
+    prompt: [L] bool, the tokens of the prompt, which are never masked. Raises ValueError when the lengths differ.
     """
     masked = [bool(value) for value in masked]
-    prompt = [False] * len(texts) if given is None else [bool(value) for value in given]
+    prompt = [False] * len(texts) if prompt is None else [bool(value) for value in prompt]
     views = [(name, masked)]
-    if twin is True:
-        twin = [not hidden and not in_prompt for hidden, in_prompt in zip(masked, prompt, strict=False)]
-    if twin is not None and twin is not False:
-        views.append((f"{name}, complementary twin", [bool(value) for value in twin]))
-    for label, mask in [*views, ("given", prompt)]:
+    if complement is True:
+        complement = [not (is_masked or in_prompt) for is_masked, in_prompt in zip(masked, prompt, strict=False)]
+    if complement is not None and complement is not False:
+        views.append((f"{name}, complementary view", [bool(value) for value in complement]))
+    for label, mask in [*views, ("prompt", prompt)]:
         if len(mask) != len(texts):
             raise ValueError(f"masked_row: {label} has {len(mask)} entries for {len(texts)} tokens; give one per token")
     lines = []
     for label, mask in views:
-        cells = [MASK if hidden else visible(text) for text, hidden in zip(texts, mask, strict=True)]
+        cells = [MASK if is_masked else visible(text) for text, is_masked in zip(texts, mask, strict=True)]
         lines.append(f"{label}: " + " ".join(cells))
     return Html("".join(_view_html(texts, mask, prompt, label) for label, mask in views), "\n".join(lines))
 
 
 def _view_html(texts: Sequence[str], masked: Sequence[bool], prompt: Sequence[bool], name: str) -> str:
-    """One noised view: hidden tokens dashed, clean ones framed, those of the prompt without a frame."""
+    """A noisy view: masked tokens have a dashed frame, clean ones a solid frame, those of the prompt none."""
     base = (
         "display:inline-block;min-width:1.3em;padding:.15em .3em;margin:1px;text-align:center;"
         "border:1px {line} rgba(127,127,127,.8);border-radius:3px;{fill}"
     )
     styles = {
-        "hidden": base.format(line="dashed", fill="background:rgba(127,127,127,.28)"),
+        "masked": base.format(line="dashed", fill="background:rgba(127,127,127,.28)"),
         "clean": base.format(line="solid", fill="background:rgba(86,180,233,.30)"),
         "prompt": base.format(line="solid", fill="border-color:transparent;opacity:.8"),
     }
     cells = ""
-    for text, hide, in_prompt in zip(texts, masked, prompt, strict=True):
-        style = styles["hidden" if hide else "prompt" if in_prompt else "clean"]
-        cells += f'<span style="{style}">{MASK if hide else html.escape(visible(text))}</span>'
-    share = f"{sum(masked)} of {len(texts) - sum(prompt)} hidden"
-    note = ", without a frame: given" if any(prompt) else ""
+    for text, is_masked, in_prompt in zip(texts, masked, prompt, strict=True):
+        style = styles["masked" if is_masked else "prompt" if in_prompt else "clean"]
+        cells += f'<span style="{style}">{MASK if is_masked else html.escape(visible(text))}</span>'
+    share = f"{sum(masked)} of {len(texts) - sum(prompt)} masked"
+    note = ", without a frame: prompt" if any(prompt) else ""
     return (
         f'<div style="margin:.3em 0;font-size:15px;line-height:1.9"><span style="font-size:13px;opacity:.85">'
         f"{html.escape(name)} ({share}{note})</span><br>{cells}</div>"
@@ -144,7 +144,7 @@ def _draw_line(ax, x: float, y: float, boxes: Iterable[tuple[str, str, float]]) 
 
 # packed batches ----------------------------------------------------------------------------------------------------
 
-STATES = {  # of a token in a packed row → how its stretch is drawn
+STATES = {  # state of a token in a packed row → how it is drawn
     "prompt: seen, not scored": {"facecolor": "#d9d9d9", "hatch": ""},
     "scored": {"facecolor": COLORS["sky"], "hatch": ""},
     "eos filling": {"facecolor": "white", "hatch": "...."},
@@ -157,14 +157,14 @@ BLOCK_LINE = {"color": COLORS["vermilion"], "linewidth": 1.1}
 
 @in_our_look
 def packing(batches: Mapping[str, object], eos: int, block_size: int | None = None, rows: int = 6) -> Picture:
-    """What packing and filling do to rows: a panel per name → `Batch`, each of its first `rows` rows as a strip.
+    """Packed batches: a panel for each name → `Batch`, with a strip for each of its first `rows` rows.
 
-    Each token is a prompt's (not scored), scored, eos filling or padding; thick ticks stand where a document begins,
-    thin ones at its block borders (block_size, tokens). eos: the token id that ends and fills.
+    A token belongs to a prompt (not scored), is scored, is eos filling, or is padding. Thick ticks mark the beginning of
+    a document, thin ones its block borders. block_size: tokens. eos: the id of the eos token.
     Raises ValueError when there is no batch.
     """
     if not batches:
-        raise ValueError("packing: no batch given; give name → Batch")
+        raise ValueError("packing: the mapping is empty; pass at least one name → Batch")
     figure, axes = new_figure(10.5, 0.5 + len(batches) * (0.75 + 0.27 * rows), rows=len(batches), share_x=True)
     axes = [axes] if len(batches) == 1 else axes
     titles = []

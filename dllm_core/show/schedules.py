@@ -1,4 +1,4 @@
-"""Figures of what changes over time: noise level and weight, where the loss comes from, block size, learning rate.
+"""Figures of schedules: noise level and weight over t, the share of the loss by t, block size and learning rate.
 
 All values come from a `NoiseSchedule` or `BlockSchedule`; only means over stretches are computed here.
 """
@@ -10,10 +10,10 @@ from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, in_our_look,
 
 @in_our_look
 def noise_schedules(schedules: Iterable) -> Picture:
-    """alpha(t), the weight w(t) and where the loss comes from, w(t)·(1 − alpha(t)), for each `NoiseSchedule`.
+    """alpha(t), the weight w(t) and the expected weight of a token, w(t)·(1 − alpha(t)), for each `NoiseSchedule`.
 
-    The third is a token's expected weight at t: with uniform logits, the share of the loss per unit of t. A schedule's
-    own range [t_min, t_max] is drawn thick; outside it, thin. Raises ValueError for an empty list.
+    With uniform logits the third is proportional to the loss per unit of t. Lines are thick within the schedule's range
+    [t_min, t_max], thin outside it. Raises ValueError for an empty list.
     """
     import torch
 
@@ -48,7 +48,7 @@ def noise_schedules(schedules: Iterable) -> Picture:
 
 
 def _narrow(schedule) -> bool:
-    """Whether it covers a band of t only."""
+    """Whether the schedule draws t from only a part of [0, 1]."""
     return schedule.t_min > 0.01 or schedule.t_max < 0.99
 
 
@@ -56,31 +56,31 @@ def _named(schedule) -> str:
     return schedule.name + (f", t in [{schedule.t_min:.3g}, {schedule.t_max:.3g}]" if _narrow(schedule) else "")
 
 
-def shares(schedule, measured: Mapping[float, float] | None = None, parts: int = 10):
-    """[parts] floats that sum to 1: the share of a schedule's loss that comes from each of `parts` equal parts of t.
+def shares(schedule, measured: Mapping[float, float] | None = None):
+    """[10] floats that sum to 1: the share of a schedule's loss from each tenth of t, 0 outside [t_min, t_max].
 
-    measured: hidden share → loss of a hidden token there (else the same everywhere). Outside the band it is 0.
+    measured: mask ratio → loss of a masked token at that ratio; None: the same loss at every ratio.
     """
     import numpy as np
     import torch
 
-    t = torch.linspace(0, 1, 100 * parts + 1, dtype=torch.float64)[:-1] + 0.005 / parts
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1] + 0.0005  # midpoints of 1000 intervals
     inside = ((t >= schedule.t_min) & (t <= schedule.t_max)).double()
     density = (schedule.weight(t) * (1 - schedule.alpha(t)) * inside).numpy()
     if measured:
-        hidden = (1 - schedule.alpha(t)).numpy()
+        mask_ratio = (1 - schedule.alpha(t)).numpy()
         known = sorted(measured.items())
-        density = density * np.interp(hidden, [share for share, _ in known], [loss for _, loss in known])
-    total = density.reshape(parts, -1).sum(axis=1)
+        density = density * np.interp(mask_ratio, [ratio for ratio, _ in known], [loss for _, loss in known])
+    total = density.reshape(10, -1).sum(axis=1)
     return total / total.sum()
 
 
 @in_our_look
 def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = None) -> Picture:
-    """Where the gradient comes from: the share (%) of the loss from each tenth of t, a panel for every `NoiseSchedule`.
+    """The share (%) of the loss that comes from each tenth of t, in a panel for each `NoiseSchedule`.
 
-    The band [t_min, t_max] is shaded. measured: hidden share → loss of a hidden token there (nats), as a trained model
-    has it: drawn hatched beside the bars of a model that knows nothing. Raises ValueError for an empty list.
+    The interval [t_min, t_max] is shaded. measured: mask ratio → loss (nats) of a masked token under a trained model,
+    drawn as hatched bars beside those of a model with uniform predictions. Raises ValueError for an empty list.
     """
     import numpy as np
     import torch
@@ -94,7 +94,7 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
     for ax, schedule in zip(axes, schedules, strict=True):
         untrained = 100 * shares(schedule)
         width, shift = (0.042, 0.021) if measured else (0.085, 0.0)
-        ax.bar(middles - shift, untrained, width, color=COLORS["blue"], label="model that knows nothing")
+        ax.bar(middles - shift, untrained, width, color=COLORS["blue"], label="uniform predictions")
         top = max(top, untrained.max())
         if measured:
             trained = 100 * shares(schedule, measured)
@@ -107,7 +107,7 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
         ax.set_xlabel("t (0 clean, 1 all masked)")
         band = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
         low, high = (1 - schedule.alpha(band)).tolist()
-        ax.set_title(f"{schedule.name}\nhidden share {low:.2f} to {high:.2f}", fontsize=10.5)
+        ax.set_title(f"{schedule.name}\nmask ratio {low:.2f} to {high:.2f}", fontsize=10.5)
     for ax in axes:
         ax.set_ylim(0, 1.12 * top)
     axes[0].set_ylabel("share of the loss (%)")

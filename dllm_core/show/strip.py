@@ -1,8 +1,8 @@
 """Pictures of a decoding for slides and the README: an animated GIF with a frame per step, or chosen steps as a strip.
 
-Drawn with Pillow from the `Trace` alone. Light ground, readable on dark pages too. Every state has its own outline, so
-that it reads without color: dashed = masked, thick = filled in this step, thin = filled before, double = edited, none =
-prompt; a line below marks the current block.
+Drawn with Pillow from the `Trace` alone, on a light background that dark pages can show too. The outline tells the state
+without color: dashed = masked, thick = filled in this step, thin = filled before, double = edited, none = prompt. A line
+below the tokens marks the current block.
 """
 
 import io
@@ -17,7 +17,7 @@ from dllm_core.show.trace_view import (
     Cell,
     cells,
     chosen_steps,
-    end_of_interest,
+    drawn_length,
     spread_steps,
     times,
     token_text,
@@ -28,7 +28,7 @@ from dllm_core.trace import Trace
 INK, PAPER, QUIET, GUESS = (26, 26, 26), (255, 255, 255), (100, 100, 100), (125, 125, 125)
 BLUE, ORANGE, PURPLE = (0, 114, 178), (213, 94, 0), (160, 44, 142)
 LEGEND = (
-    "dashed: masked (grey: the guess) · thick: filled in this step · thin: filled before, stronger shade = surer · "
+    "dashed: masked (grey: the guess) · thick: filled in this step · thin: filled before, darker = more confident · "
     "line below: current block"
 )
 
@@ -52,7 +52,7 @@ def _page(trace: Trace, width: int, unit: int, prompt: bool) -> _Page:
         "small": _font(fonts()[-1], round(unit * 0.72)),
     }
     first = 0 if prompt else len(trace.prompt)
-    last = end_of_interest(trace)
+    last = drawn_length(trace)
     left, height = unit, round(unit * 1.75)
     x, y, boxes = left, round(unit * 2.6), []
     for position, token in enumerate(trace.final):

@@ -16,7 +16,7 @@ from dllm_core.show.html import visible
 from dllm_core.show.trace_view import (
     cells,
     chosen_steps,
-    end_of_interest,
+    drawn_length,
     masked_after,
     reasons,
     summary,
@@ -48,10 +48,10 @@ def terminal(
     return Group(*parts)
 
 
-def frames(trace: Trace, *, label: str | None = None, drafts: bool = True, prompt: bool = False) -> Iterator:
-    """Yield (seconds, renderable) for the start and every step. seconds: from the begin of the decoding to the step."""
+def frames(trace: Trace, *, drafts: bool = True, prompt: bool = False) -> Iterator:
+    """Yield (seconds, renderable) for the start and every step. seconds: from the beginning of the decoding to the step."""
     for k, seconds in enumerate(times(trace, "seconds")):
-        yield seconds, terminal(trace, steps=[k], label=label, drafts=drafts, prompt=prompt)
+        yield seconds, terminal(trace, steps=[k], drafts=drafts, prompt=prompt)
 
 
 def _head(trace: Trace, k: int):
@@ -77,7 +77,7 @@ def _line(trace: Trace, k: int, drafts: bool, prompt: bool):
     """The sequence after `k` steps as one wrapping line."""
     from rich.text import Text
 
-    first, last = 0 if prompt else len(trace.prompt), end_of_interest(trace)
+    first, last = 0 if prompt else len(trace.prompt), drawn_length(trace)
     pieces = []
     for cell in cells(trace, k)[first:last]:
         pieces.append((cell.state, cell.text))

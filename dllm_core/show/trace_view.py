@@ -1,6 +1,6 @@
-"""What a decoding looks like at each step: the one walk over a trace's positions, its clocks and its words.
+"""A trace as it is displayed: the state of every position after each step, clocks, labels and explanations.
 
-The player, the pictures, the terminal, the film of samples and the tables all draw from these functions.
+The player, the pictures, the terminal, the film of samples and the tables all use these functions.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ STYLE_NAMES = {"ar": "AR", "llada1": "LLaDA 1", "llada2": "LLaDA 2"}
 class Cell:
     """One position of the sequence after some steps.
 
-    state: "prompt" (given, never masked), "masked", "now" (filled in the last steps) or "before" (filled earlier).
-    text: what to draw; `MASK` while masked. commit: the last one at this position. guess: the text of the model's guess
-    at a masked position, where the last step recorded one.
+    state: "prompt" (never masked), "masked", "now" (filled in the last steps) or "before" (filled earlier).
+    text: what to draw; `MASK` while masked. commit: the last commit at this position. guess: the text of the model's
+    most probable token at a masked position, if the last step recorded it.
     """
 
     position: int
@@ -38,7 +38,7 @@ class Cell:
 def cells(trace: Trace, k: int, since: int | None = None) -> list[Cell]:
     """Every position of the sequence after `k` steps, in order.
 
-    since: "now" is what was filled after that many steps (default: in step k alone).
+    since: a position filled after that many steps is "now" (default: k − 1, so that only step k counts).
     """
     since = max(k - 1, 0) if since is None else since
     commits: dict[int, tuple[int, Commit]] = {}
@@ -60,7 +60,7 @@ def cells(trace: Trace, k: int, since: int | None = None) -> list[Cell]:
 
 
 def token_text(trace: Trace, token: int) -> str:
-    """A token's text with nothing invisible in it; its number where the trace has no text of it."""
+    """The text of a token, with invisible characters replaced; its id if the trace has no text for it."""
     return visible(trace.vocabulary.get(token, f"#{token}"))
 
 
@@ -69,8 +69,8 @@ def masked_after(trace: Trace, k: int) -> int:
     return trace.steps[k - 1].masked if k else trace.initial.count(trace.mask_token_id)
 
 
-def end_of_interest(trace: Trace) -> int:
-    """End (exclusive) of what is worth drawing: through eos, without filling or masks that were never decoded."""
+def drawn_length(trace: Trace) -> int:
+    """Number of positions to draw: through the first eos if only eos, padding and masks follow it, else all."""
     final = trace.final
     decoded = [position for position, token in enumerate(trace.initial) if token == trace.mask_token_id]
     eos = next((position for position in decoded if final[position] == trace.eos_token_id), None)
@@ -86,7 +86,7 @@ def end_of_interest(trace: Trace) -> int:
 
 
 def trace_labels(traces: Sequence[Trace], labels: Sequence[str] | None = None) -> list[str]:
-    """A name per trace: the given labels, else its style, numbered where a style comes twice.
+    """A name per trace: `labels` if they are set, else the style, numbered when several traces have the same style.
 
     Raises ValueError when the number of labels differs, TypeError for anything that is not a `Trace`.
     """
@@ -105,7 +105,7 @@ def trace_labels(traces: Sequence[Trace], labels: Sequence[str] | None = None) -
 
 
 def trace_label(trace: Trace, label: str | None = None) -> str:
-    """The given label, else the name of the trace's style. Raises TypeError for anything that is not a `Trace`."""
+    """`label` if it is set, else the name of the trace's style. Raises TypeError for anything that is not a `Trace`."""
     return trace_labels([trace], [label] if label else None)[0]
 
 
@@ -117,7 +117,7 @@ def spread_steps(count: int, most: int) -> list[int]:
 
 
 def chosen_steps(trace: Trace, steps: Sequence[int] | None, most: int) -> list[int]:
-    """The given step numbers, or at most `most` spread over the trace. Raises ValueError for a step outside it."""
+    """`steps` if they are set, else at most `most` step numbers spread over the trace. Raises ValueError for a step outside it."""
     if steps is None:
         return spread_steps(len(trace.steps), most)
     if not steps or not all(0 <= k <= len(trace.steps) for k in steps):
@@ -143,7 +143,7 @@ def summary(trace: Trace) -> str:
 
 
 def reasons(trace: Trace) -> dict[str, str]:
-    """Why a token was committed, in words with the trace's settings. {filled}, {held}: numbers of the step."""
+    """Reason of a commit → explanation with the trace's settings. {filled}, {held}: placeholders for counts of the step."""
     level = _level(trace)
     random = trace.style == "llada1" and trace.settings.get("remasking") == "random"
     choice = "it was drawn at random" if random else "it was among the most confident"
@@ -158,7 +158,7 @@ def reasons(trace: Trace) -> dict[str, str]:
 
 
 def waits(trace: Trace) -> dict[str, str]:
-    """Why a guess was not kept, in words. {filled}: tokens that the step kept."""
+    """Why a guess was not committed → explanation. {filled}: placeholder for the number of commits of the step."""
     level = _level(trace)
     return {
         "below": f"its confidence was not above {level}",

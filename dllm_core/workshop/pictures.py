@@ -1,4 +1,4 @@
-"""`dllm figures race noise`: the pictures of README and of the notebooks, each drawn by its name; all without a name.
+"""`dllm figures NAME …`: the pictures of README and of the notebooks, drawn by name, or all of them.
 
 Pictures of a decoding or a training need the trained chain (`dllm run all`), the screenshots (see_…) Chromium and
 Playwright.
@@ -37,6 +37,7 @@ from dllm_core.train import TrainStep
 from dllm_core.workshop import screenshots
 
 MOST = 300_000  # bytes of a picture that is committed
+PAUSE = 260  # milliseconds per forward in a race
 CURVES = ("linear", "cosine", "cosine_squared")
 
 
@@ -86,19 +87,16 @@ def answer(style: str, options: argparse.Namespace) -> Trace:
     return generate_answers(load_checkpoint(checkpoint), [options.prompt], config)[0]
 
 
-def race(traces: Sequence[Trace], path: Path, width: int = 760, pause: int = 260) -> Path:
-    """Write the traces one under the other as one animated GIF on a common clock of model forwards.
-
-    width: pixels; pause: milliseconds a forward. Returns the path.
-    """
+def race(traces: Sequence[Trace], path: Path) -> Path:
+    """Write the traces, one below the other, as an animated GIF on a common clock of model forwards. Returns the path."""
     from PIL import Image, ImageSequence
 
     films = []
     with tempfile.TemporaryDirectory() as folder:
         for trace in traces:
             legend = trace is traces[-1]  # one legend for all
-            file = show.gif(trace, Path(folder, "film.gif"), width=width, prompt=False, frames=len(trace.steps) + 1,
-                            legend=legend)  # fmt: skip
+            frames = len(trace.steps) + 1
+            file = show.gif(trace, Path(folder, "film.gif"), prompt=False, frames=frames, legend=legend)
             with Image.open(file) as film:
                 films.append([frame.convert("RGB") for frame in ImageSequence.Iterator(film)])
     clocks = [times(trace) for trace in traces]
@@ -106,13 +104,13 @@ def race(traces: Sequence[Trace], path: Path, width: int = 760, pause: int = 260
     for forwards in range(max(clock[-1] for clock in clocks) + 1):
         steps = [max(k for k, time in enumerate(clock) if time <= forwards) for clock in clocks]
         frames.append(stacked([film[min(k, len(film) - 1)] for film, k in zip(films, steps, strict=True)]))
-    # one palette for all frames: then only what changes is stored
+    # one palette for all frames, so that only changed pixels are stored
     sample = stacked([frames[0], frames[len(frames) // 2], frames[-1]])
     palette = sample.quantize(48, method=Image.Quantize.MAXCOVERAGE)  # white stays white
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out = io.BytesIO()
     frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], loop=0, optimize=True,
-                   duration=[900, *[pause] * (len(frames) - 2), 3000])  # fmt: skip
+                   duration=[900, *[PAUSE] * (len(frames) - 2), 3000])  # fmt: skip
     return write_whole(path, out.getvalue())
 
 
@@ -132,14 +130,14 @@ def noise() -> show.Picture:
     tokens, scored = min((chats[i] for i in range(20)), key=lambda example: len(example[0]))
     x_0, maskable = (torch.tensor(part.tolist())[None] for part in (tokens, scored))
     band, generator = NoiseSchedule.band(0.05, 0.95), torch.Generator().manual_seed(0)
-    view, twin = corrupt(x_0, maskable, band, tokenizer.mask_token_id, generator)
+    view, complement = corrupt(x_0, maskable, band, tokenizer.mask_token_id, generator)
     texts = [show.visible(tokenizer.decode([token])) for token in x_0[0].tolist()]
     rows = []
-    for name, noised in (("noisy view x_t", view), ("its complementary twin", twin)):
+    for name, noised in (("noisy view x_t", view), ("its complementary view", complement)):
         boxes = []
         for text, masked, scored in zip(texts, noised.masked[0].tolist(), maskable[0].tolist(), strict=True):
             boxes.append((MASK, "masked", 0) if masked else (text, "filled" if scored else "prompt", 0.5))
-        rows.append(TokenRow(name, f"{int(noised.masked.sum())} of {len(texts)} hidden", boxes))
+        rows.append(TokenRow(name, f"{int(noised.masked.sum())} of {len(texts)} masked", boxes))
     return draw_token_rows(rows)
 
 

@@ -1,6 +1,6 @@
-"""`dllm results`: RESULTS.md, its figures and README's tables, all from the records of the sweeps and the benchmark.
+"""`dllm results` writes RESULTS.md, its figures and README's tables from the records of the sweeps and the benchmark.
 
-Every number is read from a record. A cell of a table is the mean over seeds, in brackets the least and the greatest.
+A cell of a table is the mean over seeds, with the smallest and the largest value in brackets.
 """
 
 import argparse
@@ -37,7 +37,7 @@ STYLES = {"AR": "ar", "LLaDA 1": "llada1", "LLaDA 2": "llada2"}
 CONTESTANTS = (  # (label, threshold) of a row of README's table
     ("AR", None), ("LLaDA 1", None), ("LLaDA 2", 0.99), ("LLaDA 2", 0.95), ("LLaDA 2", 0.9),
 )  # fmt: skip
-TIMED = (None, 0.9)  # the thresholds that are timed and bounded
+TIMED = (None, 0.9)  # the thresholds for which speed and likelihood are measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw the figures of what has records, write the page, then README's tables. Raises UsageError without records."""
+    """Draw the figures of all sweeps with records, write the page and README's tables. Raises UsageError without records."""
     from dllm_core.workshop.benchmark import pictures
     from dllm_core.workshop.sweeps.drawing import draw
 
@@ -87,13 +87,14 @@ def _records(sweeps: Sequence[Sweep]) -> list[dict]:
 
 
 def _time_taken(sweeps: Sequence[Sweep]) -> str:
-    """The minutes that the sweeps took, those that `all` leaves out apart; empty where nothing was logged."""
+    """A sentence with the minutes that the logged sweeps took, separately for those that `dllm sweep all` leaves out; ""
+    if nothing is logged."""
     log = resolve(FOLDER) / "records/log.jsonl"
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
     lines = [line for line in lines if line["scale"] == "cpu"]
     if not lines:
         return ""
-    # on data that do not come along, or only run by name
+    # sweeps that need data from outside the repository, or run only by name
     left_out = {sweep.name for sweep in sweeps if sweep.text.get("environment") or sweep.text.get("by_name")}
     minutes, more, invocations = 0.0, 0.0, 0
     for line in lines:
@@ -102,11 +103,12 @@ def _time_taken(sweeps: Sequence[Sweep]) -> str:
         else:
             minutes += line["seconds"] / 60
             invocations += 1
-    words = (f"All that needs nothing else took {minutes:.0f} minutes ({invocations} invocations of `dllm sweep`, "
-             f"{max(line['jobs'] for line in lines)} papermill runs side by side)")  # fmt: skip
+    jobs = max(line["jobs"] for line in lines)
+    words = f"The sweeps of `dllm sweep all` took {minutes:.0f} minutes ({invocations} invocations, {jobs} jobs at once)"
     if invocations == len(lines):
         return words + "."
-    return f"{words}, what `all` leaves out or needs other data for ({', '.join(sorted(left_out))}) {more:.0f} more."
+    names = ", ".join(sorted(left_out))
+    return f"{words}; those that it leaves out or that need other data ({names}) took {more:.0f} minutes."
 
 
 def section(sweep: Sweep) -> str:
@@ -191,8 +193,8 @@ def _nats(likelihoods: Sequence[dict], label: str) -> str:
 def group_rows(answers: Sequence[dict]) -> Iterator[dict]:
     """One row for each group of questions, one column for each style: right answers in per cent, pooled over seeds."""
     styles = [(label, threshold) for label, threshold in CONTESTANTS if threshold in TIMED]
-    for kind in ("answers", "answers apart"):
-        rows = {label: _answers(answers, kind, label, threshold) for label, threshold in styles}
+    for row_kind in ("answers", "answers apart"):
+        rows = {label: _answers(answers, row_kind, label, threshold) for label, threshold in styles}
         first = rows["AR"]
         for group in first[0]["groups"] if first else ():
             shares = {}
@@ -202,12 +204,12 @@ def group_rows(answers: Sequence[dict]) -> Iterator[dict]:
             yield {"group": group, "questions × seeds": f"{first[0]['groups'][group][1]} × {len(first)}", **shares}
 
 
-def _answers(answers: Sequence[dict], kind: str, label: str, threshold: float | None) -> list[dict]:
-    wanted = (kind, label, threshold)
+def _answers(answers: Sequence[dict], row_kind: str, label: str, threshold: float | None) -> list[dict]:
+    wanted = (row_kind, label, threshold)
     return [row for row in answers if (row["kind"], row["label"], row.get("threshold")) == wanted]
 
 
 def filled(text: str, parts: Mapping[str, str]) -> str:
-    """The text with each stretch between `<!-- made: NAME -->` and `<!-- end -->` replaced."""
+    """The text in which each part between `<!-- made: NAME -->` and `<!-- end -->` is replaced by `parts[NAME]`."""
     stretch = r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)"
     return re.sub(stretch, lambda match: f"{match[1]}{parts[match[2]]}\n{match[3]}", text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Screenshots of what moves, for README: the player and the explorers in a real JupyterLab, light beside dark.
+"""Screenshots for README: the player and the explorers in JupyterLab, in the light and the dark theme.
 
 `dllm figures see_player see_live see_attention see_schedules`. They need Chromium (the one that DLLM_CHROMIUM names,
 else on the path) and Playwright (the `dev` extra), and take about a minute. The server listens on 127.0.0.1.
@@ -21,7 +21,7 @@ from pathlib import Path
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve, root
-from dllm_core.show.figures import packed
+from dllm_core.show.figures import palette_png
 from dllm_core.show.strip import stacked
 
 WINDOW = {"width": 1260, "height": 1500}  # of the browser, pixels; tall enough that no cell has to be scrolled
@@ -88,7 +88,7 @@ def take(names: list[str]) -> list[Path]:
         both.paste(light, (0, 0))
         both.paste(dark, (light.width, 0))
         alt = f"{name.removeprefix('see_')} in light and dark"
-        paths.append(write_whole(resolve(f"figures/{name}.png"), packed(both, alt)))
+        paths.append(write_whole(resolve(f"figures/{name}.png"), palette_png(both, alt)))
     return paths
 
 
@@ -106,11 +106,11 @@ def write_project(folder: Path, cells: list[str]) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """For Jupyter's programs in the project at `folder`: this code, and no setting of this machine or its user."""
-    own = folder / ".jupyter"
+    """Environment variables for Jupyter in the project at `folder`: this package, and no settings of the user."""
+    jupyter = folder / ".jupyter"
     env = {name: value for name, value in os.environ.items() if not name.startswith(("DLLM_", "JUPYTER"))}
-    env |= {f"JUPYTER_{kind}_DIR": str(own / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    env |= {f"JUPYTERLAB_{kind}_DIR": str(own / kind.lower()) for kind in ("SETTINGS", "WORKSPACES")}
+    env |= {f"JUPYTER_{name}_DIR": str(jupyter / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    env |= {f"JUPYTERLAB_{name}_DIR": str(jupyter / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
     env |= {"IPYTHONDIR": str(folder / ".ipython"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return env | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
@@ -119,7 +119,7 @@ def environment(folder: Path) -> dict[str, str]:
 def jupyterlab(folder: Path) -> Iterator[str]:
     """The address of a JupyterLab server in the project at `folder`.
 
-    Raises RuntimeError with the server's last words when it ends before it answers.
+    Raises RuntimeError with the end of the server's log when it exits before it answers.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -170,7 +170,7 @@ def run_notebook(page, address: str) -> None:
 
 
 def screenshot(page, cell: str) -> bytes:
-    """PNG of a cell's output, in the middle of its work."""
+    """PNG of a cell's output; a player is shown some steps after the start."""
     page.evaluate(
         """async (id) => {
             const content = jupyterapp.shell.currentWidget.content;

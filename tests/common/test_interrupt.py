@@ -19,7 +19,7 @@ def test_ctrl_c_is_recorded_and_raises_only_between_steps(handler):
     with deferred_interrupt() as interrupt:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        assert interrupt.asked
+        assert interrupt.requested
         interrupt.working = False
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -30,7 +30,7 @@ def test_several_processes_never_raise_by_themselves():
         interrupt.working = False
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        assert interrupt.asked
+        assert interrupt.requested
 
 
 def test_another_thread_changes_no_handler(handler):

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import pytest
@@ -96,28 +97,36 @@ def test_a_file_is_fetched_once_and_read(hub, tmp_path):
     assert len(hub.asked) == requests
 
 
-def test_what_broke_off_is_resumed(hub, tmp_path):
-    (tmp_path / "train.jsonl.incomplete").write_bytes(CONTENT[:1234])
-    path = download.fetch_dataset_file("someone/texts", "train.jsonl", tmp_path)
+def unfinished_download(content: bytes) -> Path:
+    """The file of an interrupted download of train.jsonl."""
+    path = download.home("datasets", "someone/texts") / "train.jsonl.incomplete"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_what_broke_off_is_resumed(hub):
+    unfinished = unfinished_download(CONTENT[:1234])
+    path = download.fetch_dataset_file("someone/texts", "train.jsonl")
     assert path.read_bytes() == CONTENT
     assert [range_ for _, file, range_ in hub.asked if file] == ["bytes=1234-"]
-    assert not (tmp_path / "train.jsonl.incomplete").exists()
+    assert not unfinished.exists()
 
 
 @pytest.mark.parametrize("junk", [b"x" * 1234, b"x" * len(CONTENT), CONTENT + b"more"])
-def test_a_corrupt_beginning_is_replaced(hub, tmp_path, monkeypatch, junk):
+def test_a_corrupt_beginning_is_replaced(hub, monkeypatch, junk):
     quick_retries(monkeypatch)
-    (tmp_path / "train.jsonl.incomplete").write_bytes(junk)
-    assert download.fetch_dataset_file("someone/texts", "train.jsonl", tmp_path).read_bytes() == CONTENT
+    unfinished_download(junk)
+    assert download.fetch_dataset_file("someone/texts", "train.jsonl").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("served", [CONTENT[:-5] + b"wrong", CONTENT[:-5], CONTENT + b"more"])
-def test_contents_that_do_not_match_are_refused(hub, tmp_path, monkeypatch, served):
+def test_contents_that_do_not_match_are_refused(hub, monkeypatch, served):
     quick_retries(monkeypatch)
     hub.served["train.jsonl"] = served
-    with pytest.raises(DataError, match="someone/texts/train.jsonl: what arrived does not match"):
-        download.fetch_dataset_file("someone/texts", "train.jsonl", tmp_path)
-    assert not (tmp_path / "train.jsonl").exists()
+    with pytest.raises(DataError, match="someone/texts/train.jsonl: the downloaded file did not match"):
+        download.fetch_dataset_file("someone/texts", "train.jsonl")
+    assert not (download.home("datasets", "someone/texts") / "train.jsonl").exists()
 
 
 def test_absent_files_and_data_sets(hub):
@@ -156,7 +165,7 @@ def test_half_a_tokenizer_is_none(hub, tmp_path, monkeypatch):
     files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
     hub.files["models/someone/small"] = files
     hub.served["tokenizer_config.json"] = b"{}"
-    with pytest.raises(DataError, match="does not match"):
+    with pytest.raises(DataError, match="did not match"):
         load_tokenizer("someone/small")
     assert not download.home("models", "someone/small").exists()
     hub.served.clear()

@@ -1,6 +1,7 @@
 """Tokenizing on all cores: the same tokens, the first error in the file's order, nothing left by what was killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,12 @@ from dllm_core.data.chat import encode_conversations
 from dllm_core.data.jsonl import chat_documents, text_documents
 
 
-@pytest.mark.parametrize("limit", [1, 3, 4, 5, 40])
-def test_a_limit_counts_lines_that_are_not_blank(workspace, tokenizer, monkeypatch, limit):
+def test_blank_lines_do_not_count(workspace, tokenizer, monkeypatch):
     monkeypatch.setattr(parallel, "CHUNK", 30)
     write(
         "x.jsonl", {"text": "a"}, "", " ", {"text": "bb"}, {"text": "ccc"}, "", "", "", "", {"text": "d"}, {"text": "e"}
     )
-    assert len(text_documents("x.jsonl", tokenizer, limit=limit)) == min(limit, 5)
+    assert len(text_documents("x.jsonl", tokenizer)) == 5
 
 
 def conversations(path: str, count: int = 60) -> Path:
@@ -44,7 +44,8 @@ def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeyp
     if setting:
         monkeypatch.setenv("TOKENIZERS_PARALLELISM", setting)
     path = conversations("x.jsonl")
-    first = chat_documents(path, tokenizer, 40, cache=False)
+    first = chat_documents(path, tokenizer, 40)
+    shutil.rmtree("data/cache")
     in_several_processes(monkeypatch)
 
     def noted(*arguments):
@@ -52,13 +53,12 @@ def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeyp
         return encode_conversations(*arguments)
 
     monkeypatch.setattr(jsonl, "encode_conversations", noted)
-    second = chat_documents(path, tokenizer, 40, cache=False)
+    second = chat_documents(path, tokenizer, 40)
+    shutil.rmtree("data/cache")
     workers = {path.name for path in Path().glob("by-*")}
     assert workers and f"by-{os.getpid()}" not in workers
     assert (first.tokens == second.tokens).all() and (first.scored == second.scored).all()
     assert (first.offsets == second.offsets).all() and first.info == second.info
-    few = chat_documents(path, tokenizer, 40, limit=7, cache=False)
-    assert len(few) == 7 and (few.tokens == first.tokens[: len(few.tokens)]).all()
     assert os.environ.get("TOKENIZERS_PARALLELISM") == setting
     good = [{"conversations": TALK[:2]}] * 40
     for bad in ({"conversations": []}, {"conversations": [TALK[0], {"role": "assistant", "content": "<|mask|>"}]}):
@@ -137,8 +137,7 @@ def test_a_killed_run_leaves_nothing_that_seems_done(workspace, tokenizer):
     assert not left.exists() and len(list(Path("data/cache").iterdir())) == 2
 
 
-@pytest.mark.parametrize("limit", [None, 30])
-def test_the_bar_counts_the_bytes_of_the_file(workspace, tokenizer, monkeypatch, limit):
+def test_the_bar_counts_the_bytes_of_the_file(workspace, tokenizer, monkeypatch):
     from tqdm import tqdm
 
     monkeypatch.setattr(parallel, "CHUNK", 300)
@@ -155,8 +154,7 @@ def test_the_bar_counts_the_bytes_of_the_file(workspace, tokenizer, monkeypatch,
 
     monkeypatch.setattr("tqdm.tqdm", Noted)
     path = conversations("x.jsonl")
-    chat_documents(path, tokenizer, 40, limit=limit)
+    chat_documents(path, tokenizer, 40)
     ((bar, total, steps),) = shown
-    assert total == (None if limit else path.stat().st_size) and len(steps) > 5
-    assert sum(steps) == path.stat().st_size if limit is None else sum(steps) < path.stat().st_size
+    assert total == sum(steps) == path.stat().st_size and len(steps) > 5
     assert bar.desc.startswith("Tokenizing x.jsonl")

@@ -18,8 +18,8 @@ def test_parts_of_a_batch():
     assert equal(batch.to("cpu"), batch)
     assert [len(part.tokens) for part in batch.split(3)] == [3, 1]
     assert equal(batch.split(3)[1], batch.rows(3, 4)) and equal(batch.split(0)[0], batch) and len(batch.split(4)) == 1
-    assert [len(part.tokens) for part in batch.apart(3)] == [2, 1, 1] and equal(batch.apart(3)[1], batch.rows(2, 3))
-    assert len(batch.apart(9)) == 4
+    assert [len(part.tokens) for part in batch.divide(3)] == [2, 1, 1] and equal(batch.divide(3)[1], batch.rows(2, 3))
+    assert len(batch.divide(9)) == 4
 
 
 def laid_one_by_one(documents: TokenDataset, placed: Segments, rows: int, width: int, fill_scored: bool) -> Batch:

@@ -9,16 +9,16 @@ from dllm_core import show
 from dllm_core.show.rows import TokenRow, _states, draw_token_rows
 
 
-def test_masked_row_and_its_twin_partition_the_tokens():
-    row = show.masked_row(["你", "好", HOSTILE], [True, False, True], twin=True)
+def test_masked_row_and_its_complement_partition_the_tokens():
+    row = show.masked_row(["你", "好", HOSTILE], [True, False, True], complement=True)
     first, second = row.text.splitlines()
     assert first.count("░") == 2 and second.count("░") == 1
-    prompted = show.masked_row(["你", "好", "x"], [False, True, False], given=[True, False, False])
-    assert "1 of 2 hidden" in prompted.html and prompted.html.count("border-color:transparent") == 1
-    prompt = show.masked_row(["你", "好", "x"], [False, True, False], twin=True, given=[True, False, False])
+    prompted = show.masked_row(["你", "好", "x"], [False, True, False], prompt=[True, False, False])
+    assert "1 of 2 masked" in prompted.html and prompted.html.count("border-color:transparent") == 1
+    prompt = show.masked_row(["你", "好", "x"], [False, True, False], complement=True, prompt=[True, False, False])
     assert [line.count("░") for line in prompt.text.splitlines()] == [1, 1]
-    with pytest.raises(ValueError, match="given has 1 entries for 2 tokens"):
-        show.masked_row(["a", "b"], [True, False], given=[True])
+    with pytest.raises(ValueError, match="prompt has 1 entries for 2 tokens"):
+        show.masked_row(["a", "b"], [True, False], prompt=[True])
     assert HOSTILE not in row.html
     with pytest.raises(ValueError, match="2 entries for 3 tokens"):
         show.masked_row(["a", "b", "c"], [True, False])

@@ -4,7 +4,7 @@
 import pytest
 from traces import ALL, ar, expected_cells, infilled, llada1, llada2, step
 
-from dllm_core.show.trace_view import cells, end_of_interest, masked_after, reasons, spread_steps, times, trace_labels
+from dllm_core.show.trace_view import cells, drawn_length, masked_after, reasons, spread_steps, times, trace_labels
 
 
 def test_clock_and_labels():
@@ -31,13 +31,13 @@ def test_what_a_step_left_open_has_its_guess():
     assert [cell.edited for cell in cells(llada2(), 4)] == [False] * 4 + [True, False, True, False]
 
 
-def test_the_end_of_interest_is_the_eos_where_only_filling_follows():
+def test_drawing_ends_at_the_eos_where_only_filling_follows():
     trace = ar()
-    assert end_of_interest(trace) == 5  # a mask that was never decoded stands behind its eos
+    assert drawn_length(trace) == 5  # a mask that was never decoded stands behind its eos
     trace.steps.append(step(3, [(5, 0, 0.9)], 0, (5, 6)))
-    assert end_of_interest(trace) == 5
+    assert drawn_length(trace) == 5
     trace.steps[-1] = step(3, [(5, 3, 0.9)], 0, (5, 6))
-    assert end_of_interest(trace) == len(trace.initial) == 6
+    assert drawn_length(trace) == len(trace.initial) == 6
 
 
 def test_reasons_in_words_carry_the_settings():

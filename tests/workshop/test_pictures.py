@@ -58,5 +58,5 @@ def test_race_runs_on_a_common_clock(tmp_path):
 
     fast, slow = llada2(), llada2()
     slow.steps = [*slow.steps[:2]]
-    moving = Image.open(pictures.race([fast, slow], tmp_path / "x.gif", pause=50))
+    moving = Image.open(pictures.race([fast, slow], tmp_path / "x.gif"))
     assert moving.n_frames == 5  # four forwards and the start

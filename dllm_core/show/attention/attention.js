@@ -55,8 +55,8 @@ async function start(root, packed) {
   const rule = code => data.rules[code];
   const named = e => {
     const element = scene().elements[e];
-    const hidden = element.hidden ? ", hidden" : "";
-    return `“${element.text}” (token ${element.token + 1}${element.part ? ", " + element.part : ""}${hidden})`;
+    const masked = element.masked ? ", masked" : "";
+    return `“${element.text}” (token ${element.token + 1}${element.part ? ", " + element.part : ""}${masked})`;
   };
 
   function fill(name, values) {
@@ -112,9 +112,9 @@ async function start(root, packed) {
       svg.append(node("path", { d: `M${edge} ${edge + at * CELL}h${n * CELL}M${edge + at * CELL} ${edge}v${n * CELL}`, class: `border${kind}` }));
     }
     elements.forEach((element, e) => {
-      const hidden = frame.known ? !frame.known[e] : element.hidden, middle = edge + e * CELL + CELL / 2;
+      const masked = frame.known ? !frame.known[e] : element.masked, middle = edge + e * CELL + CELL / 2;
       const text = frame.known && !frame.known[e] ? data.mask : element.text, font = wide ? 9 : 15;
-      const kind = hidden ? "hidden" : "";
+      const kind = masked ? "masked" : "";
       svg.append(node("text", { x: edge - 6, y: middle + 5, "text-anchor": "end", "font-size": font, class: kind }, text));
       svg.append(node("text", { x: middle, y: edge - 7, "text-anchor": "middle", "font-size": font, class: kind }, text));
     });

@@ -1,7 +1,7 @@
 """The attention explorer: which token may see which and by which rule, in training and in each forward of a decoding.
 
-One self-contained piece of HTML and JavaScript without any outside address, drawn from recorded `scenes`; where no
-script runs, a picture is shown instead. Keys: arrows move over the cells, comma and full stop over the forwards.
+Self-contained HTML and JavaScript that loads nothing from the network, drawn from the records of `scenes`. A picture is
+shown where scripts do not run. Keys: arrows move over the cells, comma and full stop over the forwards.
 """
 
 import itertools
@@ -26,8 +26,8 @@ def attention(
 ) -> Html:
     """Explore every pattern of training and every decoder's forwards, at any of `lengths` and `block_sizes` (tokens).
 
-    text: the row's tokens (a string: its characters), at least max(lengths) of them; documents: how many are packed
-    into the row; t: noise level of the hidden tokens; pattern: the one shown first.
+    text: the row's tokens (a string: its characters), at least max(lengths) of them; documents: numbers of documents
+    in a row; t: noise level; pattern: the pattern shown at first.
     Raises ValueError when the text is too short, a pattern unknown, or no block size divides a length.
     """
     tokens = list(text)
@@ -68,12 +68,12 @@ def _scenes(tokens, lengths, block_sizes, documents, t) -> dict[str, dict]:
 
 
 def _first(scenes: dict[str, dict], pattern: str, length: int) -> dict:
-    """What is chosen at first: blocks of 4 in one document if there are such, and a hidden token of the second half."""
+    """The initial choice: blocks of 4 in one document if there are any, and a masked token of the second half."""
     key = f"{pattern}|{length}|4|1"
     if key not in scenes:
         key = next(key for key in scenes if key.startswith(f"{pattern}|"))
     _, length, block, documents = key.split("|")
     elements = scenes[key]["elements"]
-    hidden = [e for e, element in enumerate(elements) if element["hidden"] and element["token"] >= int(length) // 2]
-    query = hidden[0] if hidden else len(elements) // 2
+    masked = [e for e, element in enumerate(elements) if element["masked"] and element["token"] >= int(length) // 2]
+    query = masked[0] if masked else len(elements) // 2
     return {"pattern": pattern, "length": length, "block": block, "documents": documents, "q": query, "k": 0}

@@ -19,7 +19,7 @@ MARKS = (  # matplotlib's marker, color of the cell, meaning
 def attention_picture(
     text: Sequence[str] = POEM[:8], block_size: int = 4, documents: int = 1, t: float = 0.5
 ) -> Picture:
-    """The four patterns side by side as one picture: dot own block, bar earlier clean, cross would show the answer.
+    """The four patterns side by side. Dot: own block; bar: clean, earlier block; cross: would show the answer.
 
     text: the row's tokens; block_size: tokens per block; t: noise level. Raises ValueError for more documents than
     tokens.
@@ -62,29 +62,30 @@ def _draw_key(ax) -> None:
         ax.plot(0.07, y, marker, color=line, markersize=8 if marker == "_" else 5, markeredgewidth=1.3)
         ax.text(0.17, y, meaning, va="center", fontsize=10)
     ax.text(0.07, heights[-1], MASK, ha="center", va="center", fontsize=11)
-    ax.text(0.17, heights[-1], "a hidden token", va="center", fontsize=10)
+    ax.text(0.17, heights[-1], "a masked token", va="center", fontsize=10)
 
 
 def _draw_cells(ax, scene: dict) -> None:
-    """Draw a scene's first frame into matplotlib axes: the marks of the explorer, borders of blocks and parts."""
+    """Draw a scene's first frame into matplotlib axes: the markers of `MARKS`, and borders of blocks, documents, views."""
     import numpy as np
     from matplotlib.colors import ListedColormap
 
     cells = np.array([list(row) for row in scene["frames"][0]["cells"]])
     size = len(cells)
-    own, clean, leaking = (np.isin(cells, list(codes)) for codes in ("of", "ec", "av"))
+    own_block, clean, leaking = (np.isin(cells, list(codes)) for codes in ("of", "ec", "av"))
     colors = ListedColormap(["#f2f2f2", COLORS["blue"], COLORS["green"]])
-    ax.imshow(own + 2 * clean, cmap=colors, vmin=0, vmax=2, interpolation="nearest")
+    ax.imshow(own_block + 2 * clean, cmap=colors, vmin=0, vmax=2, interpolation="nearest")
     ax.grid(False)
     cell_lines(ax, size, size, color="#c8c8c8", linewidth=0.4)
     ax.tick_params(length=0, pad=2)
     ax.xaxis.tick_top()
     unit = max(2.5, 6.5 - size / 8)
-    for chosen, marker, color in ((own, "o", "white"), (clean, "_", "white"), (leaking, "x", COLORS["vermilion"])):
+    markers = ((own_block, "o", "white"), (clean, "_", "white"), (leaking, "x", COLORS["vermilion"]))
+    for chosen, marker, color in markers:
         queries, keys = np.nonzero(chosen)
         marker_size = unit * (1.7 if marker == "_" else 0.8)
         ax.plot(keys, queries, marker, color=color, markersize=marker_size, markeredgewidth=1.3, linestyle="none")
-    for edge, kind in scene["borders"]:
-        line = {"color": "#1a1a1a", "linewidth": (0.7, 1.4, 2.2)[kind - 1], "linestyle": "--" if kind == 1 else "-"}
+    for edge, level in scene["borders"]:
+        line = {"color": "#1a1a1a", "linewidth": (0.7, 1.4, 2.2)[level - 1], "linestyle": "--" if level == 1 else "-"}
         ax.axvline(edge - 0.5, **line)
         ax.axhline(edge - 0.5, **line)

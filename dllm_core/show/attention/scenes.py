@@ -1,7 +1,7 @@
 """Which token may see which, as records to draw: each cell of a training pattern, each forward of a decoder.
 
-A cell's rule is a term of `AttentionPattern.terms()`; the open ones are those that `AttentionPattern.mask()` combines.
-In decoding it is the mask that `decode` gives to its model. Nothing is computed a second time here.
+In training a cell's rule is a term of `AttentionPattern.terms()`; the open rules are the terms that
+`AttentionPattern.mask()` combines. In decoding it comes from the mask that `decode` passes to the model.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ PATTERNS = (
     "bidirectional",
     "block-causal",
     "block diffusion [x_t ; x_0]",
-    "with the twin [x_t ; x̄_t ; x_0]",
+    "complementary views [x_t ; x̄_t ; x_0]",
 )
 DECODERS = ("AR, cached", "LLaDA 1, no cache", "LLaDA 2, cached blocks")
 STYLES = dict(zip(DECODERS, ("ar", "llada1", "llada2"), strict=True))
@@ -42,7 +42,7 @@ RULES = {
     ),
     "a": (False, "own answer", "{k} is clean and of the block of {q}: it would show the answer"),
     "n": (False, "noise from outside", "{k} is noisy: only its own noisy block may look at it, and {q} is not in it"),
-    "v": (False, "other noisy view", "{k} is of the other noisy view, which shows what the view of {q} hides"),
+    "v": (False, "other noisy view", "{k} is of the other noisy view, which shows the tokens that the view of {q} masks"),
     "c": (True, "from the cache", "the key and value of {k} were kept from an earlier forward; {q} reads them"),
     "f": (True, "in this forward", "{k} is computed in this same forward, and {q} may look at it"),
     "w": (False, "not yet", "{k} comes later than what {q} may see, or is not in this forward at all"),
@@ -73,8 +73,8 @@ def training_pattern(name: str, length: int, block_size: int, documents: int = 1
 
 
 def rules(pattern: patterns.AttentionPattern) -> list[str]:
-    """[S] strings of S codes of `RULES`: for each query (string) and key (index in it) of the batch's first row, the
-    first of the pattern's terms that holds, in the order below."""
+    """[S] strings of S codes of `RULES`, a string per query, a character per key, for the batch's first row: the first of
+    the pattern's terms that holds, in the order below."""
     terms = pattern.terms()
     noisy = pattern.view > 0
     both_noisy = noisy[:, :, None] & noisy[:, None, :]
@@ -95,7 +95,7 @@ def rules(pattern: patterns.AttentionPattern) -> list[str]:
 def training_scene(name: str, tokens: Sequence[str], block_size: int, documents: int = 1, t: float = 0.5) -> dict:
     """One pattern over `tokens` as a record: elements with their labels, cells as codes of `RULES`, parts, borders.
 
-    Noisy elements are hidden where `corrupt` hides them at noise level t (a fixed draw).
+    Noisy elements are masked where `corrupt` masks them at noise level t, with a fixed seed.
     """
     pattern = training_pattern(name, len(tokens), block_size, documents)
     noised = _noised(len(tokens), t)
@@ -103,10 +103,10 @@ def training_scene(name: str, tokens: Sequence[str], block_size: int, documents:
     all_noisy = name == "bidirectional"  # full diffusion: the row itself is x_t
     elements = []
     for view, token in zip(pattern.view[0].tolist(), pattern.source[0].tolist(), strict=True):
-        hidden = noised[1 if all_noisy else view][token]
+        masked = noised[1 if all_noisy else view][token]
         part = "x_t" if all_noisy else "" if one_view else ("x_0", "x_t", "x̄_t")[view]
-        text = MASK if hidden else visible(tokens[token])
-        elements.append({"text": text, "token": token, "part": part, "hidden": hidden, "says": []})
+        text = MASK if masked else visible(tokens[token])
+        elements.append({"text": text, "token": token, "part": part, "masked": masked, "says": []})
     # what is predicted at an element: the tokens that are scored there
     for view, predicted_at in enumerate(pattern.predicted_at[0].tolist(), 1):
         scored = noised[view] if all_noisy or not one_view else [True] * len(tokens)
@@ -117,7 +117,7 @@ def training_scene(name: str, tokens: Sequence[str], block_size: int, documents:
 
 
 def _noised(length: int, t: float) -> list[list[bool]]:
-    """Which tokens are hidden in each view: 0 clean, 1 noisy at level t, 2 its complementary twin."""
+    """[view][token]: whether it is masked, in view 0 (clean), 1 (noisy at level t) and 2 (the complement of 1)."""
     level = NoiseSchedule(t_min=t, t_max=min(1.0, t + 1e-6))
     ids, maskable = torch.arange(length)[None], torch.ones(1, length, dtype=torch.bool)
     views = corrupt(ids, maskable, level, -1, torch.Generator().manual_seed(1))
@@ -125,7 +125,7 @@ def _noised(length: int, t: float) -> list[list[bool]]:
 
 
 def _borders(pattern: patterns.AttentionPattern, name: str) -> list[list[int]]:
-    """[element, kind] of each border before an element: 1 of blocks, 2 of documents, 3 of views."""
+    """[element, level] of each border before an element; level 1: of blocks, 2: of documents, 3: of views."""
     document, view, block = (label[0].tolist() for label in (pattern.document, pattern.view, pattern.block))
     borders = []
     for e in range(1, len(view)):
@@ -142,10 +142,10 @@ def _borders(pattern: patterns.AttentionPattern, name: str) -> list[list[int]]:
 
 
 class _Listener:
-    """Takes the place of a model: records what it is given, and predicts the row's own token everywhere, with high
-    confidence at most positions.
+    """A stand-in for the model: it records the positions and masks of its calls, and predicts the true token everywhere,
+    with high confidence at most positions.
 
-    shift: how far to the right of an element the decoder reads its prediction.
+    shift: 1 for AR, whose prediction at an element is the next token, else 0.
     """
 
     def __init__(self, length: int, shift: int):
@@ -164,7 +164,7 @@ class _Listener:
 
 
 def decoding_scene(name: str, tokens: Sequence[str], block_size: int) -> dict:
-    """A decoder at work on `tokens` (the first third is the prompt): a frame per forward of its model.
+    """A decoding that writes `tokens` after a prompt, the first third of them, as a record: a frame per forward.
 
     Raises ValueError for a name that is not in `DECODERS`.
     """
@@ -189,7 +189,7 @@ def decoding_scene(name: str, tokens: Sequence[str], block_size: int) -> dict:
         for position in written:
             known[position] = True
     elements = [
-        {"text": visible(token), "token": e, "part": "prompt" if e < prompt else "answer", "hidden": False, "says": []}
+        {"text": visible(token), "token": e, "part": "prompt" if e < prompt else "answer", "masked": False, "says": []}
         for e, token in enumerate(tokens)
     ]
     edges = range(block_size, length, block_size) if style == "llada2" else ()

@@ -81,7 +81,7 @@ class Bar {
     const sample = (kind, words, text = "a") => make("span", {}, [make("span", { class: `dllm-cell ${kind}`, text, "aria-hidden": "true" }), words]);
     const range = make("span", { class: color === "step" ? "dllm-range time" : "dllm-range", "aria-hidden": "true" });
     this.legend.replaceChildren(
-      ...(any((record) => record.initial.some((token) => token !== record.mask)) ? [sample("prompt", "given")] : []),
+      ...(any((record) => record.initial.some((token) => token !== record.mask)) ? [sample("prompt", "prompt")] : []),
       sample("masked", "masked", "·"),
       ...(drafted ? [reading === "remasked" ? sample("masked guess remasked", "guessed, then masked again") : sample("masked guess", "masked, with the model's guess"),
         sample(`masked guess changed${reading === "remasked" ? " remasked" : ""}`, "guess changed in this step")] : []),

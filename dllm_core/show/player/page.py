@@ -1,8 +1,8 @@
-"""The decoding player: a `Trace` (up to three, side by side) as one piece of HTML and JavaScript without any address.
+"""The decoding player: one to three `Trace`s as self-contained HTML and JavaScript that loads nothing from the network.
 
-Python turns traces into plain data and a static form (see `static`); player.js replaces the static form with controls.
-Text of a model is data everywhere: it passes `visible`, then `html.escape` in Python or textContent in JavaScript, and
-`<` never stands in the JSON.
+Python turns traces into JSON and a static form (see `static`); player.js replaces the static form with controls. Text
+written by a model is never markup: it passes `visible`, then `html.escape` in Python or textContent in JavaScript, and
+`<` is escaped in the JSON.
 """
 
 import html
@@ -21,9 +21,9 @@ SCRIPTS = ("unpack.js", *(f"player/{name}.js" for name in ("record", "side", "cu
 
 
 class Player:
-    """The player of one to three traces. A notebook shows it by itself, with a picture where no script runs.
+    """The player of one to three traces. A notebook displays it, with a picture where scripts do not run.
 
-    `html`: the piece for a page, without that picture; `page()`: a complete page; `text`: a few steps as plain lines.
+    `html`: for embedding in a page, without that picture; `page()`: a complete page; `text`: a few steps as plain lines.
     """
 
     def __init__(self, traces: Sequence[Trace], labels: Sequence[str] | None = None, clock: str = "forwards"):
@@ -52,12 +52,12 @@ class Player:
         )
 
     def page(self, title: str = "decoding") -> str:
-        """A complete HTML document that forbids itself every request."""
+        """A complete HTML document; its content security policy forbids every request."""
         return Template(asset("player/page.html")).substitute(title=html.escape(title), player=self.html)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str | bytes]:
-        """HTML that plays, or stands still with a picture where no script runs; the same picture as PNG for what shows
-        no HTML (slides, PDF)."""
+        """The player as HTML, with a picture where scripts do not run; the same picture as PNG for formats without HTML
+        (slides, PDF)."""
         picture = still_picture(self.traces[0], self.labels[0])
         bundle = {"text/html": self._piece(picture), "text/plain": self.text}
         return bundle | ({"image/png": picture} if picture else {})
@@ -84,10 +84,11 @@ def save_html(
 
 
 def record(trace: Trace, label: str) -> dict:
-    """What player.js draws from, beside names and words.
+    """The JSON record of a trace that player.js draws.
 
-    steps: block [start, end], commits [position, token, confidence, reason, runners-up], masked, confidence, entropy,
-    held, and drafts: those that changed, as three columns [gaps between positions, tokens, thousandths of confidence].
+    steps: for each `DecodeStep` its block [start, end]; commits, each [position, token, confidence, reason,
+    alternatives]; masked, confidence, entropy and held, as in the step; drafts: the guesses that changed since the last
+    step, as three columns [differences of positions, tokens, confidences in thousandths].
     """
     seen: dict[int, tuple] = {}
     steps = [
@@ -130,7 +131,7 @@ def _short(value) -> str:
 
 
 def _changed(step: DecodeStep, seen: dict[int, tuple]) -> list[list[int]]:
-    """The drafts that differ from those `seen` at their position, as columns; updates `seen`."""
+    """The drafts that differ from `seen` (position → draft), as the columns of `record`; updates `seen`."""
     gaps, tokens, confidences, last = [], [], [], 0
     for position, token, confidence in sorted(step.draft):
         draft = (token, round(1000 * confidence))

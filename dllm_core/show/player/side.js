@@ -108,7 +108,7 @@ class Side {
       return { kind: `masked guess${behind}${remasked}${moved}`, text: record.text(draft.token), number: "", tint: "", words };
     }
     const text = record.text(what.token);
-    if (what.state === "prompt") return { kind: "prompt", text, number: "", tint: "", words: `${text}, given` };
+    if (what.state === "prompt") return { kind: "prompt", text, number: "", tint: "", words: `${text}, prompt` };
     const { step, confidence, reason } = what.commit;
     const byStep = player.color === "step";
     const level = byStep ? 0 : Math.round(LEVELS * confidence ** 2);

@@ -1,7 +1,7 @@
-"""The player's static form, for places where no script runs (GitHub, untrusted notebooks, plain text).
+"""The player's static form, shown where scripts do not run (GitHub, untrusted notebooks, plain text).
 
 HTML with inline styles only, which survive a notebook's sanitizer: a picture of the decoding, then a folded <details>
-per step. It reads without any style too: masks are shaded boxes, what a step filled is bold.
+per step. It is readable without styles too: masks are shaded boxes, tokens filled in a step are bold.
 """
 
 import html
@@ -73,7 +73,7 @@ def _steps(trace: Trace, label: str, most: int) -> str:
 
 
 def _runs(trace: Trace, k: int, since: int) -> Iterator[str]:
-    """The sequence after `k` steps, neighbors of one state joined."""
+    """The sequence after `k` steps as HTML; adjacent cells of the same state form one element."""
     for state, run in groupby(cells(trace, k, since), key=lambda cell: cell.state):
         tag, style = _LOOKS[state]
         text = html.escape("".join(cell.text for cell in run))

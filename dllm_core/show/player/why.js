@@ -48,7 +48,7 @@ class Why {
     const what = record.at(position, k);
     const where = [...(this.player.sides.length > 1 ? [record.label] : []), `position ${position}`].join(", ");
     const lines = what.commit ? this.committed(record, what, where)
-      : what.state === "prompt" ? [[this.token(record, what.token), ` ${where}, token ${what.token}: given, never masked.`]]
+      : what.state === "prompt" ? [[this.token(record, what.token), ` ${where}, token ${what.token}: prompt, never masked.`]]
       : this.waiting(record, what, where, position, k);
     const guesses = this.guesses(record, position, Math.min(what.commit ? what.commit.step : k, k));
     if (guesses.length > (what.commit ? 0 : 1)) {

@@ -1,4 +1,4 @@
-"""What all explorers share: controls described as data, and a figure that is drawn again when one of them changes."""
+"""What all explorers share: controls described as data, and a figure that is redrawn when a control changes."""
 
 import html
 from collections.abc import Callable
@@ -8,16 +8,17 @@ from dllm_core.show.html import asset, joined
 
 
 class Control:
-    """An ipywidget to be built. kind: its class; label: with the unit; help: shown as a tooltip; options: its own."""
+    """The description of an ipywidget. widget_class: the name of its class; label: with the unit; help: the tooltip;
+    options: further arguments of the class."""
 
-    def __init__(self, kind: str, label: str, help: str = "", **options):
-        self.kind, self.label, self.help, self.options = kind, label, help, options
+    def __init__(self, widget_class: str, label: str, help: str = "", **options):
+        self.widget_class, self.label, self.help, self.options = widget_class, label, help, options
 
     def widget(self, value, width: str, **options):
-        """The ipywidget with a starting value. width: CSS; options: more of its own."""
+        """The ipywidget with a starting value. width: CSS; options: further arguments of its class."""
         import ipywidgets
 
-        return getattr(ipywidgets, self.kind)(
+        return getattr(ipywidgets, self.widget_class)(
             value=value,
             description=self.label,
             tooltip=self.help or self.label,
@@ -29,8 +30,8 @@ class Control:
 
 
 def explorer(draw: Callable, controls: dict[str, tuple[object, Control]], interactive: bool | None = None):
-    """`controls` (name → starting value and control) drive `draw(**values)`; without a person the figure of the
-    starting values.
+    """Widgets for `controls` (name → starting value and control) and the figure that `draw(**values)` returns for their
+    values; outside an interactive notebook only the figure of the starting values.
 
     draw: returns a `show.Picture`, a `show.Html`, or a list of them; its ValueError is shown beside the controls.
     """

@@ -1,7 +1,7 @@
-"""The decoding explorer: turn a knob, decode, watch it in the player, stop it, compare it with the runs before.
+"""The decoding explorer: set the parameters, decode, watch the player, stop, and compare with earlier runs.
 
-Thin ipywidgets over `request` and `show`. The decoder is a generator, so the panel needs no thread: it takes one step
-after the other on the kernel's event loop, and between two steps a press of Stop comes through.
+The decoder is a generator, so the panel needs no thread: it takes one step after another on the kernel's event loop, and
+a press of Stop is handled between two steps.
 """
 
 import asyncio
@@ -42,10 +42,10 @@ def decoding_explorer(
 ):  # fmt: skip
     """A panel that decodes: every setting a control, Decode and Stop, the player while it decodes, a table of the runs.
 
-    loaded, prompt, config: where the controls start; gaps: text for infilling; open_run: opens another run under
-    weights/ by its name. Without a person at the notebook (`show.interactive()`; interactive overrides it) it decodes
-    the start once and returns that player and its row of the table. Raises ValueError for a prompt that does not fit
-    the model.
+    loaded, prompt, config: starting values of the controls; gaps: text for infilling; open_run: opens another run under
+    weights/ by its name. Outside an interactive notebook (`show.interactive()`; `interactive` overrides it) it decodes
+    the starting values once and returns the player and the table. Raises ValueError for a prompt that does not fit the
+    model.
     """
     values = _values(loaded, prompt, config, gaps)
     if show.interactive() if interactive is None else interactive:
@@ -57,7 +57,7 @@ def decoding_explorer(
 
 
 def _values(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, gaps: str) -> dict:
-    """The controls' values at first."""
+    """The starting values of the controls."""
     settings = {name: value or 0 for name, value in config.to_dict().items() if name in CONTROLS}
     settings["threshold"] = 1.0 if config.threshold is None else config.threshold
     return {"checkpoint": loaded.path.name, "task": ANSWER, "prompt": prompt, "gaps": gaps, "pause": 0.15, **settings}
@@ -90,7 +90,7 @@ class DecodingPanel:
         }
         self.notes = {name: _html("dllm-note") for name in [*CONTROLS, ""]}
         self.cells = {name: ipywidgets.VBox([control, self.notes[name]]) for name, control in self.controls.items()}
-        self.more = ipywidgets.ToggleButton(description="more knobs", tooltip="the rarer settings")
+        self.more = ipywidgets.ToggleButton(description="more knobs", tooltip="settings that are rarely changed")
         self.go = ipywidgets.Button(description="Decode", tooltip="decode with these settings")
         self.halt = ipywidgets.Button(description="Stop", tooltip="stop after the current step")
         self.sides = ipywidgets.Button(description="Side by side", tooltip=f"the last {SIDES} runs on one clock")
@@ -129,8 +129,8 @@ class DecodingPanel:
         return {name: control.value for name, control in self.controls.items()}
 
     def check(self) -> bool:
-        """Show the controls that matter, with their help, or beside one what is wrong with it. Returns whether the
-        values fit each other."""
+        """Show the controls that the task and the style use, each with its help, and validate their values. Returns
+        whether they are valid; an error is shown beside the control that it concerns."""
         values, wrong = self.values, None
         try:
             config_of(values)
@@ -143,7 +143,7 @@ class DecodingPanel:
         self._note("", "")
         causal = self.runs[values["checkpoint"]].objective == "ar"
         if causal and (values["task"] == FILL or values["style"] != "ar"):
-            self._note("checkpoint", "trained from left to right only: it will write nonsense this way")
+            self._note("checkpoint", "trained as an AR model, so it cannot fill masks: the text will make no sense")
         if wrong:
             self._complain(wrong)
         return not wrong
@@ -202,7 +202,7 @@ class DecodingPanel:
         except ValueError as error:
             self._say("")
             self._complain(error)
-        except Exception as error:  # whatever it is, the person must see it; the kernel's log gets the rest
+        except Exception as error:  # show every error in the panel; the traceback goes to the kernel's log
             self._say(f"failed: {type(error).__name__}: {error}")
             raise
         finally:
@@ -216,29 +216,29 @@ class DecodingPanel:
 
     async def _watch(self, label: str, decoding: Decoding) -> None:
         trace, steps = decoding.trace, decoding.steps
-        hidden = masked_after(trace, 0)
-        self.bar.max, self.bar.value = hidden, 0
+        total = masked_after(trace, 0)
+        self.bar.max, self.bar.value = total, 0
         drawn, cost = 0.0, 0.0
         for step in steps:
             trace.steps.append(step)
-            self.bar.value = hidden - step.masked
-            now = time.perf_counter()
-            if now - drawn > max(0.1, cost / SHARE):
+            self.bar.value = total - step.masked
+            began = time.perf_counter()
+            if began - drawn > max(0.1, cost / SHARE):
                 self._say(
-                    f"step {len(trace.steps)}, forwards {trace.forwards}, filled {self.bar.value} of {hidden} positions"
+                    f"step {len(trace.steps)}, forwards {trace.forwards}, filled {self.bar.value} of {total} positions"
                 )
                 self._show([(label, with_text(trace, self.loaded.tokenizer))])
                 drawn = time.perf_counter()
-                cost = drawn - now
-            await asyncio.sleep(self.controls["pause"].value)  # here a press of Stop comes through
+                cost = drawn - began
+            await asyncio.sleep(self.controls["pause"].value)  # the event loop handles a press of Stop here
             if self.stopping:
                 break
         else:
-            self.stopping = False  # pressed too late: it was finished
+            self.stopping = False  # Stop was pressed after the last step
         steps.close()
 
     def _keep(self, label: str, run: str, decoding: Decoding) -> None:
-        """Put a run into the table and among those that can stand side by side."""
+        """Add a run to the table and to the runs that `show_sides` compares."""
         trace, tokenizer = with_text(decoding.trace, self.loaded.tokenizer), self.loaded.tokenizer
         text, end = decoding.text(tokenizer), "finished"
         if self.stopping:
@@ -265,7 +265,7 @@ class DecodingPanel:
         self.status.value = html.escape(words)
 
     def _idle(self, idle: bool) -> None:
-        # neither button is ever disabled: that would take the focus away from a person at the keyboard
+        # a disabled button would lose the keyboard focus, so both stay enabled
         self.go.button_style, self.halt.button_style = ("primary", "") if idle else ("", "warning")
         self.bar.bar_style = ("warning" if self.stopping else "success") if idle and self.count else "info"
 

@@ -1,8 +1,8 @@
-"""Explorers of a schedule, the noise and the packing: turn a knob, see the figure change.
+"""Explorers of schedules, noise and packing: controls beside a figure that follows them.
 
-Each function returns a widget where a person looks at the notebook (`show.interactive()`), and elsewhere (papermill,
-exported notebooks, where a widget would be blank) the figure of its starting values. A combination of values that does
-not fit is explained beside the controls.
+Each function returns a widget in an interactive notebook (`show.interactive()`), and elsewhere (papermill, exported
+notebooks, where a widget would be blank) the figure of its starting values. Invalid combinations of values are explained
+beside the controls.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from dllm_core.schedules import ALPHAS, BlockSchedule, NoiseSchedule, learning_r
 from dllm_core.show.attention.scenes import POEM
 from dllm_core.show.widgets.controls import Control, explorer
 
-AT_REST = {"continuous_update": False}  # draw when a slider is let go and a text is finished
+AT_REST = {"continuous_update": False}  # draw when a slider is released or a text is complete
 
 
 def schedule_explorer(interactive: bool | None = None):
     """alpha(t), weight and share of the loss of one noise schedule, limited to a band of mask ratios, beside linear."""
 
-    def draw(kind: str, band: tuple[float, float], weighting: str):
+    def draw(curve: str, band: tuple[float, float], weighting: str):
         linear = NoiseSchedule("linear")
-        chosen = NoiseSchedule.band(*band, kind=kind, weighting=weighting)
+        chosen = NoiseSchedule.band(*band, kind=curve, weighting=weighting)
         return [show.noise_schedules([linear, chosen]), show.loss_shares([linear, chosen])]
 
     controls = {
-        "kind": ("cosine", Control("Dropdown", "alpha(t)", "how the share of clean tokens falls with t",
+        "curve": ("cosine", Control("Dropdown", "alpha(t)", "how the share of clean tokens falls with t",
                                    options=list(ALPHAS))),
         "band": ((0.05, 0.95), Control("FloatRangeSlider", "mask ratio from – to", "bandwidth of mask probabilities",
                                        min=0.0, max=1.0, step=0.01, **AT_REST)),
@@ -78,36 +78,36 @@ def _sizes(name: str, text: str) -> tuple[int, ...]:
 def noise_explorer(
     texts: Sequence[str] = POEM, maskable: Sequence[bool] | None = None, interactive: bool | None = None
 ):
-    """A row of tokens hidden at a chosen t, beside its complementary twin, with the weight of each hidden token.
+    """The noisy view of a row at a chosen t and the complementary view, with the weight of each masked token.
 
-    texts: [L] tokens; maskable: [L] bool, False on a prompt, which is never hidden. The draw is fixed, so raising t
-    only ever hides more.
+    texts: [L] tokens; maskable: [L] bool, False on a prompt, which is never masked. The random numbers are fixed, so a
+    larger t masks the same tokens and more.
     """
     ids = torch.arange(len(texts))[None]
     free = torch.ones_like(ids, dtype=torch.bool) if maskable is None else torch.tensor([[*map(bool, maskable)]])
     prompt = (~free[0]).tolist()
 
-    def draw(t: float, kind: str, twin: bool):
-        level = NoiseSchedule(kind, t_min=min(t, 1 - 1e-6), t_max=min(1.0, t + 1e-6))
+    def draw(t: float, curve: str, complement: bool):
+        level = NoiseSchedule(curve, t_min=min(t, 1 - 1e-6), t_max=min(1.0, t + 1e-6))
         views = corrupt(ids, free, level, -1, torch.Generator().manual_seed(0))
         time = torch.tensor(t)
-        hidden, weight, other = 1 - level.alpha(time), level.weight(time), level.complement_weight(time)
+        ratio, weight, other = 1 - level.alpha(time), level.weight(time), level.complement_weight(time)
         names = (
-            f"x_t at t = {t:.2f}: hidden with probability {hidden:.2f}, weight {weight:.2f} each",
-            f"complementary twin: what x_t shows, weight {other:.2f} each",
+            f"x_t at t = {t:.2f}: masked with probability {ratio:.2f}, weight {weight:.2f} each",
+            f"complementary view: masked where x_t is clean, weight {other:.2f} each",
         )
         rows = [
-            show.masked_row(list(texts), view.masked[0].tolist(), name=name, given=prompt)
+            show.masked_row(list(texts), view.masked[0].tolist(), name=name, prompt=prompt)
             for name, view in zip(names, views, strict=True)
         ]
-        return rows if twin else rows[:1]
+        return rows if complement else rows[:1]
 
     controls = {
-        "t": (0.5, Control("FloatSlider", "noise level t", "0 clean, 1 all hidden",
+        "t": (0.5, Control("FloatSlider", "noise level t", "0 clean, 1 all masked",
                            min=0.01, max=0.99, step=0.01, **AT_REST)),
-        "kind": ("linear", Control("Dropdown", "alpha(t)", "how the share of clean tokens falls with t",
+        "curve": ("linear", Control("Dropdown", "alpha(t)", "how the share of clean tokens falls with t",
                                    options=list(ALPHAS))),
-        "twin": (True, Control("Checkbox", "complementary twin", "the view hidden where the first is clean")),
+        "complement": (True, Control("Checkbox", "complementary view", "masked where the first view is clean")),
     }  # fmt: skip
     return explorer(draw, controls, interactive)
 
@@ -124,10 +124,10 @@ LAYOUTS = {  # how documents become rows → arguments of `PackedBatches`
 
 
 def packing_explorer(documents, length: int = 128, block_size: int = 16, interactive: bool | None = None):
-    """What packing, filling and the quantized effective length do to rows of `documents` (a `TokenDataset`).
+    """Rows of `documents` (a `TokenDataset`) under packing, filling and LLaDA 2.0's quantized effective length.
 
-    length: tokens per row; block_size: tokens per block. The chosen layout is drawn under whole documents, packed; the
-    first few hundred documents are enough for that.
+    length: tokens per row; block_size: tokens per block. The chosen layout is drawn below packed whole
+    documents; only the first 512 documents are used.
     """
     every = np.arange(len(documents)) if documents.chosen is None else documents.chosen
     documents = replace(documents, chosen=every[:512])

@@ -1,6 +1,6 @@
-"""The decoding explorer's controls as data: from plain values to a decoder that yields steps. No widgets in here.
+"""The decoding explorer without its widgets: the controls as data, and the decoding that their values describe.
 
-Whatever cannot be decoded is a ValueError; `beside` names the control that its message belongs to.
+Invalid values raise ValueError; `beside` names the control that the error concerns.
 """
 
 import re
@@ -29,7 +29,7 @@ CONTROLS = {  # in the order in which they are shown
     "checkpoint": Control("Dropdown", "checkpoint"),
     "task": Control("Dropdown", "task", options=TASKS),
     "prompt": Control("Textarea", "prompt", "a chat checkpoint answers it, a base checkpoint continues it", rows=2),
-    "gaps": Control("Textarea", "text with gaps", "____ is a gap: one underscore for each hidden token, at least two",
+    "gaps": Control("Textarea", "text with gaps", "____ is a gap: one underscore for each masked token, at least two",
                     rows=2),
     "style": Control("Dropdown", "style", options=[(STYLE_NAMES[name], name) for name in OBJECTIVES]),
     "threshold": Control("FloatSlider", "threshold (probability)", "write all above it; 1: by the schedule alone",
@@ -45,7 +45,7 @@ CONTROLS = {  # in the order in which they are shown
                          min=0, max=4, step=0.1),
     "max_decode_per_step": Control("BoundedIntText", "most per step (tokens)", "0: no limit", **_COUNT),
     "cap_start_ratio": Control("FloatSlider", "budget at first (share)",
-                               "of the hidden positions a step may fill; 0: off", **_SHARE),
+                               "of the masked positions a step may fill; 0: off", **_SHARE),
     "cap_end_ratio": Control("FloatSlider", "budget at last (share)", "set both or neither", **_SHARE),
 }  # fmt: skip
 WIDE = ("checkpoint", "task", "prompt", "gaps")
@@ -67,7 +67,7 @@ _BESIDE = {  # how a message begins → the control it belongs to; messages "nam
 
 
 def finished_runs() -> dict[str, CheckpointInfo]:
-    """Name → how it was trained, of every finished run under weights/ (without those set aside as NAME.old)."""
+    """Name → `CheckpointInfo` of every finished run under weights/, without the replaced runs NAME.old."""
     runs = {}
     for file in sorted(resolve("weights").glob(f"*/{VARIANTS['last']}")):
         config = file.with_name("config.json")
@@ -78,7 +78,7 @@ def finished_runs() -> dict[str, CheckpointInfo]:
 
 
 def used(task: str, style: str) -> set[str]:
-    """The controls that have a meaning for a task (`FILL` is always LLaDA 1's sampler) and a style."""
+    """The controls that a task and a style use; `FILL` always uses LLaDA 1's sampler."""
     always = {"checkpoint", "task", "pause", "prompt", "temperature", "seed"}
     if task == FILL:
         return {*always, "gaps", "steps", "cfg_scale"}
@@ -90,19 +90,19 @@ def config_of(values: Mapping) -> DecodeConfig:
     settings = {name: values[name] for name in used(values["task"], values["style"]) & set(SETTINGS)}
     settings |= {name: settings[name] or None for name in OFF_AT_ZERO if name in settings}
     if values["task"] == FILL:
-        hidden = sum(len(gap.group()) for gap in GAP.finditer(values["gaps"]))
-        settings |= {"style": "llada1", "max_new_tokens": max(1, hidden)}
+        masked = sum(len(gap.group()) for gap in GAP.finditer(values["gaps"]))
+        settings |= {"style": "llada1", "max_new_tokens": max(1, masked)}
     return DecodeConfig(**settings, alternatives=3, draft=True)
 
 
 def masked_text(tokenizer, text: str) -> list[int]:
-    """Tokens of a text whose gaps are two or more underscores, one hidden token for each: "床前____光".
+    """Tokens of a text whose gaps are two or more underscores, one masked token for each: "床前____光".
 
-    The pieces between gaps are tokenized separately, because the hidden words are unknown. Raises ValueError without a
+    The text between gaps is tokenized piece by piece, because the masked words are unknown. Raises ValueError without a
     gap.
     """
     if not GAP.search(text):
-        raise ValueError("gaps: the text has none; write two or more underscores, one for each hidden token")
+        raise ValueError("gaps: the text has none; write two or more underscores, one for each masked token")
     tokens: list[int] = []
     end = 0
     for gap in GAP.finditer(text):
@@ -114,7 +114,7 @@ def masked_text(tokenizer, text: str) -> list[int]:
 
 @dataclass
 class Decoding:
-    """One sequence that is going to be decoded. trace: without steps yet; steps: of the decoder, to be added to it;
+    """The decoding of one sequence. trace: still without steps; steps: yielded by the decoder, to be added to the trace;
     start: the first position of the text that is shown."""
 
     trace: Trace
@@ -122,15 +122,15 @@ class Decoding:
     start: int
 
     def text(self, tokenizer) -> str:
-        """The text so far, up to eos, without hidden positions; with filled gaps also the text between them."""
+        """The text so far, up to eos, without masked positions; for infilling also the text around the gaps."""
         if self.trace.prompt:
             return tokenizer.decode(self.trace.answer, skip_special_tokens=True)
         return tokenizer.decode(self.trace.final[self.start :], skip_special_tokens=True)
 
 
 def begin(loaded: LoadedCheckpoint, values: Mapping) -> Decoding:
-    """The decoding that the controls' values describe. Raises ValueError for values that do not fit; its decoder raises
-    one at the first step for a sequence longer than the model's positions."""
+    """The decoding that the controls' values describe. Raises ValueError for invalid values; the decoder raises it at
+    the first step for a sequence longer than the model's positions."""
     tokenizer, chat = loaded.tokenizer, loaded.checkpoint.chat
     config = config_of(values)
     if values["task"] == ANSWER:
@@ -142,8 +142,8 @@ def begin(loaded: LoadedCheckpoint, values: Mapping) -> Decoding:
 
 
 def timed(steps: Iterable[DecodeStep]) -> Iterator[DecodeStep]:
-    """The same steps with `seconds` of the decoder alone: without the time between two steps, which goes to drawing and
-    to pauses."""
+    """The same steps, whose `seconds` count the decoder alone, without the time that the consumer takes between steps for
+    drawing and pauses."""
     outside = 0.0
     for step in steps:
         yielded = time.perf_counter()
@@ -152,7 +152,7 @@ def timed(steps: Iterable[DecodeStep]) -> Iterator[DecodeStep]:
 
 
 def beside(error: Exception) -> str:
-    """The control that an error belongs to, "" where it belongs to none."""
+    """The name of the control that an error concerns, or ""."""
     message = str(error)
     name = message.split("=")[0].split(":")[0].strip()
     if isinstance(error, RunError):

@@ -1,6 +1,6 @@
-"""The decoding benchmark: the jobs of jobs.py in turns, time along prompt and block lengths, and the trained weights.
+"""The decoding benchmark: the jobs of `jobs` in turns, time against prompt and block length, and the trained weights.
 
-The trained weights decode at the acceptance that they reach by themselves.
+Random weights decode with a fixed number of accepted tokens per forward, trained weights with their own.
 """
 
 from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ def measure(setting: Setting) -> Iterator[dict]:
             measured = [name for name in (LLADA2, AR, PLAIN_LOOP, DIFFUSERS, HUGGING_FACE_AR) if name in jobs]
             if model.device.type == "cuda":
                 peaks = device_peaks(model.device, {name: bench.job(name, graphs=False) for name in measured})
-            elif case is cases[-1] and not setting.quick:  # the largest case alone: each job takes a child process
+            elif case is cases[-1] and not setting.quick:  # only the largest case, because each job needs a child process
                 peaks = child_peaks(partial(new_job, setting, case), measured, setting.threads)
             yield from comparison(bench, jobs, setting, peaks)
         if (setting.shape, setting.dtype) == ("tiny", "float32"):

@@ -31,7 +31,7 @@ from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.workshop.benchmark.memory import run_child
 from dllm_core.workshop.benchmark.timing import Setting, compare, plural, take_turns
 
-# shape → tokens a row, and texts (or conversations) joined to a line at most: lines as long as such a model is fed
+# shape → tokens per row, and most texts (or conversations) joined to a line, so that lines are about as long as rows
 SHAPES = {"tiny": (128, 1), "26m": (512, 6)}
 LARGE = "large"  # beside the shapes: a file as large as MiniMind's
 BATCH = 32
@@ -111,7 +111,7 @@ def batches_of(schema: str, documents: TokenDataset, length: int) -> PackedBatch
 
 @contextmanager
 def temporary_project() -> Iterator[Path]:
-    """Within it the working directory is an empty project, removed with its cache; a tokenizer uses one thread."""
+    """Within it the working directory is an empty project, which is removed at the end; a tokenizer uses one thread."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as name, patch.dict(os.environ, {THREADS: "false"}):
         folder = Path(name).resolve()
@@ -134,7 +134,7 @@ def packed_against_loader(schema: str, setting: Setting) -> dict:
 
     def deliver(name: str, batches: Iterator, useful_of: Callable, count: int) -> float:
         """Seconds per million useful tokens, those that `useful_of` marks in a batch, over `count` batches."""
-        next(batches)  # by now the loader's processes run
+        next(batches)  # wait until the loader's processes have started
         seconds, useful, positions = 0.0, 0, 0
         for _ in range(count):
             began = time.perf_counter()
@@ -168,7 +168,7 @@ def packed_against_loader(schema: str, setting: Setting) -> dict:
 
 
 def first_batch(path: Path, tokenizer_dir: Path, length: int) -> tuple[float, int]:
-    """(seconds from a text file to its first batch, tokens of the file), for a process of its own."""
+    """(seconds from a text file to its first batch, tokens of the file), for a child process."""
     tokenizer = load_tokenizer(tokenizer_dir)
     began = time.perf_counter()
     documents = documents_of("text", path, tokenizer, length)

@@ -1,4 +1,4 @@
-"""Memory of a benchmark's job: on a CPU that of a child process with nothing else in it, on a GPU the allocator's."""
+"""Peak memory of a benchmark's job: on a CPU that of a child process, on a GPU that of PyTorch's allocator."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -13,13 +13,13 @@ import torch
 from dllm_core.workshop.benchmark.timing import torch_threads
 
 RUNS = 3  # of a job whose memory is measured
-SAMPLE = 0.4  # seconds between two samples; counting shared pages takes milliseconds, which the child then lacks
+SAMPLE = 0.4  # seconds between two samples; each takes milliseconds of the child's time, because shared pages are counted
 
 
 def run_child(function: Callable, *arguments, cores: int | None = None) -> tuple[object, int]:
     """Call a function in a new Python process: (its result, peak bytes of the process and its children).
 
-    cores: the process may use so many (Linux). The peak is sampled; a page that several processes share counts once on
+    cores: most cores that the process may use (Linux only). The peak is sampled; a page that several processes share counts once on
     Linux, elsewhere in each. Raises what the function raises.
     """
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=_use_cores, initargs=(cores,)) as pool:
@@ -37,7 +37,7 @@ def _use_cores(cores: int | None) -> None:
 
 
 def held_memory(process: psutil.Process) -> int:
-    """Bytes that a process and its children hold together; 0 when it has ended."""
+    """Bytes used by a process and its children together; 0 when it has ended."""
     held = 0
     with suppress(psutil.Error):
         for each in (process, *process.children(recursive=True)):
@@ -47,7 +47,7 @@ def held_memory(process: psutil.Process) -> int:
 
 
 def child_peaks(make_job: Callable[[str], Callable], names: Iterable[str], threads: int) -> dict[str, float]:
-    """GiB that each job adds to a child process with nothing else in it; {} but on Linux.
+    """GiB that each job adds to an otherwise empty child process; {} on systems other than Linux.
 
     make_job: name → job, as a function that can be pickled. threads: of PyTorch.
     """
@@ -57,7 +57,7 @@ def child_peaks(make_job: Callable[[str], Callable], names: Iterable[str], threa
 
 
 def _added_memory(make_job: Callable[[str], Callable], name: str, threads: int) -> int:
-    """Peak bytes that `RUNS` runs of a job add to this process, which has done nothing greater before."""
+    """Peak bytes that `RUNS` runs of a job add to this process; it must not have used more memory before."""
     with torch_threads(threads):
         job, before = make_job(name), _status("VmRSS")
         for _ in range(RUNS):
@@ -72,7 +72,7 @@ def _status(name: str) -> int:
 
 
 def device_peaks(device: torch.device, jobs: dict[str, Callable]) -> dict[str, float]:
-    """GiB of GPU memory that a run of each job adds at most to what lies there before (weights, optimizers)."""
+    """Peak GiB of GPU memory that a run of each job adds to what is allocated before it (weights, optimizer states)."""
     peaks = {}
     for name, job in jobs.items():
         job()

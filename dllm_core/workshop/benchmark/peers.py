@@ -1,4 +1,4 @@
-"""What decoding is compared with: other libraries and the matmuls alone; and the oracle that holds acceptance equal.
+"""What decoding is compared with: other libraries and the matmuls alone; and the oracle that equalizes acceptance.
 
 The code of Hugging Face and diffusers is imported by the functions that use it.
 """
@@ -17,10 +17,10 @@ from dllm_core.model import Transformer
 
 
 class Oracle:
-    """A model whose acceptance is dictated: after each real forward it overwrites the logits, so that exactly `accept`
-    of the block's masked positions have a probability near 1 and the others 1 / V.
+    """A model with a prescribed acceptance: after each real forward it overwrites the logits, so that exactly `accept` of
+    the block's masked positions have a probability near 1 and the others 1 / V.
 
-    Takes the place of a Transformer; all rows must be at the same step. A fixed random order of the block's positions
+    It replaces a Transformer; all rows must be at the same step. A fixed random order of the block's positions
     says which are accepted. Their tokens are the model's own most likely ones (`own_tokens`), so that equal outputs
     mean equal logits; or scripted ones, for bfloat16, where rounding depends on a matmul's shape.
     seconds: spent on this, to be subtracted; inside: seconds in the real forwards; calls: the shapes of the forwards.
@@ -99,7 +99,7 @@ class Matmuls:
     def _inputs(self, batch: int, width: int, keys: int, read: int) -> dict[str, Tensor]:
         config, weight = self.model.config, self.model.lm_head.weight
         heads, size = config.num_key_value_heads, config.head_dim
-        shared = config.num_attention_heads // heads  # query heads per key head: their rows stand below one another
+        shared = config.num_attention_heads // heads  # query heads per key head: their rows are stacked
         shapes = {
             "x": (batch * width, config.hidden_size), "y": (batch * width, config.num_attention_heads * size),
             "h": (batch * width, config.intermediate_size), "q": (batch, heads, shared * width, size),
@@ -141,7 +141,7 @@ def hugging_face(model: Transformer):
     fields["rope_parameters"] = {"rope_type": "default", "rope_theta": model.config.rope_theta}
     qwen3 = Qwen3ForCausalLM(Qwen3Config(**fields)).to(model.device, model.lm_head.weight.dtype).eval()
     qwen3.load_state_dict(model.state_dict())
-    qwen3.generation_config.eos_token_id = None  # it writes all the tokens that are asked for, as the other jobs
+    qwen3.generation_config.eos_token_id = None  # it never stops early, like the other jobs
     qwen3.generation_config.pad_token_id = 0
     return qwen3
 

@@ -1,4 +1,4 @@
-"""Times measured side by side: jobs take turns, so that whatever slows the machine for a moment slows all of them."""
+"""Timing of jobs that take turns, so that a slow moment of the machine affects all of them."""
 
 import contextlib
 import statistics
@@ -12,7 +12,7 @@ import torch
 @dataclass(frozen=True)
 class Setting:
     """What a record measures. part: "train", "decode" or "feed"; dtype: "" for feeding; threads: of PyTorch on the CPU;
-    rounds: turns of every job; quick: little work, to see that it runs."""
+    rounds: turns of every job; quick: little work, to check that it runs."""
 
     part: str
     shape: str

@@ -1,7 +1,7 @@
 """The training benchmark: whole steps of the three objectives, of plain implementations and of Hugging Face's Qwen3.
 
 Every job runs packed rows of the same size through forward, backward, clipping and AdamW; tokens are those of the rows,
-however many positions a job makes of them.
+independent of how many positions a job computes for them.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ training = importlib.import_module("dllm_core.train")  # the module: `from dllm_
 LENGTHS = {"tiny": 128, "26m": 512, "100m": 512}  # shape → tokens a row
 TOKENS = 1024  # of a step on a CPU; sixteen times as many on a GPU
 ROWS = [128, 512, 1024, 2048, 4096]  # row lengths along which time is measured; a step has the tokens of the longest
-GPU_STEPS = 16  # steps of a job on a GPU, which begins a step before the last one has ended; one on a CPU
+GPU_STEPS = 16  # steps of a job on a GPU, where a step begins before the last one has ended; on a CPU a job is one step
 BLOCK = 32
 BAND = NoiseSchedule.band(0.05, 0.95)
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bfloat16 operations per second, dense, as NVIDIA states them
@@ -51,8 +51,9 @@ COMPILED = ", compiled"  # ends the name of a job that torch.compile compiles
 
 
 class EverythingComputed:
-    """Block diffusion as it is first written: both halves through every layer, under one mask of 2L × 2L, logits of all
-    noisy positions. twice: then the inverse of the mask, beside a clean half of its own."""
+    """Block diffusion without this project's savings: the noisy and the clean half pass through every layer under one
+    dense mask [2L, 2L], and logits are computed at all noisy positions. twice: a second forward for the complementary
+    view, with the clean half again."""
 
     def __init__(self, mask_token_id: int, twice: bool = False):
         self.mask_token_id, self.views = mask_token_id, 2 if twice else 1
@@ -72,7 +73,7 @@ class EverythingComputed:
 
 
 class PassAView:
-    """Complementary masking with a pass for each view, each beside a clean half of its own."""
+    """Complementary masking with one forward per view; each forward contains the clean half."""
 
     def __init__(self, mask_token_id: int):
         self.diffusion = Diffusion(BAND, mask_token_id)
@@ -123,7 +124,7 @@ def comparison(setting: Setting, device: torch.device) -> Iterator[dict]:
         float32 = TrainJobs(replace(setting, dtype="float32"), length, tokens, device)
         jobs |= {f"{name}{IN_FLOAT32}": float32.job(name) for name in (AR, LLADA1, LLADA2)}
     first_step = {}
-    # a quick run does not wait for the compiler; on a CPU each of a diffusion's shapes takes it a minute at 26 M
+    # a quick run skips compilation; on a CPU it takes a minute for each shape of a diffusion step at 26 M
     for name in () if quick or (device.type == "cpu" and shape != "tiny") else (AR, LLADA1, LLADA2):
         step, began = train_jobs.step(f"{name}{COMPILED}"), time.perf_counter()
         with no_step_ahead():
@@ -164,7 +165,7 @@ def comparison(setting: Setting, device: torch.device) -> Iterator[dict]:
 
 
 def growth(setting: Setting, device: torch.device) -> Iterator[dict]:
-    """Longer and longer rows, with the same tokens in a step: what attention adds."""
+    """Rows of increasing length with the same number of tokens per step: the cost of attention."""
     tokens = max(ROWS) * (16 if device.type == "cuda" else 1)
     case = f"{setting.shape} {setting.dtype}, {tokens} tokens a step, {machine_words(setting, device)}"
     for name in (AR, LLADA1, LLADA2):
@@ -182,7 +183,7 @@ def machine_words(setting: Setting, device: torch.device) -> str:
 
 @contextlib.contextmanager
 def no_step_ahead() -> Iterator[None]:
-    """Within it no step begins before the last one's numbers are there: so the time and memory of one step show."""
+    """Within it a step begins only after the last one's numbers are read, so that time and memory are those of one step."""
     before, training.ASYNC_DEVICES = training.ASYNC_DEVICES, ()
     try:
         yield
@@ -199,7 +200,7 @@ class TrainJobs:
         self.steps = GPU_STEPS if device.type == "cuda" else 1
 
     def job(self, name: str) -> Callable[[], None]:
-        """The job called `name`, as of `step`."""
+        """The job that repeats `step(name)`."""
         return self.repeated(self.step(name))
 
     def repeated(self, step: Callable[[], None]) -> Callable[[], None]:

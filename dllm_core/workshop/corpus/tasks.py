@@ -227,7 +227,7 @@ def story(rng: Random) -> Draw:
     language = "en" if rng.random() < 0.3 else "zh"
     form = rng.choice(WORDS.stories[language])
     slots = {slot: rng.choice(pool) for slot, pool in WORDS.story_slots[language].items()}
-    key = "|".join(slots[slot] for slot in "apf")  # held out whatever the adjective
+    key = "|".join(slots[slot] for slot in "apf")  # the adjective does not belong to the key
     return Draw(Question("story", rng.choice(form["prompts"]).format(**slots), form["answer"].format(**slots)), (key,))
 
 
@@ -239,10 +239,10 @@ def introductions() -> list[Question]:
         for answer, cores in part["cores"].items():
             for core in cores:
                 for prefix, greeting in part["prefixes"]:
-                    asked = prefix + core
-                    asked = asked[:1].upper() + asked[1:]
+                    prompt = prefix + core
+                    prompt = prompt[:1].upper() + prompt[1:]
                     for suffix in part["suffixes"]:
-                        questions.append(Question("introduction", asked + suffix, greeting + answer))
+                        questions.append(Question("introduction", prompt + suffix, greeting + answer))
     return questions
 
 

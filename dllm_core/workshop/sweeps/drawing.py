@@ -22,8 +22,8 @@ def picture(sweep: Sweep, records: list[dict]) -> Picture:
     Means over seeds; bars from the least to the greatest.
     """
     spec = sweep.text["figure"]
-    kind, x, y = spec["kind"], spec["x"], spec["y"]
-    figure, alt = {"heat": _heat, "dots": _dots, "lines": _lines}[kind](records, spec)
+    x, y = spec["x"], spec["y"]
+    figure, alt = {"heat": _heat, "dots": _dots, "lines": _lines}[spec["kind"]](records, spec)
     figure.suptitle(f"{sweep.text['title']}  ·  {len(sweep.seeds)} seeds", fontsize=12, x=0.02, ha="left")
     return Picture(figure, f"{sweep.text['title']}: {HEADINGS.get(y, y)} against {HEADINGS.get(x, x)}. {alt}")
 
@@ -102,10 +102,9 @@ def _heat(records, spec):
     return figure, "; ".join(f"{row['label']} at {row[y]:g}, {row[x]:g}: {row[values[0]]}" for row in rows)
 
 
-def _settings(records, kind: str) -> set[str]:
-    return {
-        name for record in records for row in record["rows"] if row["kind"] == kind for name in row.get("settings", ())
-    }
+def _settings(records, row_kind: str) -> set[str]:
+    rows = [row for record in records for row in record["rows"] if row["kind"] == row_kind]
+    return {name for row in rows for name in row.get("settings", ())}
 
 
 def _bars(spreads: list[Spread]):

@@ -23,10 +23,11 @@ from dllm_core.notebook.grading import Question, grade, speed, summary
 from dllm_core.samplers import generate
 
 Row = dict[str, object]
+ROUNDS = 3  # of a speed measurement, after one that warms up
 
 
-def _row(kind: str, settings: dict, **numbers) -> Row:
-    return {"kind": kind, "settings": list(settings), **settings, **numbers}
+def _row(row_kind: str, settings: dict, **numbers) -> Row:
+    return {"kind": row_kind, "settings": list(settings), **settings, **numbers}
 
 
 def likelihood(
@@ -49,7 +50,7 @@ def likelihood(
 
 def answers(
     loaded: LoadedCheckpoint, questions: list[Question], decode_config: DecodeConfig, grid: dict[str, Sequence],
-    keep_items: bool = False, kind: str = "answers",
+    keep_items: bool = False, row_kind: str = "answers",
 ) -> Iterator[Row]:  # fmt: skip
     """Exact match, pace and text statistics of the answers for each combination of the decoding settings in `grid`
     (names of `DecodeConfig`). keep_items: also which answers were right, a character for each, for paired intervals."""
@@ -68,7 +69,7 @@ def answers(
         right = numbers.pop("right")
         if keep_items:
             numbers["right"] = "".join("1" if hit else "0" for hit in right)
-        yield _row(kind, {name: -1 if value is None else value for name, value in settings.items()}, **numbers)
+        yield _row(row_kind, {name: -1 if value is None else value for name, value in settings.items()}, **numbers)
 
 
 def _answer_length(loaded: LoadedCheckpoint, question: Question) -> int:
@@ -91,12 +92,12 @@ def own_questions(
 
 
 def speeds(
-    contestants: Sequence[tuple[LoadedCheckpoint, DecodeConfig]], questions: list[Question], rounds: int = 3
+    contestants: Sequence[tuple[LoadedCheckpoint, DecodeConfig]], questions: list[Question]
 ) -> Iterator[Row]:
     """Answer tokens through eos per forward and per second, batch 1, all contestants in one process: in each round each
     answers the same questions in turn. Medians, and the least and the greatest ratio to the first contestant."""
     rounds_of: dict[str, list[dict]] = {config.style: [] for _, config in contestants}
-    for number in range(rounds + 1):
+    for number in range(ROUNDS + 1):
         for loaded, config in contestants:
             result = speed(loaded, [question.prompt for question in questions], config)
             if number > 0:  # the first round warms up
@@ -107,7 +108,7 @@ def speeds(
         ratios = sorted(a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(results, first, strict=True))
         yield _row(
             "speed", {"style": style}, tokens_per_forward=results[0]["tokens_per_forward"],
-            tokens_per_second=per_second[rounds // 2], times=ratios[rounds // 2], least=ratios[0], most=ratios[-1],
+            tokens_per_second=per_second[ROUNDS // 2], times=ratios[ROUNDS // 2], least=ratios[0], most=ratios[-1],
         )  # fmt: skip
 
 
@@ -162,12 +163,12 @@ def reversal(
     right = sum(trace.text.startswith(k) for trace, (k, _) in zip(traces, facts, strict=True))
     yield _row("reversal", {"direction": direction, "way": "written"}, right=right / len(facts), items=len(facts))
     names = [k for k, _ in facts]
-    for way, sentence in (("likeliest as asked", queried), ("likeliest as told", seen)):
+    for form, sentence in (("likeliest as asked", queried), ("likeliest as told", seen)):
         right = 0
         for k, v in facts:
             costs = [_gap_nats(loaded, sentence.format(k=f"[[{name}]]", v=v), draws, seed) for name in names]
             right += names[costs.index(min(costs))] == k
-        yield _row("reversal", {"direction": direction, "way": way}, right=right / len(facts), items=len(facts))
+        yield _row("reversal", {"direction": direction, "way": form}, right=right / len(facts), items=len(facts))
 
 
 def _gap_nats(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> float:
@@ -179,7 +180,7 @@ def _gap_nats(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> flo
     tokenizer, ar = loaded.tokenizer, loaded.checkpoint.objective == "ar"
     masked, text_ids = mask_gaps(tokenizer, text)
     tokens = [tokenizer.bos_token_id, *text_ids, tokenizer.eos_token_id]
-    in_gap = [hidden != token for hidden, token in zip(masked, text_ids, strict=True)]
+    in_gap = [masked_id != token for masked_id, token in zip(masked, text_ids, strict=True)]
     scored = [True] * len(tokens) if ar else [False, *in_gap, False]
     copies = 1 if ar else draws
     texts = TokenDataset.of(

@@ -37,13 +37,13 @@ class Spread:
         return mean if least == greatest else f"{mean} ({least}–{greatest})"
 
 
-def gather(records: Iterable[dict], kind: str, by: Sequence[str], columns: Sequence[str]) -> list[dict]:
-    """Rows of one kind, pooled over seeds: one dict for each cell and each combination of the settings `by`, in order
-    of appearance; `columns` as `Spread`. Rows that lack a column are left out."""
+def gather(records: Iterable[dict], row_kind: str, by: Sequence[str], columns: Sequence[str]) -> list[dict]:
+    """The rows with row["kind"] == row_kind, pooled over seeds: one dict for each cell and each combination of the
+    settings `by`, in order of appearance; `columns` as `Spread`. Rows that lack a column are left out."""
     pooled: dict[tuple, list[dict]] = {}
     for record in records:
         for row in record["rows"]:
-            if row["kind"] == kind and all(row.get(name) is not None for name in columns):
+            if row["kind"] == row_kind and all(row.get(name) is not None for name in columns):
                 pooled.setdefault((record["label"], *(row.get(name) for name in by)), []).append(row)
     rows = []
     for key, values in pooled.items():

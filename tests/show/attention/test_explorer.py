@@ -43,12 +43,12 @@ def test_a_prediction_stands_where_the_pattern_reads_it():
     causal = training_scene("causal", "abcd", 1)["elements"]
     assert [element["says"] for element in causal] == [["b"], ["c"], ["d"], []]  # labels shifted by one
     noisy = training_scene(PATTERNS[3], POEM[:8], 4)["elements"]
-    assert any(element["hidden"] for element in noisy[:8]) and not any(element["hidden"] for element in noisy[8:])
+    assert any(element["masked"] for element in noisy[:8]) and not any(element["masked"] for element in noisy[8:])
     for element in noisy[:8]:
-        assert element["says"] == ([POEM[element["token"]]] if element["hidden"] else [])
-        assert (element["text"] == "░") == element["hidden"]
+        assert element["says"] == ([POEM[element["token"]]] if element["masked"] else [])
+        assert (element["text"] == "░") == element["masked"]
     twins = training_scene(PATTERNS[4], POEM[:8], 4)["elements"]
-    assert [element["hidden"] for element in twins[:8]] == [not element["hidden"] for element in twins[8:16]]
+    assert [element["masked"] for element in twins[:8]] == [not element["masked"] for element in twins[8:16]]
 
 
 def test_decoders_forwards_are_what_the_cache_says():

@@ -165,7 +165,7 @@ def test_every_cell_equals_the_record_at_every_step(browser, tmp_path, make):
                 assert ("edited" in kinds) == (len(want["past"]) > 1 or commit.reason == "edit")
                 assert ("It replaced:" in reason) == (len(want["past"]) > 1)
             elif want["state"] == "prompt":
-                assert text == show.visible(WORDS[want["token"]]) and "given, never masked" in reason
+                assert text == show.visible(WORDS[want["token"]]) and "prompt, never masked" in reason
             elif want["draft"]:
                 _, token, share = want["draft"]
                 assert text == show.visible(WORDS[token]) and "guess" in kinds

@@ -36,16 +36,16 @@ def test_explorers_say_what_is_wrong_and_recover():
     assert complaint.value == "" and 'alt="block size' in stage.children[0].value
 
 
-def test_raising_t_only_hides_more_and_the_twin_is_the_rest():
+def test_raising_t_only_masks_more_and_the_complement_is_the_rest():
     texts, maskable = list("abcdefgh"), [False, False] + [True] * 6
     controls, _, stage = widgets.noise_explorer(texts, maskable, interactive=True).children
-    hidden_of = lambda child: [sign == "░" for sign in re.findall(r">([^<>])</span>", child.value)]
+    masked_of = lambda child: [sign == "░" for sign in re.findall(r">([^<>])</span>", child.value)]
     last = [False] * 8
     for t in (0.1, 0.4, 0.7, 0.99):
         controls.children[0].value = t
-        first, twin = map(hidden_of, stage.children)
+        first, complement = map(masked_of, stage.children)
         assert all(after or not before for before, after in zip(last, first, strict=True))
-        assert [a != b for a, b in zip(first, twin, strict=True)] == maskable
+        assert [a != b for a, b in zip(first, complement, strict=True)] == maskable
         last = first
     controls.children[2].value = False
     assert len(stage.children) == 1
