@@ -33,7 +33,7 @@ def test_packing_tells_prompt_scored_filling_and_padding():
     batch.tokens[0, 3:7] = 5
     picture = show.packing({"a": batch}, EOS, 2)
     assert is_png(picture) and repr(picture) == "a: 38 % scored, 38 % prompt, 0 % filling, 25 % padding"
-    with pytest.raises(ValueError, match="no batch"):
+    with pytest.raises(ValueError, match="the mapping is empty"):
         show.packing({}, EOS)
 
 

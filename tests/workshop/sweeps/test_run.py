@@ -250,7 +250,7 @@ def test_the_page_tells_the_minutes_of_what_all_leaves_out_apart(toy, key):
     folder.mkdir(exist_ok=True)
     (folder / "log.jsonl").write_text(text, "utf-8")
     page = results_page.page(files.find_sweeps([]))
-    assert "took 12 minutes (2 invocations" in page and "needs other data for (apart) 5 more." in page
+    assert "took 12 minutes (2 invocations" in page and "need other data (apart) took 5 minutes." in page
 
 
 def test_what_is_asked_for_by_name_is_not_among_all(toy, capsys):
