@@ -44,7 +44,7 @@ def encode_conversations(
     prompts = _render(tokenizer, [conversations[c][:i] for c, i in answers], True, locations)
     with_answers = _render(tokenizer, [conversations[c][: i + 1] for c, i in answers], False, locations)
 
-    # 2. Cut each into a piece: the prompt's text, of a later turn only what is new, and the answer's text.
+    # 2. Split each into a piece: the prompt's text (for a later turn only the new part) and the answer's text.
     pieces: list[Piece] = []
     earlier = ""
     for (c, i), prompt, full in zip(answers, prompts, with_answers):
@@ -64,7 +64,7 @@ def encode_conversations(
     prompt_ids = [e.ids for e in encode([piece.prompt for piece in pieces], add_special_tokens=False)]
     answer_ids = [e.ids for e in encode([piece.answer for piece in pieces], add_special_tokens=False)]
 
-    # 4. Join the pieces of an example, cut it at max_length, keep it if something is left to learn.
+    # 4. Join the pieces of an example, cut it at max_length, and keep it if a scored token is left.
     ids, scored, origin = [], [], []
     counts = {"cut": 0, "dropped": 0, "blank": 0}
     k = 0

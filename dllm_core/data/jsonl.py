@@ -69,7 +69,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
 
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
-    """The texts of a file of either schema, each turn of a conversation by itself, for building a vocabulary."""
+    """The texts of a file of either schema, for building a vocabulary; each turn of a conversation is a text."""
     path = find_data(path)
     for number, row in read_jsonl(path):
         if "conversations" in row and field not in row:

@@ -120,7 +120,7 @@ def _folder(source: str) -> Path:
 
 
 def _read(folder: Path):
-    # tokenizer.json is complete by itself; the other layouts need their own class, whose import takes a second
+    # tokenizer.json needs no other file; other layouts need a model-specific class, whose import takes a second
     if (folder / "tokenizer.json").is_file():
         from transformers import PreTrainedTokenizerFast as reader
     else:
@@ -131,7 +131,7 @@ def _read(folder: Path):
             read_json(path)  # an error that names the file
     try:
         tokenizer = reader.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # whatever the tokenizer classes raise, the cause is these files
+    except Exception as error:  # the tokenizer classes raise many types of errors for unreadable files
         raise DataError(f"{folder}: cannot read a tokenizer from this folder: {error}") from error
     if not tokenizer.is_fast:
         raise DataError(f"{folder}: this tokenizer has no fast version; save it once as tokenizer.json")

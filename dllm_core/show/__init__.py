@@ -11,14 +11,14 @@ LiveLossCurve, progress, training_curve          training while it runs
 sweep                                            the result of a sweep
 source, table, masked_row, visible               text: code, numbers, noised rows, a token
 Html, Markdown, Table, Picture, Player           what these functions return
-save_figure, interactive                         a figure as a file; whether a person looks at the notebook
+save_figure, interactive                         a figure as a file; whether the notebook is interactive
 """
 
 import importlib
 import sys
 import types
 
-_FILES = {  # file: what is imported from it by name
+_FILES = {  # file: the names that are imported from it
     "common.progress_bar": ("interactive",),
     "show.attention.explorer": ("attention",),
     "show.attention.picture": ("attention_picture",),

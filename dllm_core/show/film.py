@@ -1,4 +1,4 @@
-"""The film of samples: what a model writes while it learns, kept beside the run and drawn as a strip of frames."""
+"""The film of samples: texts that a model generates during training, saved in its run folder, drawn as frames."""
 
 import json
 from pathlib import Path

@@ -45,7 +45,7 @@ class Html:
 
 @dataclass(frozen=True)
 class Table(Html):
-    """A table that a notebook shows by itself, for a page also as `markdown`. Made by `table`."""
+    """A table as HTML, text and `markdown`; `table` builds it."""
 
     markdown: str
 

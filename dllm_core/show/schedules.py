@@ -118,7 +118,7 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
 
 @in_our_look
 def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] | None = None) -> Picture:
-    """Block size over training steps with its phases shaded; above it the learning rate of each step when given.
+    """Block size over training steps with its phases shaded, below the learning rate of each step if it is passed.
 
     schedule: anything with block_size(step) and phase(step), such as `BlockSchedule`; learning_rates: [total_steps].
     """

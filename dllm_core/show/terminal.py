@@ -1,8 +1,8 @@
-"""A decoding in a terminal, drawn with `rich` from the `Trace` alone: chosen steps below each other, or played.
+"""A decoding in a terminal, drawn with `rich` from the `Trace` alone: some of its steps, or all of them played.
 
     dllm play outputs/trace.json --play
 
-It reads without color: masks are shaded boxes (with the guess behind them), what a step filled stands between ‹ and ›.
+It is readable without color: masks are shaded boxes (followed by the guess), and ‹ › enclose what a step filled.
 """
 
 import argparse

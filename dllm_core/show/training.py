@@ -1,7 +1,7 @@
 """Training while it runs: the loss curve and the progress bar. They read `TrainStep`s and change nothing.
 
-The cost is bounded: a picture is drawn at most every few seconds and never for more than a small share of the time;
-without a person at the notebook (papermill, scripts, tests) only once, at the end.
+The cost is bounded: a picture is drawn at most every few seconds, and drawing takes at most a small share of the time.
+Outside an interactive notebook (papermill, scripts, tests) the curve is drawn once, at the end.
 """
 
 import time
@@ -16,9 +16,9 @@ PHASE = {"color": "#444444"}
 class LiveLossCurve:
     """A loss curve that grows: `live.update(train_step)` for every step, `live.close()` at the end (or `with`).
 
-    every: least seconds between two pictures; share: most of the time that drawing may take (on top of `every`);
-    interactive: whether a person looks at it (default: `show.interactive()`). One picture remains in the notebook.
-    `live.picture()` draws the present state at any time.
+    every: least seconds between two pictures; share: largest share of the time that drawing may take; interactive:
+    whether to draw before the end (default: `show.interactive()`). One picture remains in the notebook.
+    `live.picture()` draws the current state at any time.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class LiveLossCurve:
 
 @in_our_look
 def training_curve(steps: Sequence, title: str = "training", merged: Iterable[int] = ()) -> Picture:
-    """The curve of a list of `TrainStep`s (also of a run's metrics read back): loss and validation bound, stretches of
-    one block size shaded, the phases of a schedule named above.
+    """The curve of a list of `TrainStep`s (or of the metrics of a saved run): loss and validation bound, with the ranges
+    of one block size shaded and the phases of a schedule named above.
 
     merged: steps whose checkpoints were averaged (top-k merge), ringed on the validation curve.
     Raises ValueError when there are no steps, or a merged one was not validated.
@@ -125,7 +125,7 @@ def _smoothed(loss):
 
 
 def _draw_validation(axes, validated: dict[int, float], merged: list[int], bound: bool) -> None:
-    """step → validation as a dashed line; rings around the merged steps. bound: whether it is one, for the legend."""
+    """step → validation as a dashed line, with rings around the merged steps. bound: whether it is an upper bound, for the legend."""
     if validated:
         label = "validation (bound)" if bound else "validation"
         axes.plot(*zip(*validated.items(), strict=True), "D--", color=COLORS["vermilion"], markersize=6, label=label)
@@ -138,7 +138,7 @@ def _draw_validation(axes, validated: dict[int, float], merged: list[int], bound
 
 
 def _draw_phases(axes, steps: Sequence) -> bool:
-    """Shade the stretches of one phase and block size, and name the phases above. Returns whether any has a name."""
+    """Shade the ranges of one phase and block size, and name the phases above. Returns whether any phase has a name."""
     edges = [step.step - 0.5 for step in steps] + [steps[-1].step + 0.5]
     sizes = stretches([(step.phase, step.block_size) for step in steps])
     if len(sizes) > 1:
@@ -166,7 +166,7 @@ def progress(
     """Yield the same `TrainStep`s while showing a bar, updating `live`, and every `every` steps printing the text of
     `sample(step)`, a `Trace` or a text. film: a `SampleFilm` that keeps the samples, and one of the first step.
 
-    Sampling happens between steps. The bar is plain text, also in JupyterLab; without a person it is drawn every 10 s.
+    Sampling happens between steps. The bar is plain text, also in JupyterLab; outside an interactive notebook it is drawn every 10 s.
     `live` is closed at the end, also after an error or a stop. Raises ValueError when `sample` comes without `every`
     (0: no samples).
     """

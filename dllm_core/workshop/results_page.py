@@ -24,7 +24,7 @@ INTRODUCTION = (
     "seeds; in brackets the least and the greatest."
 )
 REBUILT = "2026-11-30"  # the day from which on noise is drawn by (seed, step, part)
-OF_OLD_CODE = {  # page → what it says while records from before that day are shown
+OF_OLD_CODE = {  # page → note that it shows while some records are older than `REBUILT`
     "RESULTS.md": "The records dated before 2026-11-30 were measured by the code before its rebuild (commit 7076237 "
     "and earlier). Noise is drawn in another way since, so a sweep that is run again gives other numbers, within the "
     "range of the seeds.",

@@ -30,7 +30,7 @@ PATTERNS = (
 DECODERS = ("AR, cached", "LLaDA 1, no cache", "LLaDA 2, cached blocks")
 STYLES = dict(zip(DECODERS, ("ar", "llada1", "llada2"), strict=True))
 
-# code of a cell → (open?, name, what it says of query q and key k)
+# code of a cell → (whether q may attend to k, name, explanation for query {q} and key {k})
 RULES = {
     "o": (True, "own block", "{q} and {k} are of one view and one block: they see each other"),
     "e": (True, "earlier clean", "{k} is clean and its block comes before that of {q}"),
@@ -107,7 +107,7 @@ def training_scene(name: str, tokens: Sequence[str], block_size: int, documents:
         part = "x_t" if all_noisy else "" if one_view else ("x_0", "x_t", "x̄_t")[view]
         text = MASK if masked else visible(tokens[token])
         elements.append({"text": text, "token": token, "part": part, "masked": masked, "says": []})
-    # what is predicted at an element: the tokens that are scored there
+    # "says": the tokens that are predicted, and scored, at an element
     for view, predicted_at in enumerate(pattern.predicted_at[0].tolist(), 1):
         scored = noised[view] if all_noisy or not one_view else [True] * len(tokens)
         for token, element in enumerate(predicted_at):

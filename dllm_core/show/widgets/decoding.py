@@ -178,7 +178,7 @@ class DecodingPanel:
             asyncio.run(self.decode())
 
     def stop(self) -> None:
-        """End the run after its current step; what it has written stays."""
+        """End the run after its current step; the tokens filled so far are kept."""
         self.stopping = self.running
 
     @staticmethod

@@ -22,7 +22,7 @@ AT_REST = {"continuous_update": False}  # draw when a slider is released or a te
 
 
 def schedule_explorer(interactive: bool | None = None):
-    """alpha(t), weight and share of the loss of one noise schedule, limited to a band of mask ratios, beside linear."""
+    """alpha(t), weight and share of the loss of a noise schedule within a band of mask ratios, compared with linear."""
 
     def draw(curve: str, band: tuple[float, float], weighting: str):
         linear = NoiseSchedule("linear")

@@ -51,7 +51,7 @@ CONTROLS = {  # in the order in which they are shown
 WIDE = ("checkpoint", "task", "prompt", "gaps")
 RARE = ("temperature", "seed", "cfg_scale", "max_decode_per_step", "cap_start_ratio", "cap_end_ratio")
 OFF_AT_ZERO = ("steps", "block_length", "cap_start_ratio", "cap_end_ratio", "max_decode_per_step")
-OF_STYLE = {  # the settings that a style reads, beside length, temperature and seed
+OF_STYLE = {  # the settings that a style uses, besides length, temperature and seed
     "ar": (),
     "llada1": ("steps", "block_length", "cfg_scale"),
     "llada2": (

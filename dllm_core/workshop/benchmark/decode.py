@@ -91,14 +91,14 @@ def random_model(setting: Setting) -> Transformer:
 
 
 def new_job(setting: Setting, case: Case, name: str) -> Callable:
-    """A job with a model of its own, for a child process."""
+    """A job with a newly built model, for a child process."""
     return DecodeJobs(random_model(setting), case).job(name)
 
 
 def comparison(
     bench: DecodeJobs, jobs: dict[str, Callable], setting: Setting, peaks: dict[str, float]
 ) -> Iterator[dict]:
-    """Every job of one case in turns. peaks: GiB that a job takes beside the weights, where measured.
+    """Every job of one case in turns. peaks: GiB that a job needs besides the weights, where measured.
 
     Raises RuntimeError where two jobs that must write the same tokens do not."""
     case, device = bench.case, bench.model.device

@@ -33,7 +33,7 @@ from dllm_core.workshop.benchmark.timing import Setting, compare, plural, take_t
 
 # shape → tokens per row, and most texts (or conversations) joined to a line, so that lines are about as long as rows
 SHAPES = {"tiny": (128, 1), "26m": (512, 6)}
-LARGE = "large"  # beside the shapes: a file as large as MiniMind's
+LARGE = "large"  # a further shape: a file as large as MiniMind's
 BATCH = 32
 
 

@@ -61,7 +61,7 @@ class DecodeJobs:
         generator = torch.Generator().manual_seed(0)
         self.prompts = torch.randint(1, vocab - 2, (case.batch, case.prompt), generator=generator).to(model.device)
         self.written: dict[str, Tensor] = {}
-        self.sampler_seconds: list[float] = []  # per forward, outside the forwards; of each LLaDA 2 run of this project
+        self.sampler_seconds: list[float] = []  # of each run of this project's LLaDA 2: seconds per forward that the sampler adds
 
     def jobs(self, peers: bool) -> dict[str, Callable]:
         """Every job by its name. peers: also those of other libraries; a warning says when diffusers is missing."""
@@ -80,7 +80,7 @@ class DecodeJobs:
         return jobs
 
     def job(self, name: str, graphs: bool = True) -> Callable[[], float | None]:
-        """One job by itself. graphs: whether it may use CUDA graphs, whose memory the allocator does not show."""
+        """The job of this name. graphs: whether it may use CUDA graphs, whose memory the allocator does not show."""
         if name in (LLADA2, AR, LLADA2_NOT_PREPACKED):
             style = "ar" if name == AR else "llada2"
             as_it_is = name == LLADA2_NOT_PREPACKED or (self.model.device.type == "cuda" and not graphs)

@@ -61,7 +61,7 @@ class Oracle:
         return time.perf_counter()
 
     def overwrite(self, logits: Tensor) -> None:
-        """Overwrite in place the logits [n, V] of the elements read, row after row."""
+        """Overwrite in place the logits [n, V] of the elements that are read, in row order."""
         tokens, position, read = self.inputs
         rows, columns = torch.ones_like(tokens).nonzero(as_tuple=True) if read is None else read
         # 1. the masked positions of the current block, the last one of the window
@@ -134,7 +134,7 @@ class Matmuls:
 
 
 def hugging_face(model: Transformer):
-    """transformers' Qwen3ForCausalLM with the model's own weights, in its precision."""
+    """transformers' Qwen3ForCausalLM with the weights and the dtype of `model`."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     fields = hf_config(model.config, CheckpointInfo("ar"), {})

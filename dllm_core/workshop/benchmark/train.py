@@ -46,8 +46,8 @@ BOTH_VIEWS, PASS_A_VIEW = "LLaDA 2, both views", "LLaDA 2, one pass a view"
 EVERYTHING, EVERYTHING_TWICE = "LLaDA 2, everything computed", "LLaDA 2, everything computed, one pass a view"
 HUGGING_FACE_AR, HUGGING_FACE_DIFFUSION = "Hugging Face AR", "Hugging Face, full diffusion"
 HUGGING_FACE_AR_ONEDNN = "Hugging Face AR, matrix products by our library"
-IN_FLOAT32 = " in float32"  # ends the name of a job beside the same one in bfloat16
-COMPILED = ", compiled"  # ends the name of a job that torch.compile compiles
+IN_FLOAT32 = " in float32"  # suffix of a job's name when the setting is bfloat16 and this job runs in float32
+COMPILED = ", compiled"  # suffix of the name of a job that torch.compile compiles
 
 
 class EverythingComputed:
@@ -225,7 +225,7 @@ class TrainJobs:
         return lambda: next(steps) and None
 
     def hugging_face_step(self, causal: bool, onednn: bool) -> Callable[[], None]:
-        """Hugging Face's Qwen3 of the same initial weights by its own forward: logits everywhere, the same optimizer.
+        """Hugging Face's Qwen3 with the same initial weights and optimizer; it computes logits at all positions.
         onednn: float32 products in the library that this project chooses, see `cpu.onednn_matmul`."""
         torch.manual_seed(0)
         model = hugging_face(Transformer(self.config).to(self.device)).train()

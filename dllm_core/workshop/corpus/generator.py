@@ -1,4 +1,4 @@
-"""The embedded corpus, generated from one seed: `dllm corpus` writes data/ anew.
+"""The embedded corpus, generated from one seed: `dllm corpus` rewrites data/.
 
 `random.Random` alone decides, so the files are the same on every machine. Nearly every question occurs once, so a model
 has to read the prompt instead of remembering. The held-out questions are drawn first; what is drawn for training later
@@ -34,8 +34,8 @@ SAMPLE = 40  # lines of each sample file
 
 @dataclass(frozen=True)
 class Corpus:
-    """All splits. `sft_valid` and `sft_test` hold equal parts of the groups; `reversal` holds `reversal_unseen` (pairs
-    told in one direction, asked in the other) and `reversal_seen` (told in both directions: the control)."""
+    """All splits. `sft_valid` and `sft_test` hold equal parts of the groups; `reversal` holds `reversal_unseen` (facts
+    trained in one direction, queried in the other) and `reversal_seen` (trained in both directions: the control)."""
 
     pretrain: list[str]
     pretrain_valid: list[str]
@@ -80,7 +80,7 @@ def build(seed: int = 0) -> Corpus:
 
 
 def conversation(*questions: Question) -> dict:
-    """Questions as one line of the conversation schema, with the group beside it (`dialogue` for several turns)."""
+    """Questions as one line of the conversation schema, with the key "group" (`dialogue` for several turns)."""
     turns = []
     for question in questions:
         turns.append({"role": "user", "content": question.prompt})

@@ -93,9 +93,9 @@ class Pool:
 
 
 def _reversal() -> tuple[list[Question], list[Question]]:
-    """(training, test) questions about the pairs of a person and a book. The first half of the pairs is told only as
-    person → book, the second half both ways. Two phrasings of each pair's question book → person are the test; neither
-    half trains them."""
+    """(training, test) questions about the pairs of a person and a book. The first half of the pairs is trained
+    only as person → book, the second half in both directions. Two phrasings of each pair's question book → person are
+    the test and are not trained in either half."""
     train, test = [], []
     for i, (person, title) in enumerate(zip(WORDS.people, WORDS.titles)):
         one_way = i < len(WORDS.people) // 2

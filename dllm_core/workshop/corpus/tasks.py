@@ -216,14 +216,14 @@ def reading(rng: Random) -> Draw:
     before, after, lead = rng.choice(WORDS.reading_frames["en" if facts.english else "zh"])
     gap = " " if facts.english else ""
     prompt = before + facts.text() + gap + question + after
-    # an answer with two entries spells a table of its own
+    # an answer with two entries is itself the text of a table
     keys = facts.keys if len(answered) == 1 else (*facts.keys, facts.text(*answered))
     return Draw(Question("reading", prompt, lead + facts.text(*answered)), keys)
 
 
 # ---- stories --------------------------------------------------------------------------------------
 def story(rng: Random) -> Draw:
-    """A story whose slots stand in the prompt; the prompt's phrasing decides the template."""
+    """A story whose slots are named in the prompt; the prompt's phrasing decides the template."""
     language = "en" if rng.random() < 0.3 else "zh"
     form = rng.choice(WORDS.stories[language])
     slots = {slot: rng.choice(pool) for slot, pool in WORDS.story_slots[language].items()}

@@ -91,7 +91,7 @@ def documents(seed: int, name: str, count: int, pool: Pool, seen: set[str]) -> l
 
 def reversal_statements() -> list[str]:
     """The sentences of reversal_tiny.jsonl: who wrote which book, each sentence once. The first half of the pairs is
-    told only as person → book, the second half in both directions."""
+    stated only as person → book, the second half in both directions."""
     said = []
     for i, (person, title) in enumerate(zip(WORDS.people, WORDS.titles, strict=True)):
         forms = WORDS.forward_statements

@@ -1,8 +1,7 @@
-"""Sweeps as files: each YAML file of notebooks/sweeps, read and checked, becomes a list of trials.
+"""Sweeps as files: each YAML file of notebooks/sweeps is read, checked and turned into a list of trials.
 
-A sweep asks a question, and says how each of its cells is trained and what is then measured. A trial is a cell at one
-seed. It is finished when its record lies in notebooks/sweeps/records, a small file to commit; the weights that were
-trained for it are not kept.
+A sweep states a question, and for each of its cells the trainings and the measurement. A trial is a cell at one seed. It
+is finished when notebooks/sweeps/records has its record, a small file to commit; the trained weights are not kept.
 """
 
 import hashlib
@@ -33,7 +32,7 @@ STEP_KEYS = {"notebook", "preset", "cells", "given", *SCALES}
 class Trial:
     """A cell of a sweep at one seed.
 
-    steps: (notebook, values) of each training, in order; `{previous}` in a value stands for the run of the step before.
+    steps: (notebook, values) of each training, in order; `{previous}` in a value is replaced by the run of the previous step.
     measure: the values for the measuring notebook. chain: the stages of `dllm run` that the trial starts from. timed:
     it runs alone, because it measures seconds.
     """
@@ -50,7 +49,7 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """A digest of all values that the trial runs with; a record with another key answers another question."""
+        """A digest of all values that the trial runs with; a record with another key belongs to other values."""
         return digest([self.steps, self.measure, self.seed])
 
     @property
@@ -155,7 +154,7 @@ def _notebook_values(path: Path, step: dict, cell: dict, scale: str, used: set[s
 
 
 def find_sweeps(names: Sequence[str] = (), scale: str = "cpu") -> list[Sweep]:
-    """The sweeps of these names, or all, in their order. Raises UsageError for a name that stands for none."""
+    """The sweeps of these names, or all, in their order. Raises UsageError for an unknown name."""
     paths = {path.stem: path for path in resolve(FOLDER).glob("*.yaml")}
     for name in names:
         if name not in (*paths, "all"):

@@ -130,7 +130,7 @@ def first_steps(run: RunFolder) -> Iterator[Row]:
 def merges(
     loaded: LoadedCheckpoint, counts: Iterable[int], measure: Callable[[torch.nn.Module], Estimate]
 ) -> Iterator[Row]:
-    """The last weights (k = 0) beside the mean of the k checkpoints with the best validation (LLaDA 2.0 §4.3), each
+    """The last weights (k = 0) and the mean of the k checkpoints with the best validation (LLaDA 2.0 §4.3), each
     measured on the same masks. The model keeps its last weights. Raises ValueError when fewer than k were kept."""
     run, model = RunFolder(loaded.path), loaded.model
     last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -151,11 +151,11 @@ def reversal(
     loaded: LoadedCheckpoint, facts: list[tuple[str, str]], seen: str, queried: str, decode_config: DecodeConfig,
     draws: int, seed: int, direction: str,
 ) -> Iterator[Row]:  # fmt: skip
-    """Facts (k, v) from training sentences of the form `seen`, queried by the beginning of the sentence `queried`; both
-    hold {k} and {v}, and `queried` ends with {k} and a full stop. direction: how the facts were told, in words.
+    """Facts (k, v), trained in sentences of the form `seen` and queried with the beginning of the sentence `queried`; both
+    forms contain {k} and {v}, and `queried` ends with {k} and a full stop. direction: a label of the training direction.
 
-    By decoding: the share of facts whose continuation begins with k. By likelihood: the share whose k, given the rest,
-    is likeliest among all facts' k, in `queried` and in `seen` (a model that cannot say a fact may still know it).
+    By decoding: the share of facts whose continuation begins with k. By likelihood: the share whose k is the most likely
+    among all facts' k, in `queried` and in `seen` (a model may rank a fact first although it does not decode it).
     """
     head = queried[: queried.index("{k}")]
     prompts = [prompt_ids(loaded.tokenizer, head.format(v=v), chat=False) for _, v in facts]
@@ -174,7 +174,7 @@ def reversal(
 def _gap_nats(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> float:
     """Nats of the words in double brackets given the rest of the text.
 
-    For AR those of the whole text, exactly: the rest costs the same whatever stands in the brackets. For diffusion the
+    For AR those of the whole text, exactly: the rest costs the same for any words in the brackets. For diffusion the
     bound with masks in the brackets alone (LLaDA Eq. 6): masks on the rest would price the other direction too.
     """
     tokenizer, ar = loaded.tokenizer, loaded.checkpoint.objective == "ar"

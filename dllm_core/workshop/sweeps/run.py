@@ -162,7 +162,7 @@ def _job(name: str, notebook: str, values: dict, folder: str, title: str, needs:
     executed = resolve("runs/sweeps") / folder / f"{title}.ipynb"
     upstream = tuple(job.record for job in needs)
     weights = resolve("weights/sweeps") / folder
-    # one thread: sums are split by the number of threads, and a trial must not depend on what runs beside it
+    # one thread: the number of threads changes the order of sums, and so the result
     return NotebookJob(
         stage, path, read_parameters(path), values, code_digest(path), executed, upstream, weights, threads=1
     )
@@ -170,7 +170,7 @@ def _job(name: str, notebook: str, values: dict, folder: str, title: str, needs:
 
 def chain_jobs(trials: Sequence[Trial]) -> list[NotebookJob]:
     """The stages of the chain that the trials start from, at each of their seeds, as `dllm run -p seed N` would run
-    them, but on one thread each: the result does not depend on what runs beside it."""
+    them, but on one thread each, so that the result does not depend on the number of threads."""
     starts: dict[tuple[str, int], set[str]] = {}  # (scale, seed) → names of stages
     for trial in trials:
         starts.setdefault((trial.scale, trial.seed), set()).update(trial.chain)
@@ -188,7 +188,7 @@ def chain_jobs(trials: Sequence[Trial]) -> list[NotebookJob]:
 
 def _of_seed(job: NotebookJob, seed: int, scale: str) -> NotebookJob:
     """The job with its seed in its name, for the stages of several seeds run side by side. Fine-tuning is not evaluated
-    on the way: its last weights are taken, and these are the same."""
+    during training, because its last weights are used."""
     needs = tuple(f"{need}.{seed}" for need in job.stage.needs)
     stage = replace(job.stage, name=f"{job.stage.name}.{seed}", needs=needs)
     more = ALIKE.get(scale, {}) | (NOT_WATCHED if job.stage.name.startswith("05") else {})

@@ -1,4 +1,4 @@
-"""The rows of the sweeps' tables: what the records hold, pooled over seeds, under headings in words."""
+"""The rows of the sweeps' tables: the records' numbers, pooled over seeds, under readable headings."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -73,15 +73,15 @@ def test_the_loader_cuts_long_lines(workspace, source):
         break
 
 
-def test_a_written_file_has_its_size_and_schema(tmp_path, source):
-    text = feed.write_file(tmp_path / "t.jsonl", source, 5e4, "text", 6)
+def test_a_written_file_has_its_size_and_schema(workspace, source):
+    text = feed.write_file(workspace / "t.jsonl", source, 5e4, "text", 6)
     assert 5e4 <= text.stat().st_size < 6e4
-    again = feed.write_file(tmp_path / "again.jsonl", source, 5e4, "text", 6)
+    again = feed.write_file(workspace / "again.jsonl", source, 5e4, "text", 6)
     assert text.read_bytes() == again.read_bytes()
-    chat = feed.write_file(tmp_path / "c.jsonl", source, 5e4, "chat", 3)
+    chat = feed.write_file(workspace / "c.jsonl", source, 5e4, "chat", 3)
     tokenizer = load_tokenizer(source / "tokenizer")
-    assert len(text_documents(text, tokenizer, cache=False)) == sum(1 for _ in read_jsonl(text))
-    assert len(chat_documents(chat, tokenizer, 512, cache=False)) == sum(1 for _ in read_jsonl(chat))
+    assert len(text_documents(text, tokenizer)) == sum(1 for _ in read_jsonl(text))
+    assert len(chat_documents(chat, tokenizer, 512)) == sum(1 for _ in read_jsonl(chat))
 
 
 def test_memory_does_not_grow_with_the_file(workspace, source):
