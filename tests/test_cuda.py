@@ -99,7 +99,7 @@ def test_a_decoding_writes_what_the_cpu_writes(config):
         assert written(there) == wanted
 
 
-def test_replayed_graphs_write_what_the_plain_loop_writes():
+def test_replayed_graphs_decode_the_same_as_the_uncaptured_loop():
     torch.manual_seed(0)
     model = Transformer(ModelConfig(6400, 128, 4, 4, intermediate_size=384)).eval().to("cuda")
     bench = DecodeJobs(model, Case(2, 32, new=64))

@@ -22,7 +22,7 @@ def in_a_fresh_process(code: str) -> str:
     return done.stdout
 
 
-def test_the_package_alone_imports_the_standard_library_alone():
+def test_the_package_itself_imports_only_the_standard_library():
     code = (
         "import sys\nbefore = set(sys.modules)\nimport dllm_core\n"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
@@ -42,7 +42,7 @@ def test_each_name_of_the_face_is_there_and_in_its_docstring(name):
     assert name in dir(dllm_core)
 
 
-def test_a_name_that_is_not_there_says_so():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = dllm_core.trian
     with pytest.raises(ImportError, match="trian"):
@@ -63,7 +63,7 @@ def test_train_is_the_function_in_whatever_order_it_is_imported(order):
     assert in_a_fresh_process(code).strip() == "True True"
 
 
-def test_every_module_imports_without_what_is_used_in_some_place_only():
+def test_every_module_imports_without_rarely_used_packages():
     """But for papermill's engine; the maintainers' tools may measure processes."""
     code = (
         f"import importlib, pkgutil, sys\nfor name in {ELSEWHERE}:\n    sys.modules[name] = None\n"

@@ -177,7 +177,7 @@ def rows(panel) -> list[list[str]]:
     return [row.locator("td").all_inner_texts() for row in panel.locator("tbody tr").all()]
 
 
-def test_a_decoding_is_watched_stopped_and_begun_again(notebook):
+def test_a_decoding_is_watched_stopped_and_restarted(notebook):
     panel = scroll_to(notebook, "live").locator(".dllm-explorer")
     decode, stop, status = (panel.get_by_role("button", name="Decode"), panel.get_by_role("button", name="Stop"),
                             panel.locator(".dllm-status"))  # fmt: skip
@@ -198,7 +198,7 @@ def test_a_decoding_is_watched_stopped_and_begun_again(notebook):
     assert "finished" in panel.locator(".dllm-state").inner_text()
 
 
-def test_the_panel_works_by_keyboard_and_says_what_is_wrong(notebook):
+def test_the_panel_works_by_keyboard_and_shows_errors(notebook):
     panel, keys = scroll_to(notebook, "live").locator(".dllm-explorer"), notebook.keyboard
     panel.get_by_label("style").focus()
     keys.press("ArrowUp")  # LLaDA 2 → LLaDA 1
@@ -285,7 +285,7 @@ def test_every_explorer_works_by_keyboard(views, cell_id, control, keys):
     changes(views, stage, keys)
 
 
-def test_text_is_typed_and_its_mistake_told_by_keyboard(views):
+def test_text_is_typed_and_its_error_shown_by_keyboard(views):
     cell = tab_to(views, "block", "sizes going up")
     cells = cells_of(views)
     views.keyboard.press("ControlOrMeta+a")
@@ -314,7 +314,7 @@ def test_attention_explorer_by_keyboard(views):
     assert "forward 2 of" in cell.locator(".bar").last.inner_text()
 
 
-def test_player_alone_by_keyboard(views):
+def test_player_by_keyboard_only(views):
     cell = tab_to(views, "player", "decoding player")
     cells, clock, why = cells_of(views), cell.locator(".dllm-clock"), cell.locator(".dllm-why")
     for key, at in (("End", 4), ("ArrowLeft", 3), (",", 2), ("c", 2), ("z", 2), ("g", 2), ("Home", 0), (".", 1)):

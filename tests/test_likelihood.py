@@ -212,7 +212,7 @@ def test_the_bound_is_measured_on_the_full_range_of_times(monkeypatch):
     assert all(s.t_min <= 1e-3 and s.t_max == 1.0 and s.weighting == "elbo" for s in schedules) and len(schedules) == 2
 
 
-def test_the_first_token_may_be_given_as_ar_must():
+def test_the_first_token_may_be_unscored_as_in_ar():
     batches = [batch_of([9, 4], [6])]
     assert nll_bound(tiny(), batches, MASK, draws=1).tokens == 19
     assert nll_bound(tiny(), batches, MASK, draws=1, first_given=True).tokens == 16 == ar_nll(tiny(), batches).tokens

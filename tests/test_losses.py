@@ -122,7 +122,7 @@ def gradient(model, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
 
 
-def test_full_diffusion_is_the_plain_equation_3():
+def test_full_diffusion_equals_the_reference_of_equation_3():
     """One document, t and mask drawn by the library: the same loss, and the same gradient."""
     model, batch = tiny(), batch_of([11])
     for seed in range(3):
@@ -134,7 +134,7 @@ def test_full_diffusion_is_the_plain_equation_3():
         torch.testing.assert_close(gradient(model, fast), gradient(model, slow), atol=1e-5, rtol=1e-4)
 
 
-def test_the_plain_equation_3_draws_its_own_noise():
+def test_the_reference_of_equation_3_draws_noise():
     """A blank model costs log V in the mean; t and mask come from the generator alone."""
     blank, x_0, draws = tiny(initializer_range=0.0), batch_of([32]).tokens[0], seeded()
     losses = torch.stack([reference.llada1_loss(blank, x_0, MASK, generator=draws) for _ in range(400)]).detach()
@@ -149,7 +149,7 @@ def test_the_plain_equation_3_draws_its_own_noise():
 @pytest.mark.parametrize("complementary", [False, True])
 @pytest.mark.parametrize("block_size", [None, 1, 3, 4])
 @pytest.mark.parametrize("grain, prompt", [(16, 2), (1, 5)])
-def test_block_diffusion_is_the_plain_equation_1(
+def test_block_diffusion_equals_the_reference_of_equation_1(
     monkeypatch, grain, prompt, block_size, complementary, label_shift, one_t_per
 ):
     """Packed documents with prompts against one document after another, block after block: sum and gradient. With grain 1
@@ -174,7 +174,7 @@ def test_block_diffusion_is_the_plain_equation_1(
     assert loss.count == maskable.sum()
 
 
-def test_a_block_of_the_whole_row_is_full_diffusion(monkeypatch):
+def test_a_block_as_long_as_the_row_is_full_diffusion(monkeypatch):
     monkeypatch.setattr(trimming, "MULTIPLE", 1)
     model, batch = tiny(), batch_of([12], [7, 5])
     objective = Diffusion(NoiseSchedule(), MASK)
@@ -236,7 +236,7 @@ def test_few_shapes_and_the_same_loss(monkeypatch, block_size):
 
 
 @pytest.mark.parametrize("label_shift", [False, True])
-def test_the_last_layers_clean_half_is_keys_and_values_alone(label_shift):
+def test_the_last_layers_clean_half_is_only_keys_and_values(label_shift):
     """Unless a prediction is read there, as that of a block's first token under the label shift."""
     model, batch, seen = tiny(), batch_of([12, 9], [21]), {}
     last = model.model.layers[-1].self_attn
@@ -273,7 +273,7 @@ def test_random_length_cuts_a_share_of_the_batches():
     assert (widths(0.0) == 16).all()
 
 
-def test_noise_on_the_masks_embedding_alone():
+def test_noise_is_added_only_to_the_mask_embedding():
     model, batch = tiny(), batch_of([12])
     seen = []
     forward = model.forward

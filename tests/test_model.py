@@ -76,7 +76,7 @@ def test_qk_norm_and_its_first_gain():
     ]
 
 
-def test_embeddings_stand_in_for_tokens():
+def test_embeddings_replace_tokens():
     model, (document, position) = tiny(), (torch.zeros(1, 3, dtype=torch.long), torch.arange(3)[None])
     pattern, tokens = patterns.causal(document, position), torch.tensor([[3, 4, 5]])
     with torch.inference_mode():
@@ -237,7 +237,7 @@ def test_cross_entropy_of_a_blank_model_is_log_v():
     assert loss.item() == pytest.approx(torch.tensor(float(VOCAB)).log().item())
 
 
-def test_reading_chosen_states_gives_those_of_the_whole_pass():
+def test_reading_chosen_states_gives_those_of_the_full_pass():
     """The last layer's short cut: same states, same gradients."""
     model, rows, elements = tiny(), torch.tensor([0, 0, 1]), torch.tensor([1, 4, 2])
     tokens, position = torch.randint(0, 12, (2, 6)), torch.arange(6).expand(2, 6)

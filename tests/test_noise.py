@@ -15,7 +15,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_noise_depends_on_seed_step_and_part_alone():
+def test_noise_depends_only_on_seed_step_and_part():
     numbers = {
         (seed, step, part): tuple(torch.rand(4, generator=generator_for(seed, step, part)).tolist())
         for seed in (0, 1, 2**40)

@@ -50,7 +50,7 @@ BESIDE = {"seed", "device", "dtype"}
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_sources_are_clean_and_whole(project, name):
+def test_sources_are_clean_and_complete(project, name):
     file = project / f"notebooks/{name}.ipynb"
     notebook = json.loads(file.read_text("utf-8"))
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
@@ -107,7 +107,7 @@ def test_an_unknown_style_is_named(project):
         settings_of_06(project, style="mdlm")
 
 
-def test_every_decoding_setting_can_be_given_to_06(project):
+def test_every_decoding_setting_is_a_parameter_of_06(project):
     config = settings_of_06(project, style="llada1", gen_block_length=16, gen_steps=32)["decode_config"]
     assert (config.block_length, config.steps) == (16, 32)
     assert settings_of_06(project, style="llada1")["decode_config"].block_length is None
@@ -226,7 +226,7 @@ def test_what_is_learned_is_saved_and_better(chain, monkeypatch):
         assert after < before - 0.1, (name, before, after)
 
 
-def test_runs_say_what_they_are(chain):
+def test_runs_are_described_by_their_config(chain):
     weights = chain.folder / "weights"
     for name, wanted in (
         ("minimind_pretrain", ("ar", None, False)), ("minimind_sft", ("ar", None, True)),
@@ -283,7 +283,7 @@ def test_the_comparison_is_written(chain, task):
         assert {score["group"] for score in result["reversal"]["AR"]} == {"reversal_unseen", "reversal_seen"}
 
 
-def test_absent_weights_name_the_command_that_makes_them(project, tmp_path):
+def test_absent_weights_name_the_command_that_trains_them(project, tmp_path):
     copy = copy_of(project, tmp_path / "project")
     with pytest.raises(AssertionError, match=r"dllm run 05-llada2"):
         copy.run("06")

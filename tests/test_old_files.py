@@ -50,7 +50,7 @@ def test_a_finished_run_gives_the_logits_it_gave(name, first_logits):
     assert logits[0, -1, :6].tolist() == pytest.approx(first_logits, abs=1e-4)
 
 
-def test_a_finished_run_says_how_it_was_trained_and_decodes_as_it_did():
+def test_a_finished_run_has_its_training_info_and_decodes_as_before():
     ar, llada2 = load_checkpoint(OLD / "runs/ar"), load_checkpoint(OLD / "runs/llada2")
     assert ar.checkpoint == CheckpointInfo("ar", label_shift=True, chat=True)
     assert llada2.checkpoint == CheckpointInfo("llada2", block_size=8)
@@ -136,7 +136,7 @@ def test_a_stopped_diffusion_run_goes_on(tmp_path):
     ("llada2", "我的", 3, 8, {"budget", "fallback", "threshold"}),
     ("infill", "天天很好", 2, 2, {"schedule"}),
 ])  # fmt: skip
-def test_a_trace_is_read_whole_and_played(name, text, tokens, forwards, reasons, tmp_path):
+def test_a_trace_is_read_and_played(name, text, tokens, forwards, reasons, tmp_path):
     file = OLD / "traces" / f"{name}.json"
     trace = Trace.load(file)
     commits = [commit for step in trace.steps for commit in step.commits]

@@ -34,7 +34,7 @@ def test_spread_gives_the_remainder_to_the_earliest_steps(count, steps, expected
     assert tokens_per_step(count, steps) == expected
 
 
-def test_ranks_leave_out_what_is_not_masked_and_break_ties_by_place():
+def test_ranks_leave_out_what_is_not_masked_and_break_ties_by_position():
     confidence = torch.tensor([[0.5, 0.9, 0.5, 0.7], [0.1, 0.2, 0.3, 0.4]])
     masked = torch.tensor([[True, False, True, True], [True, True, True, True]])
     result = ranks(confidence, masked)
@@ -75,7 +75,7 @@ def test_committed_positions_are_never_chosen_again():
     assert reasons(commits) == [".", "threshold", ".", "threshold", "."]
 
 
-def test_without_a_threshold_the_schedule_alone_decides():
+def test_without_a_threshold_only_the_schedule_decides():
     assert reasons(commit_above_threshold(CONFIDENCE, ALL, None, counts(2))) == ["schedule", ".", "schedule", ".", "."]
 
 
@@ -83,7 +83,7 @@ def test_threshold_zero_commits_everything():
     assert commit_above_threshold(CONFIDENCE, ALL, 0.0, counts(1)).commit.all()
 
 
-def test_a_budget_keeps_the_most_confident_and_says_how_many_it_held():
+def test_a_budget_keeps_the_most_confident_and_counts_those_held_back():
     choice = commit_above_threshold(CONFIDENCE, ALL, 0.9, counts(1), counts(2))
     assert reasons(choice) == ["budget", ".", "budget", ".", "."] and choice.held_back.tolist() == [1]
     # a budget that holds nothing back leaves the reason
@@ -94,7 +94,7 @@ def test_a_budget_keeps_the_most_confident_and_says_how_many_it_held():
     assert reasons(choice) == ["fallback", ".", "fallback", ".", "."] and choice.held_back.tolist() == [0]
 
 
-def test_rows_are_decided_alone():
+def test_rows_are_decided_independently():
     confidence = torch.tensor([[0.95, 0.2, 0.1], [0.5, 0.4, 0.3]])
     masked = torch.ones(2, 3, dtype=torch.bool)
     choice = commit_above_threshold(confidence, masked, 0.9, counts(1, 2), counts(3, 3))

@@ -234,7 +234,7 @@ def test_large_sft_presets_build_their_first_batch(project, in_force, tokenizer,
     assert loss.count > 0 and math.isfinite(float(loss.total))
 
 
-def test_decoding_presets_make_valid_settings(in_force):
+def test_decoding_presets_are_valid_settings(in_force):
     p = in_force("h100", "06_parallel_decoding")
     DecodeConfig("llada2", p["max_new_tokens"], steps=p["gen_steps"], block_length=32, cfg_scale=p["gen_cfg_scale"],
                  threshold=p["gen_confidence_threshold"], top_k=p["gen_top_k"], cap_start_ratio=p["gen_cap_start_ratio"],

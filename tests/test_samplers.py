@@ -131,7 +131,7 @@ def test_gumbel_samples_follow_the_softmax_at_the_temperature(temperature):
 
 
 @pytest.mark.parametrize("scale", [0.1, 3.0, 40.0])
-def test_confidence_and_entropy_against_the_long_way(scale):
+def test_confidence_and_entropy_equal_those_of_the_full_softmax(scale):
     logits = torch.randn(30, 500, generator=seeded(), dtype=torch.float64) * scale
     p = logits.index_fill(-1, torch.tensor([7]), -torch.inf).softmax(dim=-1)
     prediction = predict_tokens(logits, DecodeConfig(), 7, seeded())
@@ -150,7 +150,7 @@ def test_the_likeliest_is_the_first_of_equals(size):
             assert torch.equal(mine, exact)
 
 
-def test_guesses_go_back_to_their_places():
+def test_predictions_return_to_their_positions():
     masked = torch.tensor([[False, True, True], [True, False, False]])
     prediction = predict_tokens(torch.randn(3, VOCAB, generator=seeded()), DecodeConfig(alternatives=1), MASK, seeded())
     placed = prediction.scatter(masked)
@@ -389,7 +389,7 @@ def test_decodings_side_by_side_share_no_memory(static):
                 assert [(c.position, c.token) for c in step.commits] == [(c.position, c.token) for c in other.commits]
 
 
-def test_weights_that_moved_are_captured_anew(static):
+def test_weights_that_moved_are_captured_again(static):
     captured, _ = static
     model, config = tiny(4), STYLES["ar"]
     for _ in range(3):
@@ -450,7 +450,7 @@ def test_a_cache_that_no_graph_uses_is_let_go(static):
     assert known == {}
 
 
-def test_where_nothing_can_be_captured_decoding_says_so_and_goes_on(static, monkeypatch):
+def test_where_nothing_can_be_captured_decoding_warns_and_goes_on(static, monkeypatch):
     def refuse(*_):
         raise RuntimeError("operation not permitted")
 
@@ -593,7 +593,7 @@ def test_llada2_budget_and_hard_cap():
     assert [len(step) for step in commits(trace)] == [1] * 6 and trace.steps[0].held_back == 3
 
 
-def test_llada2_budget_is_of_the_whole_answer():
+def test_llada2_budget_is_of_the_full_answer():
     """A quarter of all that is still masked, over three blocks: 12 → 3, 9 → 2 (one is left), 8 → 2, 6 → 1, …"""
     choices = [(9, 0.5)] * 4 + [(3 + i, 0.95) for i in range(12)]
     config = DecodeConfig(
@@ -663,7 +663,7 @@ def test_steps_come_one_by_one():
 # --- infilling ----------------------------------------------------------------------------------------------------
 
 
-def test_infilling_fills_the_gaps_alone():
+def test_infilling_changes_only_the_gaps():
     model, tokens = tiny(), [BOS, 5, MASK, MASK, 8, MASK, 10, EOS]
     before = list(tokens)
     trace = infill(checkpoint_of(model, Words()), tokens, DecodeConfig("llada1", max_new_tokens=99))

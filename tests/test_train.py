@@ -134,7 +134,7 @@ def test_the_loss_falls_where_there_is_something_to_learn():
         assert steps[-1].loss < 0.3 * steps[0].loss
 
 
-def test_the_loop_makes_the_steps_of_the_reference():
+def test_the_loop_takes_the_steps_of_the_reference():
     """One document a step, AdamW without decay at a constant rate: then nothing else differs."""
     documents = [batch_of([length], seed=length) for length in (9, 5, 12, 7)]
     model, twin = tiny(), tiny()
@@ -179,7 +179,7 @@ def test_every_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
         assert group["peak"] == group["lr"]
 
 
-def test_noise_on_the_mask_in_the_first_steps_alone():
+def test_noise_on_the_mask_only_in_the_first_steps():
     seen = []
 
     def objective(model, batch, *, block_size, generator, embedding_noise):
@@ -223,7 +223,7 @@ def test_micro_batches_leave_the_loss_and_the_step(rows):
 # --- stopping and going on ----------------------------------------------------------------------------------------
 
 
-def test_a_step_begun_ahead_changes_nothing(uninterrupted, tmp_path, monkeypatch):
+def test_a_step_started_ahead_changes_nothing(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "ASYNC_DEVICES", ("cpu",))
     model, run = tiny(), opened(tmp_path / "run")
     assert [step.step for step in train(**setting(model), run=run)] == list(range(1, 13))
@@ -231,7 +231,7 @@ def test_a_step_begun_ahead_changes_nothing(uninterrupted, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("devices, wanted", [((), "bu." * 6), (("cpu",), "bub.u.bub.u.bu.bu.")])
-def test_when_the_next_step_is_begun(monkeypatch, devices, wanted):
+def test_when_the_next_step_is_started(monkeypatch, devices, wanted):
     """b: a step is begun, u: it is taken, a dot: its numbers are read. Not ahead of a validation (step 2), a save (5), the end."""
     seen = []
     objective = lambda *args, **_: seen.append("b") or ar_loss(*args)
@@ -252,7 +252,7 @@ def test_when_the_next_step_is_begun(monkeypatch, devices, wanted):
     assert "".join(seen) == wanted
 
 
-def test_a_step_begun_ahead_and_not_taken_gives_its_batch_back(monkeypatch):
+def test_a_step_started_ahead_and_not_taken_returns_its_batch(monkeypatch):
     monkeypatch.setattr(training, "ASYNC_DEVICES", ("cpu",))
     model, batches = tiny(), Given(batch_of([6]))
     steps = train(model, batches, ar_loss, TrainConfig(9))
@@ -342,7 +342,7 @@ def test_an_interrupt_after_the_last_step_is_not_lost(uninterrupted, tmp_path):
     check_equal(uninterrupted, again, run)
 
 
-def test_asked_twice_the_consumer_stops_at_once(tmp_path):
+def test_a_second_interrupt_stops_the_consumer_at_once(tmp_path):
     run = opened(tmp_path / "run")
     steps = train(**setting(tiny()), run=run)
     reached = []
@@ -370,7 +370,7 @@ def test_leaving_the_loop_saves(uninterrupted, tmp_path, ahead):
     check_equal(uninterrupted, model, run)
 
 
-def test_training_outside_the_main_thread_holds_nothing_back():
+def test_training_outside_the_main_thread_defers_no_interrupt():
     seen = []
     before = signal.getsignal(signal.SIGINT)
 
@@ -385,7 +385,7 @@ def test_training_outside_the_main_thread_holds_nothing_back():
     assert seen == [before, 2]
 
 
-def test_a_late_closed_generator_leaves_a_newer_handler_alone():
+def test_a_late_closed_generator_keeps_a_newer_handler():
     first = train(tiny(), Given(batch_of([6])), ar_loss, TrainConfig(3))
     before = signal.getsignal(signal.SIGINT)
     next(first)
@@ -452,7 +452,7 @@ def test_bfloat16_products_train_nearly_as_float32(objective, size):
     torch.testing.assert_close(losses["bfloat16"], losses["float32"], rtol=0.05, atol=0.05)
 
 
-def test_looking_on_changes_nothing(ahead):
+def test_validation_and_sampling_between_steps_change_nothing(ahead):
     """Validation, and samples drawn between steps, leave the training as it is, random numbers included."""
     models = []
     for watched in (False, True):
@@ -470,7 +470,7 @@ def test_looking_on_changes_nothing(ahead):
 
 
 @pytest.mark.parametrize("objective", [ar_loss, Diffusion(NoiseSchedule.band(0.05, 0.95), MASK, complementary=True)])
-def test_a_compiled_model_makes_the_same_steps(monkeypatch, objective):
+def test_a_compiled_model_takes_the_same_steps(monkeypatch, objective):
     """By a backend that needs no C++ compiler; the weights keep their names."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
 

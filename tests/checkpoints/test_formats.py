@@ -72,7 +72,7 @@ def test_a_real_file_goes_before_a_run(home):
     assert find_checkpoint("weights/story.pt") == (home / "weights/story.pt", "file")
 
 
-def test_weights_may_lie_elsewhere(home, monkeypatch):
+def test_weights_may_be_in_another_folder(home, monkeypatch):
     monkeypatch.setenv("DLLM_WEIGHTS", "seeds/1")
     finished()
     assert (home / "seeds/1/story/model.safetensors").is_file() and not (home / "weights").exists()
@@ -173,7 +173,7 @@ def test_a_bare_state_dict_needs_its_head_count(home):
     assert loaded.checkpoint.objective == "ar" and loaded.tokenizer is None
 
 
-def test_a_config_beside_a_bare_state_dict_says_it(home):
+def test_a_config_beside_a_bare_state_dict_gives_the_head_count(home):
     name = bare(home, tiny(rope_theta=77.0))
     shape = {
         "vocab_size": VOCAB,

@@ -88,7 +88,7 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("name", [*LOOKS, "gen_that_is_new"])
-def test_what_only_looks_at_a_run_does_not_begin_it_anew(home, name):
+def test_display_settings_do_not_restart_a_run(home, name):
     settings = LOOKS | {"seed": 0, "learning_rate": 0.1}
     open_run = lambda settings: RunFolder.open("story", tiny(), CheckpointInfo("ar"), NoTokenizer(), settings)
     open_run(settings).save_state({"step": 2})
@@ -100,7 +100,7 @@ def test_what_only_looks_at_a_run_does_not_begin_it_anew(home, name):
     assert (home / "weights/story.old/state.pt").is_file()
 
 
-def test_another_shape_or_kind_of_run_is_set_aside(home):
+def test_a_run_of_another_shape_or_style_is_set_aside(home):
     RunFolder.open("story", tiny(), CheckpointInfo("ar"), NoTokenizer(), {"prompt": "a"}).save_state({"step": 2})
     shaped = RunFolder.open("story", tiny(rope_theta=50.0), CheckpointInfo("ar"), NoTokenizer(), {"prompt": "a"})
     assert shaped.load_state() is None
@@ -126,7 +126,7 @@ def test_a_run_that_saved_nothing_does_not_push_a_finished_one_out(home):
     assert same(load_checkpoint("weights/story.old").model.state_dict(), changed(1.0).state_dict())
 
 
-def test_a_folder_of_others_is_never_deleted(home):
+def test_a_folder_that_is_no_run_is_never_deleted(home):
     folder = home / "weights/story"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"vocab_size": 3}')
@@ -149,7 +149,7 @@ def test_a_name_that_means_all_runs_is_refused(home, name):
     assert sorted(home.rglob("*")) == before
 
 
-def test_settings_and_shape_are_told_in_the_config(home):
+def test_settings_and_shape_are_written_to_the_config(home):
     run = finished(seed=5, data="今天.jsonl", sizes=(4, 8))
     text = (run.folder / "config.json").read_text(encoding="utf-8")
     assert json.loads(text)["dllm"]["settings"] == {"seed": 5, "data": "今天.jsonl", "sizes": [4, 8]} and "今天" in text

@@ -29,7 +29,7 @@ def test_the_help_names_every_word_and_imports_none(capsys):
     assert "invalid choice: 'runn'" in capsys.readouterr().err
 
 
-def test_an_installed_package_says_that_it_has_no_workshop(monkeypatch, capsys):
+def test_an_installed_package_reports_that_it_has_no_workshop(monkeypatch, capsys):
     def absent(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name="dllm_core.workshop")
 

@@ -61,7 +61,7 @@ def test_lines_are_markdown_tables(tmp_path):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_the_times_of_a_run_are_told(tmp_path, capsys, jobs):
+def test_the_times_of_a_run_are_reported(tmp_path, capsys, jobs):
     (tmp_path / "s.json").write_text(json.dumps(scores(0, 4, 200.0)))
     run = {"seconds": 61.2, "jobs": jobs, "memory_gib": 1.5, "stages": {"01": {"seconds": 60.7}}}
     (tmp_path / "run.json").write_text(json.dumps(run))
@@ -90,7 +90,7 @@ def answered(seed: int, ar: str, fast: str, block: int = 16) -> dict:
     return result
 
 
-def test_differences_are_paired_over_the_seeds_at_the_contestants_own_block():
+def test_differences_are_paired_over_the_seeds_at_the_block_size_of_each_run():
     seeds = [answered(0, "1100", "1010"), answered(1, "1100", "1110")]
     result = report.difference(seeds, "LLaDA 2", 0.9)
     assert result == paired([[True, False, True, False], [True, True, True, False]], [[True, True, False, False]] * 2)
@@ -101,7 +101,7 @@ def test_differences_are_paired_over_the_seeds_at_the_contestants_own_block():
         report.difference(seeds, "LLaDA 2", 0.9)
 
 
-def test_sentences_say_what_the_tables_hold():
+def test_sentences_agree_with_the_tables():
     quality, apart, fast = report.sentences([answered(0, "1100", "1010"), answered(1, "1100", "1110")])
     assert quality == (
         "On 20 test questions, 2 seeds: exact match AR 1.000, LLaDA 2 at threshold 0.9 0.800 (6.0 tokens per forward), "
@@ -120,7 +120,7 @@ def test_sentences_say_what_the_tables_hold():
     )
 
 
-def test_files_without_single_answers_still_make_sentences():
+def test_files_without_single_answers_still_give_sentences():
     assert len(report.sentences([scores(0, 4, 200.0)])) == 2
 
 

@@ -174,7 +174,7 @@ def test_order_and_summary(toy, stub):
     assert summary["stages"]["03"]["seconds"] >= 0
 
 
-def test_a_run_has_the_threads_it_was_given(toy, monkeypatch):
+def test_a_run_has_as_many_threads_as_requested(toy, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     cell = 'import os\nopen("threads", "w").write(os.environ["OMP_NUM_THREADS"])'
     (toy / "notebooks/01_first.ipynb").write_text(notebook(cell, parameters=PARAMETERS["01_first"]), "utf-8")
@@ -213,7 +213,7 @@ def test_what_is_done_is_skipped_with_its_reason(stub, capsys):
         ("executed", ["01_first", "02_a", "02_b", "03_third"]),
     ],
 )
-def test_what_makes_a_stage_run_again(toy, stub, change, rerun):
+def test_changes_that_rerun_a_stage(toy, stub, change, rerun):
     run("all")
     stub.started.clear()
     arguments = ["all"]
@@ -246,7 +246,7 @@ def test_an_upstream_run_by_itself_counts_too(stub, capsys):
     assert "01 ran again since" in capsys.readouterr().out and stub.started == []
 
 
-def test_option_goes_to_those_that_have_it_and_other_out_folders_stand_alone(toy, stub, capsys):
+def test_an_option_goes_to_stages_that_have_it_and_out_folders_are_independent(toy, stub, capsys):
     assert run("all", "-p", "max_iters", "9", "--out", "runs/mine") == 0
     assert "-p max_iters goes to 01, 02-a, 02-b" in capsys.readouterr().out
     records = {path.stem: json.loads(path.read_text()) for path in (toy / "runs/mine").glob("0*.json")}
@@ -376,7 +376,7 @@ def test_a_killed_command_leaves_no_kernel(toy, project):
     wait_for(lambda: gone(kernel), "the kernel lives on")
 
 
-def test_a_killed_kernel_is_a_failure_that_says_so(toy, capfd):
+def test_a_killed_kernel_is_a_reported_failure(toy, capfd):
     cell = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     (toy / "notebooks/01_first.ipynb").write_text(notebook(cell, parameters=PARAMETERS["01_first"]), "utf-8")
     assert run("01") == 1

@@ -14,7 +14,7 @@ def test_the_root_is_the_nearest_project_above(workspace, project, tmp_path_fact
     assert root() == project  # of the package's own files
 
 
-def test_relative_paths_count_from_the_root_and_others_stay(workspace, monkeypatch):
+def test_relative_paths_count_from_the_root_and_absolute_ones_stay(workspace, monkeypatch):
     monkeypatch.chdir(workspace / "notebooks")
     assert resolve("data/a.jsonl") == workspace / "data/a.jsonl"
     assert resolve("/a/b") == Path("/a/b") and resolve("~/a") == Path.home() / "a"

@@ -53,7 +53,7 @@ def patterns_of(batch, label_shift: bool = False) -> dict[str, patterns.Attentio
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("name", ["causal", "full", "blocks", "diffusion", "views", "needed"])
-def test_every_form_equals_the_plain_one(name, groups):
+def test_every_form_equals_dense_attention(name, groups):
     pattern = patterns_of(BATCH)[name]
     tensors = inputs(pattern, groups=groups)
     wanted = with_gradients(plain, tensors, pattern.mask())
@@ -76,7 +76,7 @@ def test_flex_attention_has_the_same_rule(name):
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", ["diffusion", "views", "needed"])
-def test_the_last_layers_clean_half_may_ask_nothing(name):
+def test_the_last_layer_may_leave_out_clean_queries(name):
     pattern = patterns_of(BATCH)[name]
     q, k, v = inputs(pattern)
     noisy = int((pattern.view[0] > 0).sum())
@@ -146,7 +146,7 @@ def test_flex_attention_knows_its_tiles(label_shift):
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("size", [4, 24])  # of a head: the kernels want 16 at least
-def test_flex_attention_of_a_long_row_whose_clean_half_asks_nothing(size):
+def test_flex_attention_of_a_long_row_without_clean_queries(size):
     batch = batch_of([200, 120, 33], [353], prompt=40)
     pattern = trim_unscored(patterns.block_diffusion(batch.document, batch.position, 32, 2, False), batch.scored)
     noisy, length = int((pattern.view[0] > 0).sum()), pattern.view.shape[1]
@@ -191,7 +191,7 @@ def test_long_rows_are_not_written_down(monkeypatch, name, groups):
                 torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
-def test_no_mask_is_made_as_a_whole(monkeypatch):
+def test_no_mask_is_built_in_one_piece(monkeypatch):
     """Of a row of 512 and its noisy half no more than a tile's rows are ever there."""
     batch, query_counts = batch_of([300, 212]), []
     of = patterns.MaskTerms.of.__func__
@@ -250,7 +250,7 @@ def test_products_are_float32s_and_the_setting_is_left_as_it_was():
         assert setting.fp32_precision == before
 
 
-def test_where_onednn_would_round_it_is_not_asked(monkeypatch):
+def test_onednn_is_not_used_where_it_would_round(monkeypatch):
     monkeypatch.setattr(cpu, "onednn_keeps_float32", lambda: False)
     before = torch.backends.mkldnn.matmul.fp32_precision
     with onednn_matmul(64, 512, CPU):

@@ -30,7 +30,7 @@ def test_rms_norm_equals_pytorchs(shape, scale):
 
 
 @pytest.mark.parametrize("transposed", [False, True])  # the model rotates a transposed view
-def test_rotation_equals_the_plain_form(transposed, monkeypatch):
+def test_rotation_equals_the_textbook_form(transposed, monkeypatch):
     torch.manual_seed(0)
     x = torch.randn(2, 5, 3, 8).transpose(1, 2) if transposed else torch.randn(2, 3, 5, 8)
     angle = torch.randn(2, 1, 5, 4)
@@ -44,7 +44,7 @@ def test_rotation_equals_the_plain_form(transposed, monkeypatch):
     torch.testing.assert_close(rotate(fast[0], angle.cos(), -angle.sin()), x)
 
 
-def test_half_precision_takes_pytorchs_own():
+def test_half_precision_uses_pytorchs_norm():
     x = torch.randn(4, 8, dtype=torch.bfloat16)
     gain = torch.ones(8, dtype=torch.bfloat16)
     assert torch.equal(rms_norm(x, gain, 1e-6), F.rms_norm(x, (8,), gain, 1e-6))

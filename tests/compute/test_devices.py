@@ -25,7 +25,7 @@ def test_devices_are_picked_or_refused():
 
 
 @pytest.mark.parametrize("units", [False, True])
-def test_bfloat16_on_a_cpu_is_for_wide_models_and_units_of_its_own(units, monkeypatch):
+def test_bfloat16_on_a_cpu_needs_a_wide_model_and_bfloat16_units(units, monkeypatch):
     monkeypatch.setattr(devices, "bfloat16_units", lambda: units)
     assert pick_dtype("auto", torch.device("cpu"), devices.WIDE) == ("bfloat16" if units else "float32")
     assert pick_dtype("float32", torch.device("cpu"), devices.WIDE) == "float32"

@@ -32,7 +32,7 @@ def test_muon_equals_pytorchs_within_its_bfloat16(half, monkeypatch):
         torch.testing.assert_close(optimizer.state[a]["momentum_buffer"], reference.state[b]["momentum_buffer"])
 
 
-def test_muon_takes_no_step_where_infinities_were_found():
+def test_muon_takes_no_step_after_an_overflow():
     """Nor does its momentum keep anything of them; where `found_inf` is 0 it steps as without it."""
     scaled, plain, generator = matrices(), matrices(), torch.Generator().manual_seed(1)
     optimizer, plain_optimizer = (Muon(parameters, lr=0.1, weight_decay=0.2) for parameters in (scaled, plain))
@@ -61,7 +61,7 @@ def test_muon_refuses_what_is_no_matrix():
         Muon([torch.nn.Parameter(torch.ones(3))], lr=0.1)
 
 
-def test_muon_leaves_matrices_without_gradient_alone():
+def test_muon_does_not_change_matrices_without_gradient():
     first, second = (torch.nn.Parameter(torch.eye(4)) for _ in range(2))
     first.grad = torch.randn(4, 4)
     Muon([first, second], lr=0.1).step()

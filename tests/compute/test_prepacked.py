@@ -50,7 +50,7 @@ def test_only_large_matrices_are_prepacked_and_the_rest_is_shared(monkeypatch):
     assert prepacked(model) is model
 
 
-def test_the_twin_gives_the_same_states_and_logits(everything):
+def test_the_prepacked_copy_gives_the_same_states_and_logits(everything):
     model = tiny(4)
     tokens = torch.randint(3, 12, (2, 9))
     position = torch.arange(9).expand(2, 9)
@@ -65,7 +65,7 @@ def test_the_twin_gives_the_same_states_and_logits(everything):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_decoding_prepacked_writes_what_decoding_plainly_does(everything, monkeypatch, style):
+def test_decoding_with_and_without_prepacking_writes_the_same(everything, monkeypatch, style):
     config = DecodeConfig(style, max_new_tokens=8, **STYLES[style])
     prompts, model = [[BOS, 5, 6, 7, 8], [BOS, 9]], tiny(4)
     written, calls = [], []
@@ -114,7 +114,7 @@ def changes():
 
 
 @pytest.mark.parametrize("change", changes(), ids=lambda change: change.__name__)
-def test_the_twin_follows_the_model(everything, change):
+def test_the_prepacked_copy_follows_the_model(everything, change):
     model = tiny(4)
     first = prepacked(model)
     known = first.model.layers[0].mlp.up_proj.layout
@@ -127,7 +127,7 @@ def test_the_twin_follows_the_model(everything, change):
         assert not torch.allclose(first.model.layers[0].mlp.up_proj(x), twin, atol=1e-5)
 
 
-def test_what_somebody_put_into_a_model_is_left_as_it_is(everything):
+def test_modules_replaced_by_the_user_are_not_prepacked(everything):
     class Adapted(nn.Linear):
         def forward(self, x):
             return 2 * super().forward(x)

@@ -238,7 +238,7 @@ def test_every_notebook_that_trains_does_so_in_one_cell(project):
         (["weights/tiny-ar"], "weights/tiny-ar/config.json: its settings are those of no notebook here; name a stage"),
     ],
 )
-def test_arguments_that_cannot_be_right_are_told_before_anything_runs(argv, message, capsys):
+def test_wrong_arguments_are_refused_before_anything_runs(argv, message, capsys):
     with pytest.raises(UsageError, match=message):
         launch.train_stage(argv)
     assert main(["launch", *argv]) == 2
@@ -304,7 +304,7 @@ def sharding(monkeypatch, version: int = 2) -> dict:
 
 
 @pytest.mark.parametrize(("version", "offload"), [(1, False), (2, True)])
-def test_shards_of_another_make_are_an_error(monkeypatch, version, offload):
+def test_unsupported_fsdp_settings_are_an_error(monkeypatch, version, offload):
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", str(offload).lower())
     with pytest.raises(ValueError, match=f"version {version}, offload {offload}.*launch with --fsdp_version 2"):
         group_of_two(monkeypatch, **sharding(monkeypatch, version))
@@ -322,14 +322,14 @@ def test_another_device_than_accelerates_is_an_error(monkeypatch):
         ProcessGroup(torch.device("cuda:1"))
 
 
-def test_a_second_process_leaves_the_folder_alone(tmp_path, monkeypatch):
+def test_a_second_process_does_not_change_the_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     RunFolder.open(str(tmp_path / "run"), tiny(), CheckpointInfo("ar"), NoTokenizer(), {}).finish(tiny())
     assert not (tmp_path / "run").exists()
 
 
-def test_one_process_is_alone_and_needs_no_accelerate(monkeypatch):
+def test_a_single_process_needs_no_accelerate(monkeypatch):
     monkeypatch.setenv("RANK", "3")  # left in the environment without a WORLD_SIZE
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setitem(sys.modules, "accelerate", None)

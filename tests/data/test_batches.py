@@ -189,7 +189,7 @@ def test_going_on_after_a_stop(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_laying_out_ahead_changes_nothing(layout, monkeypatch):
+def test_planning_rows_ahead_changes_nothing(layout, monkeypatch):
     """Several batches at once or one by one; also when a state is loaded between two that were laid out together."""
     make = lambda: PackedBatches(examples(), batch_size=3, seq_len=24, **layout)
     ahead, going_back = take(make(), 40), make()
@@ -202,7 +202,7 @@ def test_laying_out_ahead_changes_nothing(layout, monkeypatch):
     assert all(equal(a, b) for a, b in zip(ahead, take(make(), 40), strict=True))
 
 
-def test_asking_for_the_estimate_changes_nothing():
+def test_computing_the_estimate_changes_nothing():
     estimated, plain = (PackedBatches(examples(), batch_size=3, seq_len=24, pack="whole") for _ in range(2))
     next(estimated), next(plain)
     assert estimated.batches_per_epoch > 0
@@ -225,7 +225,7 @@ def test_the_estimate_of_an_epoch(layout):
     assert batches.batches_per_epoch == pytest.approx(count, rel=0.12)
 
 
-def test_steps_of_so_many_epochs():
+def test_steps_for_a_number_of_epochs():
     batches = PackedBatches(examples(600), batch_size=4, seq_len=32)
     per_epoch = batches.batches_per_epoch
     assert [batches.steps(e) for e in (2, 0.5, 1e-9)] == [2 * per_epoch, round(per_epoch / 2), 1]
@@ -252,7 +252,7 @@ def test_validation_takes_each_document_once(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_validation_stops_at_so_many_rows(layout):
+def test_validation_stops_at_its_number_of_rows(layout):
     batches = validation_batches(examples(), batch_size=4, seq_len=24, rows=6, **layout)
     assert [len(batch.tokens) for batch in batches] == [4, 2]
 
@@ -284,7 +284,7 @@ def test_wrong_settings_are_named(settings, message):
         PackedBatches(examples(), **{"batch_size": 2, "seq_len": 24, **settings})
 
 
-def test_nothing_to_make_batches_of():
+def test_no_documents_give_an_error():
     for layout in LAYOUTS:
         with pytest.raises(DataError, match="no documents"):
             PackedBatches(examples().select([]), batch_size=2, seq_len=24, **layout)

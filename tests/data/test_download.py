@@ -172,7 +172,7 @@ def test_half_a_tokenizer_is_none(hub, tmp_path, monkeypatch):
     assert load_tokenizer("someone/small").mask_token_id == 3
 
 
-def test_no_network_is_said_at_once(tmp_path, monkeypatch, hub):
+def test_a_missing_network_is_reported_at_once(tmp_path, monkeypatch, hub):
     with socket.socket() as closed:  # a port where nobody listens
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
@@ -181,7 +181,7 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch, hub):
     assert not list(tmp_path.glob("project/data/**/*.jsonl"))
 
 
-def test_a_silent_network_is_waited_for_no_longer_than_said(monkeypatch, hub):
+def test_a_silent_network_ends_in_a_timeout(monkeypatch, hub):
     monkeypatch.setattr(download, "REACH", 0.2)
     over = threading.Event()
     monkeypatch.setattr(Hub, "do_HEAD", lambda self: over.wait())  # no answer while the client waits

@@ -22,7 +22,7 @@ def data(workspace):
     return workspace / "data"
 
 
-def test_a_packed_file_is_unpacked_when_it_is_first_asked_for(data):
+def test_a_packed_file_is_unpacked_on_first_use(data):
     path = data / "pretrain_tiny.jsonl"
     assert find_data("data/pretrain_tiny.jsonl") == path and path.read_text("utf-8") == TEXT
     path.write_text('{"text": "my own"}\n')

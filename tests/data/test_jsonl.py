@@ -44,7 +44,7 @@ def test_relative_paths_count_from_the_project(workspace, monkeypatch):
     assert find_data("x.jsonl") == workspace / "x.jsonl"
 
 
-def test_absent_files_say_where_was_looked(workspace):
+def test_bad_paths_to_data_are_named(workspace):
     with pytest.raises(DataError, match=f"{workspace}/data/none.jsonl: no such file .*count from"):
         find_data("data/none.jsonl")
     with pytest.raises(DataError, match="this is a folder"):
@@ -136,7 +136,7 @@ def test_only_answers_and_their_end_are_scored(workspace, tokenizer):
     assert whole == tokenizer.apply_chat_template(TALK, tokenize=False).removesuffix("\n")
 
 
-def test_each_answer_its_own_example(workspace, tokenizer):
+def test_each_answer_becomes_one_example(workspace, tokenizer):
     read = chat_documents(talks("x.jsonl", TALK), tokenizer, 200, turns="each")
     assert [words(tokenizer, read, i)[1] for i in range(len(read))] == [["我是小言。<|im_end|>"], ["你好。<|im_end|>"]]
     for i, end in enumerate((1, 3)):  # the prompt is token for token what generation starts from

@@ -87,7 +87,7 @@ def test_no_more_is_read_than_is_worked_on(workspace, monkeypatch):
     assert taken == len(read) > 20
 
 
-def test_a_process_that_is_killed_is_told(workspace, tokenizer, monkeypatch):
+def test_a_killed_process_is_reported(workspace, tokenizer, monkeypatch):
     in_several_processes(monkeypatch)
     path = conversations("x.jsonl")
     monkeypatch.setattr(jsonl, "encode_conversations", lambda *_: os.kill(os.getpid(), signal.SIGKILL))

@@ -42,7 +42,7 @@ def laid_one_by_one(documents: TokenDataset, placed: Segments, rows: int, width:
     ([0, 1], [0, 1], [0, 3], [4, 2], [0, 0], [0, 0]),                    # with gaps
     ([0, 0, 1], [0, 3, 0], [0, 9, 3], [2, 2, 3], [1, 1, 3], [0, 1, 0]),  # filled with eos
 ])  # fmt: skip
-def test_pieces_are_laid_as_one_by_one(fill_scored, row, column, source, length, fill, number):
+def test_collate_equals_token_by_token_copies(fill_scored, row, column, source, length, fill, number):
     documents = examples(6)
     placed = Segments(*(np.array(part) for part in (row, column, source, length, fill, number)))
     mine = collate(documents, placed, 2, 6, fill_scored)

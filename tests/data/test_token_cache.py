@@ -25,7 +25,7 @@ def test_a_second_call_reads_nothing_again(workspace, tokenizer, monkeypatch):
     assert first.info == second.info
 
 
-def test_whatever_changes_the_tokens_is_read_anew(workspace, tokenizer):
+def test_whatever_changes_the_tokens_invalidates_the_cache(workspace, tokenizer):
     path = write("x.jsonl", {"text": "ab"}, {"text": "cd"})
     assert len(text_documents(path, tokenizer)) == 2
     other = character_tokenizer([CHARACTERS, "!"])
@@ -34,7 +34,7 @@ def test_whatever_changes_the_tokens_is_read_anew(workspace, tokenizer):
     assert len(text_documents(path, tokenizer)) == 3
 
 
-def test_another_way_of_reading_is_read_anew(workspace, tokenizer):
+def test_other_reading_options_invalidate_the_cache(workspace, tokenizer):
     path = talks("x.jsonl", TALK)
     assert [len(chat_documents(path, tokenizer, 200, turns=turns)) for turns in ("all", "each")] == [1, 2]
     whole = "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -49,7 +49,7 @@ def test_another_way_of_reading_is_read_anew(workspace, tokenizer):
     assert read() != before
 
 
-def test_no_network_is_asked(workspace, tokenizer, monkeypatch):
+def test_no_network_is_used(workspace, tokenizer, monkeypatch):
     def refuse(*_):
         raise AssertionError("the network was asked")
 

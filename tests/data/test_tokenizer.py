@@ -132,7 +132,7 @@ def test_absent_and_broken_folders(workspace, monkeypatch):
         load_tokenizer("t")
 
 
-def test_loading_asks_no_network(workspace, monkeypatch):
+def test_loading_uses_no_network(workspace, monkeypatch):
     import socket
 
     def refuse(*_):

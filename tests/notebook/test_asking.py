@@ -25,7 +25,7 @@ def test_a_prompt_is_a_question_a_beginning_or_tokens_already(tokenizer):
     assert prompt_ids(tokenizer, (1, 5, 6), chat=True) == [1, 5, 6]
 
 
-def test_gaps_hide_whole_tokens_of_the_text_as_it_is_tokenised(tokenizer):
+def test_gaps_hide_complete_tokens_of_the_tokenized_text(tokenizer):
     mask = tokenizer.mask_token_id
     masked, true = mask_gaps(tokenizer, "我是[[小言]]，你好[[。]]")
     assert true == tokenizer.encode("我是小言，你好。", add_special_tokens=False)

@@ -15,7 +15,7 @@ from dllm_core.notebook.asking import generate_answers
 from dllm_core.trace import Trace
 
 
-def test_a_line_holds_what_the_schema_says_in_its_order():
+def test_a_line_has_the_fields_of_the_schema_in_order():
     about = {"name": "LLaDA 2", "task": "sft", "prompt": "?", "checkpoint": "tiny", "seed": 0}
     line = comparison.record(traces.llada2(), **about, versions=comparison.versions(torch.device("cpu")), trace="a.json")
     assert list(line) == list(comparison.SCHEMA)
@@ -34,7 +34,7 @@ def test_confidences_of_a_line():
     assert comparison.record(nothing)["confidence"] == {"mean": 0, "min": 0, "below_half": 0}
 
 
-def test_a_kept_trace_is_found_by_its_line(workspace):
+def test_a_line_names_its_saved_trace(workspace):
     trace = traces.llada2()
     path = comparison.save_trace(trace, "outputs/new/compare.jsonl", 7)
     assert path == "outputs/new/compare.traces/07-llada2.json"
@@ -67,7 +67,7 @@ def test_a_setting_in_words(config, words):
     assert comparison.describe_setting(config) == words
 
 
-def test_records_are_whole_lines(project, tmp_path):
+def test_records_are_complete_lines(project, tmp_path):
     tokenizer = load_tokenizer(project / "data/tokenizer")
     writer = LoadedCheckpoint(tiny_of(tokenizer), CheckpointInfo("llada2", 8), tokenizer, None)
     trace = generate_answers(writer, ["你好"], DecodeConfig("llada2", max_new_tokens=6, block_length=8))[0]

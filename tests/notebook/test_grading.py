@@ -54,7 +54,7 @@ def test_exact_match_per_group():
         exact_match(questions, [])
 
 
-def test_speed_sums_what_its_traces_say(monkeypatch):
+def test_speed_sums_over_its_traces(monkeypatch):
     class Counted(Trace):
         @property
         def tokens(self):
@@ -187,7 +187,7 @@ def test_statistics_of_nothing():
     assert text_statistics([trace_of(EOS)]) == {**nothing, "ended": 1}
 
 
-def test_a_summary_counts_what_its_traces_say():
+def test_a_summary_counts_over_its_traces():
     questions = [Question("copy", "?", "ab"), Question("sort", "?", "12"), Question("copy", "?", "cd")]
     row = summary(questions, [trace_of(5, EOS, text=" ab"), trace_of(5, 6, text="21"), trace_of(7, text="c")])
     assert row["right"] == [True, False, False] and row["exact_match"] == pytest.approx(1 / 3)

@@ -208,7 +208,7 @@ OWN, EMBEDDED = "data/my_text.jsonl", "data/pretrain_valid.jsonl"
     (OWN, EMBEDDED, True), ("modelscope:a/b/c.jsonl", EMBEDDED, True), ("elsewhere/pretrain_tiny.jsonl", EMBEDDED, True),
     ("data/pretrain_tiny.jsonl", EMBEDDED, False), (OWN, OWN, False), (OWN, "", False), ("", EMBEDDED, False),
 ])  # fmt: skip
-def test_own_text_validated_on_the_embedded_corpus_gives_a_warning(recwarn, data, valid_data, warns):
+def test_user_text_validated_on_the_embedded_corpus_gives_a_warning(recwarn, data, valid_data, warns):
     setup.read_splits(lambda path: TokenDataset.of([[i] for i in range(40)], pad_token_id=0, eos_token_id=2), data, valid_data)
     messages = [str(warning.message) for warning in recwarn]
     assert len(messages) == warns

@@ -29,7 +29,7 @@ def test_figures_draw():
     assert "3/4" in repr(pictures[4])
 
 
-def test_figures_say_what_is_wrong():
+def test_figure_errors_name_the_argument():
     with pytest.raises(ValueError, match="mask\\[0\\]"):
         show.mask_picture([[[True]]])
     with pytest.raises(ValueError, match="1 for 2 columns"):

@@ -24,7 +24,7 @@ def test_masked_row_and_its_complement_partition_the_tokens():
         show.masked_row(["a", "b", "c"], [True, False])
 
 
-def test_packing_tells_prompt_scored_filling_and_padding():
+def test_packing_marks_prompt_scored_filling_and_padding():
     batch = batch_of([4, 3], [5], prompt=2, width=8)
     batch.tokens[0, 5:7] = EOS
     assert _states(batch, 0, EOS) == [0, 0, 1, 1, 0, 0, 2, 3]

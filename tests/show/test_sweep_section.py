@@ -63,7 +63,7 @@ def test_a_sweep_is_its_section_with_picture_and_table(results):
     assert origin.text == "`dllm sweep toy` · seeds 0, 1"
 
 
-def test_a_sweep_without_records_says_how_to_get_them(results):
+def test_a_sweep_without_records_names_the_command(results):
     (words,) = show.sweep("later")
     assert words.text == "**When?**\n\n*Not run yet: `dllm sweep later`.*"
     (words,) = show.sweep("new")

@@ -19,7 +19,7 @@ def drawn(what, **options) -> str:
     return out.getvalue()
 
 
-def test_terminal_tells_the_steps():
+def test_terminal_lists_the_steps():
     text = drawn(terminal(llada2(), drafts=True, prompt=True))
     lines = text.splitlines()
     assert lines[0].startswith("LLaDA 2: 5 tokens, 4 forwards, 1.25 tokens per forward")
@@ -42,7 +42,7 @@ def test_terminal_takes_markup_for_letters():
     assert "[bold red]x[/]" in drawn(terminal(trace)) and "[link=y]" in drawn(terminal(trace))
 
 
-def test_terminal_says_what_is_wrong(tmp_path, capsys):
+def test_terminal_errors_name_the_argument(tmp_path, capsys):
     with pytest.raises(ValueError, match="from 0 to 4"):
         terminal(llada2(), steps=[5])
     with pytest.raises(TypeError, match="expected a Trace, got list"):

@@ -46,7 +46,7 @@ def test_a_copy_is_the_run_in_half_precision(weights):
     assert "settings" not in json.loads((weights / "tiny-llada2" / "config.json").read_text())["dllm"]
 
 
-def test_the_copy_stands_in_only_where_asked_and_needed(weights):
+def test_the_bundled_copy_is_used_only_if_allowed_and_needed(weights):
     for name in ("weights/diffusion_llada2_sft_state_dict.pt", "diffusion_llada2_sft"):
         assert bundled_checkpoint(name) is None  # no copy yet
         with pytest.raises(RunError, match="dllm run 05-llada2"):

@@ -34,14 +34,14 @@ def test_notebooks_show_pictures_that_are_there(project):
 
 
 @pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
-def test_every_picture_of_the_readme_has_a_name_that_makes_it(project, page):
+def test_every_picture_of_the_readme_has_a_name_that_draws_it(project, page):
     shown = re.findall(r"\(figures/([\w.]+)\)", (project / page).read_text("utf-8"))
     swept = {f"sweep_{path.stem}" for path in (project / "notebooks/sweeps").glob("*.yaml")}  # made by dllm results
     assert {name.split(".")[0] for name in shown} <= {*pictures.NAMES, *swept} and len(shown) >= 6
     assert [name for name in shown if not (FIGURES / name).is_file()] == []
 
 
-def test_screenshots_say_what_they_need(workspace, monkeypatch, capsys):
+def test_screenshots_name_a_missing_requirement(workspace, monkeypatch, capsys):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.delenv("DLLM_CHROMIUM", raising=False)
     assert main(["figures", "see_player"]) == 2

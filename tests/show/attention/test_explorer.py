@@ -39,7 +39,7 @@ def test_the_rule_of_a_cell_is_named():
     assert named(0, 18) == named(16, 18) == "later block" and named(4, 0) == named(20, 0) == "other document"
 
 
-def test_a_prediction_stands_where_the_pattern_reads_it():
+def test_a_prediction_is_shown_where_the_pattern_reads_it():
     causal = training_scene("causal", "abcd", 1)["elements"]
     assert [element["says"] for element in causal] == [["b"], ["c"], ["d"], []]  # labels shifted by one
     noisy = training_scene(PATTERNS[3], POEM[:8], 4)["elements"]
@@ -51,7 +51,7 @@ def test_a_prediction_stands_where_the_pattern_reads_it():
     assert [element["masked"] for element in twins[:8]] == [not element["masked"] for element in twins[8:16]]
 
 
-def test_decoders_forwards_are_what_the_cache_says():
+def test_decoders_forwards_agree_with_the_cache():
     ar = decoding_scene(DECODERS[0], POEM[:8], 0)["frames"]
     assert [frame["fed"] for frame in ar] == [[0, 1], [2], [3], [4], [5], [6]]
     assert ar[2]["cells"][3] == "cccfwwww" and ar[2]["cells"][2] == "k" * 8 and ar[2]["cells"][4] == "r" * 8
@@ -74,7 +74,7 @@ def test_every_answer_token_is_written_once():
         assert sorted(written) == list(range(4, 12))
 
 
-def test_attention_says_what_is_wrong():
+def test_attention_errors_name_the_argument():
     with pytest.raises(ValueError, match="the text has 3 tokens"):
         show.attention("abc")
     with pytest.raises(ValueError, match="none of them divides the length 9"):
@@ -120,7 +120,7 @@ def opened(page, tmp_path, **options):
     return page
 
 
-def test_every_cell_tells_its_rule_by_mouse_and_by_keyboard(page, tmp_path):
+def test_every_cell_shows_its_rule_by_mouse_and_by_keyboard(page, tmp_path):
     opened(page, tmp_path, lengths=(8,), block_sizes=(4,), documents=(1,))
     assert page.locator(".dllm-still").count() == 0
     cells = training_scene(PATTERNS[3], POEM[:8], 4)["frames"][0]["cells"]

@@ -102,7 +102,7 @@ def test_save_html_gif_png(tmp_path):
     assert not list(tmp_path.glob("*.partial")) and not (tmp_path / "z.png").exists()
 
 
-def test_frames_of_an_infilling_draw_the_whole_text(tmp_path):
+def test_frames_of_an_infilling_draw_the_complete_text(tmp_path):
     assert show.gif(infilled(), tmp_path / "x.gif", prompt=False).stat().st_size > 0
     assert "你░好░你" in show.player(infilled()).text
 
@@ -367,7 +367,7 @@ def test_a_long_trace_in_the_browser(browser, tmp_path):
     page.close()
 
 
-def test_a_long_trace_that_is_watched_stands_at_its_end(browser, tmp_path):
+def test_a_long_live_trace_shows_its_end(browser, tmp_path):
     path = show.save_html(tmp_path / "x.html", long(256, 128))
     text = path.read_text("utf-8")
     assert '"deflate"' in text  # it starts after it was unpacked
@@ -416,7 +416,7 @@ def test_two_players_in_an_exported_notebook(browser, tmp_path):
     page.close()
 
 
-def test_where_no_script_runs_a_picture_and_steps_stand(browser, tmp_path):
+def test_without_scripts_a_picture_and_the_steps_are_shown(browser, tmp_path):
     path = notebook_page(tmp_path, show.player(llada2()))
     page = open_page(browser, path, ready=".dllm-static", java_script_enabled=False)
     assert page.locator(".dllm-player img").bounding_box()["width"] > 300

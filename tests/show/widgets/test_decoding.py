@@ -212,7 +212,7 @@ def test_without_an_event_loop_it_runs_to_the_end(panel):
     assert panel.rows[0]["forwards"] == panel.done[0][1].forwards and not panel.running
 
 
-def test_what_is_wrong_stands_beside_its_control_and_nothing_is_run(panel):
+def test_an_error_is_shown_beside_its_control_and_nothing_runs(panel):
     panel.controls["style"].value = "llada1"
     panel.controls["steps"].value = 5
     assert "steps=5: must be a multiple of the 2 blocks" in panel.notes["steps"].value

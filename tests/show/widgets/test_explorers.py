@@ -25,7 +25,7 @@ def test_controls_are_named_and_explained(explorer):
     assert all(control.description and control.tooltip for control in controls.children) and stage.children
 
 
-def test_explorers_say_what_is_wrong_and_recover():
+def test_explorers_show_errors_and_recover():
     controls, complaint, stage = widgets.block_explorer(interactive=True).children
     up = controls.children[4]
     up.value = "3, 5"

@@ -59,7 +59,7 @@ class Spy(Oracle):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("accept", [1, 3, 8])
-def test_the_oracle_lets_exactly_so_many_through(accept, dtype):
+def test_the_oracle_commits_exactly_its_number_of_tokens(accept, dtype):
     model, case = small_model(dtype), dataclasses.replace(CASE, accept=accept)
     bench = DecodeJobs(model, case)
     oracle = Spy(model, case.block, accept, bench.ids.mask_token_id, own_tokens=dtype == torch.float32)
@@ -86,7 +86,7 @@ def test_the_oracle_keeps_the_models_own_tokens():
     assert (written[0] != written[1]).any() and len(written[0].unique()) > 3
 
 
-def test_everyone_writes_the_same():
+def test_all_implementations_write_the_same():
     pytest.importorskip("diffusers")
     bench = DecodeJobs(small_model(), CASE)
     bench.decode(LLADA2, bench.oracle(), "llada2")
@@ -181,7 +181,7 @@ def test_without_diffusers_its_rows_are_left_out(monkeypatch):
     assert HUGGING_FACE_AR in jobs and DIFFUSERS not in jobs
 
 
-def test_the_plain_ar_loop_is_the_cached_ones_twin():
+def test_ar_loops_with_and_without_cache_write_the_same():
     bench = DecodeJobs(small_model(), CASE)
     bench.decode(AR, bench.oracle(), "ar")
     tokens = reference.decode_ar(bench.model, bench.prompts, CASE.new, bench.ids.mask_token_id)

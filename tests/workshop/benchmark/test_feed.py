@@ -96,7 +96,7 @@ def test_memory_does_not_grow_with_the_file(workspace, source):
     assert peaks[1] < peaks[0] + 150
 
 
-def test_a_child_that_fails_says_why(workspace, source):
+def test_the_error_of_a_child_process_is_reported(workspace, source):
     (workspace / "x.jsonl").write_text("no json\n")
     with pytest.raises(DataError, match="x.jsonl:1: not valid JSON"):
         run_child(feed.first_batch, workspace / "x.jsonl", source / "tokenizer", 64)

@@ -40,7 +40,7 @@ def test_a_quick_run_of_the_training_part_compares_every_pair(dtype):
 
 
 @pytest.mark.parametrize("plain", [PassAView(MASK), EverythingComputed(MASK, twice=True), EverythingComputed(MASK)])
-def test_the_plain_implementations_train_on_the_same_loss_and_gradient(plain):
+def test_the_baselines_train_on_the_same_loss_and_gradient(plain):
     batch, losses, gradients = batch_of([12, 9], [21]), [], []
     for objective in (Diffusion(BAND, MASK, complementary=getattr(plain, "views", 2) == 2), plain):
         model = tiny()

@@ -122,7 +122,7 @@ def test_parts_of_held_out_introductions_are_trained(corpus, pool):
             assert sum(prompt.startswith(prefix.lower()) for prompt in trained_prompts) >= 10, prefix
 
 
-def test_recall_facts_and_phrasings_are_trained_apart(pool):
+def test_recall_facts_and_phrasings_are_trained_separately(pool):
     kept = {prompt for prompt, _ in pool.recall}
     for name, key, _, phrasings in tasks.facts():
         trained = [question.format(k=key) in kept for question in phrasings["questions"]]
@@ -202,7 +202,7 @@ def test_reading_answers_are_those_of_the_question(monkeypatch):
     assert seen == set(wanted)
 
 
-def test_reading_answers_stand_in_the_prompt_behind_their_key():
+def test_reading_answers_follow_their_key_in_the_prompt():
     rng = Random(2)
     for _ in range(500):
         drawn = tasks.reading(rng)
@@ -270,7 +270,7 @@ def test_lengths_fit(corpus, tokenizer):
     assert sum(a for _, a in test) / len(test) >= 14
 
 
-def test_tokenizer_is_made_again_from_the_corpus(corpus, tokenizer, tmp_path):
+def test_tokenizer_is_rebuilt_from_the_corpus(corpus, tokenizer, tmp_path):
     generator.train_tokenizer(corpus.texts(), tmp_path)
     again = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert again.get_vocab() == tokenizer.get_vocab()

@@ -62,7 +62,7 @@ def test_answers_cross_the_settings_and_skip_what_a_style_does_not_have(loaded):
 
 
 @pytest.mark.parametrize("style", ["ar", "llada1", "llada2"])
-def test_own_answers_are_those_of_one_token_a_forward(loaded, project, style):
+def test_baseline_answers_are_those_of_one_token_a_forward(loaded, project, style):
     checkpoint = loaded[style]
     texts = chat_documents(project / "data/sft_valid.jsonl", checkpoint.tokenizer, 64)
     config = DecodeConfig(style, 32, block_length=None if style == "ar" else 16)
@@ -146,7 +146,7 @@ def test_the_price_of_a_gap_is_lower_where_it_is_likely(loaded, style):
 
 
 @pytest.mark.parametrize("style", ["llada1", "llada2"])
-def test_the_price_is_of_the_gap_given_the_rest(loaded, style, monkeypatch):
+def test_the_cost_of_a_gap_is_conditional_on_the_rest(loaded, style, monkeypatch):
     checkpoint, seen = loaded[style], []
     corrupt = evaluate.corrupt_exactly
     monkeypatch.setattr(evaluate, "corrupt_exactly", lambda *arguments: seen.append(corrupt(*arguments)) or seen[-1])

@@ -81,7 +81,7 @@ def changed(toy, **keys):
     ({"measure": {"wiat": 1}}, ["wiat", "did you mean wait"]),
     ({"train": [{"notebook": "01_first", "gven": {}}]}, ["gven", "no such key"]),
 ])  # fmt: skip
-def test_a_wrong_file_is_told_with_its_name_and_key(toy, keys, words):
+def test_a_wrong_file_is_reported_with_its_name_and_key(toy, keys, words):
     with pytest.raises(UsageError) as error:
         files.read_sweep(changed(toy, **keys))
     assert all(word in str(error.value) for word in ["toy.yaml", *words]), error.value
@@ -109,7 +109,7 @@ def test_scales_cells_and_shared_trainings(toy):
     assert second.overrides["before"] == "weights/toy-once.pt" and second.stage.needs == ("toy-once.0",)
 
 
-def test_a_cell_may_say_other_values_at_another_scale(toy):
+def test_a_cell_may_have_other_values_at_another_scale(toy):
     changed(toy, cells={"once": {"factor": 5, "smoke": {"factor": 6}, "h100": {"factor": 7}}, "twice": {}})
     factors = lambda scale: [files.find_sweeps([], scale)[0].trials[i].steps[0][1]["factor"] for i in (0, 2)]
     assert [factors(scale) for scale in files.SCALES] == [[5, 2], [7, 2], [6, 3]]
@@ -203,7 +203,7 @@ def test_rows_are_pooled_over_seeds_and_never_over_settings():
     assert tables.gather(measured, "answers", [], ["lacking"]) == []
 
 
-def test_a_table_says_what_exact_match_is_of():
+def test_a_table_names_the_reference_of_exact_match():
     row = {"kind": "answers", "settings": [], "exact_match": 0.5, "ended": 1.0}
     text = {"title": "t", "tables": [{"rows": "answers", "columns": ["exact_match"]}]}
     sweep = files.Sweep("s", text, (0,), ())
@@ -240,7 +240,7 @@ def test_a_markdown_table():
 
 
 @pytest.mark.parametrize("key", ["environment: NOWHERE\n", "by_name: true\n"])
-def test_the_page_tells_the_minutes_of_what_all_leaves_out_apart(toy, key):
+def test_the_page_lists_separately_the_minutes_of_what_all_leaves_out(toy, key):
     like = (toy / "notebooks/sweeps/toy.yaml").read_text("utf-8")
     (toy / "notebooks/sweeps/apart.yaml").write_text(like + key, "utf-8")
     lines = [(600, ["toy/once.seed0", "apart/once.seed0"], "cpu"), (120, [], "cpu"), (300, ["apart/once.seed1"], "cpu"),
@@ -253,7 +253,7 @@ def test_the_page_tells_the_minutes_of_what_all_leaves_out_apart(toy, key):
     assert "took 12 minutes (2 invocations" in page and "need other data (apart) took 5 minutes." in page
 
 
-def test_what_is_asked_for_by_name_is_not_among_all(toy, capsys):
+def test_sweeps_that_need_their_name_are_not_among_all(toy, capsys):
     like = (toy / "notebooks/sweeps/toy.yaml").read_text("utf-8")
     (toy / "notebooks/sweeps/apart.yaml").write_text(like + "by_name: true\n", "utf-8")
     for names, listed in (["all"], False), ([], False), (["apart"], True), (["all", "apart"], True):
@@ -279,13 +279,13 @@ def test_every_sweep_fits_its_notebooks(project, monkeypatch, scale):
     assert names[of["curriculum", "wsd"]] == names[of["merge", "falling"]] == names[of["shift", "plain"]]
 
 
-def test_the_results_page_is_what_its_command_makes(project, monkeypatch):
+def test_the_results_page_is_what_its_command_writes(project, monkeypatch):
     monkeypatch.chdir(project)
     assert (project / "RESULTS.md").read_text("utf-8") == results_page.page(files.find_sweeps([]))
 
 
 @pytest.mark.parametrize("name", results_page.READMES)
-def test_the_readme_shows_what_its_command_makes(project, monkeypatch, name):
+def test_the_readme_shows_what_its_command_writes(project, monkeypatch, name):
     monkeypatch.chdir(project)
     parts = results_page.readme_parts(name)
     text = (project / name).read_text("utf-8")
@@ -340,7 +340,7 @@ def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
 
 
 @pytest.mark.parametrize("ends", ["done", "failed"])
-def test_a_trial_waits_for_its_own_stages_alone(project, monkeypatch, ends):
+def test_a_trial_waits_only_for_its_stages(project, monkeypatch, ends):
     """Chains and trials are one plan; what is timed runs by itself after it, unless a chain did not come through."""
     monkeypatch.chdir(project)
     calls = []
