@@ -61,8 +61,8 @@ def corrupt(
     masked, complement = drawn & maskable, ~drawn & maskable
     # 3. both views, each with its weight: −alpha'/(1 − alpha) and −alpha'/alpha
     view = Noised(x_0.masked_fill(masked, mask_token_id), masked, schedule.weight(t))
-    twin = Noised(x_0.masked_fill(complement, mask_token_id), complement, schedule.complement_weight(t))
-    return view, twin
+    complementary = Noised(x_0.masked_fill(complement, mask_token_id), complement, schedule.complement_weight(t))
+    return view, complementary
 
 
 def corrupt_exactly(

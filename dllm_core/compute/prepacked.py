@@ -48,11 +48,11 @@ def prepacked(module: nn.Module) -> nn.Module:
         keep = hooks or module.bias is not None or not _is_faster(module.weight)
         return module if keep else PrepackedLinear(module.weight)
     children = {name: child and prepacked(child) for name, child in module._modules.items()}
-    if all(twin is module._modules[name] for name, twin in children.items()):
+    if all(child is module._modules[name] for name, child in children.items()):
         return module
-    twin = copy.copy(module)
-    twin._modules = children
-    return twin
+    copied = copy.copy(module)
+    copied._modules = children
+    return copied
 
 
 def _is_faster(weight: Tensor) -> bool:
