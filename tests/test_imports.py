@@ -36,7 +36,7 @@ def test_generating_needs_no_notebook():
 
 
 @pytest.mark.parametrize("name", list(dllm_core._FILE_OF))
-def test_each_name_of_the_face_is_there_and_in_its_docstring(name):
+def test_each_name_of_the_public_api_exists_and_is_in_its_docstring(name):
     assert getattr(dllm_core, name).__name__ == name
     assert re.search(rf"^    .*\b{name}\b.* {dllm_core._FILE_OF[name]}$", dllm_core.__doc__, re.MULTILINE)
     assert name in dir(dllm_core)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from small import MASK, VOCAB, batch_of, documents_of, logits_of, tiny
 
-from dllm_core import likelihood as evaluate
+from dllm_core import likelihood as likelihood_module
 from dllm_core.data.batches import Batch
 from dllm_core.likelihood import Estimate, ar_nll, conditional_nll, nll_bound, spread_over_draws
 from dllm_core.losses import ar_loss
 from dllm_core.noise import corrupt_exactly
 from dllm_core.reference import block_logits
+from dllm_core.schedules import NoiseSchedule
 
 PROMPT, ANSWER = [1, 7], [4, 11, 4, 8]
 L = len(ANSWER)
@@ -205,8 +206,12 @@ def test_a_blank_models_bound_is_log_v():
 
 def test_the_bound_is_measured_on_the_full_range_of_times(monkeypatch):
     schedules = []
-    make = evaluate.NoiseSchedule
-    monkeypatch.setattr(evaluate, "NoiseSchedule", lambda *a, **k: schedules.append(make(*a, **k)) or schedules[-1])
+
+    def recorded(*args, **kwargs):
+        schedules.append(NoiseSchedule(*args, **kwargs))
+        return schedules[-1]
+
+    monkeypatch.setattr(likelihood_module, "NoiseSchedule", recorded)
     for size in (None, 4):
         nll_bound(tiny(), [batch_of([8])], MASK, block_size=size, draws=1)
     assert all(s.t_min <= 1e-3 and s.t_max == 1.0 and s.weighting == "elbo" for s in schedules) and len(schedules) == 2

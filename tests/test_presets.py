@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from dllm_core.cli.stages import STAGES
+from dllm_core.cli.stages import STAGES, plan
 from dllm_core.common.errors import UsageError
 from dllm_core.config import DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.data.batches import PackedBatches
@@ -242,3 +242,14 @@ def test_decoding_presets_are_valid_settings(in_force):
     for preset in ("06_eval_llada1_pretrain", "07_compare_pretrain", "07_compare_sft", "02_llada1_pretrain"):
         p = in_force("h100", preset)
         DecodeConfig("llada1", p["max_new_tokens"], steps=p["gen_steps"], cfg_scale=p["gen_cfg_scale"])
+
+
+@pytest.mark.parametrize("scale", ["cpu", "smoke", "h100"])
+def test_every_shipped_preset_fits_its_notebook(project, scale):
+    jobs = plan(STAGES, STAGES, scale, [], project / "runs/none")
+    assert [job.stage for job in jobs] == list(STAGES)
+    files = {path.stem: path for path in (project / f"notebooks/presets/{scale}").glob("*.yaml")}
+    for name in files.keys() - {stage.preset for stage in STAGES}:  # for papermill by hand: another use of 06
+        assert name.startswith("06_eval_"), "a preset that no stage uses"
+        declared = parameters.read_parameters(project / "notebooks/06_parallel_decoding.ipynb")
+        assert yaml.safe_load(files[name].read_text("utf-8")).keys() <= declared.keys()

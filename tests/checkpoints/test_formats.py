@@ -79,7 +79,7 @@ def test_weights_may_be_in_another_folder(home, monkeypatch):
     assert find_checkpoint("weights/story_best.pt") == (home / "seeds/1/story", "best")
 
 
-def test_an_absent_checkpoint_lists_those_there(home):
+def test_the_error_of_an_absent_checkpoint_lists_existing_ones(home):
     with pytest.raises(RunError, match="weights/poem.pt: no such file or finished run; runs here: none"):
         load_checkpoint("weights/poem.pt")
     finished("story"), finished("other")

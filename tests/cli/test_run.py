@@ -289,7 +289,7 @@ def test_a_real_run_and_a_real_failure(toy, capfd):
     assert "ZeroDivisionError" in (toy / "runs/cpu/02_b.ipynb").read_text()
 
 
-def test_memory_is_measured_even_when_nobody_looks(toy):
+def test_memory_is_measured_without_a_progress_display(toy):
     """Taken and given back at once, by the kernel and by a child of it: no sample in between is needed."""
     hold = "size = 200 * 2**20\nheld = bytearray(size)\nheld[::4096] = bytes(len(held[::4096]))"
     child = (

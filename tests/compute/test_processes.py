@@ -23,7 +23,7 @@ from dllm_core.cli import launch
 from dllm_core.cli.main import main
 from dllm_core.cli.stages import STAGES
 from dllm_core.common.errors import UsageError
-from dllm_core.compute import processes as team
+from dllm_core.compute import processes
 from dllm_core.compute.processes import ProcessGroup
 from dllm_core.config import CheckpointInfo
 from dllm_core.notebook import parameters
@@ -336,7 +336,7 @@ def test_a_single_process_needs_no_accelerate(monkeypatch):
     group = ProcessGroup(torch.device("cpu"))
     assert (
         group.is_single
-        and team.rank() == 0
+        and processes.rank() == 0
         and group.broadcast_object("x") == "x"
         and group.sum([1.5, torch.ones(())]).tolist() == [1.5, 1]
     )

@@ -77,7 +77,7 @@ def test_cut_gives_every_token_once_an_epoch():
 
 
 @pytest.mark.parametrize("layout", WHOLE)
-def test_examples_stay_whole_and_come_once_an_epoch(layout):
+def test_examples_are_not_split_and_come_once_an_epoch(layout):
     documents = examples(200)
     batches = PackedBatches(documents, batch_size=4, seq_len=24, **layout)
     counts = np.zeros(len(documents), int)

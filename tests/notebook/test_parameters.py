@@ -76,7 +76,7 @@ def test_a_null_is_no_value(declared):
             check(parameter, None, "here")
 
 
-def test_the_digest_is_of_the_code_alone(tmp_path):
+def test_the_digest_depends_only_on_the_code(tmp_path):
     path = written(tmp_path, CELL)
     before = code_digest(path)
     path.write_text(notebook(parameters=CELL.replace("1", "3")), "utf-8")

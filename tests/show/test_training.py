@@ -15,7 +15,7 @@ def trained(number: int, loss: float = 1.0, **more) -> TrainStep:
     return TrainStep(number, loss, 1e-3, 100, 1.0, 1.0, **more)
 
 
-def test_live_draws_only_at_the_end_when_nobody_looks_on(monkeypatch):
+def test_live_draws_only_at_the_end_without_an_interactive_display(monkeypatch):
     drawn = []
     monkeypatch.setattr(show.LiveLossCurve, "_draw", lambda self: drawn.append(len(self.steps)))
     with show.LiveLossCurve(every=0, interactive=False) as live:

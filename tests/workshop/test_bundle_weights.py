@@ -13,7 +13,7 @@ from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo
 from dllm_core.data.tokenizer import load_tokenizer
-from dllm_core.notebook import setup as notebook
+from dllm_core.notebook import setup
 from dllm_core.workshop import bundle_weights
 
 
@@ -50,21 +50,21 @@ def test_the_bundled_copy_is_used_only_if_allowed_and_needed(weights):
     for name in ("weights/diffusion_llada2_sft_state_dict.pt", "diffusion_llada2_sft"):
         assert bundled_checkpoint(name) is None  # no copy yet
         with pytest.raises(RunError, match="dllm run 05-llada2"):
-            notebook.open_checkpoint(name, shipped=True)
+            setup.open_checkpoint(name, shipped=True)
     trained("tiny-llada2")
     for name in ("weights/diffusion_llada2_sft_state_dict.pt", "weights/diffusion_llada2_sft_best.pt"):
-        assert notebook.open_checkpoint(name, shipped=True).path.name == "tiny-llada2"
+        assert setup.open_checkpoint(name, shipped=True).path.name == "tiny-llada2"
         with pytest.raises(RunError, match="dllm run 05-llada2"):
-            notebook.open_checkpoint(name)
+            setup.open_checkpoint(name)
     with pytest.raises(RunError):
-        notebook.open_checkpoint("weights/diffusion_llada2_pretrain_best.pt", shipped=True)
+        setup.open_checkpoint("weights/diffusion_llada2_pretrain_best.pt", shipped=True)
     trained("diffusion_llada2_sft")
-    checkpoint = notebook.open_checkpoint("weights/diffusion_llada2_sft_best.pt", shipped=True)
+    checkpoint = setup.open_checkpoint("weights/diffusion_llada2_sft_best.pt", shipped=True)
     assert checkpoint.path.name == "diffusion_llada2_sft"
 
 
 def test_the_copy_is_the_projects_wherever_runs_are_kept(weights, monkeypatch):
     trained("tiny-llada2")
     monkeypatch.setenv("DLLM_WEIGHTS", "seeds/1")
-    checkpoint = notebook.open_checkpoint("weights/diffusion_llada2_sft_state_dict.pt", shipped=True)
+    checkpoint = setup.open_checkpoint("weights/diffusion_llada2_sft_state_dict.pt", shipped=True)
     assert checkpoint.path == weights / "tiny-llada2"

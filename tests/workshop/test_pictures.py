@@ -22,7 +22,7 @@ def test_pictures_are_drawn_by_name(workspace, capsys):
     assert "no picture 'no_such_picture'; there are decoding, race" in capsys.readouterr().err
 
 
-def test_notebooks_show_pictures_that_are_there(project):
+def test_notebooks_show_existing_pictures(project):
     shown = {}
     for notebook in sorted((project / "notebooks").glob("0*.ipynb")):
         cells = json.loads(notebook.read_text("utf-8"))["cells"]

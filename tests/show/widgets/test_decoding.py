@@ -301,7 +301,7 @@ def test_texts_are_letters(panel):
     assert "<img" not in panel.notes[""].value
 
 
-def test_where_nobody_looks_on_it_is_one_decoding(loaded, workspace):
+def test_without_an_interactive_display_it_is_a_single_decoding(loaded, workspace):
     shown = decoding_explorer(loaded, "你是谁？", WAY, interactive=False)
     assert isinstance(shown, show.Html) and "dllm-player" in shown.html and "the last runs" in shown.text
     with pytest.raises(ValueError, match="max_position_embeddings"):

@@ -11,7 +11,7 @@ EXPLORERS = (widgets.schedule_explorer, widgets.block_explorer, widgets.noise_ex
 
 
 @pytest.mark.parametrize("explorer", EXPLORERS)
-def test_explorers_are_static_when_nobody_looks_on(explorer):
+def test_explorers_are_static_without_an_interactive_display(explorer):
     bundle = explorer(interactive=False)._repr_mimebundle_()
     bundle = bundle[0] if isinstance(bundle, tuple) else bundle
     page = bundle.get("text/html", "")

@@ -75,7 +75,7 @@ def test_the_oracle_commits_exactly_its_number_of_tokens(accept, dtype):
     )
 
 
-def test_the_oracle_keeps_the_models_own_tokens():
+def test_the_oracle_keeps_the_tokens_of_the_model():
     """Hence equal outputs say that the logits were equal, too."""
     written = []
     for seed in range(2):
@@ -159,7 +159,7 @@ def test_what_prepacking_gains_is_a_row_with_what_it_costs(monkeypatch):
     assert {(row["name"], row["against"]) for row in rows} >= {(MATMULS, LLADA2), (MATMULS_NOT_PREPACKED, LLADA2)}
 
 
-def test_targets_name_rows_that_there_are():
+def test_targets_name_existing_rows():
     cases = {(1, 32), (8, 32), (1, 480)}
     names = {LLADA2, PLAIN_LOOP, AR, MATMULS, DIFFUSERS, HUGGING_FACE_AR}
     for (shape, dtype), targets in decode.TARGETS.items():

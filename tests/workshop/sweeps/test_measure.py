@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dllm_core import likelihood as evaluate
+from dllm_core import likelihood as likelihood_module
 from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import CheckpointInfo, DecodeConfig
@@ -148,8 +148,13 @@ def test_the_price_of_a_gap_is_lower_where_it_is_likely(loaded, style):
 @pytest.mark.parametrize("style", ["llada1", "llada2"])
 def test_the_cost_of_a_gap_is_conditional_on_the_rest(loaded, style, monkeypatch):
     checkpoint, seen = loaded[style], []
-    corrupt = evaluate.corrupt_exactly
-    monkeypatch.setattr(evaluate, "corrupt_exactly", lambda *arguments: seen.append(corrupt(*arguments)) or seen[-1])
+    corrupt = likelihood_module.corrupt_exactly
+
+    def recorded(*args):
+        seen.append(corrupt(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(likelihood_module, "corrupt_exactly", recorded)
     price = measure._gap_nats(checkpoint, "我是[[小言]]，一个", 6, 0)
     (view,) = seen
     ids = checkpoint.tokenizer.encode("我是小言，一个", add_special_tokens=False)

@@ -173,7 +173,7 @@ def test_cells_and_seeds_are_chosen_by_name(toy, capsys):
     assert main(["sweep", "toy", "--seeds", "7"]) == 2
 
 
-def test_an_environment_that_is_not_there_is_skipped(toy, monkeypatch, capsys):
+def test_a_missing_environment_is_skipped(toy, monkeypatch, capsys):
     monkeypatch.delenv("DLLM_TOY_DATA", raising=False)
     changed(toy, environment="DLLM_TOY_DATA")
     assert main(["sweep"]) == 0
