@@ -132,6 +132,9 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None",
         "--LabApp.extension_manager=readonly",
     ]  # fmt: skip
+    # no question about news over what is looked at
+    settings = folder / ".jupyter/settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    write_whole(settings, '{"fetchNews": "false"}')
     log = folder / "jupyterlab.log"
     with open(log, "w") as output:
         server = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=output, stderr=output)
