@@ -232,7 +232,7 @@ def test_committed_files_are_byte_for_byte_what_the_generator_writes(corpus):
     for name, text in written.items():
         packed = name in embedded.PACKED
         committed = lzma.decompress((DATA / f"{name}.xz").read_bytes()) if packed else (DATA / name).read_bytes()
-        assert committed == text.encode(), f"data/{name}: python -m dllm_core.workshop.corpus.generator writes it anew"
+        assert committed == text.encode(), f"data/{name}: dllm corpus writes it anew"
 
 
 # ---- tokenizer ----------------------------------------------------------------------------------------------------
