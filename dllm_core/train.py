@@ -86,7 +86,7 @@ class PendingStep:
 
 
 class TrainingLoop:
-    """One training as named steps: `gradients` → `update` → `read` → `validation` → `save`, in the order of `steps`.
+    """One training as named steps: `gradients`, `update`, `read` and `save`, in the order in which `steps` calls them.
 
     step: optimizer steps done; tokens, seconds: used so far; queued: the next step, when its gradients are queued already.
     """

@@ -1,4 +1,4 @@
-"""Small trainings that one process or several can do: what `test_distributed` starts through Accelerate.
+"""Small trainings that one process or several can do: what `compute/test_processes.py` starts through Accelerate.
 
     accelerate launch … tests/several.py FOLDER [NAME=stop|kill ...]
 

@@ -212,8 +212,7 @@ def test_large_sft_presets_build_their_first_batch(project, in_force, tokenizer,
         assert batch.tokens.shape == (2, 512)
     elif preset == "05_llada1_sft":
         batch = next(batches_of(project, tokenizer, p, 512, pack="whole", fill=p["llada1_fill"]))
-        assert batch.tokens.shape[0] == 2 and batch.n_documents == 2  # one conversation a row, filled to the longest
-        assert (batch.document >= 0).all()
+        assert batch.tokens.shape[0] == 2 and (batch.document == 0).all()  # one conversation a row, filled to the longest
         band = NoiseSchedule.band(p["llada2_alpha_min"], p["llada2_alpha_max"])
         assert (band.t_min, band.t_max) == pytest.approx((0.001, 1.0))
         objective, block = Diffusion(band, tokenizer.mask_token_id, per_answer=p["per_answer"]), None

@@ -25,10 +25,6 @@ class Batch:
     position: Tensor
     scored: Tensor
 
-    @property
-    def n_documents(self) -> int:
-        return int((self.document.amax(dim=1) + 1).sum())
-
     def cut(self, length: int) -> "Batch":
         """The first `length` columns."""
         return self._each(lambda part: part[:, :length])
