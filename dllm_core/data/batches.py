@@ -5,9 +5,10 @@ whole examples, with padding at the end (SFT). fill="batch": one example per row
 Documents, settings (with the seed) and state determine every batch, so a run can continue where it stopped.
 """
 
+import math
 from collections.abc import Iterator
 from copy import copy
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -26,13 +27,12 @@ class PackedBatches:
     """An endless iterator of `Batch`, epoch after epoch, each in a different order.
 
     pack="cut": rows of seq_len; a document cut at a row's end continues in the next row as a new document; the last
-    tokens of an epoch, fewer than a row, are left out. pack="whole": examples stay
-    whole (longer ones are cut at seq_len), first-fit into batch_size rows. fill, for whole examples, adds eos tokens
-    that belong to the example's document:
+    tokens of an epoch, fewer than a row, are left out. pack="whole": examples stay whole (longer ones are cut at
+    seq_len), first-fit into batch_size rows. fill, for whole examples, adds eos tokens to the example's document:
       "batch"   one example per row, filled to the longest of the batch (LLaDA, arXiv 2502.09992, SFT)
       "random"  a tail of random length U{0..max_fill}, packed
       "block"   up to the next multiple of block_size, packed (LLaDA 2.0's quantized effective length, arXiv 2512.15745)
-    Only an example that ends with eos is filled, not one that was cut. fill_scored=False: the filling is not scored. Several processes that train together each compute all batches (see `compute.processes`).
+    Only an example that ends with eos is filled, not one that was cut. fill_scored=False: the filling is not scored.
     Raises DataError when the settings cannot make a batch of these documents.
     """
 
@@ -58,8 +58,9 @@ class PackedBatches:
         # Size of an epoch, in rows or examples. Text shorter than one row makes one row with padding.
         self._size = max(1, int(self._lengths.sum()) // seq_len) if pack == "cut" else len(self._lengths)
         self._shortest = int(self._lengths.min())
-        self._orders: dict[int, tuple] = {}  # of the open epochs
+        self._order = lru_cache(2)(self._shuffled)  # at most two epochs are open
         self._next = 0  # number of the next row or example, counted through all epochs
+        self._end = math.inf  # number after the last row or example
         self._waiting: list[int] = []  # numbers of examples passed over, to be placed in a later batch
         self._ready: list[Batch] = []  # collated but not yet returned, the next one last
 
@@ -107,60 +108,50 @@ class PackedBatches:
         if not self._ready:
             # several batches at once when all rows have the same width: collating has a fixed cost
             count = max(1, AHEAD // (self.batch_size * self.seq_len)) if self.pack == "cut" else 1
-            batches = self._batch_of(self._next + np.arange(count * self.batch_size))
-            self._ready = batches.split(self.batch_size)[::-1]
-        self._next += self.batch_size
-        return self._ready.pop()
+            numbers = np.arange(self._next, min(self._next + count * self.batch_size, self._end))
+            segments, width = self._cut(numbers) if self.pack == "cut" else self._one_per_row(numbers)
+            self._ready = self._collate(segments, len(numbers), width).split(self.batch_size)[::-1]
+        batch = self._ready.pop()
+        self._next += len(batch.tokens)
+        return batch
 
     # --- the order of an epoch ------------------------------------------------------------------------------------
 
-    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(document [N] in the epoch's order, its first token in the epoch's stream [N + 1], its fill [N])."""
-        if epoch not in self._orders:
-            count = len(self._lengths)
-            rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(count) if self.shuffle else np.arange(count)
-            lengths = self._lengths[order]
-            begin = np.concatenate([[0], np.cumsum(lengths)])
-            fill = np.zeros(count, np.int64)
-            if self.fill == "random":
-                fill = rng.integers(0, self.max_fill + 1, count)
-            elif self.fill == "block":
-                fill = -lengths % self.block_size
-            if fill.any():
-                fill = np.where(self._ended[order], np.minimum(fill, self.seq_len - lengths), 0)
-            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}  # at most two epochs are open
-            self._orders[epoch] = (order, begin, fill)
-        return self._orders[epoch]
+        count = len(self._lengths)
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(count) if self.shuffle else np.arange(count)
+        lengths = self._lengths[order]
+        begin = np.concatenate([[0], np.cumsum(lengths)])
+        fill = np.zeros(count, np.int64)
+        if self.fill == "random":
+            fill = rng.integers(0, self.max_fill + 1, count)
+        elif self.fill == "block":
+            fill = -lengths % self.block_size
+        fill = np.where(self._ended[order], np.minimum(fill, self.seq_len - lengths), 0)
+        return order, begin, fill
 
     def _examples(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(document, fill), each [n], of the examples with these numbers."""
-        document, fill = np.empty(len(numbers), np.int64), np.empty(len(numbers), np.int64)
-        epochs = numbers // self._size
+        document, fill = np.empty_like(numbers), np.empty_like(numbers)
+        epochs, index = np.divmod(numbers, self._size)
         for epoch in np.unique(epochs):
             order, _, fills = self._order(int(epoch))
             here = epochs == epoch
-            index = numbers[here] % self._size
-            document[here], fill[here] = order[index], fills[index]
+            document[here], fill[here] = order[index[here]], fills[index[here]]
         return document, fill
 
     # --- the three layouts ----------------------------------------------------------------------------------------
 
-    def _batch_of(self, numbers: np.ndarray) -> Batch:
-        """The batch whose rows have these numbers: rows of the cut stream, or examples, one per row."""
-        if self.pack == "cut":
-            return self._collate(self._cut(numbers), len(numbers), self.seq_len)
-        segments = self._one_per_row(numbers)
-        return self._collate(segments, len(numbers), int(segments.length.max()))
-
-    def _cut(self, numbers: np.ndarray) -> Segments:
-        """The segments of documents in the rows with these numbers."""
+    def _cut(self, numbers: np.ndarray) -> tuple[Segments, int]:
+        """(segments, width) of the rows of the stream with these numbers."""
         parts = []
-        epochs = numbers // self._size
+        epochs, index_in_epoch = np.divmod(numbers, self._size)
         for epoch in np.unique(epochs):
             order, bounds, _ = self._order(int(epoch))
             rows = np.flatnonzero(epochs == epoch)
-            start = numbers[rows] % self._size * self.seq_len  # of each row, in the stream
+            start = index_in_epoch[rows] * self.seq_len  # of each row, in the stream
             first = np.searchsorted(bounds, start, "right") - 1  # document in which the row starts
             count = np.searchsorted(bounds, start + self.seq_len, "left").clip(max=len(order)) - first
             row, start = np.repeat(rows, count), np.repeat(start, count)
@@ -170,25 +161,27 @@ class PackedBatches:
             length = np.minimum(bounds[index + 1], start + self.seq_len) - begin
             source = self._starts[order[index]] + begin - bounds[index]
             parts.append((row, begin - start, source, length, np.zeros_like(length), number))
-        return Segments(*(np.concatenate(column) for column in zip(*parts)))
+        return Segments(*map(np.concatenate, zip(*parts))), self.seq_len
 
-    def _one_per_row(self, numbers: np.ndarray) -> Segments:
+    def _one_per_row(self, numbers: np.ndarray) -> tuple[Segments, int]:
+        """(segments, width) of the examples with these numbers."""
         document, _ = self._examples(numbers)
         length, zero = self._lengths[document], np.zeros_like(document)
-        fill = np.where(self._ended[document], length.max() - length, 0)
-        return Segments(np.arange(len(numbers)), zero, self._starts[document], length, fill, zero)
+        longest = int(length.max())
+        fill = np.where(self._ended[document], longest - length, 0)
+        return Segments(np.arange(len(numbers)), zero, self._starts[document], length, fill, zero), longest
 
-    def _pack(self, limit: int | None = None) -> tuple[Segments, int]:
+    def _pack(self) -> tuple[Segments, int]:
         """First-fit: each example goes into the first row with enough space, or waits for the next batch.
 
-        limit: take only examples below this number. Also returns the number of rows that are not empty.
+        Also returns the number of rows that are not empty.
         """
         room = np.full(self.batch_size, self.seq_len)
         count = [0] * self.batch_size
         still_open = self.batch_size  # rows in which the shortest example has room
         segments: list[tuple[int, ...]] = []
         earlier, self._waiting = self._waiting, []
-        for k, (number, source, length, fill) in enumerate(self._stream(earlier, limit)):
+        for k, (number, source, length, fill) in enumerate(self._stream(earlier)):
             row = int((room >= length + fill).argmax())
             left = int(room[row])
             if left >= length + fill:
@@ -203,12 +196,11 @@ class PackedBatches:
                 break
         return Segments(*np.array(segments, np.int64).reshape(-1, 6).T), sum(n > 0 for n in count)
 
-    def _stream(self, earlier: list[int], limit: int | None) -> Iterator[tuple[int, int, int, int]]:
+    def _stream(self, earlier: list[int]) -> Iterator[tuple[int, int, int, int]]:
         """(number, first token, length, fill) of the examples that waited, then of those that come next."""
         yield from self._described(np.array(earlier, np.int64))
-        while limit is None or self._next < limit:
-            ahead = self._next + np.arange(256)
-            for example in self._described(ahead if limit is None else ahead[ahead < limit]):
+        while self._next < self._end:
+            for example in self._described(np.arange(self._next, min(self._next + 256, self._end))):
                 self._next += 1
                 yield example
 
@@ -232,18 +224,12 @@ def validation_batches(documents: TokenDataset, *, rows: int | None = None, **se
     source = PackedBatches(documents, shuffle=False, **settings)
     if source.pack == "cut":
         source._size = -(-int(source._lengths.sum()) // source.seq_len)
-    size = source._size
+    source._end = source._size
     batches: list[Batch] = []
-    left = size if rows is None else rows
-    while left > 0 and (source._next < size or source._waiting):
-        if source.pack == "cut" or source.fill == "batch":
-            numbers = np.arange(source._next, min(source._next + source.batch_size, size))
-            source._next += len(numbers)
-            batch = source._batch_of(numbers)
-        else:
-            batch = source._collate(*source._pack(limit=size), source.seq_len)
-        batches.append(batch.rows(0, left))
-        left -= len(batch.tokens)
+    left = source._size if rows is None else rows
+    while left > 0 and (source._next < source._end or source._waiting):
+        batches.append(next(source).rows(0, left))
+        left -= len(batches[-1].tokens)
     return batches
 
 

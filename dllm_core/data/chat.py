@@ -1,5 +1,6 @@
 """Conversations as tokens, with the same boundary between prompt and answer as in generation."""
 
+from itertools import groupby
 from os.path import commonprefix
 from typing import NamedTuple
 
@@ -67,15 +68,11 @@ def encode_conversations(
     # 4. Join the pieces of an example, cut it at max_length, and keep it if a scored token is left.
     ids, scored, origin = [], [], []
     counts = {"cut": 0, "dropped": 0, "blank": 0}
-    k = 0
-    while k < len(pieces):
-        stop = k + 1
-        while turns == "all" and stop < len(pieces) and pieces[stop].conversation == pieces[k].conversation:
-            stop += 1
+    for _, example in groupby(range(len(pieces)), lambda k: pieces[k].conversation if turns == "all" else k):
         tokens, marks = [], []
-        for j in range(k, stop):
-            tokens += prompt_ids[j] + answer_ids[j]
-            marks += [False] * len(prompt_ids[j]) + [pieces[j].scored] * len(answer_ids[j])
+        for k in example:
+            tokens += prompt_ids[k] + answer_ids[k]
+            marks += [False] * len(prompt_ids[k]) + [pieces[k].scored] * len(answer_ids[k])
         if not any(marks):
             counts["blank"] += 1
         elif not any(marks[:max_length]):
@@ -85,7 +82,6 @@ def encode_conversations(
             ids.append(tokens[:max_length])
             scored.append(marks[:max_length])
             origin.append(pieces[k].conversation)
-        k = stop
     return ids, scored, origin, counts
 
 

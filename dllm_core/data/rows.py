@@ -78,25 +78,23 @@ def collate(documents: TokenDataset, segments: Segments, rows: int, width: int, 
     if segments.fill.any():
         length = np.repeat(segments.length, total)
         is_text = offset < length  # otherwise filling
-        source -= np.where(is_text, 0, offset - length + 1)  # filling has no source: read the segment's last token, which is then replaced
+        # filling has no source: read the segment's last token, which is then replaced
+        source -= np.where(is_text, 0, offset - length + 1)
         tokens = np.where(is_text, np.asarray(documents.tokens)[source], documents.eos_token_id).astype(np.int64)
         scored = np.where(is_text, documents.scored[source], fill_scored)
     else:
         tokens = np.asarray(documents.tokens)[source].astype(np.int64)
         scored = np.ones(len(source), bool) if documents.all_scored else np.asarray(documents.scored)[source]
-    shift = segments.row * width + segments.column - begin  # from an index in the concatenation to a flat index in the rows
+    # from an index in the concatenation to a flat index in the rows
+    shift = segments.row * width + segments.column - begin
     if len(running) == rows * width and not shift.any():
         return Batch(*(torch.from_numpy(part.reshape(rows, width)) for part in (tokens, number, offset, scored)))
     index = running + np.repeat(shift, total)
-    parts = ((tokens, documents.pad_token_id), (number, -1), (offset, 0), (scored, False))
-    return Batch(*(torch.from_numpy(_scattered(part, index, empty, rows, width)) for part, empty in parts))
-
-
-def _scattered(part: np.ndarray, index: np.ndarray, empty: int, rows: int, width: int) -> np.ndarray:
-    """[rows, width] with `part` [n] at the flat indices `index` [n], `empty` elsewhere."""
-    scattered = np.full(rows * width, empty, part.dtype)
-    scattered[index] = part
-    return scattered.reshape(rows, width)
+    laid = []
+    for part, empty in ((tokens, documents.pad_token_id), (number, -1), (offset, 0), (scored, False)):
+        laid.append(np.full((rows, width), empty, part.dtype))
+        laid[-1].reshape(-1)[index] = part
+    return Batch(*map(torch.from_numpy, laid))
 
 
 def count_up(lengths: np.ndarray) -> np.ndarray:
@@ -111,11 +109,11 @@ def trainable_spans(documents: TokenDataset, seq_len: int, fill: str | None, pac
     if pack == "whole":
         # An example too long for a row is useful only if a scored token lies before the cut.
         long = np.flatnonzero(lengths > seq_len)
+        lengths = np.minimum(lengths, seq_len)
         if len(long) and not documents.all_scored:
             long = long[np.argsort(starts[long])]
             edges = np.stack([starts[long], starts[long] + seq_len], axis=1).ravel()
             lengths[long[~np.logical_or.reduceat(np.asarray(documents.scored), edges)[::2]]] = 0
-        lengths = np.minimum(lengths, seq_len)
     keep = lengths > 0
     if not keep.any():
         if len(documents) == 0 or pack == "cut":

@@ -5,11 +5,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -26,29 +27,18 @@ ABANDONED = 3600  # seconds without a write after which an unfinished folder bel
 class TokenDataset:
     """N documents, concatenated; the arrays may be memory-mapped.
 
-    tokens: [T] uint16 or int32. scored: [T] bool, False on prompts. offsets: [N0 + 1] int64, the first token of each
-    document and the end. pad_token_id, eos_token_id: those of the tokenizer. chosen: [N] int64, which of the N0
-    documents belong to this set, or None for all. info: counts from reading the text.
+    tokens: [T] uint16 or int32. scored: [T] bool, False on prompts. starts, lengths: [N] int64, the first token of each
+    document and its number of tokens. pad_token_id, eos_token_id: those of the tokenizer. info: counts from reading the
+    text.
     """
 
     tokens: np.ndarray
     scored: np.ndarray
-    offsets: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
     pad_token_id: int
     eos_token_id: int
-    chosen: np.ndarray | None = None
     info: dict = field(default_factory=dict)
-
-    @property
-    def starts(self) -> np.ndarray:
-        """[N] int64, the first token of each document."""
-        return self.offsets[:-1] if self.chosen is None else self.offsets[self.chosen]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """[N] int64, tokens of each document."""
-        sizes = np.diff(self.offsets)
-        return sizes if self.chosen is None else sizes[self.chosen]
 
     @property
     def all_scored(self) -> bool:
@@ -56,23 +46,17 @@ class TokenDataset:
         return self.scored.strides == (0,)
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1 if self.chosen is None else len(self.chosen)
+        return len(self.starts)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens [n], scored [n] bool) of document i."""
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"document {i} of {len(self)}")
-        i = int(i) % len(self) if self.chosen is None else int(self.chosen[i])
-        span = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+        """(tokens [n], scored [n] bool) of document i. Raises IndexError, which ends a loop over the documents."""
+        span = slice(self.starts[i], self.starts[i] + self.lengths[i])
         return self.tokens[span], self.scored[span]
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return (self[i] for i in range(len(self)))
 
     def select(self, indices) -> "TokenDataset":
         """The documents with these indices, in this order; the tokens are not copied."""
         indices = np.asarray(indices, dtype=np.int64)
-        return replace(self, chosen=indices if self.chosen is None else self.chosen[indices])
+        return replace(self, starts=self.starts[indices], lengths=self.lengths[indices])
 
     def split(self, fraction: float = 0.05, at_most: int = 1000, seed: int = 0) -> tuple["TokenDataset", "TokenDataset"]:
         """(train, valid): `fraction` of the documents, at least one and at most `at_most`, drawn by `seed`, are held out.
@@ -88,14 +72,13 @@ class TokenDataset:
 
     @classmethod
     def of(
-        cls, documents: Iterable, scored: Iterable | None = None, *, pad_token_id: int, eos_token_id: int
+        cls, documents: Sequence, scored: Sequence | None = None, *, pad_token_id: int, eos_token_id: int
     ) -> "TokenDataset":
         """From token lists in memory; scored: lists of bool of the same lengths, or None for all True."""
-        documents = [np.asarray(d, dtype=np.int32) for d in documents]
-        tokens = np.concatenate(documents) if documents else np.zeros(0, np.int32)
-        marks = _all_scored(tokens) if scored is None else np.concatenate([np.asarray(s, bool) for s in scored])
-        offsets = np.concatenate([[0], np.cumsum([len(d) for d in documents])]).astype(np.int64)
-        return cls(tokens, marks, offsets, pad_token_id, eos_token_id)
+        chunk = TokenChunk.of(documents, scored, {})
+        marks = _all_scored(chunk.tokens) if scored is None else chunk.scored
+        starts = np.cumsum(chunk.lengths) - chunk.lengths
+        return cls(chunk.tokens, marks, starts, chunk.lengths, pad_token_id, eos_token_id)
 
 
 @dataclass(frozen=True)
@@ -109,7 +92,8 @@ class TokenChunk:
     counts: dict[str, int]
 
     @classmethod
-    def of(cls, ids: list[list[int]], scored: list[list[bool]] | None, counts: dict[str, int]) -> "TokenChunk":
+    def of(cls, ids: Sequence, scored: Sequence | None, counts: dict[str, int]) -> "TokenChunk":
+        """From a list of token ids, and where `scored` is given a list of bool, for each document."""
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         total = int(lengths.sum())
         tokens = np.fromiter(chain.from_iterable(ids), np.int32, total)
@@ -117,9 +101,7 @@ class TokenChunk:
         return cls(tokens, marks, lengths, counts)
 
 
-def load_or_tokenize(
-    path: Path, tokenizer, options: dict, chunks: Generator[TokenChunk, None, None]
-) -> TokenDataset:
+def load_or_tokenize(path: Path, tokenizer, options: dict, chunks: Generator[TokenChunk, None, None]) -> TokenDataset:
     """The documents of `path`, memory-mapped from data/cache/. If they are not there, `chunks` is written there first.
 
     options: the settings that decide the tokens, besides file and tokenizer. chunks: a generator that tokenizes the
@@ -132,23 +114,21 @@ def load_or_tokenize(
         if not (final / "info.json").is_file():
             home.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(home)
-            unfinished = home / f".unfinished-{final.name}-{os.getpid()}"
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process with the same id
-            try:
+            with TemporaryDirectory(prefix=".unfinished-", dir=home) as folder:
+                unfinished = Path(folder) / final.name
                 _write(unfinished, path, len(tokenizer), chunks)
-                os.replace(unfinished, final)
-            except OSError:
-                if not (final / "info.json").is_file():  # otherwise another process has just written the same content
-                    raise
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+                try:
+                    os.replace(unfinished, final)
+                except OSError:
+                    if not (final / "info.json").is_file():  # otherwise another process has just written the same
+                        raise
         return _load(final, tokenizer)
 
 
 def _remove_abandoned(home: Path) -> None:
     """Delete the folders of killed runs; a live run writes every few seconds."""
     for folder in home.glob(".unfinished-*"):
-        touched = max((entry.stat().st_mtime for entry in (folder, *folder.iterdir())), default=0.0)
+        touched = max(entry.stat().st_mtime for entry in (folder, *folder.rglob("*")))
         if time.time() - touched > ABANDONED:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -164,7 +144,7 @@ def _fingerprint(path: Path, tokenizer, options: dict) -> str:
 
 def _write(folder: Path, path: Path, vocab_size: int, chunks: Iterable[TokenChunk]) -> None:
     """Write tokens.bin, scored.bin (empty when all is scored), offsets.npy and info.json into `folder`."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     dtype = np.dtype(np.uint16 if vocab_size < 2**16 else np.int32)
     lengths: list[np.ndarray] = [np.zeros(1, np.int64)]
     info: dict[str, int] = {}
@@ -194,4 +174,5 @@ def _load(folder: Path, tokenizer) -> TokenDataset:
     has_prompts = (folder / "scored.bin").stat().st_size > 0
     scored = np.memmap(folder / "scored.bin", np.bool_, "r") if has_prompts else _all_scored(tokens)
     offsets = np.load(folder / "offsets.npy")
-    return TokenDataset(tokens, scored, offsets, tokenizer.pad_token_id, tokenizer.eos_token_id, info=info["counts"])
+    special = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return TokenDataset(tokens, scored, offsets[:-1], np.diff(offsets), *special, info["counts"])

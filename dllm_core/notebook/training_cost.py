@@ -64,7 +64,7 @@ def estimate(
     memory = 4 * (2 * size + moments)
     disk = 4 * (size * (3 + config.keep_best) + size + moments)
     if documents is not None:
-        arrays = (documents.tokens, documents.offsets, documents.scored)
+        arrays = (documents.tokens, documents.lengths, documents.scored)
         disk += sum(array.nbytes for array in arrays if array.strides[0])  # stride 0: one value for all, not stored
     tokens = tokens_per_step * config.max_iters
     return Cost(size, tokens, positions, flops, flops / flops_per_second, memory, disk)

@@ -58,7 +58,7 @@ def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeyp
     workers = {path.name for path in Path().glob("by-*")}
     assert workers and f"by-{os.getpid()}" not in workers
     assert (first.tokens == second.tokens).all() and (first.scored == second.scored).all()
-    assert (first.offsets == second.offsets).all() and first.info == second.info
+    assert (first.starts == second.starts).all() and first.info == second.info
     assert os.environ.get("TOKENIZERS_PARALLELISM") == setting
     good = [{"conversations": TALK[:2]}] * 40
     for bad in ({"conversations": []}, {"conversations": [TALK[0], {"role": "assistant", "content": "<|mask|>"}]}):
@@ -126,12 +126,12 @@ def test_a_killed_run_leaves_nothing_that_seems_done(workspace, tokenizer):
     run.kill()
     run.wait()
     (left,) = Path("data/cache").iterdir()
-    assert left.name.startswith(".unfinished-") and not (left / "info.json").exists()
+    assert left.name.startswith(".unfinished-") and not list(left.rglob("info.json"))
     workers = {int(waiting.name.removeprefix("waiting-")) for waiting in Path().glob("waiting-*")} - {run.pid}
     wait_for(lambda: all(gone(pid) for pid in workers), "a process outlived its parent")
     assert len(chat_documents(path, tokenizer, 40)) == 59
     assert left.is_dir(), "it might belong to a run that is alive"
-    for entry in (left, *left.iterdir()):
+    for entry in (left, *left.rglob("*")):
         os.utime(entry, (0, 0))
     chat_documents(path, tokenizer, 41)
     assert not left.exists() and len(list(Path("data/cache").iterdir())) == 2

@@ -6,9 +6,7 @@ beside the controls.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import numpy as np
 import torch
 
 from dllm_core import show
@@ -129,8 +127,7 @@ def packing_explorer(documents, length: int = 128, block_size: int = 16, interac
     length: tokens per row; block_size: tokens per block. The chosen layout is drawn below packed whole
     documents; only the first 512 documents are used.
     """
-    every = np.arange(len(documents)) if documents.chosen is None else documents.chosen
-    documents = replace(documents, chosen=every[:512])
+    documents = documents.select(range(min(512, len(documents))))
 
     def draw(layout: str, length: int, block_size: int, rows: int):
         common = {"batch_size": rows, "seq_len": length, "shuffle": False}
