@@ -25,13 +25,13 @@ from dllm_core.trace import REASONS, DecodeStep, Trace, with_text
 class Decodable(Protocol):
     """What decoding needs of a checkpoint; `checkpoints.formats.LoadedCheckpoint` is one.
 
-    tokenizer: has the ids of `sampling.SpecialTokens`, and, where texts are wanted, `decode`. checkpoint: its
+    tokenizer: has the ids of `sampling.SpecialTokens`, and, where texts are wanted, `decode`. info: its
     `label_shift` says where predictions are read.
     """
 
     model: Transformer
     tokenizer: object
-    checkpoint: CheckpointInfo
+    info: CheckpointInfo
 
 
 def generate(checkpoint: Decodable, prompts: list[list[int]], config: DecodeConfig) -> list[Trace]:
@@ -69,7 +69,7 @@ def decode_gaps(checkpoint: Decodable, tokens: list[int], config: DecodeConfig) 
 @torch.inference_mode()
 def _steps(checkpoint, sequences: list[list[int]], prompt_lengths: list[int], config) -> Iterator[DecodeStep]:
     """The steps of the style's decoder, run by the form of the model that is fastest on its device."""
-    began, label_shift = time.perf_counter(), checkpoint.checkpoint.label_shift
+    began, label_shift = time.perf_counter(), checkpoint.info.label_shift
     decoder = {"ar": decode_ar, "llada1": decode_llada1, "llada2": decode_llada2}[config.style]
     fastest = for_inference if isinstance(checkpoint.model, Transformer) else nullcontext
     with fastest(checkpoint.model) as model:

@@ -233,7 +233,7 @@ def test_runs_are_described_by_their_config(chain):
         ("diffusion_from_ar_eq3", ("llada1", None, False)), ("diffusion_llada1_sft", ("llada1", None, True)),
         ("diffusion_llada2_pretrain", ("llada2", 16, False)), ("diffusion_llada2_sft", ("llada2", 16, True)),
     ):  # fmt: skip
-        info = load_checkpoint(weights / name).checkpoint
+        info = load_checkpoint(weights / name).info
         assert (info.objective, info.block_size, info.chat) == wanted
         assert not (weights / name / "state.pt").exists()  # finished
     steps = [

@@ -52,8 +52,8 @@ def test_a_finished_run_gives_the_logits_it_gave(name, first_logits):
 
 def test_a_finished_run_has_its_training_info_and_decodes_as_before():
     ar, llada2 = load_checkpoint(OLD / "runs/ar"), load_checkpoint(OLD / "runs/llada2")
-    assert ar.checkpoint == CheckpointInfo("ar", label_shift=True, chat=True)
-    assert llada2.checkpoint == CheckpointInfo("llada2", block_size=8)
+    assert ar.info == CheckpointInfo("ar", label_shift=True, chat=True)
+    assert llada2.info == CheckpointInfo("llada2", block_size=8)
     (trace,) = generate_answers(ar, ["你是谁？"], DecodeConfig("ar", 16))
     assert (trace.text, trace.forwards) == ("r" * 16, 16)
     (trace,) = generate_answers(llada2, ["你是谁"], DecodeConfig("llada2", 16, block_length=8))

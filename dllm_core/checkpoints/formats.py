@@ -25,7 +25,7 @@ class LoadedCheckpoint:
     """A checkpoint ready to use. tokenizer is None for a bare state dict."""
 
     model: Transformer
-    checkpoint: CheckpointInfo
+    info: CheckpointInfo
     tokenizer: object | None
     path: Path
 
@@ -81,8 +81,8 @@ def load_checkpoint(
     copy_weights(state, model, file)
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
     trained_as = record.get("dllm", {}).get("checkpoint")
-    checkpoint = CheckpointInfo(**trained_as) if trained_as else CheckpointInfo("ar", label_shift=True)
-    return LoadedCheckpoint(model.to(device), checkpoint, tokenizer, path)
+    info = CheckpointInfo(**trained_as) if trained_as else CheckpointInfo("ar", label_shift=True)
+    return LoadedCheckpoint(model.to(device), info, tokenizer, path)
 
 
 def read_state(file: Path) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def generate_answers(
     batch_size: decode so many prompts at a time, those of like lengths together; None: all at once. The greedy answer to
     a prompt does not depend on it.
     """
-    token_ids = [prompt_ids(loaded.tokenizer, prompt, loaded.checkpoint.chat) for prompt in prompts]
+    token_ids = [prompt_ids(loaded.tokenizer, prompt, loaded.info.chat) for prompt in prompts]
     order = list(range(len(prompts)))
     if batch_size:
         order.sort(key=lambda i: len(token_ids[i]))

@@ -166,7 +166,7 @@ def preflight(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, check
     window, LLaDA 2 fills its last block); RunError when `checkpoint`, which is evaluated after the training, does not
     exist. It may be empty, or the run that is about to be `trained`.
     """
-    tokens = prompt_ids(loaded.tokenizer, prompt, loaded.checkpoint.chat)
+    tokens = prompt_ids(loaded.tokenizer, prompt, loaded.info.chat)
     sequence = initial_tokens(tokens, config, loaded.tokenizer.mask_token_id)
     most = loaded.model.config.max_position_embeddings
     if len(sequence) > most:

@@ -13,7 +13,7 @@ def test_every_run_of_the_chain_has_its_copy(project, monkeypatch, run):
     for name in (run, f"weights/{run}.pt", f"weights/{run}_state_dict.pt", f"weights/{run}_best.pt"):
         assert bundled_checkpoint(name) == project / "weights" / BUNDLED[run]
     loaded = load_checkpoint(bundled_checkpoint(run))
-    assert loaded.checkpoint.chat and loaded.tokenizer.mask_token == "<|mask|>"
+    assert loaded.info.chat and loaded.tokenizer.mask_token == "<|mask|>"
 
 
 def test_other_names_and_absent_copies_mean_none(project, workspace):

@@ -30,7 +30,7 @@ def test_a_saved_run_loads_as_it_was(home, shape):
     finished(model=model, checkpoint=CheckpointInfo("llada2", 4, label_shift=True, chat=True, extra={"a": [1]}))
     loaded = load_checkpoint("weights/story")
     assert loaded.model.config == model.config and loaded.tokenizer is None
-    assert loaded.checkpoint == CheckpointInfo("llada2", 4, True, True, {"a": [1]})
+    assert loaded.info == CheckpointInfo("llada2", 4, True, True, {"a": [1]})
     assert torch.equal(logits_of(loaded.model, TOKENS, causal), logits_of(model, TOKENS, causal))
     assert (
         "lm_head.weight" in load_file(home / "weights/story/model.safetensors")
@@ -129,7 +129,7 @@ def test_a_folder_that_hugging_face_wrote(home, architecture, tied):
     theirs.save_pretrained(home / "theirs")
     loaded = load_checkpoint(str(home / "theirs"))
     assert loaded.model.config.qk_norm is (architecture == "Qwen3") and loaded.model.config.tie_word_embeddings is tied
-    assert loaded.checkpoint == CheckpointInfo("ar", label_shift=True)
+    assert loaded.info == CheckpointInfo("ar", label_shift=True)
     torch.testing.assert_close(logits_of(loaded.model, TOKENS, causal), hf_logits(theirs), atol=1e-4, rtol=1e-4)
 
 
@@ -170,7 +170,7 @@ def test_a_bare_state_dict_needs_its_head_count(home):
         rms_norm_eps=1e-5,
     )
     torch.testing.assert_close(logits_of(loaded.model, TOKENS, causal), logits_of(model, TOKENS, causal))
-    assert loaded.checkpoint.objective == "ar" and loaded.tokenizer is None
+    assert loaded.info.objective == "ar" and loaded.tokenizer is None
 
 
 def test_a_config_beside_a_bare_state_dict_gives_the_head_count(home):

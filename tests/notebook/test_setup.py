@@ -37,7 +37,7 @@ def saved(tokenizer, tmp_path):
 def test_a_checkpoint_brings_its_tokenizer_and_refuses_another(saved, tokenizer):
     loaded = setup.open_checkpoint(saved)
     assert loaded.tokenizer.get_vocab() == tokenizer.get_vocab()
-    assert loaded.checkpoint == CheckpointInfo("llada2", 16, chat=True)
+    assert loaded.info == CheckpointInfo("llada2", 16, chat=True)
     assert setup.open_checkpoint(f"{saved}_best.pt", tokenizer=tokenizer).path == saved
     with pytest.raises(RunError, match="is not the tokenizer that .*tried was trained with"):
         setup.open_checkpoint(saved, tokenizer=character_tokenizer(["另一个"]))

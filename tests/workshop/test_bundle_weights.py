@@ -37,7 +37,7 @@ def test_a_copy_is_the_run_in_half_precision(weights):
     model = trained("diffusion_llada2_sft")
     size = bundle_weights.copy_run("weights/diffusion_llada2_sft_best.pt", weights / "tiny-llada2")
     copy = load_checkpoint("weights/tiny-llada2")
-    assert copy.checkpoint == CheckpointInfo("llada2", block_size=4, chat=True)
+    assert copy.info == CheckpointInfo("llada2", block_size=4, chat=True)
     assert copy.tokenizer.get_vocab() == load_tokenizer("data/tokenizer").get_vocab()
     for name, tensor in model.state_dict().items():
         assert torch.equal(copy.model.state_dict()[name], tensor.half().float())

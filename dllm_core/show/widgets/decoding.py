@@ -80,7 +80,7 @@ class DecodingPanel:
 
         self._stop_current()
         self.loaded, self.name, self.open_run = loaded, loaded.path.name, open_run
-        self.runs = {**finished_runs(), self.name: loaded.checkpoint}
+        self.runs = {**finished_runs(), self.name: loaded.info}
         self.rows: list[dict] = []
         self.done: list[tuple[str, Trace]] = []
         self.count, self.running, self.stopping, self.task = 0, False, False, None

@@ -131,7 +131,7 @@ class Decoding:
 def begin(loaded: LoadedCheckpoint, values: Mapping) -> Decoding:
     """The decoding that the controls' values describe. Raises ValueError for invalid values; the decoder raises it at
     the first step for a sequence longer than the model's positions."""
-    tokenizer, chat = loaded.tokenizer, loaded.checkpoint.chat
+    tokenizer, chat = loaded.tokenizer, loaded.info.chat
     config = config_of(values)
     if values["task"] == ANSWER:
         prompt = prompt_ids(tokenizer, values["prompt"], chat)

@@ -155,7 +155,7 @@ def trained(setting: Setting) -> Iterator[dict]:
     forwards: dict[str, float] = {}
 
     def library(name: str, loaded, style: str) -> None:
-        config = DecodeConfig(style, block_length=loaded.checkpoint.block_size, threshold=THRESHOLD)
+        config = DecodeConfig(style, block_length=loaded.info.block_size, threshold=THRESHOLD)
         traces = [generate(loaded, [prompt], config)[0] for prompt in questions]
         tokens[name] = sum(trace.tokens for trace in traces)
         forwards[name] = sum(trace.forwards for trace in traces)

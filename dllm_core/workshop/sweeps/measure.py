@@ -36,14 +36,14 @@ def likelihood(
 ) -> Iterator[Row]:  # fmt: skip
     """Nats per token of the texts in `batches`: exact for AR, else the bound at each block size (0: one block) by each
     estimator. The first token of a document is not scored, as AR cannot score it."""
-    if loaded.checkpoint.objective == "ar":
+    if loaded.info.objective == "ar":
         estimate = ar_nll(loaded.model, batches)
         yield _row("likelihood", {"block_size": 1, "estimator": "exact"}, mean=estimate.mean, error=estimate.error)
         return
     for size, estimator in itertools.product(block_sizes, estimators):
         estimate = nll_bound(
             loaded.model, batches, loaded.tokenizer.mask_token_id, block_size=size or None, draws=draws, seed=seed,
-            label_shift=loaded.checkpoint.label_shift, first_given=True, estimator=estimator,
+            label_shift=loaded.info.label_shift, first_given=True, estimator=estimator,
         )  # fmt: skip
         yield _row("likelihood", {"block_size": size, "estimator": estimator}, mean=estimate.mean, error=estimate.error)
 
@@ -177,7 +177,7 @@ def _gap_nats(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> flo
     For AR those of the whole text, exactly: the rest costs the same for any words in the brackets. For diffusion the
     bound with masks in the brackets alone (LLaDA Eq. 6): masks on the rest would price the other direction too.
     """
-    tokenizer, ar = loaded.tokenizer, loaded.checkpoint.objective == "ar"
+    tokenizer, ar = loaded.tokenizer, loaded.info.objective == "ar"
     masked, text_ids = mask_gaps(tokenizer, text)
     tokens = [tokenizer.bos_token_id, *text_ids, tokenizer.eos_token_id]
     in_gap = [masked_id != token for masked_id, token in zip(masked, text_ids, strict=True)]
@@ -192,7 +192,7 @@ def _gap_nats(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> flo
     else:  # the texts are shorter than a block: one block
         estimate = nll_bound(
             loaded.model, batches, tokenizer.mask_token_id, draws=1, seed=seed,
-            label_shift=loaded.checkpoint.label_shift, first_given=True, estimator="exact_masks",
+            label_shift=loaded.info.label_shift, first_given=True, estimator="exact_masks",
         )  # fmt: skip
     return estimate.mean * estimate.tokens / copies
 

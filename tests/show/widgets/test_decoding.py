@@ -118,12 +118,12 @@ def test_gaps_are_counted_in_underscores(loaded):
 
 def test_runs_are_found_where_they_are_finished(loaded, workspace):
     for name in ("a", "b", "c"):
-        RunFolder.open(str(workspace / "weights" / name), loaded.model, loaded.checkpoint, loaded.tokenizer, {}).finish(
+        RunFolder.open(str(workspace / "weights" / name), loaded.model, loaded.info, loaded.tokenizer, {}).finish(
             loaded.model
         )
     (workspace / "weights/b/model.safetensors").unlink()
     shutil.move(workspace / "weights/c", workspace / "weights/c.old")
-    assert finished_runs() == {"a": loaded.checkpoint}
+    assert finished_runs() == {"a": loaded.info}
 
 
 # the same decodings as the library's --------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def test_speeds_are_medians_of_turns_and_ratios_of_the_same_turn(monkeypatch):
         "tokens_per_forward": 2.0,
     }
     monkeypatch.setattr(measure, "speed", measured)
-    checkpoint = SimpleNamespace(model=None, tokenizer=None, checkpoint=CheckpointInfo("ar"))
+    checkpoint = SimpleNamespace(model=None, tokenizer=None, info=CheckpointInfo("ar"))
     ar, llada2 = measure.speeds(
         [(checkpoint, DecodeConfig("ar")), (checkpoint, DecodeConfig("llada2"))], [Question("a", "?", "!")]
     )
