@@ -5,9 +5,11 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from datetime import date
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +21,9 @@ from dllm_core.common.files import read_json, write_json
 from dllm_core.common.paths import root
 from dllm_core.data.tokenizer import backend
 
-FORMAT = 1  # raised when the meaning of the cached files changes
+FORMAT = 2  # raised when the meaning of the cached files changes
+FILES = ("tokens.bin", "scored.bin", "offsets.npy")
+PIECE, PIECES = 2**15, 32  # bytes and number of the pieces that the checksum of a large file is taken over
 ABANDONED = 3600  # seconds without a write after which an unfinished folder belongs to no running process
 
 
@@ -102,7 +106,8 @@ class TokenChunk:
 
 
 def load_or_tokenize(path: Path, tokenizer, options: dict, chunks: Generator[TokenChunk, None, None]) -> TokenDataset:
-    """The documents of `path`, memory-mapped from data/cache/. If they are not there, `chunks` is written there first.
+    """The documents of `path`, memory-mapped from data/cache/. If they are not there as `path` is now, or damaged,
+    `chunks` is written there first.
 
     options: the settings that decide the tokens, besides file and tokenizer. chunks: a generator that tokenizes the
     file; it does not start when the cache has the tokens. The files are written into a temporary folder that is renamed
@@ -110,42 +115,72 @@ def load_or_tokenize(path: Path, tokenizer, options: dict, chunks: Generator[Tok
     """
     with closing(chunks):  # so that its processes end with this function
         home = root() / "data" / "cache"
-        final = home / f"{path.stem}-{_fingerprint(path, tokenizer, options)}"
-        if not (final / "info.json").is_file():
+        final = home / f"{path.stem}-{_digest(path, tokenizer, options)}"
+        dated = options["schema"] == "chat" and "strftime_now" in str(tokenizer.chat_template)
+        state = _state(path, date.today().isoformat() if dated else "")
+        dataset = _load(final, state, tokenizer)
+        if dataset is None:
             home.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(home)
+            _remove_useless(home)
             with TemporaryDirectory(prefix=".unfinished-", dir=home) as folder:
                 unfinished = Path(folder) / final.name
-                _write(unfinished, path, len(tokenizer), chunks)
+                _write(unfinished, path, state, tokenizer, chunks)
                 try:
+                    if final.exists():
+                        os.replace(final, Path(folder) / "replaced")
                     os.replace(unfinished, final)
                 except OSError:
-                    if not (final / "info.json").is_file():  # otherwise another process has just written the same
+                    if _load(final, state, tokenizer) is None:  # otherwise another process has just written the same
                         raise
-        return _load(final, tokenizer)
+            dataset = _load(final, state, tokenizer)
+        return dataset
 
 
-def _remove_abandoned(home: Path) -> None:
-    """Delete the folders of killed runs; a live run writes every few seconds."""
+def _remove_useless(home: Path) -> None:
+    """Delete the folders of killed runs (a live run writes every few seconds), and the caches of another format or of a
+    file that has changed or is gone."""
     for folder in home.glob(".unfinished-*"):
         touched = max(entry.stat().st_mtime for entry in (folder, *folder.rglob("*")))
         if time.time() - touched > ABANDONED:
             shutil.rmtree(folder, ignore_errors=True)
+    for file in home.glob(f"*-{'[0-9a-f]' * 16}/info.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a record that cannot be read stays
+            record = read_json(file)
+            source = Path(record["source"])
+            if not source.is_file() or record.get("state", [])[:-1] != _state(source)[:-1]:
+                shutil.rmtree(file.parent, ignore_errors=True)
 
 
-def _fingerprint(path: Path, tokenizer, options: dict) -> str:
-    state = path.stat()
+def _digest(path: Path, tokenizer, options: dict) -> str:
+    """Of what decides the tokens besides the content of the file."""
     ids = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id]
-    parts = [FORMAT, str(path.resolve()), state.st_size, state.st_mtime_ns, options, ids, tokenizer.chat_template]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([str(path.resolve()), options, ids, tokenizer.chat_template], sort_keys=True).encode())
     digest.update(backend(tokenizer).to_str().encode())
     return digest.hexdigest()[:16]
 
 
-def _write(folder: Path, path: Path, vocab_size: int, chunks: Iterable[TokenChunk]) -> None:
+def _state(path: Path, today: str = "") -> list:
+    """What changes with the content of the source, and last the day, for templates that write it."""
+    return [FORMAT, path.stat().st_mtime_ns, *_checksum(path), today]
+
+
+def _checksum(path: Path) -> list[int]:
+    """(bytes, CRC-32) of a file; of a large one, the CRC of pieces evenly spread over it. About 1 ms."""
+    size = path.stat().st_size
+    last = max(size - PIECE, 0)
+    starts = range(0, size, PIECE) if size <= PIECES * PIECE else [last * i // (PIECES - 1) for i in range(PIECES)]
+    checksum = 0
+    with open(path, "rb") as file:
+        for start in starts:
+            file.seek(start)
+            checksum = zlib.crc32(file.read(PIECE), checksum)
+    return [size, checksum]
+
+
+def _write(folder: Path, path: Path, state: list, tokenizer, chunks: Iterable[TokenChunk]) -> None:
     """Write tokens.bin, scored.bin (empty when all is scored), offsets.npy and info.json into `folder`."""
     folder.mkdir()
-    dtype = np.dtype(np.uint16 if vocab_size < 2**16 else np.int32)
+    dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.int32)
     lengths: list[np.ndarray] = [np.zeros(1, np.int64)]
     info: dict[str, int] = {}
     with open(folder / "tokens.bin", "wb") as tokens, open(folder / "scored.bin", "wb") as scored:
@@ -161,18 +196,26 @@ def _write(folder: Path, path: Path, vocab_size: int, chunks: Iterable[TokenChun
         left_out = ", ".join(f"{count} {name}" for name, count in info.items() if count)
         raise DataError(f"{path}: no document is left to train on ({left_out or 'no lines'})")
     np.save(folder / "offsets.npy", offsets)
-    write_json(folder / "info.json", {"dtype": dtype.name, "source": str(path), "counts": info})
+    files = {name: _checksum(folder / name) for name in FILES}
+    record = {"dtype": dtype.name, "source": str(path), "state": state, "files": files, "counts": info}
+    write_json(folder / "info.json", record)
 
 
 def _all_scored(tokens: np.ndarray) -> np.ndarray:
     return np.broadcast_to(np.True_, tokens.shape)
 
 
-def _load(folder: Path, tokenizer) -> TokenDataset:
-    info = read_json(folder / "info.json")
-    tokens = np.memmap(folder / "tokens.bin", info["dtype"], "r")
-    has_prompts = (folder / "scored.bin").stat().st_size > 0
-    scored = np.memmap(folder / "scored.bin", np.bool_, "r") if has_prompts else _all_scored(tokens)
-    offsets = np.load(folder / "offsets.npy")
+def _load(folder: Path, state: list, tokenizer) -> TokenDataset | None:
+    """The documents in `folder`; None when they are absent, damaged, or those of another state of the source."""
+    try:
+        info = read_json(folder / "info.json")
+        if info["state"] != state or info["files"] != {name: _checksum(folder / name) for name in FILES}:
+            return None
+        tokens = np.memmap(folder / "tokens.bin", info["dtype"], "r")
+        has_prompts = (folder / "scored.bin").stat().st_size > 0
+        scored = np.memmap(folder / "scored.bin", np.bool_, "r") if has_prompts else _all_scored(tokens)
+        offsets = np.load(folder / "offsets.npy")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
     special = (tokenizer.pad_token_id, tokenizer.eos_token_id)
     return TokenDataset(tokens, scored, offsets[:-1], np.diff(offsets), *special, info["counts"])

@@ -2,6 +2,8 @@
 
 import os
 import socket
+from datetime import date
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from chats import TALK, TURN, talks, with_template
 from small import CHARACTERS, write
 
 from dllm_core.common.errors import DataError
-from dllm_core.data import parallel
+from dllm_core.data import parallel, token_cache
 from dllm_core.data.jsonl import chat_documents, text_documents
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer
@@ -47,6 +49,80 @@ def test_other_reading_options_invalidate_the_cache(workspace, tokenizer):
     write("y.jsonl", {"text": "ba", "body": "cd"})  # of the same size
     os.utime(both, ns=(1, 1))
     assert read() != before
+
+
+def damages():
+    """(name, function of a path) of what may happen to a file."""
+    yield "cut", lambda path: path.write_bytes(path.read_bytes()[:-1])
+    yield "longer", lambda path: path.write_bytes(path.read_bytes() + b"\0\0")
+    yield "empty", lambda path: path.write_bytes(b"")
+    yield "zeroed", lambda path: path.write_bytes(bytes(path.stat().st_size))
+    yield "deleted", lambda path: path.unlink()
+    yield "folder", lambda path: (path.unlink(), path.mkdir())
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "scored.bin", "offsets.npy", "info.json"])
+@pytest.mark.parametrize("damage", [damage for _, damage in damages()], ids=[name for name, _ in damages()])
+def test_a_damaged_cache_is_made_again(workspace, tokenizer, name, damage):
+    path = talks("x.jsonl", TALK)
+    first = chat_documents(path, tokenizer, 64)
+    tokens, scored = first.tokens.tolist(), first.scored.tolist()
+    (folder,) = (workspace / "data/cache").iterdir()
+    damage(folder / name)
+    for _ in range(2):
+        again = chat_documents(path, tokenizer, 64)
+        assert (again.tokens.tolist(), again.scored.tolist(), again.info) == (tokens, scored, first.info)
+    assert list((workspace / "data/cache").iterdir()) == [folder]
+
+
+def test_another_content_of_equal_size_and_time_is_noticed(workspace, tokenizer):
+    path = write("x.jsonl", {"text": "ab"})
+    time = path.stat().st_mtime_ns
+    before = text_documents(path, tokenizer)[0][0].tolist()
+    write("x.jsonl", {"text": "ba"})
+    os.utime(path, ns=(time, time))
+    assert text_documents(path, tokenizer)[0][0].tolist() == [before[0], before[2], before[1], before[3]]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1, 5_000_000])
+def test_a_checksum_reads_both_ends_and_what_lies_between(tmp_path, size):
+    content = np.random.default_rng(0).integers(1, 256, size, np.uint8)
+    seen = set()
+    for zeroed in (slice(0), slice(1), slice(size - 1, size), slice(size // 3, 2 * size // 3)):
+        changed = content.copy()
+        changed[zeroed] = 0
+        changed.tofile(tmp_path / "x")
+        seen.add(tuple(token_cache._checksum(tmp_path / "x")))
+    assert len(seen) == {0: 1, 1: 2}.get(size, 4) and {length for length, _ in seen} == {size}
+
+
+def test_a_template_that_writes_the_date_is_read_anew_on_another_day(workspace, monkeypatch):
+    dated = with_template("{{ strftime_now('%Y') }}{% for m in messages %}" + TURN + "{% endfor %}")
+    path, texts = talks("x.jsonl", TALK), write("y.jsonl", {"text": "ab"})
+    reads = []
+    chunks_of_lines = parallel.chunks_of_lines
+    monkeypatch.setattr(parallel, "chunks_of_lines", lambda path: reads.append(path.name) or chunks_of_lines(path))
+    for day in (1, 1, 2):
+        monkeypatch.setattr(token_cache, "date", SimpleNamespace(today=lambda day=day: date(2026, 1, day)))
+        chat_documents(path, dated, 200)
+        text_documents(texts, dated)
+    assert reads == ["x.jsonl", "y.jsonl", "x.jsonl"]
+
+
+def test_caches_of_changed_and_deleted_files_do_not_pile_up(workspace, tokenizer):
+    mine = workspace / "data/cache/mine-0123456789abcdef"
+    mine.mkdir(parents=True)
+    (mine / "thesis.txt").touch()
+    for count in range(1, 4):
+        path = talks("x.jsonl", *[TALK] * count)
+        for length in (32, 64):
+            assert len(chat_documents(path, tokenizer, length)) == count
+    gone = write("gone.jsonl", {"text": "ab"})
+    text_documents(gone, tokenizer)
+    gone.unlink()
+    text_documents(write("y.jsonl", {"text": "ab"}), tokenizer)
+    names = sorted(folder.name.rpartition("-")[0] for folder in (workspace / "data/cache").iterdir())
+    assert names == ["mine", "x", "x", "y"]
 
 
 def test_no_network_is_used(workspace, tokenizer, monkeypatch):
