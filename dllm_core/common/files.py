@@ -40,12 +40,15 @@ def write_json(path: str | Path, value: dict | list, indent: int = 1) -> Path:
 
 
 def read_json(path: str | Path, error: type[ValueError] = DataError) -> dict:
-    """The record of a JSON file. Raises `error`, which names the file, when the content is not valid JSON, and
+    """The record of a JSON file. Raises `error`, which names the file, when the content is no valid JSON object, and
     OSError when the file cannot be read."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as cause:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as cause:
         raise error(f"{path}: not valid JSON ({cause})") from cause
+    if not isinstance(record, dict):
+        raise error(f"{path}: expected a JSON object, found {type(record).__name__}")
+    return record
 
 
 def display_path(path: str | Path) -> str:
