@@ -9,9 +9,8 @@ import argparse
 import contextlib
 import linecache
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -19,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from dllm_core.cli.stages import STAGES, choose, plan
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, read_json
+from dllm_core.common.interrupt import sigterm_as_interrupt
 from dllm_core.common.paths import resolve
 from dllm_core.compute.devices import pick_device
 from dllm_core.compute.processes import ProcessGroup, rank, world_size
@@ -53,7 +53,8 @@ def train_stage(argv: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="train_stage")
     add_arguments(parser)
-    train(parser.parse_args(argv))
+    with sigterm_as_interrupt():
+        train(parser.parse_args(argv))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -65,7 +66,11 @@ def train(options: argparse.Namespace) -> None:
         raise UsageError(f"{display_path(notebook)} trains nothing: `dllm run` runs it")
     group = ProcessGroup(pick_device(parameters["device"]))
     scope = {"__name__": "__main__", "display": lambda *_: None, **parameters}
-    with _quiet() if rank() else contextlib.nullcontext(), _sigterm_as_interrupt(), naming_parameters(parameters):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as devnull,
+        contextlib.redirect_stdout(devnull if rank() else sys.stdout),
+        naming_parameters(parameters),
+    ):
         with group.first_then_others():  # the first process downloads and tokenizes, the others find the result
             _run_cells(notebook, cells[:training], 0, scope)
         try:
@@ -111,25 +116,3 @@ def _run_cells(notebook: Path, cells: list[str], start: int, scope: dict) -> Non
         name = f"{display_path(notebook)}, code cell {number}"
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)  # for tracebacks
         exec(compile(source, name, "exec"), scope)  # noqa: S102
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with open(os.devnull, "w", encoding="utf-8") as devnull, contextlib.redirect_stdout(devnull):
-        yield
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM (a queue's time limit) does what Ctrl-C does: the training saves before it stops."""
-
-    def interrupt(*_) -> None:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell script's background job
-            raise KeyboardInterrupt
-        signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -6,12 +6,12 @@ command that was typed is imported.
 
 import argparse
 import importlib
-import signal
 import sys
 from types import ModuleType
 
 from dllm_core.cli.status_line import StatusLine
 from dllm_core.common.errors import DataError, RunError, UsageError
+from dllm_core.common.interrupt import sigterm_as_interrupt
 
 COMMANDS = {  # word → (module, help)
     "run": ("dllm_core.cli.run", "run one, several or all notebooks of the chain"),
@@ -29,19 +29,16 @@ COMMANDS = {  # word → (module, help)
 
 def main(argv: list[str] | None = None) -> int:
     """The console script `dllm`. Exit code 0: all is well; 1: a cell failed; 2: bad arguments; 130: interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill lets the cells save too
     try:
-        options, module = parse(argv)
-        return module.run(options) or 0
+        with sigterm_as_interrupt():
+            options, module = parse(sys.argv[1:] if argv is None else argv)
+            return module.run(options) or 0
     except (DataError, RunError, UsageError) as error:
         print(f"dllm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         StatusLine().say("interrupted; the same command goes on from here")
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, ModuleType]:

@@ -35,7 +35,7 @@ def run_jobs(
     """
     from dllm_core.cli.notebook_process import NotebookProcess  # imports papermill, which takes half a second
 
-    by_name = {job.stage.name: job for job in jobs}
+    names = {job.stage.name for job in jobs}
     waiting, running, results = list(jobs), {}, {}
     peak, measured = 0, 0.0
     if at_once > 1 and longest_first:
@@ -47,19 +47,21 @@ def run_jobs(
         if record:
             on_result(job)
 
+    def is_ready(job: NotebookJob) -> bool:
+        return all(name in results for name in job.stage.needs if name in names)
+
     try:
         while waiting or running:
-            for job in list(waiting):
-                needs = [name for name in job.stage.needs if name in by_name]
-                lost = [name for name in needs if name in results and results[name].failed]
+            for job in filter(is_ready, list(waiting)):
+                lost = [name for name in job.stage.needs if name in results and results[name].failed]
                 if lost:
                     settle(job, "not run", f"not run: it needs {', '.join(lost)}", {})
-                elif len(running) >= at_once or any(name not in results for name in needs):
+                elif len(running) >= at_once:
                     continue
                 elif reason := "--force" if force else job.why_stale():
                     job.record.unlink(missing_ok=True)  # the old result does not count from here on
                     screen.say(f"{job.stage.name:11} runs {display_path(job.notebook)}: {reason}")
-                    alone = not running and all(_depends(other, job, by_name) for other in waiting if other is not job)
+                    alone = not running and [job] == list(filter(is_ready, waiting))  # all others wait for this one
                     threads = job.threads or _threads(1 if alone else at_once)
                     running[job] = NotebookProcess(job, root(), threads)
                 else:
@@ -98,12 +100,6 @@ def _chain_cost(job: NotebookJob, jobs: Sequence[NotebookJob]) -> int:
     """The cost of the job and of the longest chain of jobs that need it."""
     after = [other for other in jobs if job.stage.name in other.stage.needs]
     return job.stage.cost + max((_chain_cost(other, jobs) for other in after), default=0)
-
-
-def _depends(job: NotebookJob, other: NotebookJob, by_name: dict[str, NotebookJob]) -> bool:
-    """Whether `job` needs `other`, directly or through jobs between them."""
-    needs = [by_name[name] for name in job.stage.needs if name in by_name]
-    return any(need is other or _depends(need, other, by_name) for need in needs)
 
 
 def _threads(at_once: int) -> int:

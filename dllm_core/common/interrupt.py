@@ -1,10 +1,26 @@
-"""Ctrl-C and the notebook's stop button, held back until a training step is complete."""
+"""Ctrl-C and the notebook's stop button, held back until a training step is complete; SIGTERM, which does the same."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM (a polite kill, a queue's time limit) does what Ctrl-C does: what runs saves before it stops."""
+
+    def interrupt(*_) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell script's background job
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """From a text to an answer: the tokens of a prompt, a text with gaps, the decodings of many prompts."""
 
+import itertools
+import re
 from collections.abc import Sequence
 
 from dllm_core.checkpoints.formats import LoadedCheckpoint
@@ -28,13 +30,12 @@ def mask_gaps(tokenizer, text: str) -> tuple[list[int], list[int]]:
     separately would give other tokens than training saw. Raises ValueError for a text without a gap, with an empty one,
     or with a bracket that is not closed.
     """
-    plain, gaps = "", []
-    for i, part in enumerate(text.replace("]]", "[[").split("[[")):
-        if i % 2:
-            gaps.append((len(plain), len(plain) + len(part)))
-        plain += part
-    if not gaps or text.count("[[") != text.count("]]") or any(start == end for start, end in gaps):
+    parts = re.split(r"(?s)\[\[(.+?)\]\]", text)  # before a gap, in it, after it, …
+    plain = "".join(parts)
+    if len(parts) == 1 or "[[" in plain or "]]" in plain:
         raise ValueError(f"{text!r}: mark each gap with double brackets around what it hides, as in 今天[[天气]]很好")
+    ends = list(itertools.accumulate(map(len, parts)))
+    gaps = list(zip(ends[0::2], ends[1::2]))
     encoded = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True)
     true, masked = encoded["input_ids"], []
     for token, (start, end) in zip(true, encoded["offset_mapping"], strict=True):
@@ -56,9 +57,9 @@ def generate_answers(
     order = list(range(len(prompts)))
     if batch_size:
         order.sort(key=lambda i: len(token_ids[i]))
+    size = batch_size or max(len(prompts), 1)
     traces: dict[int, Trace] = {}
-    for start in range(0, len(order), batch_size or len(order) or 1):
-        batch = order[start : start + (batch_size or len(order))]
-        decoded = generate(loaded, [token_ids[i] for i in batch], config)
-        traces.update(zip(batch, decoded, strict=True))
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        traces.update(zip(batch, generate(loaded, [token_ids[i] for i in batch], config), strict=True))
     return [traces[i] for i in range(len(prompts))]

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import stdev
+
+import numpy as np
 
 from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.common.errors import DataError
@@ -69,19 +70,11 @@ def wilson(right: float, count: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Score:
-    """Exact match of a group: right of count, with its Wilson interval."""
+    """Exact match of a group: right of count."""
 
     group: str
     right: int
     count: int
-
-    @property
-    def share(self) -> float:
-        return self.right / max(self.count, 1)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return wilson(self.right, self.count)
 
 
 def exact_match(questions: Sequence[Question], traces: Sequence[Trace]) -> list[Score]:
@@ -154,15 +147,15 @@ def paired(first: list[list[bool]], second: list[list[bool]]) -> Difference:
     seeds, items = len(first), shapes[0][0]
     if items < 2:
         raise ValueError(f"paired: {items} item(s); an interval needs two or more")
-    pairs_of_seed = [list(zip(*sides)) for sides in zip(first, second)]
-    mean_of_seed = [sum(a - b for a, b in pairs) / items for pairs in pairs_of_seed]
-    mean_of_item = [sum(pairs[i][0] - pairs[i][1] for pairs in pairs_of_seed) / seeds for i in range(items)]
-    mean, error = sum(mean_of_item) / items, stdev(mean_of_item) / math.sqrt(items)
-    only_first = sum(a > b for pairs in pairs_of_seed for a, b in pairs)
-    only_second = sum(b > a for pairs in pairs_of_seed for a, b in pairs)
+    differences = np.array(first, int) - np.array(second, int)  # [seeds, items]
+    mean = float(differences.mean())
+    error = float(differences.mean(axis=0).std(ddof=1)) / math.sqrt(items)
+    of_seed = differences.mean(axis=1)
     return Difference(
-        mean, mean - Z * error, mean + Z * error, items, seeds, only_first, only_second, min(mean_of_seed), max(mean_of_seed)
-    )
+        mean, mean - Z * error, mean + Z * error, items, seeds,
+        only_first=int((differences > 0).sum()), only_second=int((differences < 0).sum()),
+        least=float(of_seed.min()), most=float(of_seed.max()),
+    )  # fmt: skip
 
 
 # --- texts and speed --------------------------------------------------------------------------------------------------

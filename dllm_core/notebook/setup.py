@@ -100,13 +100,7 @@ def open_tokenizer(tokenizer_dir: str, use_tokenizer: bool = True, data: str = "
 
 
 def open_checkpoint(
-    name: str | Path,
-    *,
-    tokenizer_dir: str = "",
-    tokenizer=None,
-    num_attention_heads: int = 0,
-    device="cpu",
-    shipped: bool = False,
+    name: str | Path, *, tokenizer_dir: str = "", tokenizer=None, num_attention_heads: int = 0, device="cpu", shipped=False
 ) -> LoadedCheckpoint:
     """A checkpoint with its tokenizer; its embedding grows where the tokenizer has more entries.
 

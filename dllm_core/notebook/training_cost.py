@@ -1,6 +1,6 @@
 """What a training will cost, estimated before it begins: tokens, arithmetic, time, memory and disk."""
 
-import time
+import timeit
 from dataclasses import dataclass
 
 import torch
@@ -75,22 +75,16 @@ def matmul_speed(shape, rows: int, device: torch.device, dtype: str = "float32")
     rows = min(rows, 8192)
     a = torch.randn(rows, shape.hidden_size, device=device, dtype=getattr(torch, dtype))
     b = torch.randn(shape.hidden_size, shape.intermediate_size, device=device, dtype=getattr(torch, dtype))
-    best = float("inf")
-    for _ in range(8):
-        _wait(device)
-        began = time.perf_counter()
-        with onednn_matmul(rows, shape.hidden_size, device):  # as in training
-            for _ in range(4):
-                a @ b
-        _wait(device)
-        best = min(best, (time.perf_counter() - began) / 4)
-    return 2.0 * rows * shape.hidden_size * shape.intermediate_size / max(best, 1e-9)
 
+    def four_products() -> None:
+        for _ in range(4):
+            a @ b
+        if device.type != "cpu":  # whose call returns before the device has computed
+            torch.accelerator.synchronize(device)
 
-def _wait(device: torch.device) -> None:
-    """Wait until the device has computed what it was given; a CPU has when a call returns."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    with onednn_matmul(rows, shape.hidden_size, device):  # as in training
+        seconds = min(timeit.repeat(four_products, number=1, repeat=8)) / 4
+    return 2.0 * rows * shape.hidden_size * shape.intermediate_size / seconds
 
 
 def _duration(seconds: float) -> str:
