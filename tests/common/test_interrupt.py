@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dllm_core.common.interrupt import deferred_interrupt
+from dllm_core.common.interrupt import deferred_interrupt, sigterm_as_interrupt
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +44,14 @@ def test_another_thread_changes_no_handler(handler):
     thread.start()
     thread.join()
     assert seen == [handler]
+
+
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])  # ignored: as of a script's background
+def test_a_polite_kill_is_an_interrupt(ctrl_c):
+    old_sigterm, old_sigint = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, old_sigint)
+    assert signal.getsignal(signal.SIGTERM) is old_sigterm

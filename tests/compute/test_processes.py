@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -243,17 +242,6 @@ def test_wrong_arguments_are_refused_before_anything_runs(argv, message, capsys)
         launch.train_stage(argv)
     assert main(["launch", *argv]) == 2
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])  # ignored: as of a script's background
-def test_a_polite_kill_is_an_interrupt(ctrl_c):
-    old_sigterm, old_sigint = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, ctrl_c)
-    try:
-        with pytest.raises(KeyboardInterrupt), launch._sigterm_as_interrupt():
-            signal.raise_signal(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGINT, old_sigint)
-    assert signal.getsignal(signal.SIGTERM) is old_sigterm
 
 
 def test_a_run_is_described_by_its_config(tmp_path, project):
