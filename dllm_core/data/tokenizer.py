@@ -27,6 +27,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+_FILES = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
 _ANY_OF = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -36,7 +37,8 @@ def load_tokenizer(source: str | Path = "data/tokenizer"):
     source: a folder with a tokenizer (relative paths count from the project root), or a ModelScope model id
     `owner/name` (also `modelscope:owner/name`), of which only the tokenizer's files are downloaded, once.
     A tokenizer without a mask gets `<|mask|>` as its last id, so the size of the vocabulary is `len(tokenizer)`.
-    Raises DataError when there is no tokenizer, it cannot be read, or it lacks a pad, bos or eos token.
+    Raises DataError when there is no tokenizer, it cannot be read, it lacks a pad, bos or eos token or its vocabulary
+    lacks the named one, or when its ids are not 0 to `len(tokenizer)` − 1. Code that comes with a tokenizer never runs.
     """
     folder = _folder(str(source))
     tokenizer = _read(folder)
@@ -53,6 +55,12 @@ def load_tokenizer(source: str | Path = "data/tokenizer"):
         raise DataError(f"{folder}: the mask token {tokenizer.mask_token!r} is also pad, bos or eos")
     if tokenizer.eos_token_id == tokenizer.bos_token_id:
         raise DataError(f"{folder}: bos and eos are the same token {tokenizer.eos_token!r}; the model could not stop")
+    ids = sorted(tokenizer.get_vocab().values())
+    if ids != list(range(len(tokenizer))):
+        raise DataError(
+            f"{folder}: the {len(ids)} tokens have ids from {ids[0]} to {ids[-1]}, with gaps or some id twice; a model has "
+            "one row of its embedding for each, so the ids must be 0, 1, 2, … without a gap"
+        )
     return tokenizer
 
 
@@ -125,14 +133,30 @@ def _read(folder: Path):
         from transformers import PreTrainedTokenizerFast as reader
     else:
         from transformers import AutoTokenizer as reader
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        path = folder / name
-        if path.is_file():
-            read_json(path)  # an error that names the file
+    # read here too, so that an error names the file
+    files = {name: read_json(folder / name) if (folder / name).is_file() else {} for name in _FILES}
     try:
-        tokenizer = reader.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = reader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizer classes raise many types of errors for unreadable files
-        raise DataError(f"{folder}: cannot read a tokenizer from this folder: {error}") from error
+        is_code = "auto_map" in files["tokenizer_config.json"]
+        why = "its class is code in the folder (auto_map), which is never run" if is_code else error
+        raise DataError(f"{folder}: cannot read a tokenizer from this folder: {why}") from error
     if not tokenizer.is_fast:
         raise DataError(f"{folder}: this tokenizer has no fast version; save it once as tokenizer.json")
+    _refuse_added_tokens(folder, tokenizer, *files.values())
     return tokenizer
+
+
+def _refuse_added_tokens(folder: Path, tokenizer, vocabulary: dict, config: dict, added: dict, roles: dict) -> None:
+    """Raise DataError when transformers gave a token an id of its own choice: one that a role names and no file lists,
+    or one that cannot have the id that a file says."""
+    listed = {entry["content"]: entry["id"] for entry in vocabulary.get("added_tokens", ())} | added
+    listed |= {entry["content"]: int(i) for i, entry in config.get("added_tokens_decoder", {}).items()}
+    for token, number in listed.items():
+        if tokenizer.convert_tokens_to_ids(token) != number:
+            raise DataError(f"{folder}: the token {token!r} cannot have the id {number}: it leaves a gap or is another's")
+    for role in SPECIAL_TOKENS:
+        token = getattr(tokenizer, role)
+        is_named = token is not None and (role in config or role in roles)
+        if is_named and token not in listed and backend(tokenizer).model.token_to_id(token) is None:
+            raise DataError(f"{folder}: {role} is {token!r}, which is not in the vocabulary: correct it, or leave it out")

@@ -105,6 +105,47 @@ def test_roles_must_differ(workspace):
         load_tokenizer("t")
 
 
+@pytest.mark.parametrize("role", ["pad", "bos", "eos", "mask", "unk"])
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_a_role_whose_token_no_file_lists_adds_no_entry(workspace, file, role):
+    folder = save(character_tokenizer(TEXTS), workspace / "t", **{f"{role}_token": None})
+    config = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).exists() else {}
+    (folder / file).write_text(json.dumps({**config, f"{role}_token": "<|typo|>"}), encoding="utf-8")
+    with pytest.raises(DataError, match=f"{role}_token is '<.typo.>', which is not in the vocabulary"):
+        load_tokenizer("t")
+
+
+def test_a_token_that_only_the_config_lists_may_have_a_role(workspace):
+    size = len(character_tokenizer(TEXTS))
+    entry = {"content": "<|end|>", "special": True, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    save(character_tokenizer(TEXTS), workspace / "t", eos_token="<|end|>", added_tokens_decoder={str(size): entry})
+    assert load_tokenizer("t").eos_token_id == size
+    save(character_tokenizer(TEXTS), workspace / "t", added_tokens_decoder={"10000000": entry})
+    with pytest.raises(DataError, match="'<.end.>' cannot have the id 10000000"):
+        load_tokenizer("t")
+
+
+@pytest.mark.parametrize("number, words", [(10_000_000, "from 0 to 10000000, with gaps"), (5, "some id twice")])
+def test_ids_run_from_0_without_a_gap(workspace, number, words):
+    folder = save(character_tokenizer(TEXTS), workspace / "t")
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["vocab"]["w"] = number
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=words):
+        load_tokenizer("t")
+
+
+def test_code_that_comes_with_a_tokenizer_is_not_run_and_not_asked_about(workspace, monkeypatch):
+    (workspace / "t").mkdir()
+    (workspace / "t/vocab.txt").write_text("[PAD]\n[UNK]\na\n")
+    config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (workspace / "t/tokenizer_config.json").write_text(json.dumps(config))
+    (workspace / "t/own.py").write_text("raise SystemExit('the code ran')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    with pytest.raises(DataError, match="code in the folder .auto_map., which is never run"):
+        load_tokenizer("t")
+
+
 def test_conversations_need_a_template(workspace):
     tokenizer = character_tokenizer(TEXTS)
     tokenizer.chat_template = None
