@@ -54,16 +54,11 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """The package, in which `train` is always the function. Importing the file `dllm_core.train` would set the
-    attribute to the module; `from dllm_core.train import …` does not depend on it."""
+    """The package, in which `train` is always the function: importing its file would set the attribute to the module."""
 
-    @property
-    def train(self):
-        return __getattr__("train")
-
-    @train.setter
-    def train(self, module: types.ModuleType) -> None:
-        pass
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "train":
+            super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package

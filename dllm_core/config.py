@@ -9,7 +9,7 @@ OBJECTIVES = ("ar", "llada1", "llada2")
 
 
 class Settings:
-    """The check and the dict that all settings share."""
+    """The check and the dict that all settings share, also those of `schedules` and `losses`."""
 
     def _require(self, name: str, is_valid: bool, wanted: str) -> None:
         if not is_valid:

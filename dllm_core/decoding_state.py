@@ -28,7 +28,6 @@ class Window:
     mask: Tensor
 
 
-@dataclass
 class DecodingState:
     """A batch with its cache while it is decoded.
 
@@ -38,51 +37,35 @@ class DecodingState:
     its condition masked, runs beside the first (an input that block training never showed).
     """
 
-    model: torch.nn.Module
-    config: DecodeConfig
-    mask_token_id: int
-    eos_token_id: int
-    label_shift: bool
-    generator: torch.Generator
-    tokens: Tensor
-    condition: Tensor
-    prompt: Tensor
-    length: Tensor
-    cached: Tensor
-    row: Tensor
-    cache: KVCache | None
-    record: "Recorder"
-
-    @classmethod
-    def begin(
-        cls, model, sequences: list[list[int]], prompt_lengths: list[int], config: DecodeConfig, tokenizer,
+    def __init__(
+        self, model, sequences: list[list[int]], prompt_lengths: list[int], config: DecodeConfig, tokenizer,
         label_shift: bool, began: float,
-    ) -> "DecodingState":  # fmt: skip
+    ):  # fmt: skip
         """sequences: prompts with their masks; began: `time.perf_counter()` when the decoding began. Raises ValueError
         where a sequence is longer than the model's positions."""
+        self.model, self.config, self.label_shift, self.began = model, config, label_shift, began
+        self.mask_token_id, self.eos_token_id = tokenizer.mask_token_id, tokenizer.eos_token_id
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.steps_done = [0] * len(sequences)  # by the row's number at the start
         device, batch, longest = model.device, len(sequences), max(map(len, sequences))
         most = model.config.max_position_embeddings
         if longest > most:
             raise ValueError(f"prompt and answer take {longest} positions: more than max_position_embeddings={most}")
         # 1. tokens, right-padded
-        tokens = torch.full((batch, longest), tokenizer.pad_token_id, device=device)
+        self.tokens = torch.full((batch, longest), tokenizer.pad_token_id, device=device)
         for i, sequence in enumerate(sequences):
-            tokens[i, : len(sequence)] = torch.tensor(sequence, device=device)
-        lengths = prompt_lengths, [len(sequence) for sequence in sequences], range(batch)
-        prompt, length, row = (torch.tensor(values, device=device) for values in lengths)
-        mask_token_id = tokenizer.mask_token_id
-        condition = (tokens != mask_token_id) & (torch.arange(longest, device=device) < length[:, None])
+            self.tokens[i, : len(sequence)] = torch.tensor(sequence, device=device)
+        self.prompt = torch.tensor(prompt_lengths, device=device)
+        self.length = torch.tensor([len(sequence) for sequence in sequences], device=device)
+        in_sequence = torch.arange(longest, device=device) < self.length[:, None]
+        self.condition = in_sequence & (self.tokens != self.mask_token_id)
+        self.row = torch.arange(batch, device=device)
         # 2. an empty cache; LLaDA 1 has none, since every position may change with every other
-        cache = None
+        self.cached, self.cache = torch.zeros_like(self.row), None
         if config.style != "llada1":
             copies = 2 if config.cfg_scale else 1
             slots = cache_length(longest, most, device)
-            cache = KVCache.empty(model.config, batch * copies, slots, device, model.lm_head.weight.dtype)
-        return cls(
-            model, config, mask_token_id, tokenizer.eos_token_id, label_shift,
-            torch.Generator().manual_seed(config.seed), tokens, condition, prompt, length, torch.zeros_like(row), row,
-            cache, Recorder(config, began, [0] * batch),
-        )  # fmt: skip
+            self.cache = KVCache.empty(model.config, batch * copies, slots, device, model.lm_head.weight.dtype)
 
     def window(self, start: Tensor, end: Tensor, block: int) -> Window:
         """Positions [start, end) of each row, block-causal on the grid of `block`. start, end: [B] int64."""
@@ -131,22 +114,11 @@ class DecodingState:
         if self.cache is not None:
             self.cache = self.cache.keep(rows.repeat(2) if self.config.cfg_scale else rows)
 
-
-@dataclass
-class Recorder:
-    """Turns a step's tensors into `DecodeStep`s, one per row. began: `time.perf_counter()` at the start; counts: the
-    steps that each row of the batch has had."""
-
-    config: DecodeConfig
-    began: float
-    counts: list[int]
-
-    def steps(
-        self, rows: list[int], first: Tensor, prediction: Prediction, masked: Tensor, commits: Commits,
-        remaining: Tensor, blocks: list[tuple[int, int]],
-    ) -> list[DecodeStep]:  # fmt: skip
-        """rows: the number of each of the B rows; first: [B], position of column 0; prediction, masked, commits: of
-        [B, N] positions; remaining: [B], masks after the step; blocks: [start, end) of each row."""
+    def record(
+        self, first: Tensor, prediction: Prediction, masked: Tensor, commits: Commits, remaining: Tensor
+    ) -> list[DecodeStep]:
+        """The step of each row, counted. first: [B], where its block begins; prediction, masked, commits: of the block's
+        positions [B, N]; remaining: [B], masks of the row after the step."""
         seconds, forwards = time.perf_counter() - self.began, 2 if self.config.cfg_scale else 1
         # few transfers in all: each waits for the device
         cells = torch.stack([prediction.token, commits.reasons, commits.commit, masked], dim=1).tolist()
@@ -154,9 +126,10 @@ class Recorder:
         of_rows = torch.stack([first, remaining, commits.held_back], dim=1).tolist()
         top = prediction.top and [part.tolist() for part in prediction.top]
         records = []
-        for i, row in enumerate(rows):
+        for i, row in enumerate(self.row.tolist()):
             token, reason, commit, was_masked = cells[i]
             confidence, entropy, (start, still_masked, held_back) = confidences[i], entropies[i], of_rows[i]
+            block = (start, start + len(was_masked))
             candidates = [n for n, is_masked in enumerate(was_masked) if is_masked]
             count = max(len(candidates), 1)
             committed, draft = [], []
@@ -167,13 +140,13 @@ class Recorder:
                 elif self.config.draft:
                     draft.append((start + n, token[n], confidence[n]))
             step = DecodeStep(
-                self.counts[row], row, forwards, seconds, blocks[i], tuple(committed), still_masked,
+                self.steps_done[row], row, forwards, seconds, block, tuple(committed), still_masked,
                 confidence=sum(confidence[n] for n in candidates) / count,
                 entropy=sum(entropy[n] for n in candidates) / count,
                 draft=tuple(draft), held_back=held_back,
             )  # fmt: skip
             records.append(step)
-            self.counts[row] += 1
+            self.steps_done[row] += 1
         return records
 
     def _alternatives(self, top: list | None, row: int, column: int, chosen: int) -> tuple[tuple[int, float], ...]:

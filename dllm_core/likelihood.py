@@ -63,7 +63,8 @@ def nll_bound(
     first_given: leave the first token of each document unmasked and unscored, as an AR model must; then the bound and
     `ar_nll` score the same tokens. Raises ValueError for another estimator or fewer than one draw.
     """
-    _at_least_one(draws)
+    if draws < 1:
+        raise ValueError(f"draws={draws}: must be at least 1")
     if estimator not in ("iid_t", "exact_masks"):
         raise ValueError(f"estimator={estimator!r}: must be 'iid_t' or 'exact_masks'")
     schedule = NoiseSchedule(kind, t_min=1e-3)
@@ -110,11 +111,6 @@ def spread_over_draws(groups: Tensor, maskable: Tensor, draws: int, generator: t
     return (start + torch.arange(draws)[:, None] / draws) % 1
 
 
-def _at_least_one(draws: int) -> None:
-    if draws < 1:
-        raise ValueError(f"draws={draws}: must be at least 1")
-
-
 @torch.inference_mode()
 def conditional_nll(
     model, prompt: list[int], answer: list[int], mask_token_id: int, *, draws: int = 128, seed: int = 0,
@@ -125,7 +121,8 @@ def conditional_nll(
     Each draw masks exactly l of the L' answer tokens, l stratified over 1..L', and scores Σ CE · L'/l: less variance
     than an iid t. `tokens` is L'; `mean` is the sum over the answer, not per token. Raises ValueError for no draw.
     """
-    _at_least_one(draws)
+    if draws < 1:
+        raise ValueError(f"draws={draws}: must be at least 1")
     generator = torch.Generator().manual_seed(seed)
     length, start = len(answer), len(prompt)
     row = torch.tensor(prompt + answer, device=model.device)

@@ -15,6 +15,7 @@ from dllm_core import patterns
 from dllm_core.compute.forward import predict
 from dllm_core.compute.transfer import to_device
 from dllm_core.compute.trimming import trim_unscored
+from dllm_core.config import Settings
 from dllm_core.noise import corrupt
 from dllm_core.patterns import AttentionPattern
 from dllm_core.schedules import NoiseSchedule
@@ -38,21 +39,21 @@ def ar_loss(model, batch, **_) -> Loss:
     """Next-token cross entropy on the scored tokens. batch: `Batch` of [B, L], on the host or the model's device."""
     pattern = patterns.causal(batch.document, batch.position)
     scored = batch.scored & pattern.scorable
-    logits = predict(model, batch.tokens, pattern, prediction_elements(pattern, 0, scored))
+    logits = predict(model, batch.tokens, pattern, prediction_elements(pattern, scored[None]))
     targets = to_device(batch.tokens[scored], logits.device)
     losses = F.cross_entropy(logits, targets, reduction="none")
     return Loss(losses.sum(), losses.numel())
 
 
-def prediction_elements(pattern: AttentionPattern, view: int, selected: Tensor) -> tuple[Tensor, Tensor]:
-    """The elements whose logits predict the tokens `selected` [B, L] bool of a view: (row, element) [n] int64 each, in
-    row-major order."""
-    rows, columns = selected.nonzero(as_tuple=True)
-    return rows, pattern.predicted_at[rows, view, columns]
+def prediction_elements(pattern: AttentionPattern, selected: Tensor) -> tuple[Tensor, Tensor]:
+    """The elements whose logits predict the tokens `selected` [views, B, L] bool: (row, element) [n] int64 each, view
+    after view and row after row."""
+    views, rows, columns = selected.nonzero(as_tuple=True)
+    return rows, pattern.predicted_at[rows, views, columns]
 
 
 @dataclass(frozen=True)
-class Diffusion:
+class Diffusion(Settings):
     """A masked-diffusion objective; called as `objective(model, batch, block_size=…, generator=…)`.
 
     block_size of the call: None or >= L is full diffusion without a clean half (LLaDA Eq. 3, LLaDA 2.0 Eq. 2); a smaller
@@ -78,14 +79,11 @@ class Diffusion:
     per_answer: bool = False
 
     def __post_init__(self):
-        if self.one_t_per not in ("row", "document", "block"):
-            raise ValueError(f"one_t_per={self.one_t_per!r}: must be 'row', 'document' or 'block'")
-        if not 0 <= self.random_length <= 1:
-            raise ValueError(f"random_length={self.random_length}: must be a share of the batches, from 0 to 1")
-        if self.cap_lambda < 0:
-            raise ValueError(f"cap_lambda={self.cap_lambda}: must be 0 (off) or more; a negative one would reward uncertainty")
-        if self.cap_temperature <= 0:
-            raise ValueError(f"cap_temperature={self.cap_temperature}: must be positive")
+        self._require("one_t_per", self.one_t_per in ("row", "document", "block"), "'row', 'document' or 'block'")
+        self._require("random_length", 0 <= self.random_length <= 1, "a share of the batches, from 0 to 1")
+        wanted = "0 (off) or more; a negative one would reward uncertainty"
+        self._require("cap_lambda", self.cap_lambda >= 0, wanted)
+        self._require("cap_temperature", self.cap_temperature > 0, "positive")
         times = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)
         low, high = (1 - self.schedule.alpha(times)).tolist()
         if self.complementary and (high >= 1 or abs(low + high - 1) > 1e-4):
@@ -144,21 +142,17 @@ class Diffusion:
 
     def _predict(self, model, batch, noised, pattern: AttentionPattern, sigma: float, generator) -> Tensor:
         """Logits [n, V] of the masked tokens, view after view. Without a clean half, two views double the batch."""
+        masked = torch.stack([view.masked for view in noised])  # [views, B, L]
         has_clean_half = bool(pattern.view.any())
         if has_clean_half:
-            elements = [prediction_elements(pattern, number, view.masked) for number, view in enumerate(noised)]
             copies = torch.stack([batch.tokens, *(view.x_t for view in noised)], dim=1)  # [B, 1 + views, L]
             rows = torch.arange(len(copies), device=copies.device)[:, None]
             tokens = copies[rows, pattern.view, pattern.source]
         else:
-            elements = []
-            for number, view in enumerate(noised):
-                rows, columns = prediction_elements(pattern, 0, view.masked)
-                elements.append((rows + number * len(batch.tokens), columns))
-            tokens, pattern = torch.cat([view.x_t for view in noised]), pattern.repeat(len(noised))
+            tokens, masked = torch.cat([view.x_t for view in noised]), masked.flatten(0, 1)[None]
+            pattern = pattern.repeat(len(noised))
         embeddings = self._noisy_embeddings(model, tokens, sigma, generator) if sigma else None
-        rows, columns = (torch.cat(part) for part in zip(*elements, strict=True))
-        return predict(model, tokens, pattern, (rows, columns), embeddings)
+        return predict(model, tokens, pattern, prediction_elements(pattern, masked), embeddings)
 
     def _noisy_embeddings(self, model, tokens: Tensor, sigma: float, generator) -> Tensor:
         """Embeddings [B, S, D] of tokens [B, S], Gaussian noise of deviation σ on those of the mask (LLaDA 2.0 §7.1)."""

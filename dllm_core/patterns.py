@@ -133,13 +133,12 @@ def block_diffusion(
     view = torch.arange(1, views + 2, device=position.device) % (views + 1)
     view = view.repeat_interleave(length).expand(batch, -1)
     # 2. where each token's prediction is read: at its own element, or at the one before (clean, where a block begins)
-    predicted_at = torch.stack([source + length * number for number in range(views)], dim=1)
-    scorable = document >= 0
+    first = length * torch.arange(views, device=position.device)[:, None]  # the first element of each noisy view
+    predicted_at, scorable = source[:, None] + first, document >= 0
     if label_shift:
-        before = (source - 1) % length
-        noisy = torch.stack([before + length * number for number in range(views)], dim=1)
-        clean = (before + length * views)[:, None]
-        predicted_at = torch.where((position % block_size == 0)[:, None], clean, noisy)
+        before = ((source - 1) % length)[:, None]
+        begins_block = (position % block_size == 0)[:, None]
+        predicted_at = torch.where(begins_block, before + length * views, before + first)
         scorable = scorable & (position > 0)
     # 3. the labels, once per view
     labels = (document, position // block_size, position, source)

@@ -74,7 +74,7 @@ def _steps(checkpoint, sequences: list[list[int]], prompt_lengths: list[int], co
     fastest = for_inference if isinstance(checkpoint.model, Transformer) else nullcontext
     with fastest(checkpoint.model) as model:
         yield from decoder(
-            DecodingState.begin(model, sequences, prompt_lengths, config, checkpoint.tokenizer, label_shift, began)
+            DecodingState(model, sequences, prompt_lengths, config, checkpoint.tokenizer, label_shift, began)
         )
 
 
@@ -111,18 +111,13 @@ def gap_config(tokens: list[int], config: DecodeConfig, mask_token_id: int) -> D
 def new_trace(checkpoint: Decodable, prompt: list[int], config: DecodeConfig) -> Trace:
     """The record of a decoding that has had no step yet."""
     initial = initial_tokens(prompt, config, checkpoint.tokenizer.mask_token_id)
-    return _empty_trace(checkpoint, list(prompt), initial, config)
+    return Trace.begin(checkpoint.tokenizer, prompt, initial, config)
 
 
 def new_gap_trace(checkpoint: Decodable, tokens: list[int], config: DecodeConfig) -> Trace:
     """The record of gaps of which none is filled yet."""
     config = gap_config(tokens, config, checkpoint.tokenizer.mask_token_id)
-    return _empty_trace(checkpoint, [], list(tokens), config)
-
-
-def _empty_trace(checkpoint: Decodable, prompt: list[int], initial: list[int], config: DecodeConfig) -> Trace:
-    mask, eos = checkpoint.tokenizer.mask_token_id, checkpoint.tokenizer.eos_token_id
-    return Trace(config.style, prompt, initial, mask, eos, settings=config.to_dict())
+    return Trace.begin(checkpoint.tokenizer, [], tokens, config)
 
 
 def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
@@ -141,9 +136,7 @@ def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
         state.tokens.scatter_(1, position[:, None], prediction.token)
         reason = torch.full_like(prediction.token, REASONS.index("ar"))
         commits = policies.Commits(next_token, reason, torch.zeros_like(position))
-        remaining = state.length - position - 1
-        blocks = [(p, p + 1) for p in position.tolist()]
-        yield from state.record.steps(state.row.tolist(), position, prediction, next_token, commits, remaining, blocks)
+        yield from state.record(position, prediction, next_token, commits, remaining=state.length - position - 1)
         # 3. rows that ended leave
         position = position + 1
         unfinished = position < state.length
@@ -187,8 +180,7 @@ def decode_llada1(state: DecodingState) -> Iterator[DecodeStep]:
         commits = policies.commit_top_k(rank_by, masked, quota[:, refined])
         state.tokens.scatter_(1, position, torch.where(commits.commit, prediction.token, tokens))
         remaining = state.answer_masks().sum(dim=1)
-        blocks = [(s, min(s + size, n)) for s, n in zip(start.tolist(), state.length.tolist(), strict=True)]
-        yield from state.record.steps(state.row.tolist(), start, prediction, masked, commits, remaining, blocks)
+        yield from state.record(start, prediction, masked, commits, remaining)
         # 4. the next block after this one's steps; rows that ended leave
         refined += 1
         if refined == steps_per_block:
@@ -239,16 +231,15 @@ def decode_llada2(state: DecodingState) -> Iterator[DecodeStep]:
         state.tokens.scatter_(1, position, torch.where(commits.commit, prediction.token, tokens))
         committed = commits.commit.sum(dim=1)
         remaining = remaining - committed
-        blocks = [(s, s + size) for s in start.tolist()]
-        yield from state.record.steps(state.row.tolist(), start, prediction, masked, commits, remaining, blocks)
+        yield from state.record(start, prediction, masked, commits, remaining)
         # 4. the next block where this one is full; rows that ended leave
-        full, refined, unfinished = committed == count, refined + 1, None
+        full, refined = committed == count, refined + 1
         if full.any():
             start, refined, window = torch.where(full, start + size, start), torch.where(full, 0, refined), None
-            unfinished = start < state.length
+        unfinished = start < state.length
         if config.eos_early_stop:
-            unfinished = ~state.ended() if unfinished is None else unfinished & ~state.ended()
-        if unfinished is not None and not unfinished.all():
+            unfinished &= ~state.ended()
+        if not unfinished.all():
             start, refined, window = start[unfinished], refined[unfinished], None
             total, remaining = total[unfinished], remaining[unfinished]
             state.keep(unfinished)

@@ -37,11 +37,6 @@ class Prediction:
         """[n]: probability of the chosen token."""
         return self.measures[0]
 
-    @property
-    def entropy(self) -> Tensor:
-        """[n]: entropy in nats of the distribution that the token was chosen from."""
-        return self.measures[1]
-
     def scatter(self, masked: Tensor) -> "Prediction":
         """The n predictions at the n True elements of `masked` [B, N], in row-major order; 0 elsewhere."""
 
@@ -52,9 +47,7 @@ class Prediction:
         return Prediction(put(self.token), put(self.measures), top)
 
 
-def predict_tokens(
-    logits: Tensor, config: DecodeConfig, mask_token_id: int, generator: torch.Generator
-) -> Prediction:
+def predict_tokens(logits: Tensor, config: DecodeConfig, mask_token_id: int, generator: torch.Generator) -> Prediction:
     """logits [..., V] → a token at each position. Float32 logits are overwritten.
 
     The confidence is the chosen token's probability after guidance, before temperature and filtering; the mask is never

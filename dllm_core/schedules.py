@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dllm_core.config import Settings
+
 ALPHAS = {  # kind: alpha(t), its derivative alpha'(t), and its inverse, the t at which alpha(t) = a
     "linear": (lambda t: 1 - t, lambda t: -torch.ones_like(t), lambda a: 1 - a),
     "cosine": (  # alpha = 1 − cos(π(1 − t)/2): masks faster than linear near t = 0
@@ -25,7 +27,7 @@ ALPHAS = {  # kind: alpha(t), its derivative alpha'(t), and its inverse, the t a
 
 
 @dataclass(frozen=True)
-class NoiseSchedule:
+class NoiseSchedule(Settings):
     """alpha(t), its derivative, the loss weight and the drawing of t, in one object so that they cannot disagree.
 
     alpha(t) is the probability that a token is still clean at time t; t is uniform on [t_min, t_max).
@@ -42,15 +44,12 @@ class NoiseSchedule:
     draw_method: str = "iid"
 
     def __post_init__(self):
-        if self.kind not in ALPHAS:
-            names = ", ".join(ALPHAS)
-            raise ValueError(f"kind={self.kind!r}: must be one of {names}")
+        self._require("kind", self.kind in ALPHAS, f"one of {', '.join(ALPHAS)}")
         if not 0 <= self.t_min < self.t_max <= 1:
             raise ValueError(f"t_min={self.t_min}, t_max={self.t_max}: must satisfy 0 <= t_min < t_max <= 1")
-        if self.weighting not in ("elbo", "uniform", "squared"):
-            raise ValueError(f"weighting={self.weighting!r}: must be 'elbo', 'uniform' or 'squared'")
-        if self.draw_method not in ("iid", "stratified"):
-            raise ValueError(f"draw_method={self.draw_method!r}: must be 'iid' or 'stratified'")
+        weightings = ("elbo", "uniform", "squared")
+        self._require("weighting", self.weighting in weightings, "'elbo', 'uniform' or 'squared'")
+        self._require("draw_method", self.draw_method in ("iid", "stratified"), "'iid' or 'stratified'")
 
     @classmethod
     def band(cls, low: float, high: float, kind: str = "linear", **options) -> "NoiseSchedule":

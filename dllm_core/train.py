@@ -67,9 +67,8 @@ def train(
     RuntimeError when another process of the training has ended.
 
     Several processes, started by Accelerate and calling this with the same arguments, share the micro-batches of every
-    step; `batches` gives the global batch to each. With equal micro-batches any number of processes makes the same steps,
-    to rounding, and may continue a run (micro_batch_size 0 means one micro-batch per process). The first process reads and
-    writes `run`, validates and yields; the others train along, yield nothing and end with it.
+    step (`compute.processes`). With equal micro-batches any number of them makes the same steps, to rounding, and may
+    continue a run. The first reads and writes `run`, validates and yields; the others yield nothing and end with it.
     """
     yield from TrainingLoop(model, batches, objective, config, blocks, validate, run).steps()
 
@@ -124,7 +123,8 @@ class TrainingLoop:
                     began = time.perf_counter()
                     # 1. gradients over all micro-batches, one update of the weights
                     pending = self.queued or self.gradients(self.step)
-                    numbers, self.position = Fetched(self.update(pending)), self.batches.state()
+                    self.update(pending)
+                    numbers, self.position = Fetched(pending.values), self.batches.state()
                     self.step, self.tokens = self.step + 1, self.tokens + pending.tokens
                     is_last = self.step == config.max_iters
                     validates = self.validates and (is_last or is_due(self.step, config.eval_every))
@@ -146,7 +146,7 @@ class TrainingLoop:
                         self.interrupt.working = False
                         yield done
                         self.interrupt.working = True
-                        self.check_interrupt(after_consumer=True)
+                        self.check_interrupt()
             except (KeyboardInterrupt, GeneratorExit):
                 self.interrupt.working = True
                 if self.step > self.saved_at and (self.stop_agreed or not self.processes.sharded):
@@ -187,13 +187,13 @@ class TrainingLoop:
         norm = processes.clip(self.trained.parameters(), config.grad_clip)
         return PendingStep(torch.cat([sums, norm[None].to(sums)]), list(parts), tokens, block_size)
 
-    def update(self, pending: PendingStep) -> Tensor:
-        """Let the optimizers take the pending step, unless its loss or gradient is not finite; return its numbers."""
-        values = pending.values
-        not_finite = (~(values[0] + values[-1]).isfinite()).float()
+    def update(self, pending: PendingStep) -> None:
+        """Let the optimizers take the pending step, unless its loss or gradient is not finite."""
+        loss, norm = pending.values[0], pending.values[-1]
+        not_finite = (~(loss + norm).isfinite()).float()
         on_device = self.device.type in ASYNC_DEVICES
         if not on_device and not_finite:
-            return values
+            return
         with self.processes.explain_lost_peer():
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
@@ -203,18 +203,12 @@ class TrainingLoop:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         self.processes.gather_weights_into(self.trained, self.model)
-        return values
 
     def rate(self, index: int) -> float:
         """The learning rate of step `index` (from 0) as a factor of the peak."""
         config = self.config
-        return learning_rate(
-            index,
-            config.max_iters,
-            warmup=config.warmup_steps,
-            decay_ratio=config.decay_ratio,
-            min_ratio=config.min_lr_ratio,
-        )
+        shape = {"warmup": config.warmup_steps, "decay_ratio": config.decay_ratio, "min_ratio": config.min_lr_ratio}
+        return learning_rate(index, config.max_iters, **shape)
 
     def read(self, pending: PendingStep, numbers: list[float], began: float) -> TrainStep:
         """The record of a step from its numbers on the host. Raises FloatingPointError when they are not finite."""
@@ -264,12 +258,9 @@ class TrainingLoop:
         self.batches.load_state(state["batches"])
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
 
-    def check_interrupt(self, after_consumer: bool = False) -> None:
+    def check_interrupt(self) -> None:
         """Raise KeyboardInterrupt if the training has to stop after this step: one process at once, several together."""
-        if self.processes.is_single:
-            stops = self.interrupt.requested
-        else:
-            stops = self.stop_agreed and not after_consumer
+        stops = self.interrupt.requested if self.processes.is_single else self.stop_agreed
         if stops:
             raise KeyboardInterrupt(f"stopped after step {self.step}; run the cell again to go on from there")
 

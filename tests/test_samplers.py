@@ -98,7 +98,7 @@ def test_greedy_guess_by_hand():
     logits[0, 0, 4], logits[0, 0, 7], logits[0, 0, 5] = math.log(0.5), math.log(0.3), math.log(0.2)
     prediction = predict_tokens(logits, DecodeConfig("ar", alternatives=2), MASK, seeded())
     assert prediction.token.item() == 4 and prediction.confidence.item() == pytest.approx(0.5)
-    assert prediction.entropy.item() == pytest.approx(-sum(p * math.log(p) for p in (0.5, 0.3, 0.2)), rel=1e-5)
+    assert prediction.measures[1].item() == pytest.approx(-sum(p * math.log(p) for p in (0.5, 0.3, 0.2)), rel=1e-5)
     assert prediction.top[0][0, 0].tolist() == [4, 7, 5]
     assert prediction.top[1][0, 0].tolist() == pytest.approx([0.5, 0.3, 0.2])
 
@@ -137,7 +137,7 @@ def test_confidence_and_entropy_equal_those_of_the_full_softmax(scale):
     prediction = predict_tokens(logits, DecodeConfig(), 7, seeded())
     assert torch.equal(prediction.token, p.argmax(dim=-1))
     torch.testing.assert_close(prediction.confidence.double(), p.amax(dim=-1), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(prediction.entropy.double(), torch.special.entr(p).sum(dim=-1), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(prediction.measures[1].double(), torch.special.entr(p).sum(dim=-1), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [6400, 6401])  # whole chunks, and not
