@@ -1,7 +1,4 @@
-"""How probable a text is under a model: exact or bounded negative log-likelihood in nats, with its standard error.
-
-`notebook.grading` is the other half of an evaluation: how good and how fast the answers are.
-"""
+"""How probable a text is under a model: exact or bounded negative log-likelihood in nats, with its standard error."""
 
 import math
 from collections.abc import Iterable

@@ -62,8 +62,7 @@ class Diffusion(Settings):
     one_t_per: "row", "document" or "block". random_length: share of batches cut to a random length (LLaDA: 1 %).
     per_answer: divide by the scored tokens of each document, then by the documents (LLaDA's SFT); else divide by all
     scored tokens.
-    One call sees one micro-batch. CAP's mean, stratified times and random lengths belong to the micro-batch; all other
-    terms are sums, which gradient accumulation leaves unchanged.
+    CAP's mean, stratified times and random lengths belong to the batch of one call; all other terms are sums.
     Raises ValueError for a setting out of range, and for complementary views unless t < 1 and the band of mask
     probabilities is symmetric about 1/2.
     """
@@ -81,8 +80,7 @@ class Diffusion(Settings):
     def __post_init__(self):
         self._require("one_t_per", self.one_t_per in ("row", "document", "block"), "'row', 'document' or 'block'")
         self._require("random_length", 0 <= self.random_length <= 1, "a share of the batches, from 0 to 1")
-        wanted = "0 (off) or more; a negative one would reward uncertainty"
-        self._require("cap_lambda", self.cap_lambda >= 0, wanted)
+        self._require("cap_lambda", self.cap_lambda >= 0, "0 (off) or more; a negative one would reward uncertainty")
         self._require("cap_temperature", self.cap_temperature > 0, "positive")
         times = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)
         low, high = (1 - self.schedule.alpha(times)).tolist()

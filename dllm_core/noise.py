@@ -15,9 +15,9 @@ from dllm_core.schedules import NoiseSchedule
 def generator_for(seed: int, step: int, part: int = 0) -> torch.Generator:
     """The random numbers of one micro-batch: `part` of `step` in the run of `seed`.
 
-    They depend on these three numbers alone. So any number of processes draws the same noise, and a resumed training
-    goes on with the noise of an uninterrupted one. The three are hashed, since PyTorch's CPU generator keeps only 32 bits
-    of a seed: neighbors, and seeds that differ in higher bits, must not meet there.
+    They depend on these alone, so any number of processes draws the same noise, and a resumed training that of an
+    uninterrupted one. The three are hashed, since PyTorch's CPU generator keeps only 32 bits of a seed: neighbors, and
+    seeds that differ in higher bits, must not meet there.
     """
     sequence = np.random.SeedSequence([seed % 2**64, step, part])
     return torch.Generator().manual_seed(int(sequence.generate_state(1)[0]))

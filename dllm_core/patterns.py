@@ -52,10 +52,10 @@ class AttentionPattern:
         parts = (getattr(self, field.name) for field in fields(self))
         return AttentionPattern(*(part.repeat(times, *(1,) * (part.ndim - 1)) for part in parts))
 
-    def terms(self) -> "MaskTerms":
-        """Eq. 3, term by term, for every query q (row) and key k (column)."""
+    def terms(self, queries=slice(None), keys=slice(None)) -> "MaskTerms":
+        """Eq. 3, term by term, for every query q (row) and key k (column) of some elements: slices or int64 indices."""
         labels = (self.document, self.block, self.view)
-        return MaskTerms.of([label[:, :, None] for label in labels], [label[:, None, :] for label in labels])
+        return MaskTerms.of([label[:, queries, None] for label in labels], [label[:, None, keys] for label in labels])
 
     def mask(self) -> Tensor:
         """[B, S, S] bool, True where the row's element may attend to the column's."""

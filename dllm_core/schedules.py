@@ -47,8 +47,7 @@ class NoiseSchedule(Settings):
         self._require("kind", self.kind in ALPHAS, f"one of {', '.join(ALPHAS)}")
         if not 0 <= self.t_min < self.t_max <= 1:
             raise ValueError(f"t_min={self.t_min}, t_max={self.t_max}: must satisfy 0 <= t_min < t_max <= 1")
-        weightings = ("elbo", "uniform", "squared")
-        self._require("weighting", self.weighting in weightings, "'elbo', 'uniform' or 'squared'")
+        self._require("weighting", self.weighting in ("elbo", "uniform", "squared"), "'elbo', 'uniform' or 'squared'")
         self._require("draw_method", self.draw_method in ("iid", "stratified"), "'iid' or 'stratified'")
 
     @classmethod
@@ -130,9 +129,7 @@ class BlockSchedule:
         for name, sizes in (("up", self.up), ("down", self.down)):
             bad = [size for size in sizes if size < 1 or self.full % size]
             if bad or not sizes:
-                raise ValueError(
-                    f"{name}={sizes}: {bad or 'empty'}: every block size must divide the length {self.full}"
-                )
+                raise ValueError(f"{name}={sizes}: {bad or 'empty'}: every size must divide the length {self.full}")
 
     @classmethod
     def constant(cls, full: int, total_steps: int, size: int) -> "BlockSchedule":

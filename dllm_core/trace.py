@@ -89,25 +89,22 @@ class Trace:
     def final(self) -> list[int]:
         return self.tokens_at(len(self.steps))
 
+    def _through_eos(self) -> list[int]:
+        """What stands where a mask stood at the start, tokens and masks, through the first eos."""
+        decoded = [token for token, start in zip(self.final, self.initial, strict=True) if start == self.mask_token_id]
+        has_eos = self.eos_token_id in decoded
+        return decoded[: decoded.index(self.eos_token_id) + 1] if has_eos else decoded
+
     @property
     def ended(self) -> bool:
         """Whether the answer holds an eos with no mask before it."""
-        for token, start in zip(self.final, self.initial, strict=True):
-            if start == self.mask_token_id and token in (self.mask_token_id, self.eos_token_id):
-                return token == self.eos_token_id
-        return False
+        decoded = self._through_eos()
+        return self.eos_token_id in decoded and self.mask_token_id not in decoded
 
     @property
     def answer(self) -> list[int]:
         """The decoded tokens up to the first eos, without it and without positions that are still masked."""
-        answer = []
-        for token, start in zip(self.final, self.initial, strict=True):
-            if start != self.mask_token_id or token == self.mask_token_id:
-                continue
-            if token == self.eos_token_id:
-                break
-            answer.append(token)
-        return answer
+        return [token for token in self._through_eos() if token not in (self.mask_token_id, self.eos_token_id)]
 
     @property
     def tokens(self) -> int:
@@ -172,12 +169,10 @@ def _step(record: dict) -> DecodeStep:
     fields = dict(record)
     if "held" in fields:  # the name of held_back in traces of version 0.1.0
         fields["held_back"] = fields.pop("held")
-    commits = []
-    for commit in fields["commits"]:
-        alternatives = tuple((int(token), float(p)) for token, p in commit["alternatives"])
-        commits.append(Commit(**{**commit, "alternatives": alternatives}))
-    draft = tuple((int(position), int(token), float(p)) for position, token, p in fields["draft"])
-    return DecodeStep(**{**fields, "block": tuple(fields["block"]), "commits": tuple(commits), "draft": draft})
+    fields["block"], fields["draft"] = tuple(fields["block"]), tuple(map(tuple, fields["draft"]))
+    commits = [{**commit, "alternatives": tuple(map(tuple, commit["alternatives"]))} for commit in fields["commits"]]
+    fields["commits"] = tuple(Commit(**commit) for commit in commits)
+    return DecodeStep(**fields)
 
 
 def with_text(trace: Trace, tokenizer) -> Trace:

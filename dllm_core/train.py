@@ -54,8 +54,7 @@ def train(
 ) -> Iterator[TrainStep]:
     """Train `model` in place on `batches` (an endless iterator of `Batch` with `state()` and `load_state()`).
 
-    objective: (model, batch, block_size=, generator=, embedding_noise=) → `Loss`. The generator of a micro-batch is seeded
-    by (config.seed, step, part), so the noise depends on nothing that was drawn before.
+    objective: (model, batch, block_size=, generator=, embedding_noise=) → `Loss`; generator: `noise.generator_for`.
     validate: model → float, lower is better; measured every `config.eval_every` steps and at the end.
     run: a `RunFolder`; if it holds the state of an unfinished training, that training goes on, bit for bit.
 

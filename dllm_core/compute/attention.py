@@ -96,13 +96,7 @@ def prepare_mask(pattern: AttentionPattern) -> Mask:
     batch, length = pattern.view.shape
     if pattern.view.any():
         return halves(pattern)
-    return Tiles.from_rows(lambda queries: mask_part(pattern, queries, slice(None)), (batch, length, length))
-
-
-def mask_part(pattern: AttentionPattern, queries, keys) -> Tensor:
-    """The part [B, queries, keys] of the pattern's mask; queries, keys: slices or int64 indices of elements."""
-    labels = (pattern.document, pattern.block, pattern.view)
-    return MaskTerms.of([label[:, queries, None] for label in labels], [label[:, None, keys] for label in labels]).open
+    return Tiles.from_rows(lambda queries: pattern.terms(queries).open, (batch, length, length))
 
 
 def last_layer_mask(mask: Mask, pattern: AttentionPattern, queries: int) -> tuple[Mask, int]:
@@ -124,11 +118,11 @@ def halves(pattern: AttentionPattern) -> Halves:
     views = torch.arange(noisy).split(size)
 
     def noisy_rows(queries: slice) -> Tensor:
-        parts = [mask_part(pattern, view[queries], torch.cat([clean, view])) for view in views]
+        parts = [pattern.terms(view[queries], torch.cat([clean, view])).open for view in views]
         return torch.stack(parts, dim=1).flatten(0, 1)
 
     def clean_rows(queries: slice) -> Tensor:
-        return mask_part(pattern, clean[queries], clean)
+        return pattern.terms(clean[queries], clean).open
 
     clean_mask = Tiles.from_rows(clean_rows, (batch, len(clean), len(clean)))
     noisy_mask = Tiles.from_rows(noisy_rows, (batch * pattern.views, size, len(clean) + size))
