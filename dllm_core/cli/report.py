@@ -6,7 +6,7 @@ Nothing is measured here, and no number is typed by hand.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from dllm_core.common.errors import DataError, UsageError
 from dllm_core.common.files import read_json
@@ -69,17 +69,13 @@ def settings_rows(seeds: Sequence[dict]) -> list[dict[str, str]]:
     Exact match is the seeds' mean, with a 95 % Wilson interval of the choice of questions, and each seed's; speeds are
     medians over the seeds; likelihoods are means over the seeds with their mean standard error.
     """
-    count = _questions(seeds)
     rows = []
-    for style, threshold in CONTESTANTS:
-        qualities = [_find(scores, "quality_speed", "style", style, threshold) for scores in seeds]
-        if None in qualities:
-            continue
+    for (style, threshold), of_seeds in _contestants(seeds).items():
         timed = threshold in (None, _threshold(seeds))  # 07 times and bounds these only
-        speed = f"{median(scores['speed'][style]['tokens_per_second'] for scores in seeds):,.0f}" if timed else "–"
-        pace = median(row["tokens_per_forward"] for row in qualities)
-        row = quality_cells(style, threshold, [row["quality"] for row in qualities], count, pace)
-        rows.append({**row, "tokens per second": speed, "nats per answer token": _nats(seeds, style) if timed else ""})
+        row = quality_cells(style, threshold, [row["quality"] for row in of_seeds], _questions(seeds), _pace(of_seeds))
+        row["tokens per second"] = f"{median(_speeds(seeds, style)):,.0f}" if timed else "–"
+        row["nats per answer token"] = _nats(seeds, style) if timed else ""
+        rows.append(row)
     return rows
 
 
@@ -87,12 +83,12 @@ def quality_cells(
     style: str, threshold: float | None, shares: Sequence[float], count: int, pace: float
 ) -> dict[str, str]:
     """The first cells of a row. shares: right answers of each seed, of `count` questions; pace: tokens per forward."""
-    mean = sum(shares) / len(shares)
-    low, high = wilson(mean * count, count)
+    share = mean(shares)
+    low, high = wilson(share * count, count)
     return {
         "style": f"{style}, threshold {threshold:g}" if threshold else style,
-        "exact match (95 % interval)": f"{mean:.3f} ({low:.3f}–{high:.3f})",
-        "each seed": " ".join(f"{share:.3f}" for share in shares),
+        "exact match (95 % interval)": f"{share:.3f} ({low:.3f}–{high:.3f})",
+        "each seed": " ".join(f"{each:.3f}" for each in shares),
         "tokens per forward": f"{pace:.2f}",
     }
 
@@ -130,26 +126,16 @@ def difference(seeds: Sequence[dict], style: str, threshold: float | None) -> Di
 
 def sentences(seeds: Sequence[dict]) -> list[str]:
     """The results in sentences, one a line: exact match, paired differences from AR, ratios of speed."""
-    rows = {run: [_find(scores, "quality_speed", "style", *run) for scores in seeds] for run in CONTESTANTS}
-    rows = {run: of_seeds for run, of_seeds in rows.items() if None not in of_seeds}
-    lines = [_quality_sentence(rows, seeds)]
-    for style, threshold in rows:
-        result = difference(seeds, style, threshold) if style != "AR" else None
-        if result:
-            lines.append(_difference_sentence(_name(style, threshold), result))
-    for style in ("LLaDA 1", "LLaDA 2"):
-        if all(name in scores["speed"] for scores in seeds for name in (style, "AR")):
-            lines.append(_speed_sentence(style, seeds))
-    return lines
-
-
-def _quality_sentence(rows: dict[tuple[str, float | None], list[dict]], seeds: Sequence[dict]) -> str:
-    parts = []
-    for (style, threshold), of_seeds in rows.items():
-        share = sum(row["quality"] for row in of_seeds) / len(of_seeds)
-        pace = f" ({median(row['tokens_per_forward'] for row in of_seeds):.1f} tokens per forward)" if threshold else ""
-        parts.append(f"{_name(style, threshold)} {share:.3f}{pace}")
-    return f"On {_questions(seeds):,} test questions, {_seeds(len(seeds))}: exact match {', '.join(parts)}."
+    parts, differences = [], []
+    for (style, threshold), of_seeds in _contestants(seeds).items():
+        name = f"{style} at threshold {threshold}" if threshold else style
+        pace = f" ({_pace(of_seeds):.1f} tokens per forward)" if threshold else ""
+        parts.append(f"{name} {mean(row['quality'] for row in of_seeds):.3f}{pace}")
+        if style != "AR" and (result := difference(seeds, style, threshold)):
+            differences.append(_difference_sentence(name, result))
+    quality = f"On {_questions(seeds):,} test questions, {_seeds(len(seeds))}: exact match {', '.join(parts)}."
+    styles = [s for s in STYLES[1:] if all(name in scores["speed"] for scores in seeds for name in (s, "AR"))]
+    return [quality, *differences, *(_speed_sentence(style, seeds) for style in styles)]
 
 
 def _difference_sentence(name: str, result: Difference) -> str:
@@ -163,12 +149,12 @@ def _difference_sentence(name: str, result: Difference) -> str:
 
 
 def _speed_sentence(style: str, seeds: Sequence[dict]) -> str:
-    speed, ar_speed = ([scores["speed"][name]["tokens_per_second"] for scores in seeds] for name in (style, "AR"))
+    speed, ar_speed = _speeds(seeds, style), _speeds(seeds, "AR")
     ratio = median(fast / slow for fast, slow in zip(speed, ar_speed, strict=True))
     times = f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
-    name = _name(style, _threshold(seeds) if style == "LLaDA 2" else None)
+    setting = f" at threshold {_threshold(seeds)}" if style == "LLaDA 2" else ""
     return (
-        f"{name} writes {times} times as many tokens per second as cached AR "
+        f"{style}{setting} writes {times} times as many tokens per second as cached AR "
         f"({median(speed):,.0f} against {median(ar_speed):,.0f}, medians over the seeds; batch 1)."
     )
 
@@ -177,8 +163,12 @@ def _questions(seeds: Sequence[dict]) -> int:
     return sum(group["count"] for group in seeds[0]["exact_match"]["AR"])
 
 
-def _name(style: str, threshold: float | None) -> str:
-    return f"{style} at threshold {threshold}" if threshold else style
+def _pace(of_seeds: Sequence[dict]) -> float:
+    return median(row["tokens_per_forward"] for row in of_seeds)
+
+
+def _speeds(seeds: Sequence[dict], style: str) -> list[float]:
+    return [scores["speed"][style]["tokens_per_second"] for scores in seeds]
 
 
 def _seeds(count: int) -> str:
@@ -187,6 +177,12 @@ def _seeds(count: int) -> str:
 
 def _threshold(seeds: Sequence[dict]) -> float:
     return seeds[0]["settings"]["gen_confidence_threshold"]
+
+
+def _contestants(seeds: Sequence[dict]) -> dict[tuple[str, float | None], list[dict]]:
+    """(style, threshold) → the row of each seed, for those that every seed has."""
+    rows = {run: [_find(scores, "quality_speed", "style", *run) for scores in seeds] for run in CONTESTANTS}
+    return {run: of_seeds for run, of_seeds in rows.items() if None not in of_seeds}
 
 
 def _find(scores: dict, key: str, by: str, style: str, threshold: float | None) -> dict | None:
@@ -201,5 +197,5 @@ def _find(scores: dict, key: str, by: str, style: str, threshold: float | None) 
 
 def _nats(seeds: Sequence[dict], style: str) -> str:
     rows = [(scores.get("likelihood_exact_masks") or scores["likelihood"])[style] for scores in seeds]
-    mean, error = (sum(row[key] for row in rows) / len(rows) for key in ("mean", "error"))
-    return f"{'' if style == 'AR' else '≤ '}{mean:.3f} ± {error:.3f}"
+    value, error = (mean(row[key] for row in rows) for key in ("mean", "error"))
+    return f"{'' if style == 'AR' else '≤ '}{value:.3f} ± {error:.3f}"
