@@ -8,9 +8,7 @@ import ast
 import contextlib
 import difflib
 import hashlib
-import io
 import json
-import tokenize
 from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
@@ -61,17 +59,15 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
                          "tag the cell in JupyterLab's property inspector")  # fmt: skip
     try:
         statements = ast.parse(sources[0]).body
-        tokens = list(tokenize.generate_tokens(io.StringIO(sources[0]).readline))
     except SyntaxError as error:
         raise UsageError(f"{path}: line {error.lineno} of the parameters cell is not Python: {error.msg}") from error
-    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    lines = sources[0].encode().split(b"\n")
     parameters = {}
     for statement in statements:
+        comment = lines[statement.end_lineno - 1][statement.end_col_offset :].decode().strip("# ")
         try:
             name, value_type = statement.target.id, TYPES[statement.annotation.id]
-            parameter = Parameter(
-                name, value_type, ast.literal_eval(statement.value), comments.get(statement.end_lineno, "")
-            )
+            parameter = Parameter(name, value_type, ast.literal_eval(statement.value), comment)
         except (AttributeError, KeyError, ValueError):
             parameter = None
         if parameter is None or not parameter.accepts(parameter.default):
