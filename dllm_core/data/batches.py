@@ -172,10 +172,7 @@ class PackedBatches:
         return Segments(np.arange(len(numbers)), zero, self._starts[document], length, fill, zero), longest
 
     def _pack(self) -> tuple[Segments, int]:
-        """First-fit: each example goes into the first row with enough space, or waits for the next batch.
-
-        Also returns the number of rows that are not empty.
-        """
+        """First-fit: each example goes into the first row with space for it, or waits. Also the number of rows in use."""
         room = np.full(self.batch_size, self.seq_len)
         count = [0] * self.batch_size
         still_open = self.batch_size  # rows in which the shortest example has room
@@ -196,18 +193,17 @@ class PackedBatches:
                 break
         return Segments(*np.array(segments, np.int64).reshape(-1, 6).T), sum(n > 0 for n in count)
 
-    def _stream(self, earlier: list[int]) -> Iterator[tuple[int, int, int, int]]:
-        """(number, first token, length, fill) of the examples that waited, then of those that come next."""
+    def _stream(self, earlier: list[int]) -> Iterator[list[int]]:
+        """[number, first token, length, fill] of the examples that waited, then of those that come next."""
         yield from self._described(np.array(earlier, np.int64))
         while self._next < self._end:
             for example in self._described(np.arange(self._next, min(self._next + 256, self._end))):
                 self._next += 1
                 yield example
 
-    def _described(self, numbers: np.ndarray) -> list[tuple[int, int, int, int]]:
+    def _described(self, numbers: np.ndarray) -> list[list[int]]:
         document, fill = self._examples(numbers)
-        parts = numbers, self._starts[document], self._lengths[document], fill
-        return list(zip(*(part.tolist() for part in parts)))
+        return np.stack([numbers, self._starts[document], self._lengths[document], fill], axis=1).tolist()
 
     def _collate(self, segments: Segments, rows: int, width: int) -> Batch:
         return collate(self.documents, segments, rows, width, self.fill_scored)
