@@ -3,7 +3,8 @@
 Known layouts: this project's run folders, Hugging Face's Qwen3 and MiniMind's (folders or bare .pt / .pth state dicts).
 """
 
-from dataclasses import asdict, dataclass, fields
+import reprlib
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,15 @@ from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.model import Transformer
 
+# Fields of a Hugging Face config that change what a model computes, with the values under which it computes what
+# `Transformer` does: SiLU gates, no biases, no experts, attention to all positions, plain RoPE.
+HONOURED = {
+    "model_type": (None, "qwen3", "qwen2", "llama", "mistral", "minimind"), "hidden_act": (None, "silu", "swish"),
+    "attention_bias": (None, False), "mlp_bias": (None, False), "use_sliding_window": (None, False),
+    "sliding_window": (None,), "layer_types": (None,), "use_moe": (None, False), "num_experts": (None, 0),
+    "num_local_experts": (None, 0), "n_routed_experts": (None, 0), "rope_type": (None, "default"),
+    "partial_rotary_factor": (None, 1), "quantization_config": (None,),
+}  # fmt: skip
 VARIANTS = {"last": "model.safetensors", "best": "best.safetensors", "merged": "merged.safetensors"}
 
 
@@ -66,23 +76,54 @@ def load_checkpoint(
 
     A bare state dict (MiniMind's or Qwen3's keys, read with weights_only=True) needs its number of heads from a
     config.json beside it or from `num_attention_heads`; it is never guessed. vocab_size: grow the embedding to it; the
-    rows of added tokens start as the mean of the others. Raises RunError when a tensor is missing or of another shape.
+    rows of added tokens start as the mean of the others. Raises RunError when a tensor is missing or of another shape,
+    when config.json asks for what `Transformer` does not compute, or when the tokenizer is another model's.
     """
     path, variant = find_checkpoint(name)
     folder, file = (path.parent, path) if variant == "file" else (path, path / VARIANTS[variant])
     config_file = folder / "config.json"
-    record = read_json(config_file, RunError) if config_file.is_file() else {}
+    record = read_json(config_file, RunError) if config_file.is_file() else None
     state = read_state(file)
-    config = model_config(record, state, config_file) if record else infer_config(state, num_attention_heads, file)
-    if vocab_size and vocab_size > config.vocab_size:
-        state = grow_vocabulary(state, vocab_size)
-        config = ModelConfig(**{**config.to_dict(), "vocab_size": vocab_size})
+    if record is None:
+        config = infer_config(state, num_attention_heads, file)
+    else:
+        config = model_config(record, state, config_file)
+    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+    rows = config.vocab_size
+    if tokenizer:  # its mask may have been added just now
+        _refuse_other_vocabulary(rows, len(tokenizer), rows + (tokenizer.mask_token_id == rows), folder / "tokenizer.json")
+    if vocab_size:
+        _refuse_other_vocabulary(rows, vocab_size, rows + _slack(rows), file)
+    entries = vocab_size or len(tokenizer or ())
+    if entries > rows:
+        state = grow_vocabulary(state, entries)
+        config = replace(config, vocab_size=entries)
     model = Transformer(config)
     copy_weights(state, model, file)
-    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
-    trained_as = record.get("dllm", {}).get("checkpoint")
-    info = CheckpointInfo(**trained_as) if trained_as else CheckpointInfo("ar", label_shift=True)
+    trained_as = (record or {}).get("dllm", {}).get("checkpoint") or {"objective": "ar", "label_shift": True}
+    info = _build(CheckpointInfo, trained_as, config_file)
     return LoadedCheckpoint(model.to(device), info, tokenizer, path)
+
+
+def _slack(rows: int) -> int:
+    """How many rows of an embedding may be padding, or how many tokens may be new to it."""
+    return max(8, rows // 10)
+
+
+def _refuse_other_vocabulary(rows: int, entries: int, most: int, where: Path) -> None:
+    if not rows - _slack(rows) <= entries <= most:
+        raise RunError(
+            f"{where}: the tokenizer has {entries} tokens, the embedding {rows} rows: a token without a row cannot be read, "
+            "a row without a token cannot be written. It is another model's tokenizer, or vocab_size is wrong"
+        )
+
+
+def _build(cls: type, values: dict, where: Path):
+    """cls(**values). Raises RunError, which names the file, for a value that the class refuses."""
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{where}: {error}") from error
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -137,22 +178,41 @@ def _layout_of(state: dict[str, Tensor]) -> dict[str, bool]:
 
 def model_config(record: dict, state: dict[str, Tensor], where: Path) -> ModelConfig:
     """ModelConfig from a config.json (of this project, Hugging Face's Qwen3 or Llama, MiniMind) and the weights beside it.
-    Raises RunError for a config of something else or with scaled positions (rope_scaling)."""
+    Raises RunError for a config of something else, also for one that asks for what `HONOURED` leaves out."""
     names = {field.name for field in fields(ModelConfig)}
-    known = {name: value for name, value in record.items() if name in names and value is not None}
-    known |= {name: value for name, value in record.get("dllm", {}).items() if name in names}
+    parts = [record.get(name) or {} for name in ("rope_scaling", "rope_parameters", "dllm")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise RunError(f"{where}: rope_scaling, rope_parameters and dllm must be objects or null")
+    rope = {"rope_type": parts[0].get("type"), **parts[0], **parts[1]}
+    _refuse_unsupported({**rope, **record}, where)
+    known = {name: value for name, value in {**rope, **record}.items() if name in names and value is not None}
+    known |= {name: value for name, value in parts[2].items() if name in names}
     missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - set(known)
     if missing:
         raise RunError(f"{where}: not a model config (no {', '.join(sorted(missing))})")
-    rope = record.get("rope_parameters") or record.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type != "default":
-        raise RunError(f"{where}: rope_scaling of type {rope_type!r} is not supported; use weights with plain RoPE")
-    known.setdefault("rope_theta", rope.get("rope_theta", 1e6))
+    known.setdefault("rope_theta", 1e6)
     gate = state.get("model.layers.0.mlp.gate_proj.weight")
     if "intermediate_size" not in known and gate is not None:
         known["intermediate_size"] = gate.shape[0]
-    return ModelConfig(**{**known, **_layout_of(state)})
+    return _build(ModelConfig, {**known, **_layout_of(state)}, where)
+
+
+def _refuse_unsupported(record: dict, where: Path) -> None:
+    """Raise RunError for a field that `Transformer` would ignore. A field that is switched off may have any value."""
+    asked = dict(record)
+    if asked.get("use_sliding_window") is False:
+        asked.pop("sliding_window", None)
+    if asked.get("use_moe") is False:
+        asked = {name: value for name, value in asked.items() if "experts" not in name}
+    layers = asked.get("layer_types")
+    if isinstance(layers, list) and all(layer == "full_attention" for layer in layers):
+        del asked["layer_types"]
+    for name, values in HONOURED.items():
+        if asked.get(name) not in values:
+            raise RunError(
+                f"{where}: {name}={reprlib.repr(asked[name])} is not supported. This model has SiLU gates, no biases, no experts, "
+                "attention to all positions and plain RoPE, as Qwen3 and Llama have; it would compute something else"
+            )
 
 
 def hf_config(config: ModelConfig, checkpoint: CheckpointInfo, settings: dict) -> dict:

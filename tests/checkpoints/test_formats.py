@@ -8,7 +8,14 @@ from run_folders import changed, finished, same
 from safetensors.torch import load_file, save_file
 from small import MASK, VOCAB, NoTokenizer, logits_of, tiny
 
-from dllm_core.checkpoints.formats import find_checkpoint, load_checkpoint, mean_weights, read_state, save_weights
+from dllm_core.checkpoints.formats import (
+    find_checkpoint,
+    load_checkpoint,
+    mean_weights,
+    model_config,
+    read_state,
+    save_weights,
+)
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, ModelConfig
@@ -133,13 +140,104 @@ def test_a_folder_that_hugging_face_wrote(home, architecture, tied):
     torch.testing.assert_close(logits_of(loaded.model, TOKENS, causal), hf_logits(theirs), atol=1e-4, rtol=1e-4)
 
 
-def test_stretched_positions_are_refused(home):
+@pytest.mark.parametrize("fields", [
+    {"hidden_act": "gelu"}, {"attention_bias": True}, {"mlp_bias": True}, {"num_experts": 8}, {"num_local_experts": 8},
+    {"use_moe": True, "n_routed_experts": 4}, {"sliding_window": 32}, {"use_sliding_window": True, "sliding_window": 32},
+    {"layer_types": ["full_attention", "sliding_attention"]}, {"layer_types": 2}, {"partial_rotary_factor": 0.5},
+    {"rope_scaling": {"type": "linear", "factor": 2}}, {"rope_scaling": {"rope_type": "yarn", "factor": 4}},
+    {"rope_parameters": {"rope_type": "yarn", "factor": 4}}, {"rope_scaling": "yarn"}, {"model_type": "granite"},
+    {"quantization_config": {"quant_method": "fp8"}}, {"dllm": 3}, {"vocab_size": "17"},
+    {"dllm": {"checkpoint": {"objective": "gpt"}}}, {"dllm": {"checkpoint": {"objektive": "ar"}}},
+    {"dllm": {"checkpoint": ["ar"]}},
+], ids=str)  # fmt: skip
+def test_a_config_that_the_model_cannot_honour_is_refused(home, fields):
     run = finished()
     config = json.loads((run.folder / "config.json").read_text())
-    for name in ("rope_scaling", "rope_parameters"):
-        (run.folder / "config.json").write_text(json.dumps({**config, name: {"rope_type": "yarn", "factor": 4}}))
-        with pytest.raises(RunError, match="config.json: rope_scaling of type 'yarn' is not supported"):
-            load_checkpoint("story")
+    (run.folder / "config.json").write_text(json.dumps({**config, **fields}))
+    name = next(iter(fields))
+    with pytest.raises(RunError, match=f"config.json: .*({name}|rope_type|{list(fields.values())[0]}|obje[ck]tive|mapping)"):
+        load_checkpoint("story")
+
+
+@pytest.mark.parametrize("fields", [
+    {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 28}, {"sliding_window": None},
+    {"attention_bias": None, "mlp_bias": False}, {"hidden_act": None}, {"rope_scaling": None},
+    {"rope_scaling": {"rope_type": "default"}}, {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+    {"layer_types": ["full_attention"] * 2}, {"partial_rotary_factor": 1.0}, {"head_dim": None},
+    # MiniMind writes these whether it uses them or not
+    {"model_type": "minimind", "use_moe": False, "num_experts": 4, "n_routed_experts": 4, "inference_rope_scaling": False},
+], ids=str)  # fmt: skip
+def test_what_a_config_switches_off_is_accepted(home, fields):
+    run = finished()
+    config = json.loads((run.folder / "config.json").read_text())
+    (run.folder / "config.json").write_text(json.dumps({**config, **fields}))
+    assert load_checkpoint("story").model.config == tiny().config
+
+
+@pytest.mark.parametrize("name, options", [
+    ("Qwen3", {}), ("Qwen2", {}), ("Llama", {}), ("Mistral", {"sliding_window": None}), ("Qwen3", {"rope_theta": 1e6}),
+    ("Qwen3", {"num_key_value_heads": 2, "head_dim": 64, "sliding_window": 4096}),
+    ("Qwen2", {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 1}),
+])  # fmt: skip
+def test_the_configs_of_hugging_face_are_accepted(home, name, options):
+    import transformers
+
+    written = getattr(transformers, f"{name}Config")(num_hidden_layers=2, **options)
+    for record in (json.loads(written.to_json_string()), json.loads(written.to_json_string(use_diff=False))):
+        config = model_config(record, {}, home)
+        assert (config.hidden_size, config.num_attention_heads) == (written.hidden_size, written.num_attention_heads)
+        assert (config.num_key_value_heads, config.rms_norm_eps) == (written.num_key_value_heads, written.rms_norm_eps)
+        assert config.rope_theta == options.get("rope_theta", 10_000)
+
+
+@pytest.mark.parametrize("name, options", [
+    ("Mistral", {}), ("Qwen3Moe", {}), ("Gemma2", {}), ("Granite", {}), ("SmolLM3", {}), ("Llama", {"mlp_bias": True}),
+    ("Qwen3", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}),
+])  # fmt: skip
+def test_the_configs_of_other_architectures_are_refused(home, name, options):
+    import transformers
+
+    written = getattr(transformers, f"{name}Config")(num_hidden_layers=2, **options)
+    with pytest.raises(RunError, match="is not supported. This model has SiLU gates"):
+        model_config(json.loads(written.to_json_string(use_diff=False)), {}, home)
+
+
+@pytest.mark.parametrize("content", ["5", "[]", "null", "{}", "[" * 100_000], ids=lambda content: content[:4])
+def test_a_config_that_is_none_is_named(home, content):
+    run = finished()
+    (run.folder / "config.json").write_text(content)
+    with pytest.raises(RunError, match="config.json: (not|expected)"):
+        load_checkpoint("story")
+
+
+# --- the tokenizer beside the weights -----------------------------------------------------------------------------
+
+
+def test_a_tokenizer_of_another_model_is_refused(home):
+    few = character_tokenizer(["今天天气很好"])
+    for rows in (len(few) + 40, len(few) - 2):
+        finished("wrong", model=tiny(vocab=rows), tokenizer=few)
+        with pytest.raises(RunError, match=rf"tokenizer.json: the tokenizer has {len(few)} tokens, the embedding {rows} rows"):
+            load_checkpoint("wrong")
+    finished()
+    with pytest.raises(RunError, match="the tokenizer has 100 tokens, the embedding 17 rows"):
+        load_checkpoint("story", vocab_size=100)
+
+
+def test_padded_rows_are_fine_and_a_mask_that_is_new_gets_a_row(home):
+    tokenizer = character_tokenizer(["今天天气很好"])
+    size = len(tokenizer)
+    finished("padded", model=tiny(vocab=size + 5), tokenizer=tokenizer)
+    assert load_checkpoint("padded").model.config.vocab_size == size + 5
+    folder = finished("without", model=tiny(vocab=size - 1), tokenizer=tokenizer).folder
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["vocab"] = {t: i - (i > 3) for t, i in content["model"]["vocab"].items() if t != "<|mask|>"}
+    content["added_tokens"] = [{**t, "id": t["id"] - (t["id"] > 3)} for t in content["added_tokens"] if t["id"] != 3]
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "mask_token": None}), encoding="utf-8")
+    loaded = load_checkpoint("without")
+    assert loaded.tokenizer.mask_token_id == size - 1 and loaded.model.config.vocab_size == size
 
 
 # --- bare state dicts ---------------------------------------------------------------------------------------------
