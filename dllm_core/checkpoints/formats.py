@@ -92,7 +92,7 @@ def load_checkpoint(
     rows = config.vocab_size
     if tokenizer:  # its mask may have been added just now
         _refuse_other_vocabulary(rows, len(tokenizer), rows + (tokenizer.mask_token_id == rows), folder / "tokenizer.json")
-    if vocab_size:
+    elif vocab_size:
         _refuse_other_vocabulary(rows, vocab_size, rows + _slack(rows), file)
     entries = vocab_size or len(tokenizer or ())
     if entries > rows:

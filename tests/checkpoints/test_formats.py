@@ -154,8 +154,7 @@ def test_a_config_that_the_model_cannot_honour_is_refused(home, fields):
     run = finished()
     config = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps({**config, **fields}))
-    name = next(iter(fields))
-    with pytest.raises(RunError, match=f"config.json: .*({name}|rope_type|{list(fields.values())[0]}|obje[ck]tive|mapping)"):
+    with pytest.raises(RunError, match=f"config.json: .*({next(iter(fields))}|rope_type|objective|objektive|mapping)"):
         load_checkpoint("story")
 
 
