@@ -1,10 +1,11 @@
 """The record of one decoding, step by step, that players, tables, benchmarks and files are all made from."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from dllm_core.common.files import read_json, write_whole
+from dllm_core.common.records import check_fields
 from dllm_core.config import DecodeConfig
 
 REASONS = ("schedule", "threshold", "fallback", "budget", "ar", "edit")
@@ -160,19 +161,25 @@ class Trace:
     def load(cls, path: str | Path) -> "Trace":
         """Raises ValueError naming the file when it holds no trace."""
         try:
-            return cls.from_json(read_json(path))
+            trace = cls.from_json(read_json(path))
+            commits = [commit for step in trace.steps for commit in step.commits]
+            for part in (trace, *trace.steps, *commits):
+                check_fields(vars(part), {field.name: field.type for field in fields(part)}, type(part).__name__, ValueError)
+            if {commit.position for commit in commits} - set(range(len(trace.initial))):
+                raise ValueError("a commit lies outside the sequence")
+            return trace
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not a decoding trace ({error}); write one with Trace.save") from error
 
 
 def _step(record: dict) -> DecodeStep:
-    fields = dict(record)
-    if "held" in fields:  # the name of held_back in traces of version 0.1.0
-        fields["held_back"] = fields.pop("held")
-    fields["block"], fields["draft"] = tuple(fields["block"]), tuple(map(tuple, fields["draft"]))
-    commits = [{**commit, "alternatives": tuple(map(tuple, commit["alternatives"]))} for commit in fields["commits"]]
-    fields["commits"] = tuple(Commit(**commit) for commit in commits)
-    return DecodeStep(**fields)
+    record = dict(record)
+    if "held" in record:  # the name of held_back in traces of version 0.1.0
+        record["held_back"] = record.pop("held")
+    record["block"], record["draft"] = tuple(record["block"]), tuple(map(tuple, record["draft"]))
+    commits = [{**commit, "alternatives": tuple(map(tuple, commit["alternatives"]))} for commit in record["commits"]]
+    record["commits"] = tuple(Commit(**commit) for commit in commits)
+    return DecodeStep(**record)
 
 
 def with_text(trace: Trace, tokenizer) -> Trace:

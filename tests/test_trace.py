@@ -97,6 +97,20 @@ def test_a_file_that_is_no_trace_is_named(tmp_path, content):
         Trace.load(tmp_path / "bad.json")
 
 
+@pytest.mark.parametrize("part, change", [
+    ("commit", {"position": 6}), ("commit", {"position": -1}), ("commit", {"position": "2"}), ("commit", {"token": None}),
+    ("commit", {"confidence": float("nan")}), ("commit", {"confidence": True}), ("commit", {"alternatives": [[7, "a"]]}),
+    ("step", {"block": [2]}), ("step", {"seconds": "0"}), ("step", {"draft": [[3, 4]]}), ("step", {"commits": 5}),
+    ("trace", {"initial": "abc"}), ("trace", {"prompt": None}), ("trace", {"vocabulary": {"5": 5}}), ("trace", {"text": 5}),
+], ids=str)  # fmt: skip
+def test_a_trace_with_a_value_of_another_type_is_named(tmp_path, part, change):
+    record = trace(step(0, (3, 8))).to_json()
+    {"trace": record, "step": record["steps"][0], "commit": record["steps"][0]["commits"][0]}[part].update(change)
+    (tmp_path / "bad.json").write_text(json.dumps(record), "utf-8")
+    with pytest.raises(ValueError, match="bad.json: not a decoding trace"):
+        Trace.load(tmp_path / "bad.json")
+
+
 def test_steps_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         step(0).index = 1
