@@ -103,7 +103,7 @@ def test_replayed_graphs_decode_the_same_as_the_uncaptured_loop():
     torch.manual_seed(0)
     model = Transformer(ModelConfig(6400, 128, 4, 4, intermediate_size=384)).eval().to("cuda")
     bench = DecodeJobs(model, Case(2, 32, new=64))
-    jobs = bench.jobs(peers=False)
+    jobs = {name: bench.job(name) for name in (LLADA2, PLAIN_LOOP)}
     for _ in range(4):  # plainly, captured, replayed
         for name in (LLADA2, PLAIN_LOOP):
             jobs[name]()

@@ -65,13 +65,11 @@ def measure(setting: Setting) -> Iterator[dict]:
 
     setting.shape: "tiny" (rows of 128 tokens), "26m" (512) or "large": the runs alone, of 1.6 GB of text, which take
     3 GB in the folder for temporary files and, on two cores, 4 minutes. setting.threads: processes of a first run and,
-    from 2 on, of the loader; this process alone packs the rows. Raises ValueError for another shape.
+    from 2 on, of the loader; this process alone packs the rows.
     """
     if setting.shape == LARGE:
         yield from first_and_next(replace(setting, shape="26m"), 1e7 if setting.quick else 1.6e9)
         return
-    if setting.shape not in SHAPES:
-        raise ValueError(f"shape={setting.shape!r}: must be one of {', '.join((*SHAPES, LARGE))}")
     for schema in ("text", "chat"):
         yield packed_against_loader(schema, setting)
     yield from first_and_next(setting, 5e5 if setting.quick else 4e7)
@@ -156,15 +154,13 @@ def packed_against_loader(schema: str, setting: Setting) -> dict:
             "plain": lambda: deliver("plain", iter(loader), lambda batch: batch[1], 4 if quick else 30),
         }
         seconds = take_turns(jobs, setting.rounds)
-    speed = {name: 1e6 / median(values) for name, values in seconds.items()}
+    more = {}
+    for name, values in seconds.items():
+        more |= {f"{name}, useful tokens per s": 1e6 / median(values), f"{name}, share of the row": fill[name]}
     rows = {"text": "pretraining rows", "chat": "conversations"}[schema]
     case = f"{setting.shape}, {rows} of {length}, a million useful tokens, {plural(threads, 'thread')}"
-    return compare(
-        "feed", case, "packed", "plain", seconds, target="at least 100" if schema == "text" else "",
-        useful_tokens_per_s=speed["packed"], plain_useful_tokens_per_s=speed["plain"],
-        fill=fill["packed"], plain_fill=fill["plain"],
-        batches_per_s=speed["packed"] / (fill["packed"] * BATCH * length),
-    )  # fmt: skip
+    target = "at least 100" if schema == "text" else ""
+    return compare("feed", case, "packed", "plain", seconds, target=target, **more)
 
 
 def first_batch(path: Path, tokenizer_dir: Path, length: int) -> tuple[float, int]:
@@ -182,7 +178,7 @@ def first_and_next(setting: Setting, size: float) -> list[dict]:
     cores = setting.threads
     length, joined = SHAPES[setting.shape]
     source = corpus_folder()
-    tokens, peak = 0, {"first run": 0, "one process": 0, "next run": 0}
+    tokens, peak = 0, dict.fromkeys(("first run", "one process", "next run"), 0)
 
     def run(name: str, cores: int, cached: bool) -> float:
         nonlocal tokens
@@ -206,10 +202,8 @@ def first_and_next(setting: Setting, size: float) -> list[dict]:
     for name, against, target in (("first run", "one process", ""), ("next run", "first run", "under 2 s")):
         if against not in jobs:
             continue
-        speed = {job: tokens / median(seconds[job]) for job in (name, against)}
-        more = {"next_run_s": median(seconds[name])} if name == "next run" else {"tokens_per_s": speed[name]}
-        prefix = against.replace(" ", "_")
-        more |= {"peak_memory_mb": peak[name] / 1e6, f"{prefix}_tokens_per_s": speed[against]}
-        more |= {f"{prefix}_peak_memory_mb": peak[against] / 1e6, "file_mb": file_mb, "tokens": float(tokens)}
+        more = {"tokens": float(tokens)}
+        for job in (name, against):
+            more |= {f"{job}, s": median(seconds[job]), f"{job}, peak MB": peak[job] / 1e6}
         rows.append(compare("feed", case, name, against, seconds, target=target, **more))
     return rows

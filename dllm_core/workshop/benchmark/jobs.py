@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
 from dllm_core.model import Transformer
 from dllm_core.samplers import decode
 from dllm_core.sampling import SpecialTokens
-from dllm_core.workshop.benchmark.peers import Matmuls, Oracle, Qwen3, diffusers_pipeline, hugging_face
+from dllm_core.workshop.benchmark.peers import Matmuls, Oracle, diffusers_pipeline, hugging_face
 
 SHAPES = {
     "tiny": ModelConfig(6400, 128, 4, 4, intermediate_size=384, max_position_embeddings=4096),  # the laptop's
@@ -33,9 +32,7 @@ SHAPES = {
 }
 # the jobs' names, as the records keep them
 LLADA2, AR, PLAIN_LOOP, MATMULS = "LLaDA 2, cached", "AR, cached", "plain loop", "matmuls alone"
-LLADA2_NOT_PREPACKED = "LLaDA 2, cached, weights not prepacked"
-MATMULS_NOT_PREPACKED = "matmuls alone, weights not prepacked"
-DIFFUSERS, DIFFUSERS_QWEN3, HUGGING_FACE_AR = "diffusers", "diffusers, Qwen3", "Hugging Face AR, cached"
+DIFFUSERS, HUGGING_FACE_AR = "diffusers", "Hugging Face AR, cached"
 THRESHOLD = 0.9
 
 
@@ -61,71 +58,54 @@ class DecodeJobs:
         generator = torch.Generator().manual_seed(0)
         self.prompts = torch.randint(1, vocab - 2, (case.batch, case.prompt), generator=generator).to(model.device)
         self.written: dict[str, Tensor] = {}
-        self.sampler_seconds: list[float] = []  # of each run of this project's LLaDA 2: seconds per forward that the sampler adds
+        self.sampler_seconds: list[float] = []  # a forward, that the sampler adds: one entry for each run of LLaDA 2
 
-    def jobs(self, peers: bool) -> dict[str, Callable]:
-        """Every job by its name. peers: also those of other libraries; a warning says when diffusers is missing."""
-        names = [LLADA2, MATMULS, PLAIN_LOOP, AR]
-        if self.model.device.type == "cpu" and prepacked(self.model) is not self.model:
-            names += [MATMULS_NOT_PREPACKED, LLADA2_NOT_PREPACKED]
-        jobs = {name: self.job(name) for name in names}
-        if peers:
-            jobs[HUGGING_FACE_AR] = self.job(HUGGING_FACE_AR)
-            try:
-                jobs[DIFFUSERS] = self.job(DIFFUSERS)
-                if self.case.batch == 1:  # one case is enough to see the effect of the model beneath the pipeline
-                    jobs[DIFFUSERS_QWEN3] = self.job(DIFFUSERS_QWEN3)
-            except ImportError as error:
-                warnings.warn(f"rows against diffusers are left out: {error}", stacklevel=2)
+    def jobs(self) -> dict[str, Callable]:
+        """Every job by its name; a warning says when diffusers is missing."""
+        jobs = {name: self.job(name) for name in (LLADA2, MATMULS, PLAIN_LOOP, AR, HUGGING_FACE_AR)}
+        try:
+            jobs[DIFFUSERS] = self.job(DIFFUSERS)
+        except ImportError as error:
+            warnings.warn(f"rows against diffusers are left out: {error}", stacklevel=2)
         return jobs
 
     def job(self, name: str, graphs: bool = True) -> Callable[[], float | None]:
         """The job of this name. graphs: whether it may use CUDA graphs, whose memory the allocator does not show."""
-        if name in (LLADA2, AR, LLADA2_NOT_PREPACKED):
-            style = "ar" if name == AR else "llada2"
-            as_it_is = name == LLADA2_NOT_PREPACKED or (self.model.device.type == "cuda" and not graphs)
-            return partial(self.decode, name, self.oracle(), style, as_it_is)
         if name == MATMULS:
             return Matmuls(prepacked(self.model), self.calls)
-        if name == MATMULS_NOT_PREPACKED:
-            return Matmuls(self.model, self.calls)
-        if name == PLAIN_LOOP:
-            return partial(self.plain_loop, self.oracle())
         if name == HUGGING_FACE_AR:
-            return partial(self.hugging_face_ar, self.qwen3)
-        oracle = self.oracle(Qwen3(self.qwen3, self.model.config) if name == DIFFUSERS_QWEN3 else None)
-        return partial(self.diffusers, name, diffusers_pipeline(oracle, self.case.block), oracle)
+            return partial(self.hugging_face_ar, hugging_face(self.model))
+        oracle = self.oracle()
+        if name == PLAIN_LOOP:
+            return partial(self.plain_loop, oracle)
+        if name == DIFFUSERS:
+            return partial(self.diffusers, diffusers_pipeline(oracle, self.case.block), oracle)
+        return partial(self.decode, name, oracle, as_it_is=self.model.device.type == "cuda" and not graphs)
 
     @cached_property
     def calls(self) -> list[tuple[int, int, int, int]]:
         """(rows, window, keys, elements read) of each forward of this project's LLaDA 2 decoder."""
         oracle = self.oracle()
-        self.decode(LLADA2, oracle, "llada2")
-        return list(oracle.calls)
+        self.decode(LLADA2, oracle)
+        return oracle.calls
 
-    @cached_property
-    def qwen3(self):
-        """Hugging Face's model of the same weights."""
-        return hugging_face(self.model)
-
-    def oracle(self, model=None) -> Oracle:
+    def oracle(self) -> Oracle:
         exact = self.model.lm_head.weight.dtype == torch.float32
-        return Oracle(model or self.model, self.case.block, self.case.accept, self.ids.mask_token_id, own_tokens=exact)
+        return Oracle(self.model, self.case.block, self.case.accept, self.ids.mask_token_id, own_tokens=exact)
 
-    def decode(self, name: str, oracle: Oracle, style: str, as_it_is: bool = False) -> float:
+    def decode(self, name: str, oracle: Oracle, as_it_is: bool = False) -> float:
         """Seconds of this project's decoder without the oracle's. as_it_is: without graphs and prepacked weights."""
-        case = self.case
+        case, style = self.case, "ar" if name == AR else "llada2"
         config = DecodeConfig(
             style, max_new_tokens=case.new, block_length=case.block, threshold=THRESHOLD, eos_early_stop=False
         )
         oracle.reset()
-        prompts = self.prompts.tolist()
         checkpoint = LoadedCheckpoint(oracle, CheckpointInfo(style), self.ids, Path())
         began = time.perf_counter()
         # `decode` itself would prepare the model, not the oracle around it
         with nullcontext(self.model) if as_it_is else for_inference(self.model) as oracle.model:
             ready = time.perf_counter()
-            steps = list(decode(checkpoint, prompts, config))
+            steps = list(decode(checkpoint, self.prompts.tolist(), config))
         ended = time.perf_counter() - oracle.seconds
         if style == "llada2" and not as_it_is:
             self.sampler_seconds.append((ended - ready - oracle.inside) / len(oracle.calls))
@@ -145,7 +125,7 @@ class DecodeJobs:
         self.written[PLAIN_LOOP] = tokens[:, case.prompt : case.prompt + case.new].cpu()
         return seconds
 
-    def diffusers(self, name: str, pipeline, oracle: Oracle) -> float:
+    def diffusers(self, pipeline, oracle: Oracle) -> float:
         oracle.reset()
         began = time.perf_counter()
         output = pipeline(
@@ -154,7 +134,7 @@ class DecodeJobs:
             mask_token_id=self.ids.mask_token_id, output_type="seq",
         )  # fmt: skip
         seconds = time.perf_counter() - began - oracle.seconds
-        self.written[name] = output.sequences.cpu()
+        self.written[DIFFUSERS] = output.sequences.cpu()
         return seconds
 
     def hugging_face_ar(self, qwen3) -> None:
@@ -162,17 +142,6 @@ class DecodeJobs:
             self.prompts, attention_mask=torch.ones_like(self.prompts), max_new_tokens=self.case.new, do_sample=False
         )
         self.written[HUGGING_FACE_AR] = tokens[:, self.case.prompt :].cpu()
-
-    def prepack_seconds(self) -> float:
-        """Seconds in which a model's first decoding prepacks the weights; later ones only look whether they changed."""
-        seconds = []
-        for _ in range(3):
-            for weight in self.model.parameters():
-                weight.detach().mul_(1)  # a write, after which the weight counts as changed
-            began = time.perf_counter()
-            prepacked(self.model)
-            seconds.append(time.perf_counter() - began)
-        return median(seconds)
 
     def equal(self, name: str, other: str) -> float:
         """Share of the tokens that both jobs wrote alike."""

@@ -25,7 +25,7 @@ from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.devices import cores, machine
 from dllm_core.workshop.benchmark import decode, feed, train
 from dllm_core.workshop.benchmark.jobs import SHAPES
-from dllm_core.workshop.benchmark.results import RECORDS, short
+from dllm_core.workshop.benchmark.results import RECORDS, short, short_spread
 from dllm_core.workshop.benchmark.timing import Setting, take_turns, torch_threads
 
 PARTS = {"train": train, "decode": decode, "feed": feed}
@@ -83,11 +83,9 @@ def record(measured: Iterable[dict], setting: Setting) -> None:
 
 def line(row: dict) -> str:
     """A comparison in one line: the two jobs, how many times as fast the first is, the range, the aim."""
-    ratio = row["ratio"]
     aim = f"  (aim: {row['target']})" if row["target"] else ""
     more = "".join(f"; {name} {short(value)}" for name, value in row["more"].items())
-    numbers = f"{ratio['median']:.2f} × ({ratio['low']:.2f}–{ratio['high']:.2f})"
-    return f"{row['case']}: {row['name']} {numbers} {row['against']}{aim}{more}"
+    return f"{row['case']}: {row['name']} {short_spread(row['ratio'])} times as fast as {row['against']}{aim}{more}"
 
 
 def save(rows: list[dict], setting: Setting, stopped: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from dllm_core.workshop.benchmark.timing import torch_threads
 
 RUNS = 3  # of a job whose memory is measured
-SAMPLE = 0.4  # seconds between two samples; each takes milliseconds of the child's time, because shared pages are counted
+SAMPLE = 0.4  # seconds between two samples, each of which takes milliseconds of the child's time
 
 
 def run_child(function: Callable, *arguments, cores: int | None = None) -> tuple[object, int]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dllm_core.checkpoints.formats import hf_config
 from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.cuda_graphs import capture_graph
-from dllm_core.config import CheckpointInfo, ModelConfig
+from dllm_core.config import CheckpointInfo
 from dllm_core.model import Transformer
 
 
@@ -144,21 +144,6 @@ def hugging_face(model: Transformer):
     qwen3.generation_config.eos_token_id = None  # it never stops early, like the other jobs
     qwen3.generation_config.pad_token_id = 0
     return qwen3
-
-
-class Qwen3(nn.Module):
-    """Hugging Face's model behind the interface of this project's (without a cache)."""
-
-    def __init__(self, qwen3, config: ModelConfig):
-        super().__init__()
-        self.qwen3, self.config, self.device, self.lm_head = qwen3, config, qwen3.device, qwen3.lm_head
-
-    def forward(self, tokens, position, mask) -> Tensor:
-        output = self.qwen3.model(tokens, attention_mask=mask[:, None], position_ids=position, use_cache=False)
-        return output.last_hidden_state
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.lm_head(hidden)
 
 
 class ForPipeline(nn.Module):

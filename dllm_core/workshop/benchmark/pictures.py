@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dllm_core.show.figures import COLORS, LINES, Picture, error_bars, in_our_look, new_figure, save_figure
+from dllm_core.show.figures import COLORS, Picture, error_bars, in_our_look, line_look, new_figure, save_figure
 from dllm_core.workshop.benchmark.results import UNITS, curves, read_records
 from dllm_core.workshop.benchmark.timing import plural
 
@@ -33,9 +33,8 @@ def ratios(records: list[dict]) -> Picture | None:
     figure, axes = new_figure(9, 1.4 + (0.6 if several else 0.42) * len(lines))
     for y, marked in enumerate(lines.values()):
         for mark, ratio in marked:
-            color, _, marker = LINES[mark]
-            axes.errorbar(ratio["median"], y + 0.16 * (mark - 1.5), xerr=_bars([ratio]), color=COLORS[color],
-                          marker=marker, markersize=6, elinewidth=1)  # fmt: skip
+            height = y + 0.16 * (mark - 1.5)
+            axes.errorbar(ratio["median"], height, xerr=_bars([ratio]), **line_look(mark), markersize=6, elinewidth=1)
     axes.axvline(1, color=COLORS["grey"], linewidth=1)
     axes.set_xscale("log")
     axes.set_yticks(range(len(lines)), list(lines))
@@ -43,8 +42,7 @@ def ratios(records: list[dict]) -> Picture | None:
     _label_log(axes.xaxis)
     axes.set_xlabel("times as fast (bars: all rounds)")
     for mark in sorted({mark for marked in lines.values() for mark, _ in marked}):
-        color, _, marker = LINES[mark]
-        axes.plot([], [], color=COLORS[color], marker=marker, linestyle="", label=MARKS[mark])
+        axes.plot([], [], **line_look(mark) | {"linestyle": ""}, label=MARKS[mark])
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
     medians = {name: ", ".join(f"{ratio['median']:.2f}" for _, ratio in marked) for name, marked in lines.items()}
     alt = "; ".join(f"{' '.join(name.split())} {values}" for name, values in medians.items())
@@ -85,11 +83,11 @@ def growth(records: list[dict]) -> Picture | None:
     figure, axes = new_figure(4.6 * len(panels), 4, columns=len(panels))
     alt = []
     for axis, (name, (record, lines)) in zip(axes if len(panels) > 1 else [axes], panels.items(), strict=True):
-        for (line, points), (color, style, marker) in zip(lines.items(), LINES, strict=False):
+        for i, (line, points) in enumerate(lines.items()):
             positions = sorted(points)
             spreads = [points[position] for position in positions]
-            axis.errorbar(positions, [spread["median"] for spread in spreads], yerr=_bars(spreads), label=line,
-                          color=COLORS[color], linestyle=style, marker=marker, elinewidth=1)  # fmt: skip
+            middles = [spread["median"] for spread in spreads]
+            axis.errorbar(positions, middles, yerr=_bars(spreads), label=line, **line_look(i), elinewidth=1)
             alt.append(f"{line} along {name} " + ", ".join(f"{p}: {points[p]['median']:.3g}" for p in positions))
         axis.set_xscale("log", base=2)
         axis.set_xticks(sorted({position for points in lines.values() for position in points}))

@@ -4,25 +4,24 @@ Every job runs packed rows of the same size through forward, backward, clipping 
 independent of how many positions a job computes for them.
 """
 
-import contextlib
 import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from statistics import median
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dllm_core import patterns
-from dllm_core.compute.attention import labels_to
 from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.transfer import to_device
-from dllm_core.config import ModelConfig, TrainConfig
+from dllm_core.config import TrainConfig
 from dllm_core.data.batches import PackedBatches
 from dllm_core.data.token_cache import TokenDataset
-from dllm_core.losses import Diffusion, Loss, ar_loss
+from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.model import Transformer
 from dllm_core.noise import corrupt
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
@@ -39,60 +38,20 @@ ROWS = [128, 512, 1024, 2048, 4096]  # row lengths along which time is measured;
 GPU_STEPS = 16  # steps of a job on a GPU, where a step begins before the last one has ended; on a CPU a job is one step
 BLOCK = 32
 BAND = NoiseSchedule.band(0.05, 0.95)
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bfloat16 operations per second, dense, as NVIDIA states them
 # the jobs' names, as the records keep them
-AR, LLADA1, LLADA2 = "AR", "LLaDA 1", "LLaDA 2"
-BOTH_VIEWS, PASS_A_VIEW = "LLaDA 2, both views", "LLaDA 2, one pass a view"
-EVERYTHING, EVERYTHING_TWICE = "LLaDA 2, everything computed", "LLaDA 2, everything computed, one pass a view"
+AR, LLADA1, LLADA2, BOTH_VIEWS = "AR", "LLaDA 1", "LLaDA 2", "LLaDA 2, both views"
 HUGGING_FACE_AR, HUGGING_FACE_DIFFUSION = "Hugging Face AR", "Hugging Face, full diffusion"
 HUGGING_FACE_AR_ONEDNN = "Hugging Face AR, matrix products by our library"
+# within it a step begins only after the last one's numbers are read: time and memory are those of one step
+no_step_ahead = partial(patch.object, training, "ASYNC_DEVICES", ())
 IN_FLOAT32 = " in float32"  # suffix of a job's name when the setting is bfloat16 and this job runs in float32
 COMPILED = ", compiled"  # suffix of the name of a job that torch.compile compiles
-
-
-class EverythingComputed:
-    """Block diffusion without this project's savings: the noisy and the clean half pass through every layer under one
-    dense mask [2L, 2L], and logits are computed at all noisy positions. twice: a second forward for the complementary
-    view, with the clean half again."""
-
-    def __init__(self, mask_token_id: int, twice: bool = False):
-        self.mask_token_id, self.views = mask_token_id, 2 if twice else 1
-
-    def __call__(self, model, batch, *, block_size, generator=None, embedding_noise=0.0) -> Loss:
-        length, count = batch.tokens.shape[1], float(batch.scored.sum())
-        views = corrupt(batch.tokens, batch.scored, BAND, self.mask_token_id, generator, batch.document)
-        pattern = labels_to(patterns.block_diffusion(batch.document, batch.position, block_size), model.device)
-        total, clean = torch.zeros((), device=model.device), to_device(batch.tokens, model.device)
-        for view in views[: self.views]:
-            noisy, weight = (to_device(part, model.device) for part in (view.x_t, view.weight * view.masked))
-            hidden = model(torch.cat([noisy, clean], dim=1), pattern.position, pattern.mask())
-            logits = model.logits(hidden[:, :length]).float().flatten(0, 1)
-            losses = F.cross_entropy(logits, clean.flatten(), reduction="none").view_as(weight)
-            total = total + (losses * weight).sum() / self.views
-        return Loss(total, count)
-
-
-class PassAView:
-    """Complementary masking with one forward per view; each forward contains the clean half."""
-
-    def __init__(self, mask_token_id: int):
-        self.diffusion = Diffusion(BAND, mask_token_id)
-
-    def __call__(self, model, batch, *, block_size, generator=None, embedding_noise=0.0) -> Loss:
-        pattern = self.diffusion.pattern(batch, block_size)
-        views = corrupt(batch.tokens, batch.scored, BAND, self.diffusion.mask_token_id, generator, batch.document)
-        losses = [self.diffusion.score(model, batch, (view,), pattern) for view in views]
-        return Loss(sum(loss.total for loss in losses) / 2, losses[0].count)
-
 
 OBJECTIVES = {  # name → (mask token id → objective, block size)
     AR: (lambda mask: ar_loss, None),
     LLADA1: (lambda mask: Diffusion(NoiseSchedule(), mask), None),
     LLADA2: (lambda mask: Diffusion(BAND, mask), BLOCK),
     BOTH_VIEWS: (lambda mask: Diffusion(BAND, mask, complementary=True), BLOCK),
-    PASS_A_VIEW: (PassAView, BLOCK),
-    EVERYTHING: (EverythingComputed, BLOCK),
-    EVERYTHING_TWICE: (lambda mask: EverythingComputed(mask, twice=True), BLOCK),
 }
 HUGGING_FACE = {  # name → (whether causal, whether its float32 products run in this project's library)
     HUGGING_FACE_AR: (True, False),
@@ -130,7 +89,7 @@ def comparison(setting: Setting, device: torch.device) -> Iterator[dict]:
         with no_step_ahead():
             step()
         first_step[name] = time.perf_counter() - began
-        jobs[f"{name}{COMPILED}"] = train_jobs.repeated(step)
+        jobs[f"{name}{COMPILED}"] = train_jobs.job(name, step)
     peaks = {}
     if device.type == "cuda":
         with no_step_ahead():
@@ -143,18 +102,14 @@ def comparison(setting: Setting, device: torch.device) -> Iterator[dict]:
         (AR, HUGGING_FACE_AR_ONEDNN, ""),
         (LLADA1, HUGGING_FACE_DIFFUSION, "at least 1.8 in bfloat16 with AMX" if bfloat16 else "at least 1"),
         (LLADA2, AR, "at least 0.55" if shape == "26m" else ""),
-        (LLADA2, EVERYTHING, ""),
-        (BOTH_VIEWS, PASS_A_VIEW, "at least 1.4" if shape == "26m" else ""),
-        (BOTH_VIEWS, EVERYTHING_TWICE, "at least 1.4" if shape == "26m" else ""),
+        (BOTH_VIEWS, LLADA2, ""),
         *((name.removesuffix(IN_FLOAT32), name, "") for name in jobs if name.endswith(IN_FLOAT32)),
         *((f"{name}{COMPILED}", name, "") for name in first_step),
     ]
     case = f"{shape} {setting.dtype}, {train_jobs.rows} rows of {length}, {machine_words(setting, device)}"
     for name, against, target in pairs:
-        speed = tokens * train_jobs.steps / median(seconds[name])
-        more = {"tokens per second": round(speed)}
+        more = {"tokens per second": round(tokens * train_jobs.steps / median(seconds[name]))}
         if device.type == "cuda":
-            more["share of bfloat16 peak"] = round(share_of_peak(SHAPES[shape], name, speed, device), 3)
             more["steps a turn"] = train_jobs.steps
         if name.endswith(COMPILED):
             more["first step, s"] = round(first_step[against], 1)
@@ -181,16 +136,6 @@ def machine_words(setting: Setting, device: torch.device) -> str:
     return plural(setting.threads, "thread") if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
-@contextlib.contextmanager
-def no_step_ahead() -> Iterator[None]:
-    """Within it a step begins only after the last one's numbers are read, so that time and memory are those of one step."""
-    before, training.ASYNC_DEVICES = training.ASYNC_DEVICES, ()
-    try:
-        yield
-    finally:
-        training.ASYNC_DEVICES = before
-
-
 class TrainJobs:
     """Jobs of `steps` optimizer steps a call, with `tokens` tokens a step in rows of `length`."""
 
@@ -199,11 +144,10 @@ class TrainJobs:
         self.length, self.rows = length, max(tokens // length, 1)
         self.steps = GPU_STEPS if device.type == "cuda" else 1
 
-    def job(self, name: str) -> Callable[[], None]:
-        """The job that repeats `step(name)`."""
-        return self.repeated(self.step(name))
+    def job(self, name: str, step: Callable[[], None] | None = None) -> Callable[[], None]:
+        """The job that repeats `step` (default: `step(name)`)."""
+        step = step or self.step(name)
 
-    def repeated(self, step: Callable[[], None]) -> Callable[[], None]:
         def job() -> None:
             for _ in range(self.steps):
                 step()
@@ -264,19 +208,3 @@ class TrainJobs:
 
     def train_config(self) -> TrainConfig:
         return TrainConfig(10**6, batch_size=self.rows, seq_len=self.length, dtype=self.dtype, learning_rate=1e-4)
-
-
-# noisy and clean positions of a training token, and how often its logits are computed
-POSITIONS = {AR: (1, 0, 1), LLADA1: (1, 0, 0.5), LLADA2: (1, 1, 0.5), BOTH_VIEWS: (2, 1, 1)}
-
-
-def share_of_peak(config: ModelConfig, name: str, speed: float, device: torch.device) -> float:
-    """Share of the card's bfloat16 peak at `speed` tokens per second, by matrix products with parameters alone: 6
-    operations for each of a layer's parameters and each position, and for the head where logits are; the clean half
-    leaves out the last layer. 0.0 for a card that `PEAK` does not know."""
-    noisy, clean, logits = POSITIONS[name.removesuffix(COMPILED).removesuffix(IN_FLOAT32)]
-    head = config.vocab_size * config.hidden_size
-    layers = Transformer(config).num_parameters - head
-    per_token = 6 * (layers * (noisy + clean * (1 - 1 / config.num_hidden_layers)) + head * logits)
-    peak = next((value for card, value in PEAK.items() if card in torch.cuda.get_device_name(device)), float("inf"))
-    return speed * per_token / peak

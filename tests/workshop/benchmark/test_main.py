@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import ROOT, batch_of, tiny
+from small import ROOT
 
 from dllm_core.cli.main import main
-from dllm_core.losses import Diffusion
 from dllm_core.workshop.benchmark import feed, memory, pictures, results, train
 from dllm_core.workshop.benchmark import main as benchmark
 from dllm_core.workshop.benchmark.timing import Setting, compare
-from dllm_core.workshop.benchmark.train import AR, BAND, GPU_STEPS, EverythingComputed, PassAView, TrainJobs
-
-MASK = 16
+from dllm_core.workshop.benchmark.train import AR, GPU_STEPS, TrainJobs
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -28,29 +25,13 @@ def test_a_quick_run_of_the_training_part_compares_every_pair(dtype):
         ("AR", "Hugging Face AR, matrix products by our library"),
         ("LLaDA 1", "Hugging Face, full diffusion"),
         ("LLaDA 2", "AR"),
-        ("LLaDA 2", "LLaDA 2, everything computed"),
-        ("LLaDA 2, both views", "LLaDA 2, one pass a view"),
-        ("LLaDA 2, both views", "LLaDA 2, everything computed, one pass a view"),
+        ("LLaDA 2, both views", "LLaDA 2"),
         *((name, f"{name} in float32") for name in ("AR", "LLaDA 1", "LLaDA 2") if dtype == "bfloat16"),
     ]
     for row in rows:
         assert row["part"] == "train" and row["more"]["tokens per second"] > 0
         medians = {job: seconds["median"] for job, seconds in row["seconds"].items()}
         assert row["ratio"]["median"] == pytest.approx(medians[row["against"]] / medians[row["name"]])
-
-
-@pytest.mark.parametrize("plain", [PassAView(MASK), EverythingComputed(MASK, twice=True), EverythingComputed(MASK)])
-def test_the_baselines_train_on_the_same_loss_and_gradient(plain):
-    batch, losses, gradients = batch_of([12, 9], [21]), [], []
-    for objective in (Diffusion(BAND, MASK, complementary=getattr(plain, "views", 2) == 2), plain):
-        model = tiny()
-        loss = objective(model, batch, block_size=4, generator=torch.Generator().manual_seed(0))
-        loss.total.backward()
-        losses.append(loss)
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    assert losses[0].count == losses[1].count
-    torch.testing.assert_close(losses[0].total, losses[1].total)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
 
 
 def row(part: str, case: str = "case", seconds: dict | None = None, target: str = "", **more) -> dict:
@@ -83,7 +64,7 @@ def test_each_combination_is_written_to_a_file_in_the_machines_folder(tmp_path, 
     assert written["machine"] == "cpu: A Chip (2), 2 cores" and len(written["rows"]) == 2 and written["threads"] == 2
     assert written["rows"][0]["ratio"] == {"median": 2.0, "low": 1.5, "high": 2.5}
     assert written["gflops_float32"] > 0 and written["gflops_bfloat16"] > 0
-    assert "case: fast 2.00 × (1.50–2.50) slow" in capsys.readouterr().out
+    assert "case: fast 2 (1.5–2.5) times as fast as slow" in capsys.readouterr().out
 
 
 def test_what_was_finished_stays_when_the_rest_fails(tmp_path, monkeypatch):
