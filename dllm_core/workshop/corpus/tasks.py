@@ -5,7 +5,7 @@ the split. To a reader two questions with a common key are the same question (th
 facts, the same story), so a key of a held-out question may occur nowhere else.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -99,74 +99,23 @@ def _computed(name: str, symbols: tuple[str, ...]) -> tuple[str, ...]:
 
 
 # ---- facts in the prompt --------------------------------------------------------------------------
-def _distinct(rng: Random, pool, n: int, end: int) -> list[str]:
-    """n entries of the pool that differ in their first (end=0) or last (end=-1) character."""
+def _column(rng: Random, n: int, kind: str, name: str = "") -> list[str]:
+    """n keys or n values of a relation; `relations` in words.yaml explains the kinds."""
+    if kind == "deeds":
+        verbs = rng.sample(WORDS.verbs, n)
+        return [verb + thing for verb, thing in zip(verbs, _column(rng, n, "first", "objects"))]
+    if kind == "pairs":
+        symbols = rng.sample(WORDS.characters, 2 * n)
+        return [a + b for a, b in zip(symbols[:n], symbols[n:])]
+    if kind == "amounts":
+        return [d + (rng.choice("0123456789") if rng.random() < 0.6 else "") + name for d in rng.sample("123456789", n)]
     while True:
-        chosen = rng.sample(pool, n)
-        if len({entry[end] for entry in chosen}) == n:
-            return chosen
+        words = rng.sample(getattr(WORDS, name), n)
+        if kind == "any" or len({word[0 if kind == "first" else -1] for word in words}) == n:
+            return words
 
 
-def _amounts(rng: Random, n: int, unit: str) -> list[str]:
-    """Numbers with different first digits, so that the digit after a key identifies the entry."""
-    return [d + (rng.choice("0123456789") if rng.random() < 0.6 else "") + unit for d in rng.sample("123456789", n)]
-
-
-def _deeds(rng: Random, n: int) -> list[str]:
-    verbs = rng.sample(WORDS.verbs, n)
-    return [verb + thing for verb, thing in zip(verbs, _distinct(rng, WORDS.objects, n, 0))]
-
-
-def _pairs(rng: Random, n: int) -> list[str]:
-    symbols = rng.sample(WORDS.characters, 2 * n)
-    return [a + b for a, b in zip(symbols[:n], symbols[n:])]
-
-
-@dataclass(frozen=True)
-class Relation:
-    """What belongs to what. keys, values: (rng, n) → n texts. ask: the question about a key `{k}`; ask_both: about two
-    keys `{k}`, `{l}`; ask_key: about the key of a value `{v}`, or "". weight: how often the relation is drawn."""
-
-    keys: Callable[[Random, int], list[str]]
-    values: Callable[[Random, int], list[str]]
-    ask: str
-    ask_both: str
-    ask_key: str = ""
-    weight: int = 3
-
-
-RELATIONS = {
-    "duty": Relation(lambda rng, n: rng.sample(WORDS.names, n), _deeds, "{k}做什么？", "{k}和{l}做什么？", "谁{v}？", weight=5),
-    "days": Relation(lambda rng, n: rng.sample(WORDS.days, n), _deeds, "{k}做什么？", "{k}和{l}做什么？"),
-    "price": Relation(
-        lambda rng, n: _distinct(rng, WORDS.goods, n, -1), lambda rng, n: _amounts(rng, n, "元"),
-        "{k}多少钱？", "{k}和{l}多少钱？", "什么卖{v}？", weight=4,
-    ),
-    "count": Relation(
-        lambda rng, n: _distinct(rng, WORDS.objects, n, -1), lambda rng, n: _amounts(rng, n, "个"),
-        "{k}有几个？", "{k}和{l}有几个？",
-    ),
-    "score": Relation(
-        lambda rng, n: rng.sample(WORDS.names, n), lambda rng, n: _amounts(rng, n, "分"),
-        "{k}得了多少分？", "{k}和{l}得了多少分？",
-    ),
-    "weather": Relation(
-        lambda rng, n: _distinct(rng, WORDS.cities, n, -1), lambda rng, n: _distinct(rng, WORDS.weather, n, 0),
-        "{k}天气怎么样？", "{k}和{l}天气怎么样？", weight=1,
-    ),
-    "code": Relation(lambda rng, n: rng.sample(WORDS.capitals, n), _pairs, "{k}代表什么？", "{k}和{l}代表什么？", weight=2),
-    "habit": Relation(
-        lambda rng, n: _distinct(rng, WORDS.english_names, n, -1),
-        lambda rng, n: [" " + verb for verb in rng.sample(WORDS.english_verbs, n)],
-        "What does {k} do?", "What do {k} and {l} do?",
-    ),
-    "thing": Relation(
-        lambda rng, n: ["the " + color for color in rng.sample(WORDS.english_colors, n)],
-        lambda rng, n: [" " + thing for thing in rng.sample(WORDS.english_things, n)],
-        "What is {k} thing?", "What are {k} thing and {l} thing?", "What colour is the{v}?", weight=2,
-    ),
-}  # fmt: skip
-_BY_WEIGHT = tuple(name for name, relation in RELATIONS.items() for _ in range(relation.weight))
+_BY_WEIGHT = tuple(name for name, relation in WORDS.relations.items() for _ in range(relation["weight"]))
 
 
 @dataclass(frozen=True)
@@ -194,25 +143,25 @@ class Table:
 def table(rng: Random, n: int) -> Table:
     """A table of n entries."""
     name = rng.choice(_BY_WEIGHT)
-    relation = RELATIONS[name]
-    return Table(name, tuple(zip(relation.keys(rng, n), relation.values(rng, n))))
+    relation = WORDS.relations[name]
+    return Table(name, tuple(zip(_column(rng, n, *relation["keys"]), _column(rng, n, *relation["values"]))))
 
 
 def reading(rng: Random) -> Draw:
     """A question about 2–3 facts in the prompt; the answer repeats each key before its value."""
     facts = table(rng, rng.choice((2, 2, 3, 3, 3)))
-    relation = RELATIONS[facts.relation]
+    relation = WORDS.relations[facts.relation]
     first, second = rng.sample(facts.entries, 2)
     key, value = first
     answered = (first,)
     share = rng.random()
     if share < 0.2:
-        question = relation.ask_both.format(k=key, l=second[0])
+        question = relation["ask_both"].format(k=key, l=second[0])
         answered = (first, second)
-    elif share < 0.25 and relation.ask_key:
-        question = relation.ask_key.format(v=value)
+    elif share < 0.25 and "ask_key" in relation:
+        question = relation["ask_key"].format(v=value)
     else:
-        question = relation.ask.format(k=key)
+        question = relation["ask"].format(k=key)
     before, after, lead = rng.choice(WORDS.reading_frames["en" if facts.english else "zh"])
     gap = " " if facts.english else ""
     prompt = before + facts.text() + gap + question + after

@@ -63,7 +63,7 @@ def _drill(rng: Random, pool: Pool) -> str:
         gap, head = (" ", "List: ") if table.english else ("", "")
         if share < 0.3:
             return head + gap.join([table.text(), *(table.text(entry) for entry in entries)])
-        question = tasks.RELATIONS[table.relation].ask
+        question = WORDS.relations[table.relation]["ask"]
         answered = [question.format(k=entry[0]) + gap + table.text(entry) for entry in entries[:2]]
         return head + gap.join([table.text(), *answered])
     symbols, lead = pool.string(rng, 3, 8)
