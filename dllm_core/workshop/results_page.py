@@ -13,7 +13,9 @@ from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.show.html import table
+from dllm_core.workshop.benchmark import pictures
 from dllm_core.workshop.benchmark import results as benchmark_results
+from dllm_core.workshop.sweeps.drawing import draw
 from dllm_core.workshop.sweeps.files import FOLDER, Sweep, find_sweeps
 from dllm_core.workshop.sweeps.tables import Spread, gather, tables
 
@@ -47,9 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw the figures of all sweeps with records, write the page and README's tables. Raises UsageError without records."""
-    from dllm_core.workshop.benchmark import pictures
-    from dllm_core.workshop.sweeps.drawing import draw
-
     sweeps = find_sweeps()
     for sweep in sweeps:
         if sweep.text.get("figure") and sweep.records():
@@ -68,8 +67,13 @@ def markdown(rows: Sequence[Mapping]) -> str:
     """The rows as a Markdown table, numbers in few digits; its columns are the keys of the first row."""
     if not rows:
         return "*nothing measured*"
-    texts = [{key: f"{value:g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows]
-    return table([{key: None if value is None else str(value) for key, value in row.items()} for row in texts]).markdown
+    return table({key: _cell(value) for key, value in row.items()} for row in rows).markdown
+
+
+def _cell(value: object) -> str | None:
+    if value is None:
+        return None
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def page(sweeps: Sequence[Sweep]) -> str:
@@ -96,16 +100,12 @@ def _time_taken(sweeps: Sequence[Sweep]) -> str:
         return ""
     # sweeps that need data from outside the repository, or run only by name
     left_out = {sweep.name for sweep in sweeps if sweep.text.get("environment") or sweep.text.get("by_name")}
-    minutes, more, invocations = 0.0, 0.0, 0
-    for line in lines:
-        if line["cells"] and {cell.partition("/")[0] for cell in line["cells"]} <= left_out:
-            more += line["seconds"] / 60
-        else:
-            minutes += line["seconds"] / 60
-            invocations += 1
-    jobs = max(line["jobs"] for line in lines)
-    words = f"The sweeps of `dllm sweep all` took {minutes:.0f} minutes ({invocations} invocations, {jobs} jobs at once)"
-    if invocations == len(lines):
+    apart = [line for line in lines if line["cells"] and {cell.split("/")[0] for cell in line["cells"]} <= left_out]
+    more = sum(line["seconds"] for line in apart) / 60
+    minutes = sum(line["seconds"] for line in lines) / 60 - more
+    runs, jobs = len(lines) - len(apart), max(line["jobs"] for line in lines)
+    words = f"The sweeps of `dllm sweep all` took {minutes:.0f} minutes ({runs} invocations, {jobs} jobs at once)"
+    if not apart:
         return words + "."
     names = ", ".join(sorted(left_out))
     return f"{words}; those that it leaves out or that need other data ({names}) took {more:.0f} minutes."

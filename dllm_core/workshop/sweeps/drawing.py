@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-from dllm_core.common.paths import resolve
-from dllm_core.show.figures import COLORS, LINES, Picture, error_bars, in_our_look, new_figure, save_figure
-from dllm_core.workshop.sweeps.files import FOLDER, Sweep
+from dllm_core.show.figures import COLORS, Picture, error_bars, in_our_look, line_look, new_figure, save_figure
+from dllm_core.workshop.sweeps.files import Sweep
 from dllm_core.workshop.sweeps.tables import HEADINGS, Spread, gather
 
 
 def draw(sweep: Sweep) -> Path:
-    """Write the figure to figures/sweep_NAME.png. Returns its path, or the sweep's file where it has no figure."""
-    if not sweep.text.get("figure"):
-        return resolve(FOLDER) / f"{sweep.name}.yaml"
+    """Write the figure that the sweep's file describes to figures/sweep_NAME.png."""
     return save_figure(picture(sweep, sweep.records()), f"sweep_{sweep.name}")
 
 
@@ -31,23 +28,24 @@ def picture(sweep: Sweep, records: list[dict]) -> Picture:
 def _lines(records, spec):
     """One line per cell (and combination of `by`), a point for each value of `note`; x may be measured as well."""
     x, y, note, by = spec["x"], spec["y"], spec.get("note"), spec.get("by", [])
-    settings = [name for name in (*by, note, x) if name and name in _settings(records, spec["rows"])]
-    rows = gather(records, spec["rows"], list(dict.fromkeys(settings)), [c for c in (x, y) if c not in settings])
+    known = {name for record in records for row in record["rows"] for name in row.get("settings", ())}
+    settings = [name for name in dict.fromkeys((*by, note, x)) if name in known]
+    rows = gather(records, spec["rows"], settings, [name for name in (x, y) if name not in settings])
     figure, axes = new_figure(7, 4)
     for i, name in enumerate(dict.fromkeys(_name(row, by) for row in rows)):
         points = [row for row in rows if _name(row, by) == name]
-        color, line, marker = LINES[i % len(LINES)]
         at = [row[x].mean if isinstance(row[x], Spread) else row[x] for row in points]
-        axes.errorbar(at, [row[y].mean for row in points], yerr=_bars([row[y] for row in points]), capsize=3,
-                      elinewidth=1, color=COLORS[color], linestyle=line, marker=marker, label=name)  # fmt: skip
+        means = [row[y].mean for row in points]
+        bars = error_bars([(row[y].mean, min(row[y].values), max(row[y].values)) for row in points])
+        axes.errorbar(at, means, yerr=bars, capsize=3, elinewidth=1, label=name, **line_look(i))
         for x_value, row in zip(at, points, strict=True):
             if note and row[note] is not None:
-                axes.annotate(
-                    f"{row[note]:g}", (x_value, row[y].mean), xytext=(5, 5), textcoords="offset points", fontsize=9
-                )
+                where = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 9}
+                axes.annotate(f"{row[note]:g}", (x_value, row[y].mean), **where)
     if spec.get("log"):
         axes.set_xscale("log", base=2)
-    _labels(axes, x, y, f" (at the points: {HEADINGS.get(note, note)})" if note else "")
+    axes.set_xlabel(HEADINGS.get(x, x) + (f" (at the points: {HEADINGS.get(note, note)})" if note else ""))
+    axes.set_ylabel(HEADINGS.get(y, y))
     axes.legend(loc="best")
     return figure, "; ".join(f"{_name(row, by)} {row[y]}" for row in rows)
 
@@ -100,17 +98,3 @@ def _heat(records, spec):
         axis.set_ylabel(HEADINGS.get(y, y))
         axis.set_title(f"{label}: {HEADINGS.get(value, value)}")
     return figure, "; ".join(f"{row['label']} at {row[y]:g}, {row[x]:g}: {row[values[0]]}" for row in rows)
-
-
-def _settings(records, row_kind: str) -> set[str]:
-    rows = [row for record in records for row in record["rows"] if row["kind"] == row_kind]
-    return {name for row in rows for name in row.get("settings", ())}
-
-
-def _bars(spreads: list[Spread]):
-    return error_bars([(spread.mean, min(spread.values), max(spread.values)) for spread in spreads])
-
-
-def _labels(axes, x: str, y: str, more: str) -> None:
-    axes.set_xlabel(HEADINGS.get(x, x) + more)
-    axes.set_ylabel(HEADINGS.get(y, y))

@@ -32,7 +32,7 @@ STEP_KEYS = {"notebook", "preset", "cells", "given", *SCALES}
 class Trial:
     """A cell of a sweep at one seed.
 
-    steps: (notebook, values) of each training, in order; `{previous}` in a value is replaced by the run of the previous step.
+    steps: (notebook, values) of each training, in order; `{previous}` in a value stands for the run of the step before.
     measure: the values for the measuring notebook. chain: the stages of `dllm run` that the trial starts from. timed:
     it runs alone, because it measures seconds.
     """
@@ -76,7 +76,7 @@ class Sweep:
     def missing(self) -> str:
         """The environment variable that must name a folder and does not; empty when all is there."""
         name = self.text.get("environment", "")
-        return name if name and not Path(os.environ.get(name) or "/nonexistent").is_dir() else ""
+        return "" if not name or os.path.isdir(os.environ.get(name, "")) else name
 
     def records(self) -> list[dict]:
         """The records of the finished trials, in the order of the file."""
@@ -112,45 +112,39 @@ def read_sweep(path: Path, scale: str = "cpu") -> Sweep:
 
 
 def _read_cell(path: Path, text: dict, name: object, scale: str) -> tuple[str, tuple[tuple[str, dict], ...], dict]:
-    """(label, steps, measure) of a cell. Raises UsageError for a value that none of its notebooks takes."""
+    """(label, steps, measure) of a cell: the values of each notebook are those of its preset, of the step and of the cell.
+
+    Raises UsageError for a value that none of its notebooks takes."""
     if not re.fullmatch(r"[a-z0-9.+-]+", str(name)):
         raise UsageError(f"{path}: cell {name!r}: a name is made of small letters, digits, '.', '+' and '-'")
-    values = dict(text["cells"][name] or {})
-    scales = {key: values.pop(key) for key in SCALES if key in values}
-    values |= scales.get(scale, {})
-    label = values.pop("label", str(name))
-    used: set[str] = set()
-    steps = []
-    for step in text.get("train", []):
-        if name in step.get("cells", text["cells"]):
-            steps.append((step["notebook"], _notebook_values(path, step, values, scale, used)))
-    measure = {key: value for key, value in text["measure"].items() if key in SCALES}
-    measure["given"] = {key: value for key, value in text["measure"].items() if key not in SCALES}
-    measured = _notebook_values(path, {"notebook": MEASURE, **measure}, values, scale, used)
-    if unused := set(values) - used:
+    cell = _at_scale(text["cells"][name] or {}, scale)
+    label = cell.pop("label", str(name))
+    steps, unused = [], set(cell)
+    for step in [*text.get("train", []), {"notebook": MEASURE, "given": _at_scale(text["measure"], scale)}]:
+        if unknown := set(step) - STEP_KEYS:
+            raise UsageError(f"{path}: train: {min(unknown)}: no such key; there are {', '.join(sorted(STEP_KEYS))}")
+        if name not in step.get("cells", text["cells"]):
+            continue
+        notebook = step["notebook"]
+        declared = read_parameters(resolve(f"notebooks/{notebook}.ipynb"))
+        values = {key: value for key, value in cell.items() if key in declared}
+        values = {**step.get("given", {}), **step.get(scale, {}), **values}
+        for key, value in values.items():
+            if key not in declared:
+                raise UsageError(f"{path}: {notebook}: {key}: {unknown_name(key, declared)}")
+            check(declared[key], value, f"{path}: {notebook}")
+        preset = resolve(f"notebooks/presets/{scale}/{step.get('preset') or notebook}.yaml")
+        steps.append((notebook, (read_preset(preset, declared) if preset.exists() else {}) | values))
+        unused -= set(declared)
+    if unused:
         raise UsageError(f"{path}: cell {name}: {min(unused)}: none of the notebooks it runs has such a parameter")
-    return label, tuple(steps), measured
+    *training, (_, measure) = steps
+    return label, tuple(training), measure
 
 
-def _notebook_values(path: Path, step: dict, cell: dict, scale: str, used: set[str]) -> dict:
-    """The values for a step's notebook, each checked: its preset at this scale, the step's values, then the cell's.
-
-    Adds to `used` the names of `cell` that the notebook has.
-    """
-    if unknown := set(step) - STEP_KEYS:
-        raise UsageError(f"{path}: train: {min(unknown)}: no such key; there are {', '.join(sorted(STEP_KEYS))}")
-    declared = read_parameters(resolve(f"notebooks/{step['notebook']}.ipynb"))
-    preset = resolve(f"notebooks/presets/{scale}/{step.get('preset') or step['notebook']}.yaml")
-    values = read_preset(preset, declared) if preset.exists() else {}
-    cell = {name: value for name, value in cell.items() if name in declared}
-    used.update(cell)
-    for name, value in {**step.get("given", {}), **step.get(scale, {}), **cell}.items():
-        where = f"{path}: {step['notebook']}"
-        if name not in declared:
-            raise UsageError(f"{where}: {name}: {unknown_name(name, declared)}")
-        check(declared[name], value, where)
-        values[name] = value
-    return values
+def _at_scale(values: dict, scale: str) -> dict:
+    """The values, with those for this scale among them and without those for others."""
+    return {key: value for key, value in values.items() if key not in SCALES} | values.get(scale, {})
 
 
 def find_sweeps(names: Sequence[str] = (), scale: str = "cpu") -> list[Sweep]:

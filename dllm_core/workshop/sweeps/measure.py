@@ -8,6 +8,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from statistics import median
 
 import torch
 from safetensors.torch import load_file
@@ -21,6 +23,7 @@ from dllm_core.likelihood import Estimate, ar_nll, nll_bound
 from dllm_core.notebook.asking import generate_answers, mask_gaps, prompt_ids
 from dllm_core.notebook.grading import Question, grade, speed, summary
 from dllm_core.samplers import generate
+from dllm_core.workshop.benchmark.timing import compare, take_turns
 
 Row = dict[str, object]
 ROUNDS = 3  # of a speed measurement, after one that warms up
@@ -54,7 +57,8 @@ def answers(
 ) -> Iterator[Row]:  # fmt: skip
     """Exact match, pace and text statistics of the answers for each combination of the decoding settings in `grid`
     (names of `DecodeConfig`). keep_items: also which answers were right, a character for each, for paired intervals."""
-    lengths = [_answer_length(loaded, question) for question in questions]
+    encode = partial(loaded.tokenizer.encode, add_special_tokens=False)
+    lengths = [len(encode(q.answer)) if q.length is None else q.length for q in questions]  # of the right answers
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
         try:
@@ -72,13 +76,6 @@ def answers(
         yield _row(row_kind, {name: -1 if value is None else value for name, value in settings.items()}, **numbers)
 
 
-def _answer_length(loaded: LoadedCheckpoint, question: Question) -> int:
-    """Tokens of the right answer."""
-    if question.length is not None:
-        return question.length
-    return len(loaded.tokenizer.encode(question.answer, add_special_tokens=False))
-
-
 def own_questions(
     loaded: LoadedCheckpoint, documents: TokenDataset, count: int, decode_config: DecodeConfig
 ) -> list[Question]:
@@ -91,25 +88,22 @@ def own_questions(
     return [Question("own", tuple(prompt), trace.text, len(trace.answer)) for prompt, trace in pairs]
 
 
-def speeds(
-    contestants: Sequence[tuple[LoadedCheckpoint, DecodeConfig]], questions: list[Question]
-) -> Iterator[Row]:
+def speeds(contestants: Sequence[tuple[LoadedCheckpoint, DecodeConfig]], questions: list[Question]) -> Iterator[Row]:
     """Answer tokens through eos per forward and per second, batch 1, all contestants in one process: in each round each
     answers the same questions in turn. Medians, and the least and the greatest ratio to the first contestant."""
-    rounds_of: dict[str, list[dict]] = {config.style: [] for _, config in contestants}
-    for number in range(ROUNDS + 1):
-        for loaded, config in contestants:
-            result = speed(loaded, [question.prompt for question in questions], config)
-            if number > 0:  # the first round warms up
-                rounds_of[config.style].append(result)
-    first = rounds_of[contestants[0][1].style]
-    for style, results in rounds_of.items():
-        per_second = sorted(result["tokens_per_second"] for result in results)
-        ratios = sorted(a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(results, first, strict=True))
-        yield _row(
-            "speed", {"style": style}, tokens_per_forward=results[0]["tokens_per_forward"],
-            tokens_per_second=per_second[ROUNDS // 2], times=ratios[ROUNDS // 2], least=ratios[0], most=ratios[-1],
-        )  # fmt: skip
+    prompts, pace = [question.prompt for question in questions], {}
+
+    def answer(loaded: LoadedCheckpoint, config: DecodeConfig) -> float:
+        result = speed(loaded, prompts, config)
+        pace[config.style] = result["tokens_per_forward"]
+        return 1 / result["tokens_per_second"]
+
+    jobs = {config.style: partial(answer, loaded, config) for loaded, config in contestants}
+    seconds = take_turns(jobs, ROUNDS)  # per token
+    for style in jobs:
+        times = compare("", "", style, contestants[0][1].style, seconds)["ratio"]
+        numbers = {"tokens_per_forward": pace[style], "tokens_per_second": 1 / median(seconds[style])}
+        yield _row("speed", {"style": style}, **numbers, times=times["median"], least=times["low"], most=times["high"])
 
 
 def training(run: RunFolder) -> Iterator[Row]:
@@ -137,9 +131,7 @@ def merges(
     kept = run.checkpoints()
     for k in (0, *counts):
         if k > len(kept):
-            raise ValueError(
-                f"merge of {k} checkpoints: {run.folder} kept {len(kept)}; raise llada2_topk_merge_k in 03"
-            )
+            raise ValueError(f"merge of {k} checkpoints: {run.folder} kept {len(kept)}; raise llada2_topk_merge_k in 03")
         if k:
             model.load_state_dict(mean_weights([load_file(file) for _, file in kept[:k]]), strict=False)
         estimate = measure(model)
@@ -212,7 +204,7 @@ def cost(
             eos_early_stop=False, seed=seed,
         )  # fmt: skip
         traces = [generate(loaded, [prompt], decode_config)[0] for _ in range(repeats + 1)][1:]
-        milliseconds = 1000 * sorted(trace.seconds for trace in traces)[repeats // 2]
+        milliseconds = 1000 * median(trace.seconds for trace in traces)
         forwards, tokens = traces[0].forwards, sum(len(step.commits) for step in traces[0].steps)
         yield _row(
             "cost", {"prompt_length": prompt_length, "block_length": size, "cache": "with" if cache else "without"},

@@ -12,14 +12,14 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from dllm_core.cli import stages as chain
 from dllm_core.cli.scheduler import run_jobs
-from dllm_core.cli.stages import NotebookJob, Stage, read_record
+from dllm_core.cli.stages import STAGES, NotebookJob, Stage, plan, read_record
 from dllm_core.cli.status_line import StatusLine
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, write_json
 from dllm_core.common.paths import resolve
 from dllm_core.notebook.parameters import code_digest, read_parameters
+from dllm_core.workshop.sweeps.drawing import draw
 from dllm_core.workshop.sweeps.files import FOLDER, MEASURE, Sweep, Trial, digest, find_sweeps
 
 NOT_WATCHED = {"eval_every": 100_000, "sample_every": 100_000}
@@ -42,8 +42,7 @@ def run(options: argparse.Namespace) -> int:
     if options.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
     began, screen = time.time(), StatusLine()
-    everything = find_sweeps([], options.preset)
-    sweeps = find_sweeps(options.names, options.preset)
+    everything, sweeps = find_sweeps([], options.preset), find_sweeps(options.names, options.preset)
     sweeps = [sweep for sweep in sweeps if sweep.name in options.names or not sweep.text.get("by_name")]
     chosen = _choose_trials(sweeps, options)
     for sweep in sweeps:
@@ -56,14 +55,12 @@ def run(options: argparse.Namespace) -> int:
         for trial in trials:
             screen.say(f"  would run {trial.sweep} {trial.name}, seed {trial.seed}")
         return 0
-    names = training_names(everything)
+    jobs = plan_trials(trials, training_names(everything))
     if options.force:  # all records go first, so that the same command without --force goes on after a stop
-        for trial in trials:
-            trial.path.unlink(missing_ok=True)
-        for job in [*chain_jobs(trials), *plan_trials(trials, names)]:
-            job.record.unlink(missing_ok=True)
+        for path in (*(trial.path for trial in trials), *(job.record for job in jobs)):
+            path.unlink(missing_ok=True)
     try:
-        succeeded = run_trials(trials, names, options.jobs, screen)
+        succeeded = run_trials(jobs, options.jobs, screen)
     finally:  # also after a stop: the page sums up the seconds
         _log(options, trials, time.time() - began)
     _draw(sweeps, screen)
@@ -84,22 +81,20 @@ def _choose_trials(sweeps: Sequence[Sweep], options: argparse.Namespace) -> list
     return trials
 
 
-def run_trials(trials: Sequence[Trial], names: dict[str, str], at_once: int, screen: StatusLine) -> bool:
-    """Run chains and trials side by side, then the trials that are timed, one by one. True when all came through."""
-    stages = chain_jobs(trials)
-    side_by_side = plan_trials([trial for trial in trials if not trial.timed], names, stages)
-    one_by_one = plan_trials([trial for trial in trials if trial.timed], names, stages)
-    measured = side_by_side | one_by_one
+def run_trials(jobs: dict[NotebookJob, Trial | None], at_once: int, screen: StatusLine) -> bool:
+    """Run what `plan_trials` planned side by side, then what is timed, one by one. True when all came through."""
+    timed = [job for job, trial in jobs.items() if trial and trial.timed]
+    side_by_side = [job for job in jobs if job not in timed]
 
     def keep(job: NotebookJob) -> None:
-        if trial := measured.get(job):
+        if trial := jobs[job]:
             write_record(trial, job)
 
-    results, _ = run_jobs([*stages, *side_by_side], at_once, False, screen, keep, longest_first=False)
-    if lost := [job.stage.name for job in stages if results[job.stage.name].failed]:
-        screen.say(f"what is timed is not run: of the chain {', '.join(lost)} did not come through")
-    else:
-        results |= run_jobs(list(one_by_one), 1, False, screen, keep, longest_first=False)[0]
+    results, _ = run_jobs(side_by_side, at_once, False, screen, keep, longest_first=False)
+    if lost := sorted({name for job in timed for name in job.stage.needs if results[name].failed}):
+        screen.say(f"what is timed is not run: {', '.join(lost)} did not come through")
+        return False
+    results |= run_jobs(timed, 1, False, screen, keep, longest_first=False)[0]
     return not any(result.failed for result in results.values())
 
 
@@ -119,27 +114,24 @@ def trainings(trial: Trial) -> Iterator[str]:
         yield digest([trial.steps[:count], trial.seed])
 
 
-def plan_trials(
-    trials: Sequence[Trial], names: dict[str, str], stages: Sequence[NotebookJob] = ()
-) -> dict[NotebookJob, Trial | None]:
-    """The jobs of the trials in order, each with the trial that it measures (None: a training).
+def plan_trials(trials: Sequence[Trial], names: dict[str, str]) -> dict[NotebookJob, Trial | None]:
+    """The jobs of the trials in order, each with the trial that it measures (None: a stage of the chain, a training).
 
-    names: what `training_names` gives. stages: what `chain_jobs` gives; a trial waits for those of its seed alone.
+    names: what `training_names` gives. A trial waits for the stages and trainings of its own seed alone.
     """
-    jobs: dict[str, NotebookJob] = {}
-    planned: dict[NotebookJob, Trial | None] = {}
+    planned: dict[NotebookJob, Trial | None] = dict.fromkeys(chain_jobs(trials))
+    by_name = {job.stage.name: job for job in planned}
     for trial in trials:
         folder, previous = f"{trial.scale}/seed{trial.seed}", ""
-        starts = [job for job in stages if job.stage.name in {f"{name}.{trial.seed}" for name in trial.chain}]
-        needs = starts
+        starts = needs = [by_name[f"{stage}.{trial.seed}"] for stage in trial.chain]
         for (notebook, values), training in zip(trial.steps, trainings(trial), strict=True):
             name = names[training]
-            if training not in jobs:
+            stage = f"{name}.{trial.seed}"
+            if stage not in by_name:
                 values = {**ALIKE.get(trial.scale, {}), **values, "seed": trial.seed, "run_name": name}
-                job = _job(f"{name}.{trial.seed}", notebook, _filled(values, previous), folder, name, needs)
-                jobs[training] = job
-                planned[job] = None
-            needs, previous = [jobs[training]], name
+                by_name[stage] = _job(stage, notebook, _filled(values, previous), folder, name, needs)
+                planned[by_name[stage]] = None
+            needs, previous = [by_name[stage]], name
         title = f"{trial.sweep}-{trial.name}.measure"
         values = {"checkpoint": "weights/{previous}.pt", **trial.measure, "seed": trial.seed}
         values["output"] = f"runs/sweeps/{folder}/{title}d.json"
@@ -150,49 +142,41 @@ def plan_trials(
 
 def _filled(values: dict, previous: str) -> dict:
     """The values with `{previous}` and environment variables replaced."""
-    filled = {}
-    for name, value in values.items():
-        filled[name] = os.path.expandvars(value.replace("{previous}", previous)) if isinstance(value, str) else value
-    return filled
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    return values | {name: os.path.expandvars(text.replace("{previous}", previous)) for name, text in texts.items()}
 
 
 def _job(name: str, notebook: str, values: dict, folder: str, title: str, needs: list[NotebookJob]) -> NotebookJob:
     path = resolve(f"notebooks/{notebook}.ipynb")
-    stage = Stage(name, notebook, title, tuple(job.stage.name for job in needs))
-    executed = resolve("runs/sweeps") / folder / f"{title}.ipynb"
-    upstream = tuple(job.record for job in needs)
-    weights = resolve("weights/sweeps") / folder
-    # one thread: the number of threads changes the order of sums, and so the result
     return NotebookJob(
-        stage, path, read_parameters(path), values, code_digest(path), executed, upstream, weights, threads=1
-    )
+        Stage(name, notebook, title, tuple(job.stage.name for job in needs)), path, read_parameters(path), values,
+        code_digest(path), executed=resolve("runs/sweeps") / folder / f"{title}.ipynb",
+        upstream=tuple(job.record for job in needs), weights=resolve("weights/sweeps") / folder,
+        threads=1,  # the number of threads changes the order of sums, and so the result
+    )  # fmt: skip
 
 
 def chain_jobs(trials: Sequence[Trial]) -> list[NotebookJob]:
     """The stages of the chain that the trials start from, at each of their seeds, as `dllm run -p seed N` would run
-    them, but on one thread each, so that the result does not depend on the number of threads."""
-    starts: dict[tuple[str, int], set[str]] = {}  # (scale, seed) → names of stages
+    them, but on one thread each, so that the result does not depend on the number of threads.
+
+    A stage has its seed in its name. Fine-tuning is not evaluated during training: its last weights are used."""
+    names: dict[tuple[str, int], set[str]] = {}  # (scale, seed) → stages, those that they need among them
     for trial in trials:
-        starts.setdefault((trial.scale, trial.seed), set()).update(trial.chain)
-    jobs: list[NotebookJob] = []
-    for (scale, seed), names in sorted(starts.items()):
-        while more := {need for stage in chain.STAGES if stage.name in names for need in stage.needs} - names:
-            names |= more
-        out = resolve("runs/sweeps") / scale / f"seed{seed}" / "chain"
-        weights = resolve("weights/sweeps") / scale / f"seed{seed}"
-        chosen = chain.choose(sorted(names), chain.STAGES)
-        planned = chain.plan(chosen, chain.STAGES, scale, [["seed", str(seed)]], out, weights) if chosen else []
-        jobs += [_of_seed(job, seed, scale) for job in planned]
+        names.setdefault((trial.scale, trial.seed), set()).update(trial.chain)
+    jobs = []
+    for (scale, seed), needed in sorted(names.items()):
+        for stage in reversed(STAGES):
+            needed.update(stage.needs if stage.name in needed else ())
+        chosen = [stage for stage in STAGES if stage.name in needed]
+        folder = Path(scale, f"seed{seed}")
+        out, weights = resolve("runs/sweeps") / folder / "chain", resolve("weights/sweeps") / folder
+        for job in plan(chosen, STAGES, scale, [["seed", str(seed)]], out, weights) if chosen else ():
+            needs = tuple(f"{need}.{seed}" for need in job.stage.needs)
+            stage = replace(job.stage, name=f"{job.stage.name}.{seed}", needs=needs)
+            more = ALIKE.get(scale, {}) | (NOT_WATCHED if job.stage.name.startswith("05") else {})
+            jobs.append(replace(job, stage=stage, threads=1, overrides=job.overrides | more))
     return jobs
-
-
-def _of_seed(job: NotebookJob, seed: int, scale: str) -> NotebookJob:
-    """The job with its seed in its name, for the stages of several seeds run side by side. Fine-tuning is not evaluated
-    during training, because its last weights are used."""
-    needs = tuple(f"{need}.{seed}" for need in job.stage.needs)
-    stage = replace(job.stage, name=f"{job.stage.name}.{seed}", needs=needs)
-    more = ALIKE.get(scale, {}) | (NOT_WATCHED if job.stage.name.startswith("05") else {})
-    return replace(job, stage=stage, threads=1, overrides=job.overrides | more)
 
 
 def write_record(trial: Trial, job: NotebookJob) -> Path:
@@ -219,8 +203,6 @@ def _log(options: argparse.Namespace, trials: Sequence[Trial], seconds: float) -
 
 def _draw(sweeps: Sequence[Sweep], screen: StatusLine) -> None:
     """Draw the figure of each sweep whose trials all have their records."""
-    from dllm_core.workshop.sweeps.drawing import draw  # imports matplotlib
-
     for sweep in sweeps:
-        if sweep.trials and all(trial.done for trial in sweep.trials):
+        if sweep.text.get("figure") and all(trial.done for trial in sweep.trials):
             screen.say(f"{sweep.name:14}{display_path(draw(sweep))}")

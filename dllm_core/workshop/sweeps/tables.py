@@ -20,6 +20,8 @@ HEADINGS = {
     "most": "most",
 }  # fmt: skip
 
+OWN_ANSWERS = "exact match here: the share of held-out prompts answered as the model itself does one token a forward"
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -58,17 +60,12 @@ def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[di
         yield "Paired: the same questions, the same seeds", paired_rows(sweep, records)
     for spec in sweep.text.get("tables", ()):
         rows = gather(records, spec["rows"], spec.get("by", []), spec["columns"])
-        if not spec.get("labels", True):
-            rows = [{key: value for key, value in row.items() if key != "label"} for row in rows]
+        hidden = () if spec.get("labels", True) else ("label",)
         captions = [spec["caption"]] if spec.get("caption") else []
         if "exact_match" in spec["columns"] and any(record["asked"].get("own_answers") for record in records):
-            captions.append(
-                "exact match here: the share of held-out prompts answered as the model itself does one token a forward"
-            )
-        yield (
-            "; ".join(captions),
-            [{HEADINGS.get(key, key) or "cell": value for key, value in row.items()} for row in rows],
-        )
+            captions.append(OWN_ANSWERS)
+        rows = [{HEADINGS.get(key, key) or "cell": row[key] for key in row if key not in hidden} for row in rows]
+        yield "; ".join(captions), rows
 
 
 def paired_rows(sweep: Sweep, records: Sequence[dict]) -> list[dict]:
