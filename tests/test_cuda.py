@@ -15,7 +15,7 @@ from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.model import Transformer
 from dllm_core.samplers import decode
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
-from dllm_core.workshop.benchmark.jobs import LLADA2, PLAIN_LOOP, Case, DecodeJobs
+from dllm_core.workshop.benchmark.decode import LLADA2, PLAIN_LOOP, Case, DecodeJobs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 BAND = NoiseSchedule.band(0.05, 0.95)

@@ -24,7 +24,7 @@ from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.show.player.page import player
 from dllm_core.trace import Trace
 from dllm_core.train import train
-from dllm_core.workshop.sweeps.tables import gather
+from dllm_core.workshop.sweeps.results import gather
 
 OLD = Path(__file__).parent / "old_files"
 TEXTS = ("你是谁？我是小言。", "abcdefgh", "你好。我是小言。", "hgfedcba", "abab我是abab", "谁是小言？我是。")

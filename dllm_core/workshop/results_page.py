@@ -13,11 +13,9 @@ from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.show.html import table
-from dllm_core.workshop.benchmark import pictures
 from dllm_core.workshop.benchmark import results as benchmark_results
-from dllm_core.workshop.sweeps.drawing import draw
 from dllm_core.workshop.sweeps.files import FOLDER, Sweep, find_sweeps
-from dllm_core.workshop.sweeps.tables import Spread, gather, tables
+from dllm_core.workshop.sweeps.results import Spread, draw, gather, tables
 
 INTRODUCTION = (
     "Made by `dllm results` from the records in `notebooks/sweeps/records`, one small file for each cell and seed; "
@@ -53,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     for sweep in sweeps:
         if sweep.text.get("figure") and sweep.records():
             draw(sweep)
-    pictures.draw()
+    benchmark_results.draw()
     print(display_path(write_whole(resolve(options.output), page(sweeps))))
     for name in READMES:
         text = resolve(name).read_text("utf-8")
@@ -150,11 +148,7 @@ def readme_parts(name: str) -> dict[str, str]:
     records = {name: sweep.records() for name, sweep in sweeps.items()}
     if missing := [name for name, of_sweep in records.items() if not of_sweep]:
         raise UsageError(f"no records of {', '.join(missing)}: run `dllm sweep {' '.join(missing)}`")
-    answers = [
-        {"label": record["label"], "seed": record["seed"], **row}
-        for record in records["paired"]
-        for row in record["rows"]
-    ]
+    answers = [{**record, **row} for record in records["paired"] for row in record["rows"]]
     speed = {row["style"]: row for row in gather(records["speed"], "speed", ["style"], ["tokens_per_second", "times"])}
     old = any(record["date"] < REBUILT for record in _records(list(sweeps.values())))
     return {

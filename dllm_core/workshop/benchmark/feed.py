@@ -28,8 +28,7 @@ from dllm_core.data.jsonl import chat_documents, find_data, read_jsonl, text_doc
 from dllm_core.data.parallel import THREADS
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import load_tokenizer
-from dllm_core.workshop.benchmark.memory import run_child
-from dllm_core.workshop.benchmark.timing import Setting, compare, plural, take_turns
+from dllm_core.workshop.benchmark.timing import Setting, compare, plural, run_child, take_turns
 
 # shape → tokens per row, and most texts (or conversations) joined to a line, so that lines are about as long as rows
 SHAPES = {"tiny": (128, 1), "26m": (512, 6)}
@@ -108,16 +107,17 @@ def batches_of(schema: str, documents: TokenDataset, length: int) -> PackedBatch
 
 
 @contextmanager
-def temporary_project() -> Iterator[Path]:
-    """Within it the working directory is an empty project, which is removed at the end; a tokenizer uses one thread."""
-    before = Path.cwd()
+def temporary_file(schema: str, size: float, joined: int) -> Iterator[tuple[Path, Path]]:
+    """(file of `write_file`, folder of the tokenizer). Within it the working directory is an empty project, which is
+    removed at the end, and a tokenizer uses one thread."""
+    before, source = Path.cwd(), corpus_folder()
     with tempfile.TemporaryDirectory() as name, patch.dict(os.environ, {THREADS: "false"}):
         folder = Path(name).resolve()
         (folder / "pyproject.toml").touch()
         (folder / "notebooks").mkdir()
         os.chdir(folder)
         try:
-            yield folder
+            yield write_file(folder / f"{schema}.jsonl", source, size, schema, joined), source / "tokenizer"
         finally:
             os.chdir(before)
 
@@ -126,8 +126,6 @@ def packed_against_loader(schema: str, setting: Setting) -> dict:
     """Packed rows against tokenizing in the loader, by the time of a million useful tokens."""
     quick, threads = setting.quick, setting.threads
     length, joined = SHAPES[setting.shape]
-    source = corpus_folder()
-    tokenizer = load_tokenizer(source / "tokenizer")
     fill: dict[str, float] = {}  # share of a batch's positions that hold useful tokens
 
     def deliver(name: str, batches: Iterator, useful_of: Callable, count: int) -> float:
@@ -144,8 +142,8 @@ def packed_against_loader(schema: str, setting: Setting) -> dict:
         fill[name] = useful / positions
         return seconds / useful * 1e6
 
-    with temporary_project() as folder:
-        path = write_file(folder / f"{schema}.jsonl", source, 5e5 if quick else 8e6, schema, joined)
+    with temporary_file(schema, 5e5 if quick else 8e6, joined) as (path, tokenizer_dir):
+        tokenizer = load_tokenizer(tokenizer_dir)
         packed = batches_of(schema, documents_of(schema, path, tokenizer, length), length)
         dataset = TokenizedInTheLoader(path, tokenizer, length)
         loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=threads if threads > 1 else 0)
@@ -172,38 +170,33 @@ def first_batch(path: Path, tokenizer_dir: Path, length: int) -> tuple[float, in
     return time.perf_counter() - began, len(documents.tokens)
 
 
-def first_and_next(setting: Setting, size: float) -> list[dict]:
+def first_and_next(setting: Setting, size: float) -> Iterator[dict]:
     """From `size` bytes of text to the first batch: a first run on `setting.threads` cores against one process, the
     next run against the first. With the peak memory of each."""
-    cores = setting.threads
-    length, joined = SHAPES[setting.shape]
-    source = corpus_folder()
-    tokens, peak = 0, dict.fromkeys(("first run", "one process", "next run"), 0)
+    cores, (length, joined) = setting.threads, SHAPES[setting.shape]
+    # the first round begins with the last job, which leaves a cache for the first
+    names = ["next run", "one process", "first run"]
+    if cores == 1 or not hasattr(os, "sched_setaffinity"):
+        names.remove("one process")
+    tokens, peak = 0, dict.fromkeys(names, 0)
 
-    def run(name: str, cores: int, cached: bool) -> float:
+    def run(name: str) -> float:
         nonlocal tokens
-        if not cached:
+        if name != "next run":
             shutil.rmtree("data/cache", ignore_errors=True)
-        (seconds, tokens), memory = run_child(first_batch, path, source / "tokenizer", length, cores=cores)
+        used = 1 if name == "one process" else cores
+        (seconds, tokens), memory = run_child(first_batch, path, tokenizer_dir, length, cores=used)
         peak[name] = max(peak[name], memory)
         return seconds
 
-    # the first round begins with the last job, which leaves a cache for the first
-    jobs = {"next run": partial(run, "next run", cores, True)}
-    if cores > 1 and hasattr(os, "sched_setaffinity"):
-        jobs["one process"] = partial(run, "one process", 1, False)
-    jobs["first run"] = partial(run, "first run", cores, False)
-    with temporary_project() as folder:
-        path = write_file(folder / "text.jsonl", source, size, "text", joined)
+    with temporary_file("text", size, joined) as (path, tokenizer_dir):
         file_mb = path.stat().st_size / 1e6
-        seconds = take_turns(jobs, setting.rounds, warm=0)
+        seconds = take_turns({name: partial(run, name) for name in names}, setting.rounds, warm=0)
     case = f"{setting.shape}, text of {file_mb:,.0f} MB to the first batch, {plural(cores, 'process')}"
-    rows = []
     for name, against, target in (("first run", "one process", ""), ("next run", "first run", "under 2 s")):
-        if against not in jobs:
+        if against not in names:
             continue
         more = {"tokens": float(tokens)}
         for job in (name, against):
             more |= {f"{job}, s": median(seconds[job]), f"{job}, peak MB": peak[job] / 1e6}
-        rows.append(compare("feed", case, name, against, seconds, target=target, **more))
-    return rows
+        yield compare("feed", case, name, against, seconds, target=target, **more)

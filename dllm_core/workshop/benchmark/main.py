@@ -8,7 +8,7 @@ import argparse
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import date
 from functools import partial
@@ -24,9 +24,8 @@ from dllm_core.common.paths import resolve
 from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.devices import cores, machine
 from dllm_core.workshop.benchmark import decode, feed, train
-from dllm_core.workshop.benchmark.jobs import SHAPES
 from dllm_core.workshop.benchmark.results import RECORDS, short, short_spread
-from dllm_core.workshop.benchmark.timing import Setting, take_turns, torch_threads
+from dllm_core.workshop.benchmark.timing import SHAPES, Setting, take_turns
 
 PARTS = {"train": train, "decode": decode, "feed": feed}
 
@@ -51,7 +50,19 @@ def run(options: argparse.Namespace) -> None:
     if "feed" in options.parts and not set(options.shape) & set(feed.SHAPES):
         raise UsageError(f"feed: there is no shape {options.shape[0]!r}; choose from {', '.join(feed.SHAPES)}")
     for setting in settings(options):
-        record(PARTS[setting.part].measure(setting), setting)
+        with torch_threads(setting.threads):
+            record(PARTS[setting.part].measure(setting), setting)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Within it PyTorch uses `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def settings(options: argparse.Namespace) -> Iterator[Setting]:
@@ -100,7 +111,7 @@ def save(rows: list[dict], setting: Setting, stopped: str) -> None:
         print(f"{display_path(path)}: the complete record stays")
         return
     content = {"machine": name, "torch": torch.__version__, "date": date.today().isoformat(), "code": commit()}
-    content |= gflops(setting.threads, device) | asdict(setting)
+    content |= gflops(device) | asdict(setting)
     del content["quick"]
     if stopped:
         content["stopped"] = stopped
@@ -117,7 +128,7 @@ def commit() -> str:
     return ""
 
 
-def gflops(threads: int, device: torch.device) -> dict[str, float]:
+def gflops(device: torch.device) -> dict[str, float]:
     """10⁹ operations per second in a product of square matrices, by precision: machines of one name differ."""
     speeds, size = {}, 8192 if device.type == "cuda" else 1024
     for dtype in (torch.float32, torch.bfloat16):
@@ -126,7 +137,7 @@ def gflops(threads: int, device: torch.device) -> dict[str, float]:
         def job(matrix: torch.Tensor = matrix) -> None:
             matrix @ matrix
 
-        with onednn_matmul(size, size, device), torch_threads(threads):
+        with onednn_matmul(size, size, device):
             seconds = take_turns({"product": job}, rounds=9, device=device)["product"]
         speeds[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * size**3 / median(seconds) / 1e9, 1)
     return speeds

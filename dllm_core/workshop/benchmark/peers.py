@@ -39,8 +39,7 @@ class Oracle:
     def __call__(self, tokens, position, mask, cache=None, slots=None, read=None) -> Tensor:
         began = self.clock()
         self.inputs = tokens, position, read
-        more = {} if cache is None and read is None else {"cache": cache, "slots": slots, "read": read}
-        hidden = self.model(tokens, position, mask, **more)
+        hidden = self.model(tokens, position, mask, cache=cache, slots=slots, read=read)
         self.inside += self.clock() - began
         count = tokens.numel() if read is None else len(read[0])
         self.calls.append((*tokens.shape, mask.shape[-1], count))
@@ -160,16 +159,12 @@ class ForPipeline(nn.Module):
 
 
 def diffusers_pipeline(model, block_size: int):
-    """diffusers' LLaDA2 pipeline around a model (`Oracle` or `Transformer`).
-
-    Raises ImportError that says what to install where diffusers is missing, or older than 0.42.
-    """
+    """diffusers' LLaDA2 pipeline around a model (`Oracle` or `Transformer`). Raises ImportError that says what to install
+    where diffusers is missing, or older than 0.42."""
     try:
         from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
     except ImportError as error:
-        raise ImportError(
-            "diffusers with its LLaDA2 pipeline is not installed: pip install 'diffusers>=0.42'"
-        ) from error
+        raise ImportError("diffusers' LLaDA2 pipeline is not installed: pip install 'diffusers>=0.42'") from error
     pipeline = LLaDA2Pipeline(ForPipeline(model, block_size), BlockRefinementScheduler(block_length=block_size))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -1,12 +1,15 @@
-"""The benchmark's records, notebooks/benchmarks/MACHINE/*.json, as the tables of RESULTS.md. Nothing is measured."""
+"""The benchmark's records, notebooks/benchmarks/MACHINE/*.json, as tables of RESULTS.md and as pictures. Nothing is
+measured."""
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve
+from dllm_core.show.figures import COLORS, Picture, error_bars, in_our_look, line_look, new_figure, save_figure
 from dllm_core.show.html import table
-from dllm_core.workshop.benchmark import jobs, train
+from dllm_core.workshop.benchmark import decode, train
 from dllm_core.workshop.benchmark.timing import plural
 
 RECORDS = "notebooks/benchmarks"
@@ -27,16 +30,17 @@ INTRODUCTION = (
 )
 BATCH_1, BATCH_8 = "batch 1, prompt 32", "batch 8, prompt 32"
 HEADLINES = (  # (in words, part, words of the case, job, the job it is compared with) of the 26 M shape
-    ("decoding, batch 1: LLaDA 2 against diffusers' pipeline", "decode", BATCH_1, jobs.LLADA2, jobs.DIFFUSERS),
-    ("the same, batch 8", "decode", BATCH_8, jobs.LLADA2, jobs.DIFFUSERS),
-    ("the same, batch 1 after a prompt of 480", "decode", "batch 1, prompt 480", jobs.LLADA2, jobs.DIFFUSERS),
-    ("LLaDA 2 against Hugging Face's cached AR, batch 1", "decode", BATCH_1, jobs.LLADA2, jobs.HUGGING_FACE_AR),
-    ("LLaDA 2 against this project's cached AR, batch 1", "decode", BATCH_1, jobs.LLADA2, jobs.AR),
-    ("the same, batch 8", "decode", BATCH_8, jobs.LLADA2, jobs.AR),
+    ("decoding, batch 1: LLaDA 2 against diffusers' pipeline", "decode", BATCH_1, decode.LLADA2, decode.DIFFUSERS),
+    ("the same, batch 8", "decode", BATCH_8, decode.LLADA2, decode.DIFFUSERS),
+    ("the same, batch 1 after a prompt of 480", "decode", "batch 1, prompt 480", decode.LLADA2, decode.DIFFUSERS),
+    ("LLaDA 2 against Hugging Face's cached AR, batch 1", "decode", BATCH_1, decode.LLADA2, decode.HUGGING_FACE_AR),
+    ("LLaDA 2 against this project's cached AR, batch 1", "decode", BATCH_1, decode.LLADA2, decode.AR),
+    ("the same, batch 8", "decode", BATCH_8, decode.LLADA2, decode.AR),
     ("training: LLaDA 2 against AR, tokens a second", "train", "", train.LLADA2, train.AR),
     ("AR against Hugging Face's Qwen3, a step", "train", "", train.AR, train.HUGGING_FACE_AR),
     ("LLaDA 1 against Hugging Face's Qwen3, a step", "train", "", train.LLADA1, train.HUGGING_FACE_DIFFUSION),
 )
+MARKS = ("float32, 1 thread", "float32, 2 threads", "bfloat16, 1 thread", "bfloat16, 2 threads", "others")
 
 
 def read_records() -> list[dict]:
@@ -145,3 +149,95 @@ def origin(record: dict) -> str:
     speed = f"{record['gflops_float32']:g} GFLOP/s float32, {record['gflops_bfloat16']:g} bfloat16"
     code = f" · code {record['code']}" if record.get("code") else ""
     return f"`{command}` · {record['machine']}, torch {record['torch']}, {speed} · {record['date']}{code}{stopped}"
+
+
+def draw() -> list[Path]:
+    """figures/benchmark.png and figures/benchmark_growth.png, where there are records for them."""
+    records = read_records()
+    pictures = {"benchmark": ratios(records), "benchmark_growth": growth(records)}
+    return [save_figure(picture, name) for name, picture in pictures.items() if picture]
+
+
+@in_our_look
+def ratios(records: list[dict]) -> Picture | None:
+    """A line for each comparison that has an aim, a mark for each precision and number of threads; log axis."""
+    lines: dict[str, list[tuple[int, dict]]] = {}  # name → (index in `MARKS`, ratio)
+    several = len({record["machine"] for record in records}) > 1
+    for record in records:
+        # feeding knows no precision: it takes the marks of float32
+        mark = f"{record['dtype'] or 'float32'}, {plural(record['threads'], 'thread')}"
+        for row in record["rows"]:
+            if row["target"] and row["part"] == record["part"]:
+                name = _name(record, row) + (f"\n{record['machine']}" if several else "")
+                lines.setdefault(name, []).append((MARKS.index(mark if mark in MARKS else "others"), row["ratio"]))
+    if not lines:
+        return None
+    figure, axes = new_figure(9, 1.4 + (0.6 if several else 0.42) * len(lines))
+    for y, marked in enumerate(lines.values()):
+        for mark, ratio in marked:
+            height = y + 0.16 * (mark - 1.5)
+            axes.errorbar(ratio["median"], height, xerr=_bars([ratio]), **line_look(mark), markersize=6, elinewidth=1)
+    axes.axvline(1, color=COLORS["grey"], linewidth=1)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(lines)), list(lines))
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    _label_log(axes.xaxis)
+    axes.set_xlabel("times as fast (bars: all rounds)")
+    for mark in sorted({mark for marked in lines.values() for mark, _ in marked}):
+        axes.plot([], [], **line_look(mark) | {"linestyle": ""}, label=MARKS[mark])
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    medians = {name: ", ".join(f"{ratio['median']:.2f}" for _, ratio in marked) for name, marked in lines.items()}
+    alt = "; ".join(f"{' '.join(name.split())} {values}" for name, values in medians.items())
+    return Picture(figure, f"How many times as fast: {alt}")
+
+
+def _label_log(axis) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade of a log axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _bars(spreads: list[dict]):
+    return error_bars([(spread["median"], spread["low"], spread["high"]) for spread in spreads])
+
+
+def _name(record: dict, row: dict) -> str:
+    words = row["case"].split(", ")
+    if record["part"] == "decode":
+        words = [word for word in words if word.startswith(("batch", "prompt"))]
+    else:
+        words = words[1:2]
+    return f"{row['name']} / {row['against']}\n{record['shape']}, {', '.join(words)}"
+
+
+@in_our_look
+def growth(records: list[dict]) -> Picture | None:
+    """A panel for each axis: time per token of each line, of the largest shape that was measured, on one thread."""
+    panels: dict[str, tuple[dict, dict]] = {}
+    for record in sorted(records, key=lambda r: (r["dtype"] != "float32", r["threads"], r["shape"])):
+        for axis, lines in curves(record).items():
+            panels.setdefault(axis, (record, lines))
+    if not panels:
+        return None
+    figure, axes = new_figure(4.6 * len(panels), 4, columns=len(panels))
+    alt = []
+    for axis, (name, (record, lines)) in zip(axes if len(panels) > 1 else [axes], panels.items(), strict=True):
+        for i, (line, points) in enumerate(lines.items()):
+            positions = sorted(points)
+            spreads = [points[position] for position in positions]
+            middles = [spread["median"] for spread in spreads]
+            axis.errorbar(positions, middles, yerr=_bars(spreads), label=line, **line_look(i), elinewidth=1)
+            alt.append(f"{line} along {name} " + ", ".join(f"{p}: {points[p]['median']:.3g}" for p in positions))
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sorted({position for points in lines.values() for position in points}))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.set_yscale("log")
+        _label_log(axis.yaxis)
+        axis.set_xlabel(f"{name}, tokens")
+        axis.set_ylabel(UNITS[record["part"]][0])
+        axis.set_title(f"{record['part']}, {record['shape']} {record['dtype']}", fontsize=11)
+        axis.legend(loc="best")
+    return Picture(figure, "Time per token. " + "; ".join(alt))

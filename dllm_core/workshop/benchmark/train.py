@@ -26,10 +26,8 @@ from dllm_core.model import Transformer
 from dllm_core.noise import corrupt
 from dllm_core.schedules import BlockSchedule, NoiseSchedule
 from dllm_core.train import optimizers, train
-from dllm_core.workshop.benchmark.jobs import SHAPES
-from dllm_core.workshop.benchmark.memory import child_peaks, device_peaks
 from dllm_core.workshop.benchmark.peers import hugging_face
-from dllm_core.workshop.benchmark.timing import Setting, compare, plural, take_turns, torch_threads
+from dllm_core.workshop.benchmark.timing import SHAPES, Setting, child_peaks, compare, device_peaks, plural, take_turns
 
 training = importlib.import_module("dllm_core.train")  # the module: `from dllm_core import train` gives the function
 LENGTHS = {"tiny": 128, "26m": 512, "100m": 512}  # shape → tokens a row
@@ -61,15 +59,11 @@ HUGGING_FACE = {  # name → (whether causal, whether its float32 products run i
 
 
 def measure(setting: Setting) -> Iterator[dict]:
-    """Rows of the comparison, on the GPU if there is one; at the tiny shape also of time along the length of rows.
-
-    Raises KeyError for a shape that is not in `LENGTHS`.
-    """
-    with torch_threads(setting.threads):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        yield from comparison(setting, device)
-        if setting.shape == "tiny" and not setting.quick:  # where attention is the largest part of a step
-            yield from growth(setting, device)
+    """Rows of the comparison, on the GPU if there is one; at the tiny shape also of time along the length of rows."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    yield from comparison(setting, device)
+    if setting.shape == "tiny" and not setting.quick:  # where attention is the largest part of a step
+        yield from growth(setting, device)
 
 
 def comparison(setting: Setting, device: torch.device) -> Iterator[dict]:
@@ -142,6 +136,7 @@ class TrainJobs:
     def __init__(self, setting: Setting, length: int, tokens: int, device: torch.device):
         self.config, self.dtype, self.device = SHAPES[setting.shape], setting.dtype, device
         self.length, self.rows = length, max(tokens // length, 1)
+        self.train_config = TrainConfig(10**6, self.rows, length, dtype=setting.dtype, learning_rate=1e-4)
         self.steps = GPU_STEPS if device.type == "cuda" else 1
 
     def job(self, name: str, step: Callable[[], None] | None = None) -> Callable[[], None]:
@@ -159,11 +154,9 @@ class TrainJobs:
         if name in HUGGING_FACE:
             return self.hugging_face_step(*HUGGING_FACE[name])
         objective_of, block = OBJECTIVES[name.removesuffix(COMPILED)]
-        return self.library_step(objective_of(self.config.vocab_size - 1), block, name.endswith(COMPILED))
-
-    def library_step(self, objective: Callable, block: int | None, compiled: bool) -> Callable[[], None]:
         torch.manual_seed(0)
-        model, config = Transformer(self.config).to(self.device), replace(self.train_config(), compile=compiled)
+        model, objective = Transformer(self.config).to(self.device), objective_of(self.config.vocab_size - 1)
+        config = replace(self.train_config, compile=name.endswith(COMPILED))
         blocks = BlockSchedule.constant(self.length, config.max_iters, block or self.length)
         steps = train(model, self.batches(), objective, config, blocks=blocks)
         return lambda: next(steps) and None
@@ -173,7 +166,7 @@ class TrainJobs:
         onednn: float32 products in the library that this project chooses, see `cpu.onednn_matmul`."""
         torch.manual_seed(0)
         model = hugging_face(Transformer(self.config).to(self.device)).train()
-        (optimizer,), batches, mask = optimizers(model, self.train_config()), self.batches(), self.config.vocab_size - 1
+        (optimizer,), batches, mask = optimizers(model, self.train_config), self.batches(), self.config.vocab_size - 1
 
         def step() -> None:
             batch = next(batches)
@@ -205,6 +198,3 @@ class TrainJobs:
         tokens = [generator.integers(1, self.config.vocab_size - 2, length) for length in lengths]
         documents = TokenDataset.of(tokens, pad_token_id=0, eos_token_id=self.config.vocab_size - 2)
         return PackedBatches(documents, batch_size=self.rows, seq_len=self.length)
-
-    def train_config(self) -> TrainConfig:
-        return TrainConfig(10**6, batch_size=self.rows, seq_len=self.length, dtype=self.dtype, learning_rate=1e-4)

@@ -131,7 +131,9 @@ def merges(
     kept = run.checkpoints()
     for k in (0, *counts):
         if k > len(kept):
-            raise ValueError(f"merge of {k} checkpoints: {run.folder} kept {len(kept)}; raise llada2_topk_merge_k in 03")
+            raise ValueError(
+                f"merge of {k} checkpoints: {run.folder} kept {len(kept)}; raise llada2_topk_merge_k in 03"
+            )
         if k:
             model.load_state_dict(mean_weights([load_file(file) for _, file in kept[:k]]), strict=False)
         estimate = measure(model)

@@ -19,8 +19,8 @@ from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, write_json
 from dllm_core.common.paths import resolve
 from dllm_core.notebook.parameters import code_digest, read_parameters
-from dllm_core.workshop.sweeps.drawing import draw
 from dllm_core.workshop.sweeps.files import FOLDER, MEASURE, Sweep, Trial, digest, find_sweeps
+from dllm_core.workshop.sweeps.results import draw
 
 NOT_WATCHED = {"eval_every": 100_000, "sample_every": 100_000}
 ALIKE = {"cpu": {"dtype": "float32"}}  # by scale, for all trainings: "auto" would make results depend on the processor
@@ -63,7 +63,9 @@ def run(options: argparse.Namespace) -> int:
         succeeded = run_trials(jobs, options.jobs, screen)
     finally:  # also after a stop: the page sums up the seconds
         _log(options, trials, time.time() - began)
-    _draw(sweeps, screen)
+    for sweep in sweeps:
+        if sweep.text.get("figure") and all(trial.done for trial in sweep.trials):
+            screen.say(f"{sweep.name:14}{display_path(draw(sweep))}")
     return int(not succeeded)
 
 
@@ -199,10 +201,3 @@ def _log(options: argparse.Namespace, trials: Sequence[Trial], seconds: float) -
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _draw(sweeps: Sequence[Sweep], screen: StatusLine) -> None:
-    """Draw the figure of each sweep whose trials all have their records."""
-    for sweep in sweeps:
-        if sweep.text.get("figure") and all(trial.done for trial in sweep.trials):
-            screen.say(f"{sweep.name:14}{display_path(draw(sweep))}")

@@ -14,7 +14,7 @@ from dllm_core.compute import prepacked
 from dllm_core.config import ModelConfig
 from dllm_core.model import Transformer
 from dllm_core.workshop.benchmark import decode
-from dllm_core.workshop.benchmark.jobs import (
+from dllm_core.workshop.benchmark.decode import (
     AR,
     DIFFUSERS,
     HUGGING_FACE_AR,

@@ -10,9 +10,8 @@ import torch
 from dllm_core.common.errors import DataError
 from dllm_core.data.jsonl import chat_documents, read_jsonl, text_documents
 from dllm_core.data.tokenizer import load_tokenizer
-from dllm_core.workshop.benchmark import feed, memory
-from dllm_core.workshop.benchmark.memory import run_child
-from dllm_core.workshop.benchmark.timing import Setting
+from dllm_core.workshop.benchmark import feed, timing
+from dllm_core.workshop.benchmark.timing import Setting, run_child
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def test_a_written_file_has_its_size_and_schema(workspace, source):
 
 def test_memory_does_not_grow_with_the_file(workspace, source, monkeypatch):
     """Four times the file, in several processes where there are several cores, and hardly more memory."""
-    monkeypatch.setattr(memory, "SAMPLE", 0.02)  # the peak of a short run must not fall between two samples
+    monkeypatch.setattr(timing, "SAMPLE", 0.02)  # the peak of a short run must not fall between two samples
     peaks, tokens = [], []
     for name, size in (("small", 1.5e7), ("large", 6e7)):
         path = feed.write_file(workspace / f"{name}.jsonl", source, size, "text", 6)

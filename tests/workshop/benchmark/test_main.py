@@ -9,7 +9,7 @@ import torch
 from small import ROOT
 
 from dllm_core.cli.main import main
-from dllm_core.workshop.benchmark import feed, memory, pictures, results, train
+from dllm_core.workshop.benchmark import feed, results, timing, train
 from dllm_core.workshop.benchmark import main as benchmark
 from dllm_core.workshop.benchmark.timing import Setting, compare
 from dllm_core.workshop.benchmark.train import AR, GPU_STEPS, TrainJobs
@@ -73,6 +73,7 @@ def test_what_was_finished_stays_when_the_rest_fails(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def measured(setting):
+        assert torch.get_num_threads() == setting.threads
         yield row("train")
         if setting.threads == 2:
             raise RuntimeError("no second core")
@@ -128,8 +129,8 @@ def test_the_page_has_a_section_for_each_record(tmp_path, monkeypatch):
     assert page.index("### Decoding, tiny, float32, 1 thread") < page.index("### Training, tiny")
     assert "| batch 1 | **fast** against slow | 2 (1.5–2.5) | at least 1.8 | ms per token 0.123 |" in page
     assert "`dllm bench decode --shape tiny --dtype float32 --threads 1 --rounds 3` · cpu: A Chip" in page
-    picture = pictures.ratios(results.read_records())
-    assert "fast / slow tiny, batch 1 2.00" in picture.alt and pictures.growth(results.read_records()) is None
+    picture = results.ratios(results.read_records())
+    assert "fast / slow tiny, batch 1 2.00" in picture.alt and results.growth(results.read_records()) is None
 
 
 def test_committed_records_are_read():
@@ -161,7 +162,7 @@ def test_a_jobs_memory_is_that_of_a_child_process():
     held = torch.ones(2**28)
     del held
     jobs = TrainJobs(Setting("train", "tiny", "float32", 1, 1), 32, 64, torch.device("cpu"))
-    peaks = memory.child_peaks(jobs.job, ["AR"], threads=1)
+    peaks = timing.child_peaks(jobs.job, ["AR"], threads=1)
     assert list(peaks) == ["AR"] and 0.005 < peaks["AR"] < 0.5  # GiB; the optimizer alone takes 0.015
 
 

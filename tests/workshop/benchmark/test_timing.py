@@ -1,7 +1,5 @@
 """Side-by-side timing: the ratio is taken within a round, jobs that time themselves are believed."""
 
-import pytest
-
 from dllm_core.workshop.benchmark.timing import compare, take_turns
 
 
@@ -24,13 +22,6 @@ def test_ratios_are_taken_round_by_round():
     assert row["seconds"]["fast"] == {"median": 2.0, "low": 1.0, "high": 4.0}
 
 
-def test_work_counts_where_jobs_do_different_amounts():
-    row = compare(
-        "train", "case", "a", "b", {"a": [1.0], "b": [1.0]}, {"a": 300.0, "b": 100.0}, target="at least 2", peak=1.5
-    )
+def test_further_figures_stand_in_the_row():
+    row = compare("train", "case", "a", "b", {"a": [1.0], "b": [3.0]}, target="at least 2", peak=1.5)
     assert row["ratio"]["median"] == 3.0 and row["more"] == {"peak": 1.5} and row["target"] == "at least 2"
-
-
-def test_no_rounds_is_refused():
-    with pytest.raises(ValueError, match="rounds=0"):
-        take_turns({"a": lambda: None}, rounds=0)

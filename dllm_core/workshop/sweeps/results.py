@@ -1,0 +1,199 @@
+"""The records of the sweeps as tables and as figures: numbers pooled over seeds, under readable headings."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dllm_core.notebook.grading import paired
+from dllm_core.show.figures import COLORS, Picture, error_bars, in_our_look, line_look, new_figure, save_figure
+from dllm_core.workshop.sweeps.files import Sweep
+
+HEADINGS = {  # of names that do not say enough
+    "label": "", "cfg_scale": "guidance", "ended": "ends with eos", "length": "tokens of an answer",
+    "too_long": "longer than asked", "distinct_2": "distinct pairs", "repetition": "repeated", "mean": "nats per token",
+    "error": "standard error", "block_size": "block", "step_1": "loss of step 1", "step_10": "mean of steps 1–10",
+    "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10", "prompt_length": "prompt",
+    "milliseconds": "ms per forward", "milliseconds_per_token": "ms per token", "k": "checkpoints averaged",
+    "direction": "told", "way": "how asked", "trained_steps": "steps", "times": "times AR",
+}  # fmt: skip
+OWN_ANSWERS = "exact match here: the share of held-out prompts answered as the model itself does one token a forward"
+
+
+def heading(name: str) -> str:
+    return HEADINGS.get(name, name.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A value over seeds."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / len(self.values)
+
+    def __str__(self) -> str:
+        digits = 0 if abs(self.mean) >= 100 else 2 if abs(self.mean) >= 10 else 3
+        mean, least, greatest = (f"{value:,.{digits}f}" for value in (self.mean, min(self.values), max(self.values)))
+        return mean if least == greatest else f"{mean} ({least}–{greatest})"
+
+
+def gather(records: Iterable[dict], row_kind: str, by: Sequence[str], columns: Sequence[str]) -> list[dict]:
+    """The rows with row["kind"] == row_kind, pooled over seeds: one dict for each cell and each combination of the
+    settings `by`, in order of appearance; `columns` as `Spread`. Rows that lack a column are left out."""
+    pooled: dict[tuple, list[dict]] = {}
+    for record in records:
+        for row in record["rows"]:
+            if row["kind"] == row_kind and all(row.get(name) is not None for name in columns):
+                pooled.setdefault((record["label"], *(row.get(name) for name in by)), []).append(row)
+    rows = []
+    for key, values in pooled.items():
+        spreads = {name: Spread(tuple(float(row[name]) for row in values)) for name in columns}
+        rows.append(dict(zip(("label", *by), key, strict=True)) | spreads)
+    return rows
+
+
+def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[dict]]]:
+    """(caption, rows) of each table that the sweep's file asks for; columns under their headings."""
+    if sweep.text.get("paired"):
+        yield "Paired: the same questions, the same seeds", paired_rows(sweep, records)
+    for spec in sweep.text.get("tables", ()):
+        rows = gather(records, spec["rows"], spec.get("by", []), spec["columns"])
+        hidden = () if spec.get("labels", True) else ("label",)
+        captions = [spec["caption"]] if spec.get("caption") else []
+        if "exact_match" in spec["columns"] and any(record["asked"].get("own_answers") for record in records):
+            captions.append(OWN_ANSWERS)
+        rows = [{heading(key) or "cell": row[key] for key in row if key not in hidden} for row in rows]
+        yield "; ".join(captions), rows
+
+
+def paired_rows(sweep: Sweep, records: Sequence[dict]) -> list[dict]:
+    """`paired: {against: CELL}`: the answers of every other cell against that cell's, question by question.
+
+    At each setting (at the same one, where that cell has it): the difference of exact match with its 95 % interval, and
+    on how many answers only one of the two was right.
+    """
+    against = sweep.text["paired"]["against"]
+    references: dict[tuple, list[bool]] = {}  # (seed, threshold) → which answers of that cell are right
+    pooled: dict[tuple, list[tuple]] = {}  # (label, threshold) → (seed, which answers are right, tokens per forward)
+    for record in records:
+        for row in record["rows"]:
+            seed, threshold = record["seed"], row.get("threshold")
+            right = [mark == "1" for mark in row.get("right", "")]
+            if right and record["cell"] == against:
+                references[seed, threshold] = right
+            elif right:
+                pooled.setdefault((record["label"], threshold), []).append((seed, right, row["tokens_per_forward"]))
+    label = next((record["label"] for record in records if record["cell"] == against), against)
+    rows = []
+    for (name, threshold), of_seeds in pooled.items():
+        pairs = []
+        for seed, right, pace in of_seeds:
+            if reference := references.get((seed, threshold), references.get((seed, None))):
+                pairs.append((right, reference, pace))
+        if not pairs:
+            continue
+        rights, of_reference, paces = zip(*pairs, strict=True)
+        difference = paired(rights, of_reference)
+        rows.append({
+            f"against {label}": name, "threshold": threshold, "questions × seeds": f"{difference.items} × {len(pairs)}",
+            "difference (95 % interval)": f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})",
+            "a loss above 0.02 is excluded": "yes" if difference.low > -0.02 else "no",
+            "only it right": difference.only_first, f"only {label} right": difference.only_second,
+            "tokens per forward": Spread(paces),
+        })  # fmt: skip
+    return rows
+
+
+def draw(sweep: Sweep) -> Path:
+    """Write the figure that the sweep's file describes to figures/sweep_NAME.png."""
+    return save_figure(picture(sweep, sweep.records()), f"sweep_{sweep.name}")
+
+
+@in_our_look
+def picture(sweep: Sweep, records: list[dict]) -> Picture:
+    """The figure that the sweep's file describes: {rows, kind: lines | dots | heat, x, y, note or values, by, only}.
+
+    Means over seeds; bars from the least to the greatest.
+    """
+    spec = sweep.text["figure"]
+    x, y = spec["x"], spec["y"]
+    figure, alt = {"heat": _heat, "dots": _dots, "lines": _lines}[spec["kind"]](records, spec)
+    figure.suptitle(f"{sweep.text['title']}  ·  {len(sweep.seeds)} seeds", fontsize=12, x=0.02, ha="left")
+    return Picture(figure, f"{sweep.text['title']}: {heading(y)} against {heading(x)}. {alt}")
+
+
+def _lines(records, spec):
+    """One line per cell (and combination of `by`), a point for each value of `note`; x may be measured as well."""
+    x, y, note, by = spec["x"], spec["y"], spec.get("note"), spec.get("by", [])
+    known = {name for record in records for row in record["rows"] for name in row.get("settings", ())}
+    settings = [name for name in dict.fromkeys((*by, note, x)) if name in known]
+    rows = gather(records, spec["rows"], settings, [name for name in (x, y) if name not in settings])
+    figure, axes = new_figure(7, 4)
+    for i, name in enumerate(dict.fromkeys(_name(row, by) for row in rows)):
+        points = [row for row in rows if _name(row, by) == name]
+        at = [row[x].mean if isinstance(row[x], Spread) else row[x] for row in points]
+        means = [row[y].mean for row in points]
+        bars = error_bars([(row[y].mean, min(row[y].values), max(row[y].values)) for row in points])
+        axes.errorbar(at, means, yerr=bars, capsize=3, elinewidth=1, label=name, **line_look(i))
+        for x_value, row in zip(at, points, strict=True):
+            if note and row[note] is not None:
+                where = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 9}
+                axes.annotate(f"{row[note]:g}", (x_value, row[y].mean), **where)
+    if spec.get("log"):
+        axes.set_xscale("log", base=2)
+    axes.set_xlabel(heading(x) + (f" (at the points: {heading(note)})" if note else ""))
+    axes.set_ylabel(heading(y))
+    axes.legend(loc="best")
+    return figure, "; ".join(f"{_name(row, by)} {row[y]}" for row in rows)
+
+
+def _name(row: dict, by: list[str]) -> str:
+    """The name of a line or a row of dots: its cell, and the settings that the cell's lines differ in."""
+    named = [(heading(name), row[name]) for name in by if row[name] is not None]
+    cell = [row["label"]] * all(name != row["label"] for name, _ in named)  # "guidance 2", not "guidance, guidance 2"
+    return ", ".join([*cell, *(value if isinstance(value, str) else f"{name} {value:g}" for name, value in named)])
+
+
+def _dots(records, spec):
+    """A row of dots for each cell, one dot per seed, a bar at their mean."""
+    y, by, only = spec["y"], spec.get("by", []), spec.get("only", {})
+    rows = gather(records, spec["rows"], by, [y])
+    rows = [row for row in rows if all(row[name] == value for name, value in only.items())]
+    names = [_name(row, [name for name in by if name not in only]) for row in rows]
+    figure, axes = new_figure(7, 0.9 + 0.45 * len(rows))
+    for height, row in enumerate(rows):
+        axes.plot(row[y].values, [height] * len(row[y].values), "o", color=COLORS["blue"], alpha=0.6, markersize=7)
+        axes.plot([row[y].mean] * 2, [height - 0.3, height + 0.3], color=COLORS["vermilion"], linewidth=2)
+        axes.annotate(f"{row[y].mean:.3g}", (row[y].mean, height), xytext=(0, 9), textcoords="offset points",
+                      fontsize=9, ha="center")  # fmt: skip
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.set_xlabel(f"{heading(y)} (dots: seeds; bar: mean)")
+    return figure, "; ".join(f"{name} {row[y]}" for name, row in zip(names, rows, strict=True))
+
+
+def _heat(records, spec):
+    """A heat map for each cell and each of `values`: x and y are settings, the value is shade and number."""
+    x, y, values = spec["x"], spec["y"], spec["values"]
+    rows = gather(records, spec["rows"], [y, x], values)
+    maps = [(label, value) for label in dict.fromkeys(row["label"] for row in rows) for value in values]
+    figure, axes = new_figure(4.6 * len(maps) + 0.6, 3.9, columns=len(maps))
+    for axis, (label, value) in zip(axes if len(maps) > 1 else [axes], maps, strict=True):
+        points = {(row[y], row[x]): row[value].mean for row in rows if row["label"] == label}
+        ups, acrosses = sorted({key[0] for key in points}), sorted({key[1] for key in points})
+        grid = [[points.get((up, across), float("nan")) for across in acrosses] for up in ups]
+        low, high = min(points.values()), max(points.values())
+        axis.imshow(grid, cmap="cividis", aspect="auto", origin="lower", vmin=low, vmax=high)
+        for (up, across), number in points.items():
+            dark = number < (low + high) / 2
+            axis.text(acrosses.index(across), ups.index(up), f"{number:.2f}", ha="center", va="center", fontsize=10,
+                      color="white" if dark else "black")  # fmt: skip
+        axis.set_xticks(range(len(acrosses)), [f"{v:g}" for v in acrosses])
+        axis.set_yticks(range(len(ups)), [f"{v:g}" for v in ups])
+        axis.grid(False)
+        axis.set_xlabel(heading(x))
+        axis.set_ylabel(heading(y))
+        axis.set_title(f"{label}: {heading(value)}")
+    return figure, "; ".join(f"{row['label']} at {row[y]:g}, {row[x]:g}: {row[values[0]]}" for row in rows)
