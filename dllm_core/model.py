@@ -153,7 +153,7 @@ class Transformer(nn.Module):
         slots = position if slots is None else slots
         tiling_pays = x.numel() >= (MIN_SIZE if x.dtype == torch.float32 else 4 * MIN_SIZE)
         if isinstance(mask, Tensor) and mask.device.type == "cpu" and tiling_pays:
-            mask = Tiles.of(mask)
+            mask = Tiles.of(lambda queries: mask[:, queries], mask.shape)
         with onednn_matmul(tokens.numel(), x.shape[-1], tokens.device):
             for layer in self.model.layers[:-1]:
                 x = layer(x, rope, mask, cache, slots)

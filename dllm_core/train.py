@@ -166,7 +166,7 @@ class TrainingLoop:
         micro_batches = processes.split(next(self.batches), config.micro_batch_size)
         for part, batch in enumerate(micro_batches):
             tokens += int((batch.document >= 0).sum())  # while the batch is on the host
-            if not processes.computes(part):
+            if part % processes.size != processes.rank:  # another process computes it
                 continue
             generator = generator_for(config.seed, index, part)
             is_last = part + processes.size >= len(micro_batches)

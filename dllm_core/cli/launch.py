@@ -21,7 +21,7 @@ from dllm_core.common.files import display_path, read_json
 from dllm_core.common.interrupt import sigterm_as_interrupt
 from dllm_core.common.paths import resolve
 from dllm_core.compute.devices import pick_device
-from dllm_core.compute.processes import ProcessGroup, rank, world_size
+from dllm_core.compute.processes import ProcessGroup, leave, rank, world_size
 from dllm_core.notebook.parameters import parse_value, read_code, read_parameters, unknown_name
 from dllm_core.notebook.setup import naming_parameters
 
@@ -77,9 +77,9 @@ def train(options: argparse.Namespace) -> None:
             _run_cells(notebook, cells[training : training + 1], training, scope)
         except KeyboardInterrupt as stop:
             if str(stop):  # raised by the loop: all processes have stopped after the same step
-                group.close()
+                leave()
             raise
-        group.close()
+        leave()
         if rank() == 0:
             _run_cells(notebook, cells[training + 1 :], training + 1, scope)
 

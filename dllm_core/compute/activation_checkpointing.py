@@ -9,8 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 @contextlib.contextmanager
 def activation_checkpointing(layers) -> Iterator[None]:
-    """Within it each of the layers keeps only its input and computes again in the backward pass (arXiv 1604.06174): the
-    same gradients for less memory and one more forward."""
+    """Within it each of the layers keeps only its input and computes again in the backward pass: the same gradients."""
     for layer in layers:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
     try:

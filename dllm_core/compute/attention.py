@@ -39,18 +39,13 @@ class Tiles:
     materialize: bool
 
     @classmethod
-    def of(cls, mask: Tensor) -> "Tiles":
-        """Tiles of a mask [B, S, K] bool."""
-        return cls.from_rows(lambda queries: mask[:, queries], mask.shape)
-
-    @classmethod
-    def from_rows(cls, rows: Callable[[slice], Tensor], shape: tuple[int, int, int], size: int = TILE) -> "Tiles":
+    def of(cls, rows: Callable[[slice], Tensor], shape: tuple[int, int, int]) -> "Tiles":
         """Tiles of a mask that need not exist as a whole: `rows` returns its part [B, s, K] bool for a slice of
         queries. Every query must see a key."""
         tiles, scores = [], shape[1] * shape[2]
         materialize = scores <= MAX_SCORES and shape[0] * scores <= MAX_BATCH_SCORES
-        for start in range(0, shape[1], size):
-            queries = slice(start, start + size)
+        for start in range(0, shape[1], TILE):
+            queries = slice(start, start + TILE)
             part = rows(queries)
             keys = part.any(dim=0).any(dim=0).nonzero()[:, 0]
             first, last = int(keys[0]), int(keys[-1]) + 1
@@ -96,7 +91,7 @@ def prepare_mask(pattern: AttentionPattern) -> Mask:
     batch, length = pattern.view.shape
     if pattern.view.any():
         return halves(pattern)
-    return Tiles.from_rows(lambda queries: pattern.terms(queries).open, (batch, length, length))
+    return Tiles.of(lambda queries: pattern.terms(queries).open, (batch, length, length))
 
 
 def last_layer_mask(mask: Mask, pattern: AttentionPattern, queries: int) -> tuple[Mask, int]:
@@ -124,8 +119,8 @@ def halves(pattern: AttentionPattern) -> Halves:
     def clean_rows(queries: slice) -> Tensor:
         return pattern.terms(clean[queries], clean).open
 
-    clean_mask = Tiles.from_rows(clean_rows, (batch, len(clean), len(clean)))
-    noisy_mask = Tiles.from_rows(noisy_rows, (batch * pattern.views, size, len(clean) + size))
+    clean_mask = Tiles.of(clean_rows, (batch, len(clean), len(clean)))
+    noisy_mask = Tiles.of(noisy_rows, (batch * pattern.views, size, len(clean) + size))
     return Halves(clean_mask, noisy_mask, pattern.views, size)
 
 

@@ -29,8 +29,7 @@ def is_bfloat16_inference(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.is_inference_mode_enabled()
 
 
-@contextlib.contextmanager
-def onednn_matmul(rows: int, width: int, device: torch.device):
+def onednn_matmul(rows: int, width: int, device: torch.device) -> contextlib.AbstractContextManager:
     """Within it, float32 products of matrices [rows, width] on a CPU use the faster library, still in float32. On other
     devices it does nothing: with the setting for oneDNN PyTorch would refuse to compile FlexAttention.
 
@@ -38,11 +37,14 @@ def onednn_matmul(rows: int, width: int, device: torch.device):
     oneDNN, which uses the permission only on processors with matrix units for it (AMX). There MKL stays.
     """
     if torch.compiler.is_compiling() or device.type != "cpu":
-        yield
-        return
+        return contextlib.nullcontext()
     if rows < MIN_ROWS or rows * width < MIN_SIZE or not onednn_keeps_float32():
-        yield
-        return
+        return contextlib.nullcontext()
+    return _bfloat16_allowed()
+
+
+@contextlib.contextmanager
+def _bfloat16_allowed():
     setting = torch.backends.mkldnn.matmul
     before = setting.fp32_precision
     setting.fp32_precision = "bf16"
@@ -55,14 +57,9 @@ def onednn_matmul(rows: int, width: int, device: torch.device):
 @functools.cache
 def onednn_keeps_float32() -> bool:
     """Whether oneDNN is available and, allowed bfloat16, computes in float32 on this processor, by a trial."""
-    setting, a = torch.backends.mkldnn.matmul, torch.linspace(-1, 1, 64 * 64).view(64, 64)
-    before = setting.fp32_precision
-    setting.fp32_precision = "bf16"
-    try:
-        with torch.autocast("cpu", enabled=False):  # the first caller may be inside one
-            product = (a @ a).double()
-    finally:
-        setting.fp32_precision = before
+    a = torch.linspace(-1, 1, 64 * 64).view(64, 64)
+    with torch.autocast("cpu", enabled=False), _bfloat16_allowed():  # the first caller may be inside another autocast
+        product = (a @ a).double()
     return torch.backends.mkldnn.is_available() and bool((product - a.double() @ a.double()).abs().max() < 1e-4)
 
 

@@ -1,9 +1,8 @@
 """The optimizers of a training: AdamW, and Muon for the matrices of the layers.
 
-Muon makes the update of `torch.optim.Muon` with the same state (`momentum_buffer`), for all matrices of one shape at
-once. PyTorch's takes one matrix at a time and always in bfloat16, which most CPUs only emulate: at this project's laptop
-size that is a quarter of a training step. Here bfloat16 is used on CUDA, and on CPUs that have units for it if the
-training uses it too. Source: Keller Jordan, https://kellerjordan.github.io/posts/muon/.
+Muon is momentum, then Newton–Schulz (Keller Jordan, https://kellerjordan.github.io/posts/muon/). PyTorch's takes one
+matrix at a time and always in bfloat16, which most CPUs only emulate: at this project's laptop size that is a quarter of
+a training step. Here bfloat16 is used on CUDA, and on CPUs that have units for it if the training uses it too.
 """
 
 import torch
@@ -14,25 +13,16 @@ from dllm_core.compute.processes import local
 from dllm_core.config import TrainConfig
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum, then Newton–Schulz; for matrices only.
-
-    params: 2-D parameters, or groups of them. lr: scaled by sqrt(max(1, rows / columns)). weight_decay: decoupled. half:
-    orthogonalize in bfloat16 also on a CPU that has units for it. Raises ValueError for a parameter that is no matrix.
-    While `found_inf` is a tensor of 1, a step changes nothing (a GradScaler sets it on PyTorch's fused optimizers too).
-    """
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon, whose step takes all matrices of one shape at once. half: orthogonalize in bfloat16 also on a CPU
+    that has units for it. While `found_inf` is a tensor of 1, a step changes nothing (a GradScaler sets it on PyTorch's
+    fused optimizers too)."""
 
     found_inf: Tensor | None = None
 
-    def __init__(
-        self, params, lr: float, weight_decay: float = 0.1, momentum: float = 0.95, ns_steps: int = 5, half: bool = False
-    ):  # fmt: skip
+    def __init__(self, params, *, half: bool = False, **options):
+        super().__init__(params, **options)
         self.half = half and bfloat16_units()
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "ns_steps": ns_steps}
-        super().__init__(params, defaults)
-        for parameter in (p for group in self.param_groups for p in group["params"]):
-            if parameter.ndim != 2:
-                raise ValueError(f"Muon updates matrices, not a parameter of shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
     def step(self) -> None:

@@ -6,13 +6,13 @@ FSDP (`fully_shard`) shards the trained weights, gradients and optimizer states;
 weights beside its shard, to validate, sample and save. A single process imports nothing and does nothing here.
 """
 
-import contextlib
 import copy
 import os
 import socket
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -70,10 +70,6 @@ class ProcessGroup:
             )
         return parts
 
-    def computes(self, part: int) -> bool:
-        """Whether this process computes micro-batch number `part` of a step."""
-        return part % self.size == self.rank
-
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module with gradients averaged over the processes (unchanged for a single process).
 
@@ -88,7 +84,7 @@ class ProcessGroup:
 
             mesh = init_device_mesh(self.device.type, (self.size,))
             reshard = self.accelerator.state.fsdp_plugin.reshard_after_forward
-            self.shards = [part for part in module.modules() if type(part).__name__ in module.sharded_by]
+            self.shards = [part for part in module.modules() if type(part).__name__ == "Layer"]
             for part in self.shards:
                 fully_shard(part, mesh=mesh, reshard_after_forward=reshard)
             self.shards.append(fully_shard(module, mesh=mesh))
@@ -98,21 +94,17 @@ class ProcessGroup:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return self.accelerator.prepare(module)
 
-    @contextlib.contextmanager
+    @contextmanager
     def gradients(self, module: torch.nn.Module, last: bool) -> Iterator[None]:
         """Around one forward and backward: gradients accumulate locally; the `last` of a step averages them.
 
         Raises RuntimeError when another process has ended.
         """
-        with self.explain_lost_peer():
-            if self.is_single or (last and not self.sharded):
-                yield
-            elif self.sharded:
-                module.set_requires_gradient_sync(last)
-                yield
-            else:
-                with self.accelerator.no_sync(module):
-                    yield
+        if self.sharded:
+            module.set_requires_gradient_sync(last)
+        only_accumulates = not (self.is_single or self.sharded or last)
+        with self.explain_lost_peer(), self.accelerator.no_sync(module) if only_accumulates else nullcontext():
+            yield
 
     def sum(self, values: list[Tensor | float]) -> Tensor:
         """[n] float64 on the device: each value summed over the processes, without waiting for the device.
@@ -192,18 +184,13 @@ class ProcessGroup:
         with self.explain_lost_peer():
             return broadcast_object_list([value])[0]
 
-    @contextlib.contextmanager
+    @contextmanager
     def first_then_others(self) -> Iterator[None]:
         """Around work that leaves files behind: the first process of each machine does it before the others."""
-        with contextlib.nullcontext() if self.is_single else self.accelerator.local_main_process_first():
+        with nullcontext() if self.is_single else self.accelerator.local_main_process_first():
             yield
 
-    def close(self) -> None:
-        """End the group: the other processes may end while the first goes on."""
-        if not self.is_single:
-            leave()
-
-    @contextlib.contextmanager
+    @contextmanager
     def explain_lost_peer(self) -> Iterator[None]:
         """Around collective work. Raises RuntimeError that says so when another process has ended."""
         try:
@@ -222,8 +209,6 @@ class LossModule(torch.nn.Module):
     """Model and objective as one module, from a batch to (total, count, parts) of its `Loss`: DDP must wrap everything
     from tokens to loss, including the tied head's use of the embedding."""
 
-    sharded_by = ("Layer",)  # FSDP gathers these modules one after another
-
     def __init__(self, model: torch.nn.Module, objective: Callable):
         super().__init__()
         self.model, self.objective = model, objective
@@ -234,7 +219,9 @@ class LossModule(torch.nn.Module):
 
 
 def leave() -> None:
-    """Leave the process group before this process ends."""
+    """Leave the process group, if there is one, before this process ends or goes on alone."""
+    if world_size() == 1:
+        return
     # gloo's threads release a summed tensor a moment after it is there, and take the interpreter lock for it; a process
     # that is about to end is aborted then (https://github.com/pytorch/pytorch/pull/179291)
     time.sleep(0.2)

@@ -53,13 +53,14 @@ def patterns_of(batch, label_shift: bool = False) -> dict[str, patterns.Attentio
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("name", ["causal", "full", "blocks", "diffusion", "views", "needed"])
-def test_every_form_equals_dense_attention(name, groups):
+def test_every_form_equals_dense_attention(name, groups, monkeypatch):
     pattern = patterns_of(BATCH)[name]
     tensors = inputs(pattern, groups=groups)
     wanted = with_gradients(plain, tensors, pattern.mask())
     dense = pattern.mask()
-    small_tiles = Tiles.from_rows(lambda queries: dense[:, queries], dense.shape, 8)
-    for mask in (Tiles.of(dense), small_tiles, prepare_mask(pattern)):
+    tiles = tiles_of(dense)
+    monkeypatch.setattr(attention, "TILE", 8)
+    for mask in (tiles, tiles_of(dense), prepare_mask(pattern)):
         for mine, other in zip(with_gradients(attend, tensors, mask), wanted, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
@@ -118,13 +119,18 @@ def whole(tiles: Tiles) -> torch.Tensor:
     return mask
 
 
-def test_a_tile_holds_the_keys_that_one_of_its_queries_sees():
+def tiles_of(mask: torch.Tensor) -> Tiles:
+    return Tiles.of(lambda queries: mask[:, queries], mask.shape)
+
+
+def test_a_tile_holds_the_keys_that_one_of_its_queries_sees(monkeypatch):
+    monkeypatch.setattr(attention, "TILE", 4)
     causal = torch.ones(1, 6, 6, dtype=torch.bool).tril()
-    tiles = Tiles.from_rows(lambda queries: causal[:, queries], causal.shape, 4).tiles
+    tiles = tiles_of(causal).tiles
     assert [(queries, keys) for queries, keys, _ in tiles] == [(slice(0, 4), slice(0, 4)), (slice(4, 8), slice(0, 6))]
     assert torch.equal(tiles[1][2] == 0, causal[:, 4:])
     apart = torch.tensor([[[True, False, False, True]] * 2])
-    ((_, keys, bias),) = Tiles.of(apart).tiles
+    ((_, keys, bias),) = tiles_of(apart).tiles
     assert keys.tolist() == [0, 3] and (bias == 0).all()
 
 

@@ -56,11 +56,6 @@ def test_orthogonalising_brings_singular_values_near_one():
     torch.testing.assert_close(orthogonalize(x.mT, 5), orthogonalize(x, 5).mT, rtol=1e-4, atol=1e-4)
 
 
-def test_muon_refuses_what_is_no_matrix():
-    with pytest.raises(ValueError, match=r"matrices, not a parameter of shape \(3,\)"):
-        Muon([torch.nn.Parameter(torch.ones(3))], lr=0.1)
-
-
 def test_muon_does_not_change_matrices_without_gradient():
     first, second = (torch.nn.Parameter(torch.eye(4)) for _ in range(2))
     first.grad = torch.randn(4, 4)
