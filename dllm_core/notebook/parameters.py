@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+import reprlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,6 +18,7 @@ from pathlib import Path
 import yaml
 
 from dllm_core.common.errors import UsageError
+from dllm_core.common.yaml_file import read_yaml
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
@@ -103,20 +105,17 @@ def check(parameter: Parameter, value: object, where: str) -> None:
     if isinstance(value, str):
         with contextlib.suppress(ArithmeticError):  # YAML 1.1 wants a point and a sign, as in 1.0e-3
             hint = f"; YAML takes it as text, write {Decimal(value):f}"
-    raise UsageError(f"{where}: {parameter.name} must be {parameter.type.__name__}, not {value!r}{hint}")
+    raise UsageError(f"{where}: {parameter.name} must be {parameter.type.__name__}, not {reprlib.repr(value)}{hint}")
 
 
 def read_preset(path: Path, parameters: dict[str, Parameter]) -> dict:
     """The values of a preset, checked. Raises UsageError naming file and line."""
-    try:
-        text = path.read_text("utf-8")
-        values = yaml.safe_load(text) or {}
-    except OSError as error:
-        raise UsageError(f"{path}: the preset cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {error}") from error
+    values = read_yaml(path)
+    if values is None:  # nothing but comments
+        return {}
     if not isinstance(values, dict):
         raise UsageError(f"{path}: a preset is lines of `name: value`, this is a {type(values).__name__}")
+    text = path.read_text("utf-8-sig")
     lines = {line.partition(":")[0].strip(): number for number, line in enumerate(text.splitlines(), 1)}
     for name, value in values.items():
         where = f"{path}, line {lines.get(name, '?')}"
@@ -134,7 +133,7 @@ def parse_value(text: str, parameter: Parameter) -> str | int | float | bool:
     if parameter.type is str:
         return text
     value = text
-    with contextlib.suppress(yaml.YAMLError):
+    with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
         value = yaml.safe_load(text)
     if isinstance(value, str):
         with contextlib.suppress(ValueError):

@@ -4,7 +4,7 @@ import pytest
 from small import notebook
 
 from dllm_core.common.errors import UsageError
-from dllm_core.notebook.parameters import TYPES, check, code_digest, parse_value, read_parameters
+from dllm_core.notebook.parameters import TYPES, check, code_digest, parse_value, read_parameters, read_preset
 
 CELL = (
     "n: int = 1  # how many = a number\n# a line of its own\nx: float = 1.0\nwhole: float = 2\n"
@@ -74,6 +74,21 @@ def test_a_null_is_no_value(declared):
     for parameter in declared.values():
         with pytest.raises(UsageError, match=f"here: {parameter.name} must be {parameter.type.__name__}, not None"):
             check(parameter, None, "here")
+
+
+@pytest.mark.parametrize("content, words", [
+    ("n: 1\nn: 2\n", "'n' stands twice"), ("0\n", "lines of `name: value`"), ("m: 1\n", "line 1: m: no such parameter"),
+    ("n: 1\nx: fast\n", "line 2: x must be float, not 'fast'"), ("x: 1e-3\n", "YAML takes it as text, write 0.001"),
+])  # fmt: skip
+def test_a_wrong_preset_is_named_with_its_line(tmp_path, declared, content, words):
+    (tmp_path / "bad.yaml").write_text(content, "utf-8")
+    with pytest.raises(UsageError, match=f"bad.yaml.*{words}"):
+        read_preset(tmp_path / "bad.yaml", declared)
+
+
+def test_a_preset_of_comments_alone_changes_nothing(tmp_path, declared):
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n", "utf-8")
+    assert read_preset(tmp_path / "empty.yaml", declared) == {}
 
 
 def test_the_digest_depends_only_on_the_code(tmp_path):
