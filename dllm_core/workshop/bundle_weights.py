@@ -17,9 +17,7 @@ from dllm_core.show.html import table
 
 def copy_run(name: str | Path, folder: Path) -> int:
     """Write the checkpoint `name` into `folder`: float16 weights, tokenizer, config without the training's settings.
-
-    Returns the bytes of the weights. Raises RunError when there is no such run, or no tokenizer with it.
-    """
+    Returns the bytes of the weights. Raises RunError when there is no such run, or no tokenizer with it."""
     loaded = load_checkpoint(name)
     if loaded.tokenizer is None:
         raise RunError(f"{loaded.path}: no tokenizer with it; bundle a run folder, not a bare state dict")
@@ -33,30 +31,24 @@ def copy_run(name: str | Path, folder: Path) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `dllm bundle`."""
-    parser.add_argument("--scores", default="outputs/compare_sft.scores.json", help="the scores of these runs that 07 wrote")
+    parser.add_argument("--scores", default="outputs/compare_sft.scores.json", help="what 07 measured of these runs")
 
 
 def run(options: argparse.Namespace) -> None:
     """Write weights/tiny-* and weights/README.md, which says how they were trained and how well they answer."""
     scores = [report.load_scores(resolve(options.scores))]
-    sizes = {}
-    for name, copy in BUNDLED.items():
-        sizes[resolve("weights") / copy] = copy_run(f"weights/{name}.pt", resolve("weights") / copy)  # the last weights
+    folders = {resolve("weights") / copy: f"weights/{name}.pt" for name, copy in BUNDLED.items()}  # the last weights
+    sizes = {folder: copy_run(checkpoint, folder) for folder, checkpoint in folders.items()}
     questions = sum(group["count"] for group in scores[0]["exact_match"]["AR"])
-    lines = [
+    parts = [
         "# Small trained weights",
-        "",
         "`dllm run all --jobs 2` trained them; `dllm bundle` then wrote the copies and this page.",
         "06 and 07 show them until you have trained your own.",
-        "",
-        *(f"- `{folder.name}`: {size / 1e6:.1f} MB, float16" for folder, size in sizes.items()),
-        "",
+        "\n".join(f"- `{folder.name}`: {size / 1e6:.1f} MB, float16" for folder, size in sizes.items()),
         f"Scores that 07 measured (in float32; {questions} test questions, seed {scores[0]['settings']['seed']}):",
-        "",
         table(report.settings_rows(scores)).markdown,
-        "",
         table(report.group_rows(scores)).markdown,
     ]
-    write_whole(resolve("weights/README.md"), "\n".join(lines) + "\n")
+    write_whole(resolve("weights/README.md"), "\n\n".join(parts) + "\n")
     for folder in sizes:
         print(display_path(folder))

@@ -39,25 +39,25 @@ from dllm_core.workshop import screenshots
 MOST = 300_000  # bytes of a picture that is committed
 PAUSE = 260  # milliseconds per forward in a race
 CURVES = ("linear", "cosine", "cosine_squared")
+ANSWERS = {  # style → (checkpoint, how it is decoded)
+    "ar": ("minimind_sft", DecodeConfig("ar", 64)),
+    "llada1": ("diffusion_llada1_sft", DecodeConfig("llada1", 64, block_length=16, draft=True)),
+    "llada2": ("diffusion_llada2_sft", DecodeConfig("llada2", 64, block_length=16, threshold=0.9, draft=True)),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `dllm figures`."""
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--checkpoint", default="weights/diffusion_llada2_sft_best.pt", help="LLaDA 2's")
-    parser.add_argument("--prompt", default="你是谁？")
-    parser.add_argument("--threshold", type=float, default=0.9)
-    parser.add_argument("--block-length", type=int, default=16, help="tokens")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the named pictures (all, without a name) to figures/.
-
-    Raises UsageError for an unknown name, and for a picture larger than may be committed (`MOST` bytes)."""
+    """Write the named pictures (all, without a name) to figures/. Raises UsageError for an unknown name, and for a
+    picture larger than may be committed (`MOST` bytes)."""
     names = options.names or NAMES
     if unknown := [name for name in names if name not in NAMES]:
         raise UsageError(f"no picture {unknown[0]!r}; there are {', '.join(NAMES)}")
-    paths = [path for name in names if name not in screenshots.VIEWS for path in draw(name, options)]
+    paths = [path for name in names if name not in screenshots.VIEWS for path in draw(name)]
     if views := [name for name in names if name in screenshots.VIEWS]:
         paths += screenshots.take(views)  # one JupyterLab for all of them
     for path in paths:
@@ -66,25 +66,20 @@ def run(options: argparse.Namespace) -> None:
             raise UsageError(f"{path}: {path.stat().st_size:,} bytes; a committed picture has at most {MOST:,}")
 
 
-def draw(name: str, options: argparse.Namespace) -> list[Path]:
+def draw(name: str) -> list[Path]:
     """The files of one picture of `PICTURES`, `RACES` or "decoding"."""
     if name == "decoding":
-        trace, folder = answer("llada2", options), resolve("figures")
+        trace, folder = answer("llada2"), resolve("figures")
         return [show.gif(trace, folder / "decoding.gif"), show.png(trace, folder / "decoding.png")]
     if name in RACES:
-        return [race([answer(style, options) for style in RACES[name]], resolve(f"figures/{name}.gif"))]
+        return [race([answer(style) for style in RACES[name]], resolve(f"figures/{name}.gif"))]
     return [show.save_figure(PICTURES[name](), name)]
 
 
-def answer(style: str, options: argparse.Namespace) -> Trace:
+def answer(style: str) -> Trace:
     """The answer of the style's SFT checkpoint. LLaDA 1 writes one token a step, in blocks as in notebook 05."""
-    checkpoint, config = {
-        "ar": ("weights/minimind_sft_best.pt", {}),
-        "llada1": ("weights/diffusion_llada1_sft_best.pt", {"block_length": options.block_length}),
-        "llada2": (options.checkpoint, {"block_length": options.block_length, "threshold": options.threshold}),
-    }[style]
-    config = DecodeConfig(style, max_new_tokens=64, draft=style != "ar", **config)
-    return generate_answers(load_checkpoint(checkpoint), [options.prompt], config)[0]
+    checkpoint, config = ANSWERS[style]
+    return generate_answers(load_checkpoint(f"weights/{checkpoint}_best.pt"), ["你是谁？"], config)[0]
 
 
 def race(traces: Sequence[Trace], path: Path) -> Path:

@@ -89,8 +89,7 @@ def _records(sweeps: Sequence[Sweep]) -> list[dict]:
 
 
 def _time_taken(sweeps: Sequence[Sweep]) -> str:
-    """A sentence with the minutes that the logged sweeps took, separately for those that `dllm sweep all` leaves out; ""
-    if nothing is logged."""
+    """The minutes that the logged sweeps took, apart those that `dllm sweep all` leaves out; "" if nothing is logged."""
     log = resolve(FOLDER) / "records/log.jsonl"
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
     lines = [line for line in lines if line["scale"] == "cpu"]

@@ -58,14 +58,12 @@ VIEWS = {  # picture → the cells it shows
 
 
 def take(names: list[str]) -> list[Path]:
-    """Write figures/NAME.png for each of `names` (of `VIEWS`).
-
-    Raises UsageError when Chromium or Playwright is missing, and RuntimeError when a cell fails.
-    """
+    """Write figures/NAME.png for each of `names` (of `VIEWS`). Raises UsageError when Chromium or Playwright is missing,
+    and RuntimeError when a cell fails."""
     chromium = os.environ.get("DLLM_CHROMIUM") or shutil.which("chromium")
     if not chromium or not importlib.util.find_spec("playwright"):
         raise UsageError("screenshots need Chromium and Playwright: apt-get install chromium, pip install -e '.[dev]'")
-    from PIL import Image
+    from PIL import Image, ImageOps
     from playwright.sync_api import sync_playwright
 
     cells = list(dict.fromkeys(cell for name in names for cell in VIEWS[name]))
@@ -84,8 +82,7 @@ def take(names: list[str]) -> list[Path]:
     paths = []
     for name in names:
         light, dark = (stacked([shots[cell, theme] for cell in VIEWS[name]]) for theme in THEMES)
-        both = Image.new("RGB", (2 * light.width, light.height), "white")
-        both.paste(light, (0, 0))
+        both = ImageOps.expand(light, (0, 0, light.width, 0), "white")
         both.paste(dark, (light.width, 0))
         alt = f"{name.removeprefix('see_')} in light and dark"
         paths.append(write_whole(resolve(f"figures/{name}.png"), palette_png(both, alt)))
@@ -117,10 +114,8 @@ def environment(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def jupyterlab(folder: Path) -> Iterator[str]:
-    """The address of a JupyterLab server in the project at `folder`.
-
-    Raises RuntimeError with the end of the server's log when it exits before it answers.
-    """
+    """The address of a JupyterLab server in the project at `folder`. Raises RuntimeError with the end of the server's log
+    when it exits before it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

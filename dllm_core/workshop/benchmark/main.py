@@ -8,7 +8,7 @@ import argparse
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import date
 from functools import partial
@@ -50,19 +50,8 @@ def run(options: argparse.Namespace) -> None:
     if "feed" in options.parts and not set(options.shape) & set(feed.SHAPES):
         raise UsageError(f"feed: there is no shape {options.shape[0]!r}; choose from {', '.join(feed.SHAPES)}")
     for setting in settings(options):
-        with torch_threads(setting.threads):
-            record(PARTS[setting.part].measure(setting), setting)
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Within it PyTorch uses `count` threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(setting.threads)
+        record(PARTS[setting.part].measure(setting), setting)
 
 
 def settings(options: argparse.Namespace) -> Iterator[Setting]:
@@ -111,10 +100,8 @@ def save(rows: list[dict], setting: Setting, stopped: str) -> None:
         print(f"{display_path(path)}: the complete record stays")
         return
     content = {"machine": name, "torch": torch.__version__, "date": date.today().isoformat(), "code": commit()}
-    content |= gflops(device) | asdict(setting)
+    content |= gflops(device) | asdict(setting) | ({"stopped": stopped} if stopped else {})
     del content["quick"]
-    if stopped:
-        content["stopped"] = stopped
     write_json(path, content | {"rows": rows})
     print(f"{display_path(path)}: {len(rows)} comparisons")
 

@@ -117,9 +117,7 @@ def test_the_floor_multiplies_what_the_forwards_multiply():
 
 def test_a_quick_run_yields_rows(monkeypatch):
     monkeypatch.setitem(decode.SHAPES, "tiny", SMALL)
-    before = torch.get_num_threads()
     rows = list(decode.measure(Setting("decode", "tiny", "float32", threads=1, rounds=1, quick=True)))
-    assert torch.get_num_threads() == before
     pairs = {(row["name"], row["against"]) for row in rows}
     assert pairs >= {(LLADA2, PLAIN_LOOP), (MATMULS, LLADA2), (LLADA2, AR), (LLADA2, HUGGING_FACE_AR)}
     assert (AR, HUGGING_FACE_AR) in pairs
