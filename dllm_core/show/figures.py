@@ -4,11 +4,12 @@ Every function returns a `Picture`, which a notebook displays; matplotlib's back
 The palette is that of Okabe and Ito, safe for color-blind readers. Markers, hatches or labels repeat what a color means.
 """
 
+import contextlib
 import functools
 import io
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dllm_core.common.files import write_whole
@@ -26,7 +27,6 @@ COLORS = {
 }
 LINES = (("blue", "-", "o"), ("vermilion", "--", "s"), ("green", "-.", "^"), ("purple", ":", "D"), ("orange", "-", "v"))
 HATCHES = ("", "//", "..", "xx", "\\\\")
-STYLE_COLORS = {"ar": "grey", "llada1": "vermilion", "llada2": "blue"}
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
     "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "SimHei", "Arial Unicode MS",
@@ -63,28 +63,20 @@ def _installed_chinese_font() -> str | None:
     return next((name for name in CJK_FONTS if name in installed), None)
 
 
-def look() -> dict:
-    """matplotlib settings of this project's pictures, for `matplotlib.rc_context`; other figures keep theirs."""
-    return {
+@contextlib.contextmanager
+def our_look() -> Iterator[None]:
+    """matplotlib's settings of this project's pictures, for a `with` block or as a decorator; other figures keep theirs."""
+    import matplotlib
+
+    settings = {
         "font.family": list(fonts()), "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11,
         "legend.fontsize": 10, "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.unicode_minus": False,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
         "axes.titlelocation": "left", "legend.frameon": False, "figure.facecolor": "white",
         "axes.facecolor": "white", "text.color": "#1a1a1a", "hatch.linewidth": 0.6,
     }  # fmt: skip
-
-
-def in_our_look(function):
-    """Decorator: `function` draws with the settings of `look()`."""
-
-    @functools.wraps(function)
-    def drawn(*arguments, **options):
-        import matplotlib
-
-        with matplotlib.rc_context(look()):
-            return function(*arguments, **options)
-
-    return drawn
+    with matplotlib.rc_context(settings):
+        yield
 
 
 class Picture:
@@ -101,12 +93,11 @@ class Picture:
 
         The figure is drawn once; `savefig` would draw it twice, the first time for the layout alone.
         """
-        import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from PIL import Image
 
         canvas = FigureCanvasAgg(self.figure)
-        with matplotlib.rc_context(look()):
+        with our_look():
             self.figure.set_dpi(dpi)
             canvas.draw()
         return palette_png(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()), self.alt)
@@ -136,15 +127,19 @@ class SavedPicture(Picture):
         return self.path.read_bytes()
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None, share_x=False):
-    """(Figure, axes) without pyplot. width, height: inches; axes: a single one, or a list of rows * columns.
-
-    ratios: relative heights of the rows."""
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None):
+    """(Figure, its rows * columns axes) without pyplot. width, height: inches; ratios: relative heights of the rows, which
+    share their x axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, height_ratios=ratios)
-    return figure, axes[0, 0] if rows * columns == 1 else list(axes.flat)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex="col", height_ratios=ratios)
+    return figure, list(axes.flat)
+
+
+def legend_below(figure, axes, columns: int) -> None:
+    """A legend of the lines in `axes` under the whole figure."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
 
 
 def line_look(i: int) -> dict:
@@ -210,11 +205,10 @@ def cell_lines(axes, rows: int, columns: int, **look) -> None:
     down = [i - 0.5 for i in range(rows + 1)]
     axes.vlines(across, down[0], down[-1], **look)
     axes.hlines(down, across[0], across[-1], **look)
-    axes.set_xlim(across[0], across[-1])
-    axes.set_ylim(down[-1], down[0])
+    axes.set(xlim=(across[0], across[-1]), ylim=(down[-1], down[0]))
 
 
-@in_our_look
+@our_look()
 def mask_picture(
     mask,
     labels: Sequence[str] | None = None,
@@ -236,7 +230,7 @@ def mask_picture(
     if labels is not None and len(labels) != columns:
         raise ValueError(f"labels: {len(labels)} for {columns} columns; give one per column")
     side = min(7.5, max(3.0, 0.32 * columns + 1.2))
-    figure, axes = new_figure(side, side * (rows + 1) / (columns + 1) + 0.4)
+    figure, (axes,) = new_figure(side, side * (rows + 1) / (columns + 1) + 0.4)
     axes.grid(False)
     tones = ListedColormap(["#f2f2f2", COLORS["blue"]])
     axes.imshow(np.where(mask, 1.0, 0.0), cmap=tones, vmin=0, vmax=1, aspect="equal", interpolation="nearest")
@@ -260,8 +254,7 @@ def mask_picture(
                 axes.axhline(edge - 0.5, color="#1a1a1a", linewidth=1.5)
         axes.annotate(name, ((start + end - 1) / 2, 0), (0, -14), xycoords=("data", "axes fraction"),
                       textcoords="offset points", ha="center", va="baseline")  # fmt: skip
-    axes.set_xlabel("token that is seen (key)")
-    axes.set_ylabel("token that looks (query)")
+    axes.set(xlabel="token that is seen (key)", ylabel="token that looks (query)")
     if title:
         figure.suptitle(title, fontsize=12)
     return Picture(figure, f"{title or 'attention mask'}: {rows} × {columns}, {int(mask.sum())} cells open")

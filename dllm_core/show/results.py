@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-from dllm_core.show.figures import COLORS, HATCHES, LINES, STYLE_COLORS, Picture, in_our_look, line_look, new_figure
+from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, legend_below, line_look, new_figure, our_look
 from dllm_core.show.html import visible
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after, times, trace_labels
 from dllm_core.trace import Trace
 
+STYLE_COLORS = {"ar": "grey", "llada1": "vermilion", "llada2": "blue"}
 
-@in_our_look
+
+@our_look()
 def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match per group") -> Picture:
     """Exact match per group as bars, with 95 % Wilson intervals and the counts.
 
@@ -24,7 +26,7 @@ def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match p
     groups = list(dict.fromkeys(group for rows in named.values() for group in rows))
     if not groups:
         raise ValueError("scores: the table is empty; give at least one group's score")
-    figure, axes = new_figure(8, 1.3 + len(groups) * (0.22 + 0.26 * len(named)))
+    figure, (axes,) = new_figure(8, 1.3 + len(groups) * (0.22 + 0.26 * len(named)))
     thick = 0.84 / len(named)
     for i, (name, rows) in enumerate(named.items()):
         color = COLORS[LINES[i % len(LINES)][0]]
@@ -39,19 +41,17 @@ def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match p
             axes.plot([low, high], [y, y], color="#1a1a1a", linewidth=1.3, marker="|", markersize=6)
             axes.annotate(f"{right}/{count}", (1.015, y), va="center", fontsize=9, annotation_clip=False)
     axes.set_yticks(range(len(groups)), groups)
-    axes.set_xlim(0, 1.1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_title(title)
-    axes.set_xlabel("answers exactly right (line: 95 % Wilson interval)")
+    axes.set(title=title, xlim=(0, 1.1), xlabel="answers exactly right (line: 95 % Wilson interval)")
     if len(named) > 1:
-        figure.legend(loc="outside lower center", ncols=len(named))
+        legend_below(figure, axes, len(named))
     lines = [f"{name} {group} {r}/{c}".strip() for name, rows in named.items() for group, (r, c) in rows.items()]
     return Picture(figure, f"{title}: " + ", ".join(lines))
 
 
-@in_our_look
+@our_look()
 def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock: str = "forwards") -> Picture:
     """Two curves per decoding over a common clock: positions still masked, and tokens per forward so far.
 
@@ -72,17 +72,14 @@ def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock:
         look = line_look(i) | {"markevery": max(1, len(x) // 12)}
         left.plot(x, masked, label=f"{label}: {trace.tokens} tokens in {trace.forwards} forwards", **look)
         right.plot(x[1:], rates, **look)
-    left.set_title("positions still masked")
-    right.set_title("positions filled per forward, so far")
-    for axes in (left, right):
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("model forwards" if clock == "forwards" else "seconds")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(traces), 3))
+    for axes, title in ((left, "positions still masked"), (right, "positions filled per forward, so far")):
+        axes.set(title=title, ylim=(0, None), xlabel="model forwards" if clock == "forwards" else "seconds")
+    legend_below(figure, left, min(len(traces), 3))
     rates = {label: trace.tokens_per_forward for label, trace in zip(labels, traces, strict=True)}
     return Picture(figure, "; ".join(f"{label}: {rate:.2f} tokens per forward" for label, rate in rates.items()))
 
 
-@in_our_look
+@our_look()
 def quality_speed(
     rows: Sequence[Mapping],
     *,
@@ -101,7 +98,7 @@ def quality_speed(
         for key in (x, y, group):
             if key not in row:
                 raise ValueError(f"quality_speed: row {i} has no {key!r}; it has {', '.join(map(str, row))}")
-    figure, axes = new_figure(7, 4)
+    figure, (axes,) = new_figure(7, 4)
     for i, name in enumerate(dict.fromkeys(row[group] for row in rows)):
         points = [row for row in rows if row[group] == name]
         look = line_look(i)
@@ -115,11 +112,13 @@ def quality_speed(
             if row.get(note) is not None:
                 axes.annotate(visible(str(row[note])), (row[x], row[y]), xytext=(6, 6), textcoords="offset points",
                               fontsize=10)  # fmt: skip
-    axes.set_xlabel(x.replace("_", " "))
-    axes.set_ylabel(y.replace("_", " "))
-    axes.set_ylim(0, 1.05)
-    axes.set_xlim(left=0)
-    axes.set_title(f"quality against speed (numbers at the points: {note.replace('_', ' ')})")
+    axes.set(
+        title=f"quality against speed (numbers at the points: {note.replace('_', ' ')})",
+        xlabel=x.replace("_", " "),
+        ylabel=y.replace("_", " "),
+        xlim=(0, None),
+        ylim=(0, 1.05),
+    )
     axes.legend(loc="lower right")
     return Picture(
         figure, "; ".join(f"{row[group]}: {row[y]:.3f} at {row[x]:.2f} {x.replace('_', ' ')}" for row in rows)

@@ -7,7 +7,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dllm_core.show.figures import COLORS, Picture, in_our_look, new_figure, stretches
+from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, stretches
 from dllm_core.show.html import MASK, Html, visible
 
 COLUMNS = 100  # of text in a picture of token rows
@@ -82,16 +82,15 @@ class TokenRow:
     boxes: list[tuple[str, str, float]]
 
 
-@in_our_look
+@our_look()
 def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = "") -> Picture:
     """The rows one under the other, each wrapped at the picture's width."""
     left = max(15, *(0.9 * len(row.head) + 1 for row in rows))
     wrapped = [_wrapped(row.boxes, COLUMNS - left) for row in rows]
     height = sum(LINE * len(lines) + 0.6 for lines in wrapped) + (1.4 if title else 0.3) + (0.7 if footer else 0)
-    figure, ax = new_figure(0.112 * COLUMNS, 0.33 * height)  # data units: text columns and lines, y downwards
+    figure, (ax,) = new_figure(0.112 * COLUMNS, 0.33 * height)  # data units: text columns and lines, y downwards
     ax.set_axis_off()
-    ax.set_xlim(0, COLUMNS)
-    ax.set_ylim(height, 0)
+    ax.set(xlim=(0, COLUMNS), ylim=(height, 0))
     ax.text(0, 0.6, title, fontsize=12, va="center")
     y = 1.4 if title else 0.3
     for row, lines in zip(rows, wrapped, strict=True):
@@ -155,7 +154,7 @@ DOCUMENT_LINE = {"color": "#1a1a1a", "linewidth": 2.4}
 BLOCK_LINE = {"color": COLORS["vermilion"], "linewidth": 1.1}
 
 
-@in_our_look
+@our_look()
 def packing(batches: Mapping[str, object], eos: int, block_size: int | None = None, rows: int = 6) -> Picture:
     """Packed batches: a panel for each name → `Batch`, with a strip for each of its first `rows` rows.
 
@@ -165,8 +164,7 @@ def packing(batches: Mapping[str, object], eos: int, block_size: int | None = No
     """
     if not batches:
         raise ValueError("packing: the mapping is empty; pass at least one name → Batch")
-    figure, axes = new_figure(10.5, 0.5 + len(batches) * (0.75 + 0.27 * rows), rows=len(batches), share_x=True)
-    axes = [axes] if len(batches) == 1 else axes
+    figure, axes = new_figure(10.5, 0.5 + len(batches) * (0.75 + 0.27 * rows), rows=len(batches))
     titles = []
     for ax, (name, batch) in zip(axes, batches.items(), strict=True):
         states = [_states(batch, row, eos) for row in range(len(batch.tokens))]
@@ -178,8 +176,8 @@ def packing(batches: Mapping[str, object], eos: int, block_size: int | None = No
         )
         _draw_packed(ax, batch, states[:rows], block_size)
         ax.set_title(titles[-1], fontsize=11)
-    axes[-1].set_xlabel("token of the row")
-    axes[-1].set_xlim(-1, max(batch.tokens.shape[1] for batch in batches.values()) + 1)
+    longest = max(batch.tokens.shape[1] for batch in batches.values())
+    axes[-1].set(xlabel="token of the row", xlim=(-1, longest + 1))
     figure.legend(handles=_packing_legend(block_size), loc="outside lower center", ncols=3)
     return Picture(figure, "; ".join(titles))
 
@@ -197,8 +195,7 @@ def _draw_packed(ax, batch, states: list[list[int]], block_size: int | None) -> 
             elif number >= 0 and block_size and offset % block_size == 0:
                 ax.plot([x, x], [row - 0.36, row + 0.36], **BLOCK_LINE)
     ax.set_yticks(range(len(states)), [str(i + 1) for i in range(len(states))])
-    ax.set_ylim(len(states) - 0.4, -0.6)
-    ax.set_ylabel("row")
+    ax.set(ylim=(len(states) - 0.4, -0.6), ylabel="row")
     ax.grid(False)
 
 

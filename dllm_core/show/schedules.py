@@ -5,10 +5,12 @@ All values come from a `NoiseSchedule` or `BlockSchedule`; only means over stret
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, in_our_look, new_figure, shade, stretches
+from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, legend_below, new_figure, our_look, shade, stretches
+
+T_AXIS = "t (0 clean, 1 all masked)"
 
 
-@in_our_look
+@our_look()
 def noise_schedules(schedules: Iterable) -> Picture:
     """alpha(t), the weight w(t) and the expected weight of a token, w(t)·(1 − alpha(t)), for each `NoiseSchedule`.
 
@@ -34,16 +36,10 @@ def noise_schedules(schedules: Iterable) -> Picture:
         if _narrow(schedule) and sum(map(_narrow, schedules)) == 1:  # several bands would hide one another
             for axes in (left, middle, right):
                 axes.axvspan(schedule.t_min, schedule.t_max, color=COLORS[color], alpha=0.12, linewidth=0)
-    middle.set_yscale("log")
-    middle.set_ylim(1e-2, 1e3)
-    right.set_ylim(bottom=0)
-    titles = ("still clean: α(t)", "weight: w(t)", "share of the loss: w(t)·(1 − α(t))")
-    for axes, title in zip((left, middle, right), titles, strict=True):
-        axes.set_title(title)
-        axes.set_xlabel("t (0 clean, 1 all masked)")
-    figure.legend(
-        *left.get_legend_handles_labels(), loc="outside lower center", ncols=2 if any(map(_narrow, schedules)) else 3
-    )
+    left.set(title="still clean: α(t)", xlabel=T_AXIS)
+    middle.set(title="weight: w(t)", xlabel=T_AXIS, yscale="log", ylim=(1e-2, 1e3))
+    right.set(title="share of the loss: w(t)·(1 − α(t))", xlabel=T_AXIS, ylim=(0, None))
+    legend_below(figure, left, 2 if any(map(_narrow, schedules)) else 3)
     return Picture(figure, "noise schedules over t: " + "; ".join(map(_named, schedules)))
 
 
@@ -75,7 +71,7 @@ def shares(schedule, measured: Mapping[float, float] | None = None):
     return total / total.sum()
 
 
-@in_our_look
+@our_look()
 def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = None) -> Picture:
     """The share (%) of the loss that comes from each tenth of t, in a panel for each `NoiseSchedule`.
 
@@ -89,7 +85,6 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
     if not schedules:
         raise ValueError("loss_shares: the list is empty; give at least one NoiseSchedule")
     figure, axes = new_figure(1 + 3.4 * len(schedules), 3.3, columns=len(schedules))
-    axes = [axes] if len(schedules) == 1 else axes
     middles, top = np.arange(10) / 10 + 0.05, 0.0
     for ax, schedule in zip(axes, schedules, strict=True):
         untrained = 100 * shares(schedule)
@@ -103,20 +98,18 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
             top = max(top, trained.max())
         ax.axvspan(schedule.t_min, schedule.t_max, color=COLORS["orange"], alpha=0.15, linewidth=0, zorder=0,
                    label="drawn t")  # fmt: skip
-        ax.set_xlim(0, 1)
-        ax.set_xlabel("t (0 clean, 1 all masked)")
         band = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
         low, high = (1 - schedule.alpha(band)).tolist()
         ax.set_title(f"{schedule.name}\nmask ratio {low:.2f} to {high:.2f}", fontsize=10.5)
     for ax in axes:
-        ax.set_ylim(0, 1.12 * top)
+        ax.set(xlabel=T_AXIS, xlim=(0, 1), ylim=(0, 1.12 * top))
     axes[0].set_ylabel("share of the loss (%)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(figure, axes[0], 3)
     lines = [f"{s.name}: " + " ".join(f"{100 * part:.0f}" for part in shares(s, measured)) for s in schedules]
     return Picture(figure, f"share of the loss (%) from each tenth of t: {'; '.join(lines)}")
 
 
-@in_our_look
+@our_look()
 def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] | None = None) -> Picture:
     """Block size over training steps with its phases shaded, below the learning rate of each step if it is passed.
 
@@ -126,23 +119,20 @@ def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] |
         raise ValueError(f"learning_rates: has {len(learning_rates)} entries for total_steps={total_steps}")
     sizes = [schedule.block_size(step) for step in range(total_steps)]
     rows = 1 if learning_rates is None else 2
-    figure, axes = new_figure(8, 2.2 + 1.3 * rows, rows=rows, ratios=(1, 2) if rows == 2 else None, share_x=True)
-    lower = axes if rows == 1 else axes[1]
+    figure, axes = new_figure(8, 2.2 + 1.3 * rows, rows=rows, ratios=(1, 2) if rows == 2 else None)
+    lower = axes[-1]
     edges = [*range(total_steps), total_steps]
     lower.step(edges, [*sizes, sizes[-1]], where="post", color=COLORS["blue"], linewidth=2)
     lower.set_yscale("log", base=2)
     ticks = sorted(set(sizes))
     lower.set_yticks(ticks, [str(size) for size in ticks])
     lower.minorticks_off()
-    lower.set_ylim(min(sizes) / 2.2, max(sizes) * 1.3)
     parts = stretches([schedule.phase(step) for step in range(total_steps)])
-    for ax in [lower] if rows == 1 else axes:
+    for ax in axes:
         shade(ax, parts if ax is lower else [(start, end, "") for start, end, _ in parts])
-    lower.set_ylabel("block size\n(tokens)")
-    lower.set_xlabel("training step")
+    lower.set(ylim=(min(sizes) / 2.2, max(sizes) * 1.3), xlabel="training step", ylabel="block size\n(tokens)")
     if learning_rates is not None:
         axes[0].plot(range(total_steps), learning_rates, color=COLORS["green"], linewidth=2)
-        axes[0].set_ylim(bottom=0)
-        axes[0].set_ylabel("learning\nrate")
+        axes[0].set(ylim=(0, None), ylabel="learning\nrate")
     course = " → ".join(str(size) for _, _, size in stretches(sizes))
     return Picture(figure, f"block size over {total_steps} steps: {course}")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dllm_core.common import progress_bar
-from dllm_core.show.figures import COLORS, Picture, in_our_look, new_figure, shade, stretches
+from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, shade, stretches
 
 PHASE = {"color": "#444444"}
 
@@ -72,7 +72,7 @@ class LiveLossCurve:
         return training_curve(self.steps, self.title)
 
 
-@in_our_look
+@our_look()
 def training_curve(steps: Sequence, title: str = "training", merged: Iterable[int] = ()) -> Picture:
     """The curve of a list of `TrainStep`s (or of the metrics of a saved run): loss and validation bound, with the ranges
     of one block size shaded and the phases of a schedule named above.
@@ -84,7 +84,7 @@ def training_curve(steps: Sequence, title: str = "training", merged: Iterable[in
 
     if not steps:
         raise ValueError("training_curve: steps is empty; give at least one TrainStep")
-    figure, (upper, lower) = new_figure(9, 4.4, rows=2, ratios=(4, 1), share_x=True)
+    figure, (upper, lower) = new_figure(9, 4.4, rows=2, ratios=(4, 1))
     x = np.array([step.step for step in steps])
     loss = np.array([step.loss for step in steps], dtype=float)
     smooth = _smoothed(loss)
@@ -97,18 +97,16 @@ def training_curve(steps: Sequence, title: str = "training", merged: Iterable[in
     # a few outliers of a 1/t weight may leave the frame
     values = np.concatenate([smooth[thin], list(validated.values()), np.quantile(loss[thin], [0.02, 0.98])])
     room = 0.06 * (values.max() - values.min()) + 1e-6
-    upper.set_ylim(values.min() - (2.2 if named else 1) * room, values.max() + 2.5 * room)
-    upper.set_ylabel("loss (nats/token)")
+    frame = (values.min() - (2.2 if named else 1) * room, values.max() + 2.5 * room)
+    upper.set(ylim=frame, ylabel="loss (nats/token)")
     last = steps[-1]
     rate = f", {last.tokens / last.seconds:,.0f} tokens/s" if last.seconds else ""
     heading = f"{title}: step {last.step:,}, loss {smooth[-1]:.3f}, {last.tokens:,} tokens{rate}"
     upper.set_title(heading, pad=20 if named else None)
     upper.legend(loc="upper right", ncols=3)
     lower.plot(x[thin], [steps[i].learning_rate for i in thin], color=COLORS["green"])
-    lower.set_ylim(bottom=0)
+    lower.set(ylim=(0, None), xlabel="step", ylabel="learning\nrate")
     lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    lower.set_ylabel("learning\nrate")
-    lower.set_xlabel("step")
     return Picture(figure, f"{title}: {len(steps)} steps, smoothed loss {smooth[0]:.3f} to {smooth[-1]:.3f}")
 
 

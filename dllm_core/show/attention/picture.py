@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dllm_core.show.attention.scenes import PATTERNS, POEM, training_scene
-from dllm_core.show.figures import COLORS, Picture, cell_lines, in_our_look
+from dllm_core.show.figures import COLORS, Picture, cell_lines, our_look
 from dllm_core.show.html import MASK
 
 TITLES = ("causal", "bidirectional", "block-causal", "[x_t ; x_0]")  # of the first four `PATTERNS`
@@ -15,7 +15,7 @@ MARKS = (  # matplotlib's marker, color of the cell, meaning
 )
 
 
-@in_our_look
+@our_look()
 def attention_picture(
     text: Sequence[str] = POEM[:8], block_size: int = 4, documents: int = 1, t: float = 0.5
 ) -> Picture:
@@ -51,8 +51,7 @@ def attention_picture(
 def _draw_key(ax) -> None:
     """The meaning of the marks, in an empty part of the figure."""
     ax.set_axis_off()
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 1)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.text(0, 0.93, "A row looks (query),\na column is seen (key).", va="top", fontsize=10)
     heights = [0.60 - 0.135 * row for row in range(len(MARKS) + 1)]
     for y, (marker, color, meaning) in zip(heights, MARKS, strict=False):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve
-from dllm_core.show.figures import COLORS, Picture, error_bars, in_our_look, line_look, new_figure, save_figure
+from dllm_core.show.figures import COLORS, Picture, error_bars, line_look, new_figure, our_look, save_figure
 from dllm_core.show.html import table
 from dllm_core.workshop.benchmark import decode, train
 from dllm_core.workshop.benchmark.timing import plural
@@ -158,7 +158,7 @@ def draw() -> list[Path]:
     return [save_figure(picture, name) for name, picture in pictures.items() if picture]
 
 
-@in_our_look
+@our_look()
 def ratios(records: list[dict]) -> Picture | None:
     """A line for each comparison that has an aim, a mark for each precision and number of threads; log axis."""
     lines: dict[str, list[tuple[int, dict]]] = {}  # name → (index in `MARKS`, ratio)
@@ -172,7 +172,7 @@ def ratios(records: list[dict]) -> Picture | None:
                 lines.setdefault(name, []).append((MARKS.index(mark if mark in MARKS else "others"), row["ratio"]))
     if not lines:
         return None
-    figure, axes = new_figure(9, 1.4 + (0.6 if several else 0.42) * len(lines))
+    figure, (axes,) = new_figure(9, 1.4 + (0.6 if several else 0.42) * len(lines))
     for y, marked in enumerate(lines.values()):
         for mark, ratio in marked:
             height = y + 0.16 * (mark - 1.5)
@@ -213,7 +213,7 @@ def _name(record: dict, row: dict) -> str:
     return f"{row['name']} / {row['against']}\n{record['shape']}, {', '.join(words)}"
 
 
-@in_our_look
+@our_look()
 def growth(records: list[dict]) -> Picture | None:
     """A panel for each axis: time per token of each line, of the largest shape that was measured, on one thread."""
     panels: dict[str, tuple[dict, dict]] = {}
@@ -224,7 +224,7 @@ def growth(records: list[dict]) -> Picture | None:
         return None
     figure, axes = new_figure(4.6 * len(panels), 4, columns=len(panels))
     alt = []
-    for axis, (name, (record, lines)) in zip(axes if len(panels) > 1 else [axes], panels.items(), strict=True):
+    for axis, (name, (record, lines)) in zip(axes, panels.items(), strict=True):
         for i, (line, points) in enumerate(lines.items()):
             positions = sorted(points)
             spreads = [points[position] for position in positions]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dllm_core.notebook.grading import paired
-from dllm_core.show.figures import COLORS, Picture, error_bars, in_our_look, line_look, new_figure, save_figure
+from dllm_core.show.figures import COLORS, Picture, error_bars, line_look, new_figure, our_look, save_figure
 from dllm_core.workshop.sweeps.files import Sweep
 
 HEADINGS = {  # of names that do not say enough
@@ -111,7 +111,7 @@ def draw(sweep: Sweep) -> Path:
     return save_figure(picture(sweep, sweep.records()), f"sweep_{sweep.name}")
 
 
-@in_our_look
+@our_look()
 def picture(sweep: Sweep, records: list[dict]) -> Picture:
     """The figure that the sweep's file describes: {rows, kind: lines | dots | heat, x, y, note or values, by, only}.
 
@@ -130,7 +130,7 @@ def _lines(records, spec):
     known = {name for record in records for row in record["rows"] for name in row.get("settings", ())}
     settings = [name for name in dict.fromkeys((*by, note, x)) if name in known]
     rows = gather(records, spec["rows"], settings, [name for name in (x, y) if name not in settings])
-    figure, axes = new_figure(7, 4)
+    figure, (axes,) = new_figure(7, 4)
     for i, name in enumerate(dict.fromkeys(_name(row, by) for row in rows)):
         points = [row for row in rows if _name(row, by) == name]
         at = [row[x].mean if isinstance(row[x], Spread) else row[x] for row in points]
@@ -162,7 +162,7 @@ def _dots(records, spec):
     rows = gather(records, spec["rows"], by, [y])
     rows = [row for row in rows if all(row[name] == value for name, value in only.items())]
     names = [_name(row, [name for name in by if name not in only]) for row in rows]
-    figure, axes = new_figure(7, 0.9 + 0.45 * len(rows))
+    figure, (axes,) = new_figure(7, 0.9 + 0.45 * len(rows))
     for height, row in enumerate(rows):
         axes.plot(row[y].values, [height] * len(row[y].values), "o", color=COLORS["blue"], alpha=0.6, markersize=7)
         axes.plot([row[y].mean] * 2, [height - 0.3, height + 0.3], color=COLORS["vermilion"], linewidth=2)
@@ -180,7 +180,7 @@ def _heat(records, spec):
     rows = gather(records, spec["rows"], [y, x], values)
     maps = [(label, value) for label in dict.fromkeys(row["label"] for row in rows) for value in values]
     figure, axes = new_figure(4.6 * len(maps) + 0.6, 3.9, columns=len(maps))
-    for axis, (label, value) in zip(axes if len(maps) > 1 else [axes], maps, strict=True):
+    for axis, (label, value) in zip(axes, maps, strict=True):
         points = {(row[y], row[x]): row[value].mean for row in rows if row["label"] == label}
         ups, acrosses = sorted({key[0] for key in points}), sorted({key[1] for key in points})
         grid = [[points.get((up, across), float("nan")) for across in acrosses] for up in ups]
