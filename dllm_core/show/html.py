@@ -63,11 +63,8 @@ class Markdown:
         return self.text
 
 
-def joined(items):
-    """Stack displayable items (objects with `html` and `text`) vertically in one `Html`. An item that is not in a list
-    or tuple is returned unchanged."""
-    if not isinstance(items, list | tuple):
-        return items
+def joined(items: Sequence) -> Html:
+    """Stack displayable items (objects with `html` and `text`) vertically."""
     return Html("".join(item.html for item in items), "\n".join(item.text for item in items))
 
 
@@ -141,57 +138,47 @@ def table(
     """
     rows = [dict(row) if isinstance(row, Mapping) else dict(vars(row)) for row in rows]
     keys = list(columns or dict.fromkeys(key for row in rows for key in row))
-    heads = [str(key).replace("_", " ") for key in keys]
-    cells = [[_value(row.get(key), digits) for key in keys] for row in rows]
     right = [bool(rows) and all(isinstance(row.get(key), numbers.Number | None) for row in rows) for key in keys]
-    return Table(
-        _table_html(heads, cells, right, caption),
-        _table_text(heads, cells, right, caption),
-        _table_markdown(heads, cells, right, caption),
-    )
+    lines = [[str(key).replace("_", " ") for key in keys]]
+    lines += [[_value(row.get(key), digits) for key in keys] for row in rows]
+    return Table(*(form(lines, right, caption) for form in (_table_html, _table_text, _table_markdown)))
 
 
-def _table_html(heads: list[str], cells: list[list[str]], right: list[bool], caption: str | None) -> str:
-    def line(tag: str, values: list[str]) -> str:
-        markup = ""
-        for value, to_right in zip(values, right, strict=True):
+def _table_html(lines: list[list[str]], right: list[bool], caption: str | None) -> str:
+    rows = []
+    for line in lines:
+        tag, scope = ("td", "") if rows else ("th", ' scope="col"')
+        cells = ""
+        for value, to_right in zip(line, right, strict=True):
             style = f"text-align:{'right' if to_right else 'left'};padding:.25em .7em"
-            markup += f'<{tag} style="{style}">{html.escape(value)}</{tag.split()[0]}>'
-        return f"<tr>{markup}</tr>"
-
+            cells += f'<{tag}{scope} style="{style}">{html.escape(value)}</{tag}>'
+        rows.append(f"<tr>{cells}</tr>")
     title = f'<caption style="text-align:left;padding:.3em 0">{html.escape(caption)}</caption>' if caption else ""
-    head = line('th scope="col"', heads)
-    body = "".join(line("td", row) for row in cells)
     return (
         f'<table style="border-collapse:collapse;font-size:14px">{title}'
-        f"<thead>{head}</thead><tbody>{body}</tbody></table>"
+        f"<thead>{rows[0]}</thead><tbody>{''.join(rows[1:])}</tbody></table>"
     )
 
 
-def _table_text(heads: list[str], cells: list[list[str]], right: list[bool], caption: str | None) -> str:
+def _table_text(lines: list[list[str]], right: list[bool], caption: str | None) -> str:
     from rich.cells import cell_len
 
-    widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
-
-    def line(values: list[str]) -> str:
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    text = [caption] if caption else []
+    for line in (lines[0], ["─" * width for width in widths], *lines[1:]):
         padded = []
-        for value, width, to_right in zip(values, widths, right, strict=True):
+        for value, width, to_right in zip(line, widths, right, strict=True):
             space = " " * (width - cell_len(value))
             padded.append(space + value if to_right else value + space)
-        return "  ".join(padded).rstrip()
-
-    rule = "  ".join("─" * width for width in widths)
-    title = [caption] if caption else []
-    return "\n".join([*title, line(heads), rule, *map(line, cells)])
+        text.append("  ".join(padded).rstrip())
+    return "\n".join(text)
 
 
-def _table_markdown(heads: list[str], cells: list[list[str]], right: list[bool], caption: str | None) -> str:
-    def line(values: list[str]) -> str:
-        return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
-
+def _table_markdown(lines: list[list[str]], right: list[bool], caption: str | None) -> str:
+    head, *rows = ["| " + " | ".join(value.replace("|", "\\|") for value in line) + " |" for line in lines]
     rule = "|" + "".join("---:|" if to_right else "---|" for to_right in right)
     title = [caption, ""] if caption else []
-    return "\n".join([*title, line(heads), rule, *map(line, cells)])
+    return "\n".join([*title, head, rule, *rows])
 
 
 def _value(value, digits: int) -> str:
@@ -233,13 +220,11 @@ def source(what: object) -> Html:
 
 
 def _highlighted(code: str) -> str:
-    """Python code as HTML with inline colors; without colors where pygments is not installed."""
-    try:
-        from pygments import highlight
-        from pygments.formatters import HtmlFormatter
-        from pygments.lexers import PythonLexer
-    except ImportError:
-        return f"<pre>{html.escape(code)}</pre>"
+    """Python code as HTML with inline colors."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
     style = "background:#f7f7f7;color:#1a1a1a;padding:.6em .8em;border-left:3px solid #0072B2;overflow-x:auto"
     # no `inherit`: a sanitizer drops it, and many pages set a color and a font on <pre>
     pre = "margin:0;line-height:1.35;background:transparent;color:#1a1a1a;font-family:monospace"

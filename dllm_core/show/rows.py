@@ -16,54 +16,48 @@ LINE = 1.25  # height of a line of boxes, where a box is 1 high
 
 # a noised row as HTML ----------------------------------------------------------------------------------------------
 
+BOX = (
+    "display:inline-block;min-width:1.3em;padding:.15em .3em;margin:1px;text-align:center;"
+    "border:1px solid rgba(127,127,127,.8);border-radius:3px"
+)
+STYLES = {
+    "masked": "border-style:dashed;background:rgba(127,127,127,.28)",
+    "clean": "background:rgba(86,180,233,.30)",
+    "prompt": "border-color:transparent;opacity:.8",
+}
+
 
 def masked_row(
-    texts: Sequence[str], masked: Sequence[bool], complement: Sequence[bool] | bool | None = None, *,
-    name: str = "x_t", prompt: Sequence[bool] | None = None,
+    texts: Sequence[str], masked: Sequence[bool], complement: Sequence[bool] | None = None, *, name: str = "x_t",
+    prompt: Sequence[bool] | None = None,
 ) -> Html:  # fmt: skip
-    """A noisy view of a row: texts: [L], of the clean tokens; masked: [L] bool.
+    """A noisy view of a row: texts: [L], of the clean tokens; masked: [L] bool; complement: [L] bool, the mask of the
+    complementary view.
 
-    complement: the mask [L] of the complementary view, or True for the inverse of `masked` outside the prompt.
     prompt: [L] bool, the tokens of the prompt, which are never masked. Raises ValueError when the lengths differ.
     """
-    masked = [bool(value) for value in masked]
-    prompt = [False] * len(texts) if prompt is None else [bool(value) for value in prompt]
-    views = [(name, masked)]
-    if complement is True:
-        complement = [not (is_masked or in_prompt) for is_masked, in_prompt in zip(masked, prompt, strict=False)]
-    if complement is not None and complement is not False:
-        views.append((f"{name}, complementary view", [bool(value) for value in complement]))
-    for label, mask in [*views, ("prompt", prompt)]:
+    prompt = [False] * len(texts) if prompt is None else prompt
+    views = {name: masked}
+    if complement is not None:
+        views[f"{name}, complementary view"] = complement
+    for label, mask in {**views, "prompt": prompt}.items():
         if len(mask) != len(texts):
             raise ValueError(f"masked_row: {label} has {len(mask)} entries for {len(texts)} tokens; give one per token")
-    lines = []
-    for label, mask in views:
+    markup, lines = "", []
+    for label, mask in views.items():
         cells = [MASK if is_masked else visible(text) for text, is_masked in zip(texts, mask, strict=True)]
         lines.append(f"{label}: " + " ".join(cells))
-    return Html("".join(_view_html(texts, mask, prompt, label) for label, mask in views), "\n".join(lines))
-
-
-def _view_html(texts: Sequence[str], masked: Sequence[bool], prompt: Sequence[bool], name: str) -> str:
-    """A noisy view: masked tokens have a dashed frame, clean ones a solid frame, those of the prompt none."""
-    base = (
-        "display:inline-block;min-width:1.3em;padding:.15em .3em;margin:1px;text-align:center;"
-        "border:1px {line} rgba(127,127,127,.8);border-radius:3px;{fill}"
-    )
-    styles = {
-        "masked": base.format(line="dashed", fill="background:rgba(127,127,127,.28)"),
-        "clean": base.format(line="solid", fill="background:rgba(86,180,233,.30)"),
-        "prompt": base.format(line="solid", fill="border-color:transparent;opacity:.8"),
-    }
-    cells = ""
-    for text, is_masked, in_prompt in zip(texts, masked, prompt, strict=True):
-        style = styles["masked" if is_masked else "prompt" if in_prompt else "clean"]
-        cells += f'<span style="{style}">{MASK if is_masked else html.escape(visible(text))}</span>'
-    share = f"{sum(masked)} of {len(texts) - sum(prompt)} masked"
-    note = ", without a frame: prompt" if any(prompt) else ""
-    return (
-        f'<div style="margin:.3em 0;font-size:15px;line-height:1.9"><span style="font-size:13px;opacity:.85">'
-        f"{html.escape(name)} ({share}{note})</span><br>{cells}</div>"
-    )
+        note = ", without a frame: prompt" if any(prompt) else ""
+        head = f"{label} ({sum(mask)} of {len(texts) - sum(prompt)} masked{note})"
+        boxes = ""
+        for cell, is_masked, in_prompt in zip(cells, mask, prompt, strict=True):
+            style = STYLES["masked" if is_masked else "prompt" if in_prompt else "clean"]
+            boxes += f'<span style="{BOX};{style}">{html.escape(cell)}</span>'
+        markup += (
+            f'<div style="margin:.3em 0;font-size:15px;line-height:1.9">'
+            f'<span style="font-size:13px;opacity:.85">{html.escape(head)}</span><br>{boxes}</div>'
+        )
+    return Html(markup, "\n".join(lines))
 
 
 # rows of boxes -----------------------------------------------------------------------------------------------------
@@ -85,60 +79,50 @@ class TokenRow:
 @our_look()
 def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = "") -> Picture:
     """The rows one under the other, each wrapped at the picture's width."""
+    from matplotlib.patches import Rectangle
+    from rich.cells import cell_len
+
     left = max(15, *(0.9 * len(row.head) + 1 for row in rows))
-    wrapped = [_wrapped(row.boxes, COLUMNS - left) for row in rows]
-    height = sum(LINE * len(lines) + 0.6 for lines in wrapped) + (1.4 if title else 0.3) + (0.7 if footer else 0)
+    widths = [[max(2.0, cell_len(text) * 0.92 + 0.7) for text, _, _ in row.boxes] for row in rows]
+    places = [flow(of_row, COLUMNS - left) for of_row in widths]
+    heights = [LINE * (1 + max((line for _, line in of_row), default=0)) + 0.6 for of_row in places]
+    top = 1.4 if title else 0.3
+    height = top + sum(heights) + (0.7 if footer else 0)
     figure, (ax,) = new_figure(0.112 * COLUMNS, 0.33 * height)  # data units: text columns and lines, y downwards
     ax.set_axis_off()
     ax.set(xlim=(0, COLUMNS), ylim=(height, 0))
     ax.text(0, 0.6, title, fontsize=12, va="center")
-    y = 1.4 if title else 0.3
-    for row, lines in zip(rows, wrapped, strict=True):
-        ax.text(0, y + 0.5, row.head, fontsize=11, va="center", fontweight="bold")
-        ax.text(0, y + 1.3, row.note, fontsize=8.5, va="center", color="#555555")
-        for i, line in enumerate(lines):
-            _draw_line(ax, left, y + LINE * i, line)
-        y += LINE * len(lines) + 0.6
-        ax.plot([0, COLUMNS], [y - 0.2, y - 0.2], color="#cccccc", linewidth=0.6)
-    ax.text(0, y + 0.15, footer, fontsize=9, va="center", color="#555555")
+    for row, row_widths, row_places, row_height in zip(rows, widths, places, heights, strict=True):
+        ax.text(0, top + 0.5, row.head, fontsize=11, va="center", fontweight="bold")
+        ax.text(0, top + 1.3, row.note, fontsize=8.5, va="center", color="#555555")
+        for (text, state, shade), width, (x, line) in zip(row.boxes, row_widths, row_places, strict=True):
+            x, y, inner = left + x, top + LINE * line, width - 0.25
+            if state == "masked":
+                look = {"facecolor": "#ececec", "edgecolor": "#555555", "linestyle": "--"}
+            elif state == "end":
+                look = {"facecolor": "white", "edgecolor": "#555555", "linestyle": ":"}
+            else:
+                look = {"facecolor": (0.0, 0.447, 0.698, 0.06 + 0.4 * shade), "edgecolor": COLORS["blue"]}
+            if state != "prompt":
+                ax.add_patch(Rectangle((x, y), inner, 1.0, linewidth=1, **look))
+            color = "#6a6a6a" if state in ("prompt", "masked") else "#1a1a1a"
+            ax.text(x + inner / 2, y + 0.53, text, ha="center", va="center", fontsize=11, color=color)
+        top += row_height
+        ax.plot([0, COLUMNS], [top - 0.2, top - 0.2], color="#cccccc", linewidth=0.6)
+    ax.text(0, top + 0.15, footer, fontsize=9, va="center", color="#555555")
     lines = [f"{row.head}: " + "".join(text for text, _, _ in row.boxes) for row in rows]
     return Picture(figure, "\n".join([title, *lines] if title else lines))
 
 
-def _wrapped(boxes: Iterable[tuple[str, str, float]], room: float) -> list[list[tuple[str, str, float]]]:
-    """The boxes as lines of at most `room` columns."""
-    lines, used = [[]], 0.0
-    for box in boxes:
-        used += _columns(box[0])
-        if used > room and lines[-1]:
-            lines.append([])
-            used = _columns(box[0])
-        lines[-1].append(box)
-    return lines
-
-
-def _columns(text: str) -> float:
-    """Columns that a box with `text` takes."""
-    from rich.cells import cell_len
-
-    return max(2.0, cell_len(text) * 0.92 + 0.7)
-
-
-def _draw_line(ax, x: float, y: float, boxes: Iterable[tuple[str, str, float]]) -> None:
-    from matplotlib.patches import Rectangle
-
-    for text, state, shade in boxes:
-        width = _columns(text) - 0.25
-        if state != "prompt":
-            look = {
-                "masked": {"facecolor": "#ececec", "edgecolor": "#555555", "linestyle": "--"},
-                "filled": {"facecolor": (0.0, 0.447, 0.698, 0.06 + 0.4 * shade), "edgecolor": COLORS["blue"]},
-                "end": {"facecolor": "white", "edgecolor": "#555555", "linestyle": ":"},
-            }[state]
-            ax.add_patch(Rectangle((x, y), width, 1.0, linewidth=1, **look))
-        color = "#6a6a6a" if state in ("prompt", "masked") else "#1a1a1a"
-        ax.text(x + width / 2, y + 0.53, text, ha="center", va="center", fontsize=11, color=color)
-        x += _columns(text)
+def flow(widths: Iterable[float], room: float) -> list[tuple[float, int]]:
+    """(x, line) of boxes one after another, wrapped into lines of at most `room`."""
+    places, x, line = [], 0, 0
+    for width in widths:
+        if x and x + width > room:
+            x, line = 0, line + 1
+        places.append((x, line))
+        x += width
+    return places
 
 
 # packed batches ----------------------------------------------------------------------------------------------------

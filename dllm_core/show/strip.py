@@ -7,64 +7,117 @@ below the tokens marks the current block.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from dllm_core.common.files import write_whole
 from dllm_core.show.figures import fonts
 from dllm_core.show.html import MASK
-from dllm_core.show.trace_view import (
-    Cell,
-    cells,
-    chosen_steps,
-    drawn_length,
-    spread_steps,
-    times,
-    token_text,
-    trace_label,
-)
+from dllm_core.show.rows import flow
+from dllm_core.show.trace_view import cells, chosen_steps, drawn_length, spread_steps, times, token_text, trace_label
 from dllm_core.trace import Trace
 
 INK, PAPER, QUIET, GUESS = (26, 26, 26), (255, 255, 255), (100, 100, 100), (125, 125, 125)
 BLUE, ORANGE, PURPLE = (0, 114, 178), (213, 94, 0), (160, 44, 142)
+DOT = " · "  # between the parts of the legend
 LEGEND = (
-    "dashed: masked (grey: the guess) · thick: filled in this step · thin: filled before, darker = more confident · "
-    "line below: current block"
+    "dashed: masked (grey: the guess)",
+    "thick: filled in this step",
+    "thin: filled before, darker = more confident",
+    "line below: current block",
 )
 
 
-@dataclass(frozen=True)
-class _Page:
-    """The layout, the same in all frames. boxes: (left, top, right, bottom) in pixels per position, None where nothing
-    is drawn; unit: pixels of the font's size; fonts: "latin", "chinese" and "small"."""
+class _Strip:
+    """The frames of a trace, all of the same layout: its final text, wrapped at `width` pixels.
 
-    boxes: list[tuple[int, int, int, int] | None]
-    size: tuple[int, int]
-    unit: int
-    fonts: dict[str, object]
+    unit: pixels of the font's size; boxes: position → (left, top, right, bottom) in pixels.
+    """
 
+    def __init__(self, trace: Trace, label: str | None, width: int, unit: int, prompt: bool):
+        self.trace, self.label, self.width, self.unit = trace, trace_label(trace, label), width, unit
+        self.latin, self.chinese = _font(fonts()[0], unit), _font(fonts()[-1], unit)
+        self.small = _font(fonts()[-1], round(unit * 0.72))
+        final, height, gap = trace.final, round(unit * 1.75), round(unit * 0.22)
+        positions = range(0 if prompt else len(trace.prompt), drawn_length(trace))
+        lengths = [round(self._measure(token_text(trace, final[position]))) for position in positions]
+        widths = [max(round(unit * 1.5), length + round(unit * 0.5)) for length in lengths]
+        places = flow([width + gap for width in widths], self.width - 2 * unit + gap)
+        self.boxes = {}
+        for position, across, (x, line) in zip(positions, widths, places, strict=True):
+            top = round(unit * 2.6) + line * (height + round(unit * 0.45))
+            self.boxes[position] = (unit + x, top, unit + x + across, top + height)
+        self.height = max(box[3] for box in self.boxes.values()) + round(unit * 0.9)
 
-def _page(trace: Trace, width: int, unit: int, prompt: bool) -> _Page:
-    """The layout of a trace's final text, wrapped at `width` pixels."""
-    faces = {
-        "latin": _font(fonts()[0], unit),
-        "chinese": _font(fonts()[-1], unit),
-        "small": _font(fonts()[-1], round(unit * 0.72)),
-    }
-    first = 0 if prompt else len(trace.prompt)
-    last = drawn_length(trace)
-    left, height = unit, round(unit * 1.75)
-    x, y, boxes = left, round(unit * 2.6), []
-    for position, token in enumerate(trace.final):
-        if position < first or position >= last:
-            boxes.append(None)
-            continue
-        across = max(round(unit * 1.5), round(_measure(faces, token_text(trace, token))) + round(unit * 0.5))
-        if x + across > width - left:
-            x, y = left, y + height + round(unit * 0.45)
-        boxes.append((x, y, x + across, y + height))
-        x += across + round(unit * 0.22)
-    return _Page(boxes, (width, y + height + round(unit * 0.9)), unit, faces)
+    def _face(self, sign: str):
+        return self.latin if ord(sign) < 0x2E80 and sign not in MASK else self.chinese
+
+    def _measure(self, text: str) -> float:
+        return sum(self._face(sign).getlength(sign) for sign in text)
+
+    def frame(self, k: int):
+        """The sequence after `k` steps."""
+        from PIL import Image, ImageDraw
+
+        trace, unit = self.trace, self.unit
+        image = Image.new("RGB", (self.width, self.height), PAPER)
+        draw = ImageDraw.Draw(image)
+        shown = [cell for cell in cells(trace, k) if cell.position in self.boxes]
+        masked = sum(cell.state == "masked" for cell in shown)
+        decoded = sum(cell.state != "prompt" for cell in shown)
+        title = (
+            f"{self.label}   step {k} of {len(trace.steps)}   {times(trace)[k]} forwards   "
+            f"{masked} of {decoded} cells masked"
+        )
+        draw.text((unit, round(unit * 0.8)), title, font=self.small, fill=QUIET)
+        first, end = trace.steps[k - 1].block if k else (0, 0)
+        for cell in shown:
+            box = self.boxes[cell.position]
+            if first <= cell.position < end:
+                below = box[3] + max(2, unit // 7)
+                draw.rectangle((box[0], below, box[2], below + max(1, unit // 12)), fill=INK)
+            if cell.state == "masked":
+                _dashed(draw, box, unit)
+                fits = cell.guess and self._measure(cell.guess) <= box[2] - box[0] - 4
+                self._text(draw, box, cell.guess if fits else "·", GUESS if fits else QUIET)
+            elif cell.state == "prompt":
+                self._text(draw, box, cell.text, QUIET)
+            else:
+                self._outline(draw, box, cell)
+                self._text(draw, box, cell.text, INK)
+        return image
+
+    def _outline(self, draw, box, cell) -> None:
+        """The box of a filled position."""
+        new, thin = cell.state == "now", max(1, self.unit // 16)
+        line = max(2, self.unit // 7) if new else thin
+        ground = _tint(ORANGE, 0.14) if new else _tint(BLUE, 0.06 + 0.40 * cell.commit.confidence**2)
+        color = PURPLE if cell.edited else ORANGE if new else BLUE
+        draw.rectangle(box, fill=ground, outline=color, width=line)
+        if cell.edited:
+            gap = line + thin
+            inner = (box[0] + gap, box[1] + gap, box[2] - gap, box[3] - gap)
+            draw.rectangle(inner, outline=color, width=thin)
+
+    def _text(self, draw, box, text: str, fill) -> None:
+        x = (box[0] + box[2] - self._measure(text)) / 2
+        base = box[1] + (box[3] - box[1]) * 0.70
+        for sign in text:  # Latin and Chinese characters come from two fonts
+            draw.text((x, base), sign, font=self._face(sign), fill=fill, anchor="ls")
+            x += self._face(sign).getlength(sign)
+
+    def legend(self):
+        """The meaning of the outlines, wrapped at the width."""
+        from PIL import Image, ImageDraw
+
+        between = self.small.getlength(DOT)
+        widths = [self.small.getlength(part) + between for part in LEGEND]
+        places = flow(widths, self.width - 2 * self.unit + between)
+        image = Image.new("RGB", (self.width, round(self.unit * (1.1 * (places[-1][1] + 1) + 0.5))), PAPER)
+        for line, parts in groupby(zip(places, LEGEND, strict=True), key=lambda placed: placed[0][1]):
+            words = DOT.join(part for _, part in parts)
+            ImageDraw.Draw(image).text((self.unit, round(self.unit * 1.1 * line)), words, font=self.small, fill=QUIET)
+        return image
 
 
 def _font(family: str, size: int):
@@ -75,77 +128,20 @@ def _font(family: str, size: int):
     return ImageFont.truetype(str(path), size, index=getattr(path, "face_index", 0))
 
 
-def _face(faces: dict, sign: str):
-    return faces["latin"] if ord(sign) < 0x2E80 and sign not in MASK else faces["chinese"]
+def _tint(color: tuple[int, int, int], share: float) -> tuple[int, ...]:
+    """The color on white, with `share` of its strength."""
+    return tuple(round(value * share + 255 * (1 - share)) for value in color)
 
 
-def _measure(faces: dict, text: str) -> float:
-    return sum(_face(faces, sign).getlength(sign) for sign in text)
-
-
-def _frame(trace: Trace, k: int, page: _Page, label: str):
-    """The sequence after `k` steps."""
-    from PIL import Image, ImageDraw
-
-    image = Image.new("RGB", page.size, PAPER)
-    draw = ImageDraw.Draw(image)
-    unit = page.unit
-    shown = [(cell, box) for cell, box in zip(cells(trace, k), page.boxes, strict=True) if box is not None]
-    masked = sum(cell.state == "masked" for cell, _ in shown)
-    decoded = sum(cell.state != "prompt" for cell, _ in shown)
-    forwards = times(trace)[k]
-    title = f"{label}   step {k} of {len(trace.steps)}   {forwards} forwards   {masked} of {decoded} cells masked"
-    draw.text((unit, round(unit * 0.8)), title, font=page.fonts["small"], fill=QUIET)
-    first, end = trace.steps[k - 1].block if k else (0, 0)
-    for cell, box in shown:
-        if first <= cell.position < end:
-            below = box[3] + max(2, unit // 7)
-            draw.rectangle((box[0], below, box[2], below + max(1, unit // 12)), fill=INK)
-        if cell.state == "masked":
-            _masked(draw, box, cell.guess or "", page)
-        elif cell.state == "prompt":
-            _text(draw, box, cell.text, page, QUIET)
-        else:
-            _filled(draw, box, cell, page)
-            _text(draw, box, cell.text, page, INK)
-    return image
-
-
-def _masked(draw, box, guess: str, page: _Page) -> None:
-    _dashed(draw, box, page.unit)
-    fits = guess and _measure(page.fonts, guess) <= box[2] - box[0] - 4
-    _text(draw, box, guess if fits else "·", page, GUESS if fits else QUIET)
-
-
-def _filled(draw, box, cell: Cell, page: _Page) -> None:
-    new = cell.state == "now"
-    thin = max(1, page.unit // 16)
-    line = max(2, page.unit // 7) if new else thin
-    ground = _mix(ORANGE, PAPER, 0.14) if new else _mix(BLUE, PAPER, 0.06 + 0.40 * cell.commit.confidence**2)
-    color = PURPLE if cell.edited else ORANGE if new else BLUE
-    draw.rectangle(box, fill=ground, outline=color, width=line)
-    if cell.edited:
-        gap = line + thin
-        inner = (box[0] + gap, box[1] + gap, box[2] - gap, box[3] - gap)
-        draw.rectangle(inner, outline=color, width=thin)
-
-
-def _legend(page: _Page):
-    """The meaning of the outlines, wrapped at the page's width."""
-    from PIL import Image, ImageDraw
-
-    face, room = page.fonts["small"], page.size[0] - 2 * page.unit
-    lines = [""]
-    for part in LEGEND.split(" · "):
-        longer = f"{lines[-1]} · {part}" if lines[-1] else part
-        if face.getlength(longer) <= room:
-            lines[-1] = longer
-        else:
-            lines.append(part)
-    image = Image.new("RGB", (page.size[0], round(page.unit * (1.1 * len(lines) + 0.5))), PAPER)
-    for i, line in enumerate(lines):
-        ImageDraw.Draw(image).text((page.unit, round(page.unit * 1.1 * i)), line, font=face, fill=QUIET)
-    return image
+def _dashed(draw, box, unit: int) -> None:
+    dash, (x0, y0, x1, y1) = max(3, unit // 4), box
+    draw.rectangle(box, fill=(244, 244, 244))
+    for x in range(x0, x1, 2 * dash):
+        draw.line([(x, y0), (min(x + dash, x1), y0)], fill=QUIET)
+        draw.line([(x, y1), (min(x + dash, x1), y1)], fill=QUIET)
+    for y in range(y0, y1, 2 * dash):
+        draw.line([(x0, y), (x0, min(y + dash, y1))], fill=QUIET)
+        draw.line([(x1, y), (x1, min(y + dash, y1))], fill=QUIET)
 
 
 def stacked(images: list):
@@ -160,30 +156,6 @@ def stacked(images: list):
     return column
 
 
-def _mix(color, ground, share: float) -> tuple[int, ...]:
-    return tuple(round(a * share + b * (1 - share)) for a, b in zip(color, ground, strict=True))
-
-
-def _text(draw, box, text: str, page: _Page, fill) -> None:
-    x = (box[0] + box[2] - _measure(page.fonts, text)) / 2
-    base = box[1] + (box[3] - box[1]) * 0.70
-    for sign in text:  # Latin and Chinese characters come from two fonts
-        face = _face(page.fonts, sign)
-        draw.text((x, base), sign, font=face, fill=fill, anchor="ls")
-        x += face.getlength(sign)
-
-
-def _dashed(draw, box, unit: int) -> None:
-    dash, (x0, y0, x1, y1) = max(3, unit // 4), box
-    draw.rectangle(box, fill=(244, 244, 244))
-    for x in range(x0, x1, 2 * dash):
-        draw.line([(x, y0), (min(x + dash, x1), y0)], fill=QUIET)
-        draw.line([(x, y1), (min(x + dash, x1), y1)], fill=QUIET)
-    for y in range(y0, y1, 2 * dash):
-        draw.line([(x0, y), (x0, min(y + dash, y1))], fill=QUIET)
-        draw.line([(x1, y), (x1, min(y + dash, y1))], fill=QUIET)
-
-
 def gif(
     trace: Trace, path: str | Path, *, width: int = 760, seconds: float = 8.0, label: str | None = None,
     prompt: bool = True, frames: int = 80, legend: bool = True,
@@ -193,11 +165,9 @@ def gif(
     width: pixels; seconds: of one round, about; prompt: whether to draw the prompt's tokens; legend: a line with the
     meaning of the outlines. Returns the path.
     """
-    label = trace_label(trace, label)
-    page = _page(trace, width, 20, prompt)
-    below = [_legend(page)] if legend else []
-    steps = spread_steps(len(trace.steps), frames)
-    images = [stacked([_frame(trace, k, page, label), *below]).quantize(64) for k in steps]
+    drawing = _Strip(trace, label, width, 20, prompt)
+    below = [drawing.legend()] if legend else []
+    images = [stacked([drawing.frame(k), *below]).quantize(64) for k in spread_steps(len(trace.steps), frames)]
     pause = int(min(900, max(60, 1000 * seconds / max(len(images), 1))))
     pauses = [max(700, pause), *[pause] * (len(images) - 2), 2200] if len(images) > 1 else [1000]
     out = io.BytesIO()
@@ -213,14 +183,13 @@ def png(
 
     Drawn at twice `width` pixels. Raises ValueError for a step outside the trace. Returns the path.
     """
-    label = trace_label(trace, label)
     return write_whole(path, strip(trace, chosen_steps(trace, steps, 5), 2 * width, 40, label, prompt))
 
 
-def strip(trace: Trace, steps: Sequence[int], width: int, unit: int, label: str, prompt: bool = True) -> bytes:
+def strip(trace: Trace, steps: Sequence[int], width: int, unit: int, label: str | None, prompt: bool = True) -> bytes:
     """PNG of chosen steps one under the other. width: pixels; unit: pixels of the font's size."""
-    page = _page(trace, width, unit, prompt)
-    column = stacked([*(_frame(trace, k, page, label) for k in steps), _legend(page)])
+    drawing = _Strip(trace, label, width, unit, prompt)
+    column = stacked([*map(drawing.frame, steps), drawing.legend()])
     out = io.BytesIO()
     column.quantize(64).save(out, "PNG", optimize=True)
     return out.getvalue()

@@ -7,22 +7,13 @@ It is readable without color: masks are shaded boxes (followed by the guess), an
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
 from dllm_core.common.errors import UsageError
+from dllm_core.show import trace_view
 from dllm_core.show.html import visible
-from dllm_core.show.trace_view import (
-    cells,
-    chosen_steps,
-    drawn_length,
-    masked_after,
-    reasons,
-    summary,
-    times,
-    trace_label,
-)
 from dllm_core.trace import Trace
 
 STYLES = {"prompt": "dim", "masked": "bright_black", "guess": "dim italic", "now": "bold reverse", "before": "blue"}
@@ -41,31 +32,25 @@ def terminal(
     from rich.console import Group
     from rich.text import Text
 
-    name = visible(trace_label(trace, label))
-    parts = [Text(f"{name}: {summary(trace)}", style="bold")]
-    for k in chosen_steps(trace, steps, 8):
+    name = visible(trace_view.trace_label(trace, label))
+    parts = [Text(f"{name}: {trace_view.summary(trace)}", style="bold")]
+    for k in trace_view.chosen_steps(trace, steps, 8):
         parts += [_head(trace, k), _line(trace, k, drafts, prompt)]
     return Group(*parts)
-
-
-def frames(trace: Trace, *, drafts: bool = True, prompt: bool = False) -> Iterator:
-    """Yield (seconds, renderable) for the start and every step. seconds: from the beginning of the decoding to the step."""
-    for k, seconds in enumerate(times(trace, "seconds")):
-        yield seconds, terminal(trace, steps=[k], drafts=drafts, prompt=prompt)
 
 
 def _head(trace: Trace, k: int):
     """Step number, progress, and why the step's tokens were chosen."""
     from rich.text import Text
 
-    start, masked = masked_after(trace, 0), masked_after(trace, k)
+    start, masked = trace_view.masked_after(trace, 0), trace_view.masked_after(trace, k)
     full = round(BAR * (start - masked) / max(start, 1))
     head = Text(f"step {k} of {len(trace.steps)} ", style="bold")
     head.append("█" * full + "░" * (BAR - full), style="blue")
-    head.append(f" {times(trace)[k]} forwards, {masked} masked", style="default")
+    head.append(f" {trace_view.times(trace)[k]} forwards, {masked} masked", style="default")
     if not k:
         return head
-    step, words = trace.steps[k - 1], reasons(trace)
+    step, words = trace.steps[k - 1], trace_view.reasons(trace)
     for reason in dict.fromkeys(commit.reason for commit in step.commits):
         count = sum(commit.reason == reason for commit in step.commits)
         why = words.get(reason, "not recorded").format(filled=count, held=step.held_back)
@@ -77,9 +62,9 @@ def _line(trace: Trace, k: int, drafts: bool, prompt: bool):
     """The sequence after `k` steps as one wrapping line."""
     from rich.text import Text
 
-    first, last = 0 if prompt else len(trace.prompt), drawn_length(trace)
+    first, last = 0 if prompt else len(trace.prompt), trace_view.drawn_length(trace)
     pieces = []
-    for cell in cells(trace, k)[first:last]:
+    for cell in trace_view.cells(trace, k)[first:last]:
         pieces.append((cell.state, cell.text))
         if drafts and cell.guess is not None:
             pieces.append(("guess", cell.guess))
@@ -123,9 +108,8 @@ def run(options: argparse.Namespace) -> None:
             return
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
+    clock = trace_view.times(trace, "seconds")
     with Live(console=console, auto_refresh=False) as live:
-        before = 0.0
-        for seconds, drawn in frames(trace, drafts=options.drafts, prompt=options.prompt):
-            time.sleep((seconds - before) / options.speed)
-            live.update(drawn, refresh=True)
-            before = seconds
+        for k, seconds in enumerate(clock):
+            time.sleep((seconds - clock[max(k - 1, 0)]) / options.speed)
+            live.update(terminal(trace, steps=[k], drafts=options.drafts, prompt=options.prompt), refresh=True)

@@ -11,37 +11,27 @@ from dllm_core.common import progress_bar
 from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, shade, stretches
 
 PHASE = {"color": "#444444"}
+SHARE = 0.03  # most of the time that drawing may take
 
 
 class LiveLossCurve:
-    """A loss curve that grows: `live.update(train_step)` for every step, `live.close()` at the end (or `with`).
+    """A loss curve that grows: `live.update(train_step)` for every step, `live.close()` at the end.
 
-    every: least seconds between two pictures; share: largest share of the time that drawing may take; interactive:
-    whether to draw before the end (default: `show.interactive()`). One picture remains in the notebook.
-    `live.picture()` draws the current state at any time.
+    every: least seconds between two pictures; interactive: whether to draw before the end (default:
+    `show.interactive()`). One picture remains in the notebook. `live.picture()` draws the current state at any time.
     """
 
-    def __init__(
-        self, title: str = "training", *, every: float = 2.0, share: float = 0.03, interactive: bool | None = None
-    ):
-        self.title, self.every, self.share = title, every, share
+    def __init__(self, title: str = "training", *, every: float = 2.0, interactive: bool | None = None):
+        self.title, self.every = title, every
         self.interactive = progress_bar.interactive() if interactive is None else interactive
         self.steps: list = []
-        self.handle = None
-        self.drawn_at = time.perf_counter()
-        self.cost = 0.0
-        self.closed = False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
+        self.handle, self.closed = None, False
+        self.drawn_at, self.cost = time.perf_counter(), 0.0
 
     def update(self, step) -> None:
         """Add a step; draw when it is time. step: any record with `TrainStep`'s fields."""
         self.steps.append(step)
-        if self.interactive and time.perf_counter() - self.drawn_at > max(self.every, self.cost / self.share):
+        if self.interactive and time.perf_counter() - self.drawn_at > max(self.every, self.cost / SHARE):
             self._draw()
 
     def close(self) -> None:
@@ -51,13 +41,11 @@ class LiveLossCurve:
         self.closed = True
 
     def _draw(self) -> None:
+        from IPython import get_ipython
+        from IPython.display import display
+
         began = time.perf_counter()
         picture = self.picture()
-        try:
-            from IPython import get_ipython
-            from IPython.display import display
-        except ImportError:
-            return
         if get_ipython() is None:
             return
         if self.handle is None:
@@ -170,10 +158,6 @@ def progress(
     """
     if sample is not None and every is None:
         raise ValueError("progress: `sample` needs `every` (steps between two samples)")
-    return _progress(steps, total, live, sample, every, name, film)
-
-
-def _progress(steps, total, live, sample, every, name, film) -> Iterator:
     bar = progress_bar.progress_bar(total, name, unit="step", smoothing=0.1)
     try:
         for step in steps:

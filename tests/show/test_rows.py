@@ -10,12 +10,12 @@ from dllm_core.show.rows import TokenRow, _states, draw_token_rows
 
 
 def test_masked_row_and_its_complement_partition_the_tokens():
-    row = show.masked_row(["你", "好", HOSTILE], [True, False, True], complement=True)
+    row = show.masked_row(["你", "好", HOSTILE], [True, False, True], complement=[False, True, False])
     first, second = row.text.splitlines()
     assert first.count("░") == 2 and second.count("░") == 1
     prompted = show.masked_row(["你", "好", "x"], [False, True, False], prompt=[True, False, False])
     assert "1 of 2 masked" in prompted.html and prompted.html.count("border-color:transparent") == 1
-    prompt = show.masked_row(["你", "好", "x"], [False, True, False], complement=True, prompt=[True, False, False])
+    prompt = show.masked_row(["你", "好", "x"], [False, True, False], complement=[False, False, True], prompt=[True, False, False])
     assert [line.count("░") for line in prompt.text.splitlines()] == [1, 1]
     with pytest.raises(ValueError, match="prompt has 1 entries for 2 tokens"):
         show.masked_row(["a", "b"], [True, False], prompt=[True])

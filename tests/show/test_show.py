@@ -12,7 +12,7 @@ from dllm_core import show
 
 def test_show_imports_without_the_drawing_libraries():
     code = (
-        "import sys\nfor name in ('matplotlib', 'ipywidgets', 'IPython', 'PIL', 'pygments', 'tqdm'):\n"
+        "import sys\nfor name in ('matplotlib', 'ipywidgets', 'IPython', 'PIL', 'tqdm'):\n"
         "    sys.modules[name] = None\n"
         "from dllm_core import show\nassert show.table([{'a': 1}]).text and show.source(show.table).text"
     )

@@ -5,8 +5,7 @@ import pytest
 from traces import WORDS, ar, llada1, llada2
 
 from dllm_core.cli.main import main
-from dllm_core.show.terminal import frames, terminal
-from dllm_core.show.trace_view import times
+from dllm_core.show.terminal import terminal
 
 
 def drawn(what, **options) -> str:
@@ -33,13 +32,19 @@ def test_terminal_lists_the_steps():
         and drawn(terminal(llada2(), steps=[2])).count("forwards") == 2
     )
     assert "\x1b[" in drawn(terminal(llada2()), force_terminal=True)
-    assert [seconds for seconds, _ in frames(llada2())] == times(llada2(), "seconds")
 
 
 def test_terminal_takes_markup_for_letters():
     trace = ar()
     trace.vocabulary = {**WORDS, 4: "[bold red]x[/]", 3: "[link=y]"}
     assert "[bold red]x[/]" in drawn(terminal(trace)) and "[link=y]" in drawn(terminal(trace))
+
+
+def test_playing_keeps_the_recorded_pace(tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    assert main(["play", str(llada2().save(tmp_path / "x.json")), "--play", "--speed", "0.5"]) == 0
+    assert pauses == [0.0, *[0.5] * 4]  # a quarter of a second per step was recorded
 
 
 def test_terminal_errors_name_the_argument(tmp_path, capsys):

@@ -18,9 +18,10 @@ def trained(number: int, loss: float = 1.0, **more) -> TrainStep:
 def test_live_draws_only_at_the_end_without_an_interactive_display(monkeypatch):
     drawn = []
     monkeypatch.setattr(show.LiveLossCurve, "_draw", lambda self: drawn.append(len(self.steps)))
-    with show.LiveLossCurve(every=0, interactive=False) as live:
-        for i in range(5):
-            live.update(trained(i + 1, 1.0))
+    live = show.LiveLossCurve(every=0, interactive=False)
+    for i in range(5):
+        live.update(trained(i + 1, 1.0))
+    live.close()
     live.close()
     assert drawn == [5]
     live = show.LiveLossCurve(every=0, interactive=True)
@@ -65,7 +66,7 @@ def test_progress_yields_on_samples_and_closes(capsys):
         list(show.progress(failing(), 2, live))
     assert live.closed
     with pytest.raises(ValueError, match="every"):
-        show.progress([], 1, sample=str)
+        next(show.progress([], 1, sample=str))
 
 
 def test_merged_checkpoints_are_ringed_on_the_validation_curve():

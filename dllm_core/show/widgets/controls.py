@@ -36,7 +36,8 @@ def explorer(draw: Callable, controls: dict[str, tuple[object, Control]], intera
     draw: returns a `show.Picture`, a `show.Html`, or a list of them; its ValueError is shown beside the controls.
     """
     if not (show.interactive() if interactive is None else interactive):
-        return joined(draw(**{name: value for name, (value, _) in controls.items()}))
+        drawn = draw(**{name: value for name, (value, _) in controls.items()})
+        return joined(drawn) if isinstance(drawn, list) else drawn
     import ipywidgets
     from IPython.display import HTML, display
 

@@ -15,20 +15,8 @@ from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.notebook.setup import open_checkpoint
 from dllm_core.show.html import asset, joined
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after
-from dllm_core.show.widgets.request import (
-    ANSWER,
-    CONTROLS,
-    FILL,
-    RARE,
-    WIDE,
-    Decoding,
-    begin,
-    beside,
-    config_of,
-    finished_runs,
-    run_row,
-    used,
-)
+from dllm_core.show.widgets import request
+from dllm_core.show.widgets.request import ANSWER, CONTROLS, FILL, RARE, WIDE, Decoding
 from dllm_core.trace import Trace, with_text
 
 KEPT = 8  # runs in the table
@@ -50,9 +38,9 @@ def decoding_explorer(
     values = _values(loaded, prompt, config, gaps)
     if show.interactive() if interactive is None else interactive:
         return DecodingPanel(loaded, values, open_run).widget
-    decoding = begin(loaded, values)
+    decoding = request.begin(loaded, values)
     decoding.trace.steps.extend(decoding.steps)
-    row = run_row(1, loaded.path.name, decoding.trace, decoding.text(loaded.tokenizer))
+    row = request.run_row(1, loaded.path.name, decoding.trace, decoding.text(loaded.tokenizer))
     return joined([show.player(with_text(decoding.trace, loaded.tokenizer)), _table([row])])
 
 
@@ -80,7 +68,7 @@ class DecodingPanel:
 
         self._stop_current()
         self.loaded, self.name, self.open_run = loaded, loaded.path.name, open_run
-        self.runs = {**finished_runs(), self.name: loaded.info}
+        self.runs = {**request.finished_runs(), self.name: loaded.info}
         self.rows: list[dict] = []
         self.done: list[tuple[str, Trace]] = []
         self.count, self.running, self.stopping, self.task = 0, False, False, None
@@ -133,10 +121,10 @@ class DecodingPanel:
         whether they are valid; an error is shown beside the control that it concerns."""
         values, wrong = self.values, None
         try:
-            config_of(values)
+            request.config_of(values)
         except ValueError as error:
             wrong = error
-        shown = used(values["task"], values["style"])
+        shown = request.used(values["task"], values["style"])
         for name, cell in self.cells.items():
             cell.layout.display = None if name in shown and (self.more.value or name not in RARE) else "none"
             self._note(name, html.escape(CONTROLS[name].help))
@@ -152,7 +140,7 @@ class DecodingPanel:
         self.notes[name].value, self.notes[name].layout.display = markup, None if markup else "none"
 
     def _complain(self, error: Exception) -> None:
-        name = beside(error)
+        name = request.beside(error)
         self._note(name, f'<span class="dllm-wrong">✕ {html.escape(str(error))}</span>')
         if name:
             self.cells[name].layout.display = None  # also where it is a rare one
@@ -193,7 +181,7 @@ class DecodingPanel:
         try:
             self._say("opening the checkpoint …")
             self._open(values["checkpoint"])
-            decoding = begin(self.loaded, values)
+            decoding = request.begin(self.loaded, values)
             self.count += 1
             label = f"{self.count}: {STYLE_NAMES[decoding.trace.style]}"
             await self._watch(label, decoding)
@@ -244,7 +232,7 @@ class DecodingPanel:
         if self.stopping:
             label, text, end = f"{label} (stopped)", f"(stopped) {text}", "stopped"
         self.done = [*self.done, (label, trace)][-SIDES:]
-        self.rows = [run_row(self.count, run, trace, text), *self.rows][:KEPT]
+        self.rows = [request.run_row(self.count, run, trace, text), *self.rows][:KEPT]
         self.past.value = _table(self.rows).html
         self._show([(label, trace)])
         self._say(f"{end}: {trace.tokens} tokens in {trace.forwards} forwards, {trace.seconds:.2f} s of decoding")

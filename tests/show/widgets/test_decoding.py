@@ -284,7 +284,7 @@ def test_side_by_side_and_the_table_keep_the_last(panel):
 
 
 def test_an_unforeseen_error_is_seen(panel, monkeypatch):
-    monkeypatch.setattr(decoding_widgets, "begin", lambda *_: 1 / 0)
+    monkeypatch.setattr(decoding_widgets.request, "begin", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         panel.start()
     assert "failed: ZeroDivisionError" in panel.status.value and not panel.running
