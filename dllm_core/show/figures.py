@@ -199,13 +199,20 @@ def shade(axes, parts: Sequence[tuple[float, float, str]]) -> None:
                           va="bottom", fontsize=9, color="#444444")  # fmt: skip
 
 
-def cell_lines(axes, rows: int, columns: int, **look) -> None:
-    """Lines between the cells of an image, as two collections: ticks at every line would take a second to draw."""
-    across = [i - 0.5 for i in range(columns + 1)]
-    down = [i - 0.5 for i in range(rows + 1)]
-    axes.vlines(across, down[0], down[-1], **look)
-    axes.hlines(down, across[0], across[-1], **look)
-    axes.set(xlim=(across[0], across[-1]), ylim=(down[-1], down[0]))
+def draw_cells(axes, cells, colors: Sequence[str], lines: bool = True) -> None:
+    """The image of `cells`, [Q, K] indices into `colors`, with the ticks above and thin lines between the cells."""
+    from matplotlib.colors import ListedColormap
+
+    axes.imshow(cells, cmap=ListedColormap(colors), vmin=0, vmax=len(colors) - 1, interpolation="nearest")
+    axes.grid(False)
+    axes.xaxis.tick_top()
+    if lines:  # as two collections: ticks at every line would take a second to draw
+        rows, columns = cells.shape
+        look = {"color": "#bbbbbb", "linewidth": 0.5}
+        axes.vlines([i - 0.5 for i in range(columns + 1)], -0.5, rows - 0.5, **look)
+        axes.hlines([i - 0.5 for i in range(rows + 1)], -0.5, columns - 0.5, **look)
+        axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+        axes.tick_params(length=0)
 
 
 @our_look()
@@ -221,7 +228,6 @@ def mask_picture(
     Raises ValueError when the mask is not two-dimensional or the labels do not fit.
     """
     import numpy as np
-    from matplotlib.colors import ListedColormap
 
     mask = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask).astype(bool)
     if mask.ndim != 2:
@@ -231,12 +237,8 @@ def mask_picture(
         raise ValueError(f"labels: {len(labels)} for {columns} columns; give one per column")
     side = min(7.5, max(3.0, 0.32 * columns + 1.2))
     figure, (axes,) = new_figure(side, side * (rows + 1) / (columns + 1) + 0.4)
-    axes.grid(False)
-    tones = ListedColormap(["#f2f2f2", COLORS["blue"]])
-    axes.imshow(np.where(mask, 1.0, 0.0), cmap=tones, vmin=0, vmax=1, aspect="equal", interpolation="nearest")
-    if columns <= 64:  # thin lines between cells, and a dot in each open one: readable without color
-        cell_lines(axes, rows, columns, color="#bbbbbb", linewidth=0.5)
-        axes.tick_params(length=0)
+    draw_cells(axes, mask.astype(float), ("#f2f2f2", COLORS["blue"]), lines=columns <= 64)
+    if columns <= 64:  # a dot in each open cell: readable without color
         q, k = np.nonzero(mask)
         axes.plot(k, q, ".", color="white", markersize=max(2, 40 / columns))
     if labels is not None and columns <= 40:
@@ -244,7 +246,6 @@ def mask_picture(
         turn = 0 if max(map(len, names)) <= 2 else 90
         axes.set_xticks(range(columns), names, rotation=turn)
         axes.set_yticks(range(rows), names if rows == columns else range(rows))
-    axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     for name, (start, end) in (parts or {}).items():
         for edge in (start, end):

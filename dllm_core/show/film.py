@@ -26,9 +26,6 @@ class SampleFilm:
             lines = self.file.read_text(encoding="utf-8").splitlines()
             self.frames = [json.loads(line) for line in lines if line.endswith("}")]
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
     def add(self, step, sample: Trace | str) -> None:
         """Keep `sample` as of `step`: a `TrainStep`, or a plain number of steps."""
         number = getattr(step, "step", step)

@@ -98,10 +98,8 @@ def trace_labels(traces: Sequence[Trace], labels: Sequence[str] | None = None) -
             raise ValueError(f"labels: {len(labels)} for {len(traces)} traces; give one per trace")
         return [str(label) for label in labels]
     names = [STYLE_NAMES.get(trace.style, trace.style) for trace in traces]
-    numbered = []
-    for i, name in enumerate(names):
-        numbered.append(name if names.count(name) == 1 else f"{name} ({names[: i + 1].count(name)})")
-    return numbered
+    counts = [names[: i + 1].count(name) for i, name in enumerate(names)]
+    return [name if names.count(name) == 1 else f"{name} ({n})" for name, n in zip(names, counts, strict=True)]
 
 
 def trace_label(trace: Trace, label: str | None = None) -> str:

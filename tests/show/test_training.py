@@ -97,7 +97,7 @@ def test_film_keeps_samples_beside_the_run(tmp_path):
     assert is_png(again.picture()) and "step 10: text" in repr(again.picture())
     with open(file, "a", encoding="utf-8") as lines:
         lines.write('{"step": 30, "tok')  # killed while writing
-    assert len(show.SampleFilm(file)) == 2
+    assert len(show.SampleFilm(file).frames) == 2
 
 
 def test_film_shows_first_and_last():

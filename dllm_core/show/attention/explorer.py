@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from functools import cache
 
 from dllm_core.show.attention.picture import attention_picture
-from dllm_core.show.attention.scenes import DECODERS, PATTERNS, POEM, RULES, decoding_scene, training_scene
+from dllm_core.show.attention.scenes import BLOCKED, DECODERS, PATTERNS, POEM, RULES, decoding_scene, training_scene
 from dllm_core.show.html import MASK, Html, asset, script_piece
 
-BLOCKY = (*PATTERNS[2:], DECODERS[2])  # the block size matters to these only
+WITH_BLOCKS = (*BLOCKED, DECODERS[2])
 
 
 def attention(
@@ -60,7 +60,7 @@ def _scenes(tokens, lengths, block_sizes, documents, t) -> dict[str, dict]:
     scenes = {}
     for name, length in itertools.product((*PATTERNS, *DECODERS), lengths):
         row = tokens[:length]
-        sizes = [size for size in block_sizes if length % size == 0 and size < length] if name in BLOCKY else [0]
+        sizes = [size for size in block_sizes if length % size == 0 and size < length] if name in WITH_BLOCKS else [0]
         for size, count in itertools.product(sizes, documents if name in PATTERNS else (1,)):
             scene = training_scene(name, row, size, count, t) if name in PATTERNS else decoding_scene(name, row, size)
             scenes[f"{name}|{length}|{size or '–'}|{count}"] = scene

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dllm_core.show.attention.scenes import PATTERNS, POEM, training_scene
-from dllm_core.show.figures import COLORS, Picture, cell_lines, our_look
+from dllm_core.show.figures import COLORS, Picture, draw_cells, our_look
 from dllm_core.show.html import MASK
 
 TITLES = ("causal", "bidirectional", "block-causal", "[x_t ; x_0]")  # of the first four `PATTERNS`
@@ -67,18 +67,12 @@ def _draw_key(ax) -> None:
 def _draw_cells(ax, scene: dict) -> None:
     """Draw a scene's first frame into matplotlib axes: the markers of `MARKS`, and borders of blocks, documents, views."""
     import numpy as np
-    from matplotlib.colors import ListedColormap
 
     cells = np.array([list(row) for row in scene["frames"][0]["cells"]])
-    size = len(cells)
     own_block, clean, leaking = (np.isin(cells, list(codes)) for codes in ("of", "ec", "av"))
-    colors = ListedColormap(["#f2f2f2", COLORS["blue"], COLORS["green"]])
-    ax.imshow(own_block + 2 * clean, cmap=colors, vmin=0, vmax=2, interpolation="nearest")
-    ax.grid(False)
-    cell_lines(ax, size, size, color="#c8c8c8", linewidth=0.4)
-    ax.tick_params(length=0, pad=2)
-    ax.xaxis.tick_top()
-    unit = max(2.5, 6.5 - size / 8)
+    draw_cells(ax, own_block + 2 * clean, ("#f2f2f2", COLORS["blue"], COLORS["green"]))
+    ax.tick_params(pad=2)
+    unit = max(2.5, 6.5 - len(cells) / 8)
     markers = ((own_block, "o", "white"), (clean, "_", "white"), (leaking, "x", COLORS["vermilion"]))
     for chosen, marker, color in markers:
         queries, keys = np.nonzero(chosen)

@@ -5,6 +5,7 @@ In training a cell's rule is a term of `AttentionPattern.terms()`; the open rule
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,15 +21,15 @@ from dllm_core.schedules import NoiseSchedule
 from dllm_core.show.html import MASK, visible
 
 POEM = "床前明月光疑是地上霜举头望明月低头思故乡"
-PATTERNS = (
-    "causal",
-    "bidirectional",
-    "block-causal",
-    "block diffusion [x_t ; x_0]",
-    "complementary views [x_t ; x̄_t ; x_0]",
-)
-DECODERS = ("AR, cached", "LLaDA 1, no cache", "LLaDA 2, cached blocks")
-STYLES = dict(zip(DECODERS, ("ar", "llada1", "llada2"), strict=True))
+WHOLE = {"causal": patterns.causal, "bidirectional": patterns.bidirectional}  # the patterns without blocks
+BLOCKED = {
+    "block-causal": patterns.block_causal,
+    "block diffusion [x_t ; x_0]": patterns.block_diffusion,
+    "complementary views [x_t ; x̄_t ; x_0]": partial(patterns.block_diffusion, views=2),
+}
+PATTERNS = (*WHOLE, *BLOCKED)
+STYLES = {"AR, cached": "ar", "LLaDA 1, no cache": "llada1", "LLaDA 2, cached blocks": "llada2"}
+DECODERS = tuple(STYLES)
 
 # code of a cell → (whether q may attend to k, name, explanation for query {q} and key {k})
 RULES = {
@@ -56,25 +57,17 @@ RULES = {
 
 def training_pattern(name: str, length: int, block_size: int, documents: int = 1) -> patterns.AttentionPattern:
     """The pattern of one row of `length` tokens, cut into equal documents. Raises ValueError when they do not fit."""
-    if name not in PATTERNS:
-        raise ValueError(f"pattern={name!r}: must be one of {', '.join(PATTERNS)}")
     if not 1 <= documents <= length:
         raise ValueError(f"{documents} documents do not fit into {length} tokens; lower the number of documents")
     document = (torch.arange(length) * documents // length)[None]
-    starts = torch.stack([(document[0] == number).nonzero()[0, 0] for number in document[0]])
-    position = (torch.arange(length) - starts)[None]
-    if name == "causal":
-        return patterns.causal(document, position)
-    if name == "bidirectional":
-        return patterns.bidirectional(document, position)
-    if name == "block-causal":
-        return patterns.block_causal(document, position, block_size)
-    return patterns.block_diffusion(document, position, block_size, views=2 if name == PATTERNS[4] else 1)
+    position = torch.arange(length) - torch.searchsorted(document, document)  # the search finds where a document begins
+    if name in WHOLE:
+        return WHOLE[name](document, position)
+    return BLOCKED[name](document, position, block_size)
 
 
 def rules(pattern: patterns.AttentionPattern) -> list[str]:
-    """[S] strings of S codes of `RULES`, a string per query, a character per key, for the batch's first row: the first of
-    the pattern's terms that holds, in the order below."""
+    """[S] strings of S codes of `RULES`, a string per query, for the batch's first row: the first term that holds."""
     terms = pattern.terms()
     noisy = pattern.view > 0
     both_noisy = noisy[:, :, None] & noisy[:, None, :]
@@ -142,11 +135,7 @@ def _borders(pattern: patterns.AttentionPattern, name: str) -> list[list[int]]:
 
 
 class _Listener:
-    """A stand-in for the model: it records the positions and masks of its calls, and predicts the true token everywhere,
-    with high confidence at most positions.
-
-    shift: 1 for AR, whose prediction at an element is the next token, else 0.
-    """
+    """A model that records the positions and masks of its calls and predicts the true token (`shift` places ahead)."""
 
     def __init__(self, length: int, shift: int):
         self.config = ModelConfig(length + 2, 4, 1, 1, max_position_embeddings=max(length, 8))
@@ -164,12 +153,7 @@ class _Listener:
 
 
 def decoding_scene(name: str, tokens: Sequence[str], block_size: int) -> dict:
-    """A decoding that writes `tokens` after a prompt, the first third of them, as a record: a frame per forward.
-
-    Raises ValueError for a name that is not in `DECODERS`.
-    """
-    if name not in DECODERS:
-        raise ValueError(f"decoder={name!r}: must be one of {', '.join(DECODERS)}")
+    """A decoding that writes `tokens` after a prompt, the first third of them, as a record: a frame per forward."""
     length, style = len(tokens), STYLES[name]
     prompt, mask_id, eos = max(2, length // 3), length, length + 1
     new = length - prompt
@@ -198,10 +182,7 @@ def decoding_scene(name: str, tokens: Sequence[str], block_size: int) -> dict:
 
 
 def _forward(fed: list[int], mask: list[list[bool]], length: int) -> list[str]:
-    """[length] strings of codes of `RULES`: what each position sees in a forward of the positions `fed`.
-
-    mask: [len(fed), keys], a row per fed position.
-    """
+    """[length] strings of codes of `RULES`: what each position sees in a forward of `fed`. mask: [len(fed), keys]."""
     rows = dict(zip(fed, mask, strict=True))
     cells = []
     for q in range(length):

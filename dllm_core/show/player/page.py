@@ -56,8 +56,7 @@ class Player:
         return Template(asset("player/page.html")).substitute(title=html.escape(title), player=self.html)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str | bytes]:
-        """The player as HTML, with a picture where scripts do not run; the same picture as PNG for formats without HTML
-        (slides, PDF)."""
+        """HTML with a picture where scripts do not run, and that picture for formats without HTML (slides, PDF)."""
         picture = still_picture(self.traces[0], self.labels[0])
         bundle = {"text/html": self._piece(picture), "text/plain": self.text}
         return bundle | ({"image/png": picture} if picture else {})
@@ -91,6 +90,8 @@ def record(trace: Trace, label: str) -> dict:
     step, as three columns [differences of positions, tokens, confidences in thousandths].
     """
     seen: dict[int, tuple] = {}
+    set_values = {key: value for key, value in trace.settings.items() if value is not None}
+    settings = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in set_values.items()}
     steps = [
         {
             "block": list(step.block),
@@ -121,24 +122,18 @@ def record(trace: Trace, label: str) -> dict:
         "written": trace.written(),
         "finished": bool(trace.steps) and (trace.ended or not trace.steps[-1].masked),
         "rate": f"{trace.tokens_per_forward:.2f}",
-        "settings": {key: _short(value) for key, value in trace.settings.items() if value is not None},
+        "settings": settings,
         "steps": steps,
     }
 
 
-def _short(value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _changed(step: DecodeStep, seen: dict[int, tuple]) -> list[list[int]]:
     """The drafts that differ from `seen` (position → draft), as the columns of `record`; updates `seen`."""
-    gaps, tokens, confidences, last = [], [], [], 0
+    changed, last = [], 0
     for position, token, confidence in sorted(step.draft):
         draft = (token, round(1000 * confidence))
         if seen.get(position) != draft:
             seen[position] = draft
-            gaps.append(position - last)
-            tokens.append(token)
-            confidences.append(draft[1])
+            changed.append((position - last, *draft))
             last = position
-    return [gaps, tokens, confidences]
+    return [[row[column] for row in changed] for column in range(3)]

@@ -9,6 +9,8 @@ import html
 import time
 from collections.abc import Callable, Mapping
 
+import ipywidgets
+
 from dllm_core import show
 from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.config import CheckpointInfo, DecodeConfig
@@ -32,8 +34,7 @@ def decoding_explorer(
 
     loaded, prompt, config: starting values of the controls; gaps: text for infilling; open_run: opens another run under
     weights/ by its name. Outside an interactive notebook (`show.interactive()`; `interactive` overrides it) it decodes
-    the starting values once and returns the player and the table. Raises ValueError for a prompt that does not fit the
-    model.
+    the starting values once and returns the player and the table. Raises ValueError for a prompt that is too long.
     """
     values = _values(loaded, prompt, config, gaps)
     if show.interactive() if interactive is None else interactive:
@@ -64,11 +65,9 @@ class DecodingPanel:
     current: "DecodingPanel | None" = None
 
     def __init__(self, loaded: LoadedCheckpoint, values: Mapping, open_run: Callable[[str], LoadedCheckpoint]):
-        import ipywidgets
-
         self._stop_current()
-        self.loaded, self.name, self.open_run = loaded, loaded.path.name, open_run
-        self.runs = {**request.finished_runs(), self.name: loaded.info}
+        self.loaded, self.open_run = loaded, open_run
+        self.runs = {**request.finished_runs(), loaded.path.name: loaded.info}
         self.rows: list[dict] = []
         self.done: list[tuple[str, Trace]] = []
         self.count, self.running, self.stopping, self.task = 0, False, False, None
@@ -76,15 +75,16 @@ class DecodingPanel:
         self.controls = {
             name: control.widget(values[name], "96%", **choices.get(name, {})) for name, control in CONTROLS.items()
         }
-        self.notes = {name: _html("dllm-note") for name in [*CONTROLS, ""]}
+        self.notes = {name: ipywidgets.HTML().add_class("dllm-note") for name in [*CONTROLS, ""]}
         self.cells = {name: ipywidgets.VBox([control, self.notes[name]]) for name, control in self.controls.items()}
         self.more = ipywidgets.ToggleButton(description="more knobs", tooltip="settings that are rarely changed")
         self.go = ipywidgets.Button(description="Decode", tooltip="decode with these settings")
         self.halt = ipywidgets.Button(description="Stop", tooltip="stop after the current step")
         self.sides = ipywidgets.Button(description="Side by side", tooltip=f"the last {SIDES} runs on one clock")
         self.bar = ipywidgets.IntProgress(min=0, max=1, description="filled", layout={"width": "16em"})
-        self.status, self.feed, self.past = _html("dllm-status"), _html("dllm-feed"), _html()
-        self.widget = self._assembled(ipywidgets)
+        self.status, self.feed = (ipywidgets.HTML().add_class(name) for name in ("dllm-status", "dllm-feed"))
+        self.past = ipywidgets.HTML()
+        self.widget = self._assembled()
         self.go.on_click(lambda _: self.start())
         self.halt.on_click(lambda _: self.stop())
         self.sides.on_click(lambda _: self.show_sides())
@@ -95,20 +95,21 @@ class DecodingPanel:
         self._idle(True)
         self.check()
 
-    def _assembled(self, ipywidgets):
+    def _assembled(self):
         """The widgets in one box, from top to bottom."""
         grid = {"grid_template_columns": "repeat(auto-fit, minmax(28em, 1fr))", "grid_gap": "0 1em"}
         common = [name for name in CONTROLS if name not in (*WIDE, *RARE)]
         grids = [ipywidgets.GridBox([self.cells[name] for name in names], layout=grid) for names in (common, RARE)]
         row = {"flex_flow": "row wrap", "align_items": "center"}
         buttons = ipywidgets.HBox([self.go, self.halt, self.sides, self.more, self.bar], layout=row)
+        script = f"const stage = document.currentScript.previousElementSibling;\n{asset('widgets/decoding.js')}"
+        markup = f'<div class="dllm-stage"></div><script>{asset("widgets/keys.js")}(() => {{ {script}}})();</script>'
         stage = ipywidgets.Output()
-        stage.append_display_data(show.Html(_stage(), "decoding explorer: needs a browser"))
+        stage.append_display_data(show.Html(markup, "decoding explorer: needs a browser"))
         style = ipywidgets.HTML(f"<style>{asset('widgets/decoding.css')}</style>")
         wide = [self.cells[name] for name in WIDE]
-        box = ipywidgets.VBox([style, *wide, *grids, buttons, self.notes[""], self.status, self.feed, stage, self.past])
-        box.add_class("dllm-explorer")
-        return box
+        rows = [style, *wide, *grids, buttons, self.notes[""], self.status, self.feed, stage, self.past]
+        return ipywidgets.VBox(rows).add_class("dllm-explorer")
 
     # the controls -------------------------------------------------------------------------------------------------
 
@@ -117,13 +118,9 @@ class DecodingPanel:
         return {name: control.value for name, control in self.controls.items()}
 
     def check(self) -> bool:
-        """Show the controls that the task and the style use, each with its help, and validate their values. Returns
-        whether they are valid; an error is shown beside the control that it concerns."""
-        values, wrong = self.values, None
-        try:
-            request.config_of(values)
-        except ValueError as error:
-            wrong = error
+        """Show the controls that the task and the style use, each with its help. Returns whether their values are valid;
+        an error is shown beside the control that it concerns."""
+        values = self.values
         shown = request.used(values["task"], values["style"])
         for name, cell in self.cells.items():
             cell.layout.display = None if name in shown and (self.more.value or name not in RARE) else "none"
@@ -132,9 +129,12 @@ class DecodingPanel:
         causal = self.runs[values["checkpoint"]].objective == "ar"
         if causal and (values["task"] == FILL or values["style"] != "ar"):
             self._note("checkpoint", "trained as an AR model, so it cannot fill masks: the text will make no sense")
-        if wrong:
-            self._complain(wrong)
-        return not wrong
+        try:
+            request.config_of(values)
+        except ValueError as error:
+            self._complain(error)
+            return False
+        return True
 
     def _note(self, name: str, markup: str) -> None:
         self.notes[name].value, self.notes[name].layout.display = markup, None if markup else "none"
@@ -180,7 +180,8 @@ class DecodingPanel:
         self._idle(False)
         try:
             self._say("opening the checkpoint …")
-            self._open(values["checkpoint"])
+            if values["checkpoint"] != self.loaded.path.name:
+                self.loaded = self.open_run(values["checkpoint"])
             decoding = request.begin(self.loaded, values)
             self.count += 1
             label = f"{self.count}: {STYLE_NAMES[decoding.trace.style]}"
@@ -198,10 +199,6 @@ class DecodingPanel:
             DecodingPanel.current = None if DecodingPanel.current is self else DecodingPanel.current
             self._idle(True)
 
-    def _open(self, name: str) -> None:
-        if name != self.name:
-            self.loaded, self.name = self.open_run(name), name
-
     async def _watch(self, label: str, decoding: Decoding) -> None:
         trace, steps = decoding.trace, decoding.steps
         total = masked_after(trace, 0)
@@ -212,9 +209,8 @@ class DecodingPanel:
             self.bar.value = total - step.masked
             began = time.perf_counter()
             if began - drawn > max(0.1, cost / SHARE):
-                self._say(
-                    f"step {len(trace.steps)}, forwards {trace.forwards}, filled {self.bar.value} of {total} positions"
-                )
+                filled = f"filled {self.bar.value} of {total} positions"
+                self._say(f"step {len(trace.steps)}, forwards {trace.forwards}, {filled}")
                 self._show([(label, with_text(trace, self.loaded.tokenizer))])
                 drawn = time.perf_counter()
                 cost = drawn - began
@@ -258,24 +254,6 @@ class DecodingPanel:
         self.bar.bar_style = ("warning" if self.stopping else "success") if idle and self.count else "info"
 
 
-def _html(name: str = ""):
-    """An ipywidget of HTML with a CSS class."""
-    import ipywidgets
-
-    widget = ipywidgets.HTML()
-    if name:
-        widget.add_class(name)
-    return widget
-
-
 def _described(name: str, info: CheckpointInfo) -> str:
     blocks = f", blocks of {info.block_size}" if info.block_size else ""
     return f"{name} ({STYLE_NAMES[info.objective]}{blocks}, {'chat' if info.chat else 'base'})"
-
-
-def _stage() -> str:
-    return (
-        f'<div class="dllm-stage"></div><script>{asset("widgets/keys.js")}'
-        "(() => { const stage = document.currentScript.previousElementSibling;\n"
-        f"{asset('widgets/decoding.js')}}})();</script>"
-    )

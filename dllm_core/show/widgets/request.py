@@ -20,7 +20,7 @@ from dllm_core.show.widgets.controls import Control
 from dllm_core.trace import DecodeStep, Trace
 
 SETTINGS = tuple(field.name for field in fields(DecodeConfig))
-GAP = re.compile("_{2,}|＿{2,}")
+GAP = re.compile("(_{2,}|＿{2,})")
 ANSWER, FILL = TASKS = ("answer a prompt", "fill gaps in a text (full attention, LLaDA 1's sampler)")
 
 _COUNT = {"min": 0, "max": 4096}
@@ -90,7 +90,7 @@ def config_of(values: Mapping) -> DecodeConfig:
     settings = {name: values[name] for name in used(values["task"], values["style"]) & set(SETTINGS)}
     settings |= {name: settings[name] or None for name in OFF_AT_ZERO if name in settings}
     if values["task"] == FILL:
-        masked = sum(len(gap.group()) for gap in GAP.finditer(values["gaps"]))
+        masked = sum(map(len, GAP.findall(values["gaps"])))
         settings |= {"style": "llada1", "max_new_tokens": max(1, masked)}
     return DecodeConfig(**settings, alternatives=3, draft=True)
 
@@ -98,18 +98,17 @@ def config_of(values: Mapping) -> DecodeConfig:
 def masked_text(tokenizer, text: str) -> list[int]:
     """Tokens of a text whose gaps are two or more underscores, one masked token for each: "床前____光".
 
-    The text between gaps is tokenized piece by piece, because the masked words are unknown. Raises ValueError without a
-    gap.
+    The text between gaps is tokenized piece by piece, because the masked words are unknown. Raises ValueError without one.
     """
     if not GAP.search(text):
         raise ValueError("gaps: the text has none; write two or more underscores, one for each masked token")
     tokens: list[int] = []
-    end = 0
-    for gap in GAP.finditer(text):
-        tokens += tokenizer.encode(text[end : gap.start()], add_special_tokens=False)
-        tokens += [tokenizer.mask_token_id] * len(gap.group())
-        end = gap.end()
-    return tokens + tokenizer.encode(text[end:], add_special_tokens=False)
+    for i, piece in enumerate(GAP.split(text)):
+        if i % 2:  # a gap; the pieces of text come before and after it
+            tokens += [tokenizer.mask_token_id] * len(piece)
+        else:
+            tokens += tokenizer.encode(piece, add_special_tokens=False)
+    return tokens
 
 
 @dataclass
@@ -123,9 +122,8 @@ class Decoding:
 
     def text(self, tokenizer) -> str:
         """The text so far, up to eos, without masked positions; for infilling also the text around the gaps."""
-        if self.trace.prompt:
-            return tokenizer.decode(self.trace.answer, skip_special_tokens=True)
-        return tokenizer.decode(self.trace.final[self.start :], skip_special_tokens=True)
+        tokens = self.trace.answer if self.trace.prompt else self.trace.final[self.start :]
+        return tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def begin(loaded: LoadedCheckpoint, values: Mapping) -> Decoding:
@@ -142,8 +140,7 @@ def begin(loaded: LoadedCheckpoint, values: Mapping) -> Decoding:
 
 
 def timed(steps: Iterable[DecodeStep]) -> Iterator[DecodeStep]:
-    """The same steps, whose `seconds` count the decoder alone, without the time that the consumer takes between steps for
-    drawing and pauses."""
+    """The same steps, whose `seconds` leave out the time that the consumer takes between them, to draw and to pause."""
     outside = 0.0
     for step in steps:
         yielded = time.perf_counter()

@@ -258,7 +258,7 @@ def test_another_checkpoint_brings_its_style(loaded, workspace):
     panel.controls["checkpoint"].value = "mine"
     panel.open_run = load_checkpoint
     panel.controls["checkpoint"].value = "left"
-    panel.name = "mine"
+    panel.loaded = loaded
     panel.start()
     assert "no such file or finished run" in panel.notes["checkpoint"].value
 
