@@ -39,28 +39,20 @@ def fonts() -> tuple[str, ...]:
 
     Warns once when there is none (Chinese then shows as boxes).
     """
-    from matplotlib import font_manager
+    from matplotlib.font_manager import findSystemFonts, fontManager
 
-    chinese = _installed_chinese_font()
-    if chinese is None:  # perhaps installed after matplotlib wrote its list of fonts
-        for path in font_manager.findSystemFonts():
+    if not any(font.name in CJK_FONTS for font in fontManager.ttflist):  # perhaps installed after the list was written
+        for path in findSystemFonts():
             if any(word in Path(path).name.lower() for word in ("cjk", "wqy", "simhei", "msyh", "sourcehan")):
-                font_manager.fontManager.addfont(path)
-        chinese = _installed_chinese_font()
-    if chinese is None:
+                fontManager.addfont(path)
+    installed = {font.name for font in fontManager.ttflist}
+    chinese = [name for name in CJK_FONTS if name in installed]
+    if not chinese:
         warnings.warn(
             "no font with Chinese glyphs found, pictures show boxes; install one: `apt-get install fonts-noto-cjk`",
             stacklevel=2,
         )
-        return ("DejaVu Sans",)
-    return ("DejaVu Sans", chinese)
-
-
-def _installed_chinese_font() -> str | None:
-    from matplotlib import font_manager
-
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return next((name for name in CJK_FONTS if name in installed), None)
+    return ("DejaVu Sans", *chinese[:1])
 
 
 @contextlib.contextmanager
@@ -80,15 +72,15 @@ def our_look() -> Iterator[None]:
 
 
 class Picture:
-    """A figure: a notebook shows it as PNG, a terminal shows `alt`. `figure` is matplotlib's and may be changed.
+    """A figure: a notebook shows it as PNG, a terminal shows `text`. `figure` is matplotlib's and may be changed.
 
     The background is white; paper.css inverts it in a dark notebook. Without that style it stays white.
     """
 
-    def __init__(self, figure, alt: str):
-        self.figure, self.alt = figure, alt
+    def __init__(self, figure, text: str):
+        self.figure, self.text = figure, text
 
-    def png(self, dpi: int = 110) -> bytes:
+    def png(self) -> bytes:
         """The figure as PNG in 256 colors: a third of the size, without a visible difference.
 
         The figure is drawn once; `savefig` would draw it twice, the first time for the layout alone.
@@ -98,32 +90,28 @@ class Picture:
 
         canvas = FigureCanvasAgg(self.figure)
         with our_look():
-            self.figure.set_dpi(dpi)
+            self.figure.set_dpi(110)
             canvas.draw()
-        return palette_png(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()), self.alt)
+        return palette_png(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()), self.text)
 
     @property
     def html(self) -> str:
-        return image_html(self.png(), self.alt)
-
-    @property
-    def text(self) -> str:
-        return self.alt
+        return image_html(self.png(), self.text)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        return {"image/png": self.png(), "text/plain": self.alt}, {"needs_background": "light"}
+        return {"image/png": self.png(), "text/plain": self.text}, {"needs_background": "light"}
 
     def __repr__(self) -> str:
-        return self.alt
+        return self.text
 
 
 class SavedPicture(Picture):
     """A picture read from the PNG file at `path`."""
 
-    def __init__(self, path: str | Path, alt: str):
-        self.path, self.alt = Path(path), alt
+    def __init__(self, path: Path, text: str):
+        self.path, self.text = path, text
 
-    def png(self, dpi: int = 110) -> bytes:
+    def png(self) -> bytes:
         return self.path.read_bytes()
 
 

@@ -81,19 +81,14 @@ def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock:
 
 @our_look()
 def quality_speed(
-    rows: Sequence[Mapping],
-    *,
-    x: str = "tokens_per_forward",
-    y: str = "exact_match",
-    group: str = "style",
-    note: str = "threshold",
+    rows: Sequence[Mapping], *, y: str = "exact_match", group: str = "style", note: str = "threshold"
 ) -> Picture:
-    """Quality against speed: a point per row (dict), labeled with its `note`; a line joins the rows of a `group`.
+    """Quality against tokens per forward: a point per row (dict), labeled with its `note`; a line joins a `group`.
 
     y: a share in 0..1; its interval is drawn when the row has `low` and `high`.
     Raises ValueError naming the row and the missing key.
     """
-    rows = list(rows)
+    x = "tokens_per_forward"
     for i, row in enumerate(rows):
         for key in (x, y, group):
             if key not in row:
@@ -114,12 +109,10 @@ def quality_speed(
                               fontsize=10)  # fmt: skip
     axes.set(
         title=f"quality against speed (numbers at the points: {note.replace('_', ' ')})",
-        xlabel=x.replace("_", " "),
+        xlabel="tokens per forward",
         ylabel=y.replace("_", " "),
         xlim=(0, None),
         ylim=(0, 1.05),
     )
     axes.legend(loc="lower right")
-    return Picture(
-        figure, "; ".join(f"{row[group]}: {row[y]:.3f} at {row[x]:.2f} {x.replace('_', ' ')}" for row in rows)
-    )
+    return Picture(figure, "; ".join(f"{row[group]}: {row[y]:.3f} at {row[x]:.2f} tokens per forward" for row in rows))

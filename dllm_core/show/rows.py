@@ -151,14 +151,13 @@ def packing(batches: Mapping[str, object], eos: int, block_size: int | None = No
     figure, axes = new_figure(10.5, 0.5 + len(batches) * (0.75 + 0.27 * rows), rows=len(batches))
     titles = []
     for ax, (name, batch) in zip(axes, batches.items(), strict=True):
-        states = [_states(batch, row, eos) for row in range(len(batch.tokens))]
-        flat = [state for line in states for state in line]
-        share = [round(100 * flat.count(state) / len(flat)) for state in range(4)]
+        states = _states(batch, eos)
+        share = [round(100 * (states == state).mean()) for state in range(4)]
         titles.append(
             f"{name}: {share[SCORED]} % scored, {share[PROMPT]} % prompt, {share[FILLING]} % filling, "
             f"{share[PADDING]} % padding"
         )
-        _draw_packed(ax, batch, states[:rows], block_size)
+        _draw_packed(ax, batch, states[:rows].tolist(), block_size)
         ax.set_title(titles[-1], fontsize=11)
     longest = max(batch.tokens.shape[1] for batch in batches.values())
     axes[-1].set(xlabel="token of the row", xlim=(-1, longest + 1))
@@ -187,18 +186,18 @@ def _packing_legend(block_size: int | None) -> list:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles = [Patch(label=label, edgecolor="#555555", **look) for label, look in STATES.items()]
-    handles.append(Line2D([], [], label="document begins", **DOCUMENT_LINE))
-    if block_size:
-        handles.append(Line2D([], [], label=f"block of {block_size}", **BLOCK_LINE))
-    return handles
+    patches = [Patch(label=label, edgecolor="#555555", **look) for label, look in STATES.items()]
+    lines = [Line2D([], [], label="document begins", **DOCUMENT_LINE)]
+    lines += [Line2D([], [], label=f"block of {block_size}", **BLOCK_LINE)] if block_size else []
+    return patches + lines
 
 
-def _states(batch, row: int, eos: int) -> list[int]:
-    """The state of each token of a row. Filling: an eos after an eos of the same document."""
-    tokens, document, scored = (part[row].tolist() for part in (batch.tokens, batch.document, batch.scored))
-    states = []
-    for i, (token, number) in enumerate(zip(tokens, document, strict=True)):
-        repeated = i > 0 and token == eos == tokens[i - 1] and number == document[i - 1]
-        states.append(PADDING if number < 0 else FILLING if repeated else SCORED if scored[i] else PROMPT)
-    return states
+def _states(batch, eos: int):
+    """[B, L] int: the state of each token. Filling: an eos after an eos of the same document."""
+    import numpy as np
+
+    tokens, document, scored = batch.tokens.numpy(), batch.document.numpy(), batch.scored.numpy()
+    both_eos = (tokens[:, 1:] == eos) & (tokens[:, :-1] == eos)
+    repeated = np.zeros_like(scored)
+    repeated[:, 1:] = both_eos & (document[:, 1:] == document[:, :-1])
+    return np.select([document < 0, repeated, scored], [PADDING, FILLING, SCORED], PROMPT)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dllm_core.common import progress_bar
 from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, shade, stretches
+from dllm_core.show.film import SampleFilm
 
 PHASE = {"color": "#444444"}
 SHARE = 0.03  # most of the time that drawing may take
@@ -140,15 +141,9 @@ def _draw_phases(axes, steps: Sequence) -> bool:
 
 
 def progress(
-    steps: Iterable,
-    total: int,
-    live: LiveLossCurve | None = None,
-    sample: Callable[[object], object] | None = None,
-    every: int | None = None,
-    *,
-    name: str = "training",
-    film=None,
-) -> Iterator:
+    steps: Iterable, total: int, live: LiveLossCurve | None = None, sample: Callable[[object], object] | None = None,
+    every: int | None = None, film: SampleFilm | None = None,
+) -> Iterator:  # fmt: skip
     """Yield the same `TrainStep`s while showing a bar, updating `live`, and every `every` steps printing the text of
     `sample(step)`, a `Trace` or a text. film: a `SampleFilm` that keeps the samples, and one of the first step.
 
@@ -158,7 +153,7 @@ def progress(
     """
     if sample is not None and every is None:
         raise ValueError("progress: `sample` needs `every` (steps between two samples)")
-    bar = progress_bar.progress_bar(total, name, unit="step", smoothing=0.1)
+    bar = progress_bar.progress_bar(total, "training", unit="step", smoothing=0.1)
     try:
         for step in steps:
             if step.step - 1 > bar.n:

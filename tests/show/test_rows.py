@@ -27,9 +27,9 @@ def test_masked_row_and_its_complement_partition_the_tokens():
 def test_packing_marks_prompt_scored_filling_and_padding():
     batch = batch_of([4, 3], [5], prompt=2, width=8)
     batch.tokens[0, 5:7] = EOS
-    assert _states(batch, 0, EOS) == [0, 0, 1, 1, 0, 0, 2, 3]
+    assert _states(batch, EOS)[0].tolist() == [0, 0, 1, 1, 0, 0, 2, 3]
     batch.tokens[0, 3:5] = EOS  # an eos that ends a document, and one that begins the next: no filling
-    assert _states(batch, 0, EOS)[3:5] == [1, 0]
+    assert _states(batch, EOS)[0, 3:5].tolist() == [1, 0]
     batch.tokens[0, 3:7] = 5
     picture = show.packing({"a": batch}, EOS, 2)
     assert is_png(picture) and repr(picture) == "a: 38 % scored, 38 % prompt, 0 % filling, 25 % padding"

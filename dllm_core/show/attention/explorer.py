@@ -51,7 +51,7 @@ def attention(
         static=picture.html,
         data=record,
     )
-    return Html(markup, picture.alt)
+    return Html(markup, picture.text)
 
 
 @cache

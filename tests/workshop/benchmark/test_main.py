@@ -135,7 +135,7 @@ def test_the_page_has_a_section_for_each_record(tmp_path, monkeypatch):
     assert "| batch 1 | **fast** against slow | 2 (1.5–2.5) | at least 1.8 | ms per token 0.123 |" in page
     assert "`dllm bench decode --shape tiny --dtype float32 --threads 1 --rounds 3` · cpu: A Chip" in page
     picture = results.ratios(results.read_records())
-    assert "fast / slow tiny, batch 1 2.00" in picture.alt and results.growth(results.read_records()) is None
+    assert "fast / slow tiny, batch 1 2.00" in picture.text and results.growth(results.read_records()) is None
 
 
 def test_committed_records_are_read():
