@@ -12,6 +12,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, PngImagePlugin
+
 from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.show.html import image_html, visible
@@ -86,7 +89,6 @@ class Picture:
         The figure is drawn once; `savefig` would draw it twice, the first time for the layout alone.
         """
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from PIL import Image
 
         canvas = FigureCanvasAgg(self.figure)
         with our_look():
@@ -147,8 +149,6 @@ def palette_png(image, alt: str) -> bytes:
     MAXCOVERAGE picks colors that lie far apart, so that thin lines keep their color. One k-means step then moves each
     color to the mean of its pixels. White stays white.
     """
-    from PIL import Image, PngImagePlugin
-
     out, info = io.BytesIO(), PngImagePlugin.PngInfo()
     info.add_itxt("Description", alt)
     flat = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
@@ -215,8 +215,6 @@ def mask_picture(
     parts: name → [start, end), ranges of tokens to outline, e.g. {"x_t": (0, 8), "x_0": (8, 16)}.
     Raises ValueError when the mask is not two-dimensional or the labels do not fit.
     """
-    import numpy as np
-
     mask = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask).astype(bool)
     if mask.ndim != 2:
         raise ValueError(f"mask: shape {mask.shape} must be [Q, K]; take one row of the batch (mask[0])")

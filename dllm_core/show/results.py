@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from dllm_core.notebook.grading import wilson
 from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, legend_below, line_look, new_figure, our_look
 from dllm_core.show.html import visible
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after, times, trace_labels
@@ -17,8 +18,6 @@ def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match p
     table: scores with `group`, `right`, `count` (`grading.Score`, or dicts of the same keys); or name → such a list,
     drawn side by side. Raises ValueError when it is empty.
     """
-    from dllm_core.notebook.grading import wilson
-
     named = {}
     for name, rows in table.items() if isinstance(table, Mapping) else [("", table)]:
         rows = [row if isinstance(row, Mapping) else vars(row) for row in rows]

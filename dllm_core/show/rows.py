@@ -7,6 +7,9 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from rich.cells import cell_len
+
 from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, stretches
 from dllm_core.show.html import MASK, Html, visible
 
@@ -80,7 +83,6 @@ class TokenRow:
 def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = "") -> Picture:
     """The rows one under the other, each wrapped at the picture's width."""
     from matplotlib.patches import Rectangle
-    from rich.cells import cell_len
 
     left = max(15, *(0.9 * len(row.head) + 1 for row in rows))
     widths = [[max(2.0, cell_len(text) * 0.92 + 0.7) for text, _, _ in row.boxes] for row in rows]
@@ -194,8 +196,6 @@ def _packing_legend(block_size: int | None) -> list:
 
 def _states(batch, eos: int):
     """[B, L] int: the state of each token. Filling: an eos after an eos of the same document."""
-    import numpy as np
-
     tokens, document, scored = batch.tokens.numpy(), batch.document.numpy(), batch.scored.numpy()
     both_eos = (tokens[:, 1:] == eos) & (tokens[:, :-1] == eos)
     repeated = np.zeros_like(scored)

@@ -5,6 +5,9 @@ All values come from a `NoiseSchedule` or `BlockSchedule`; only means over stret
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import torch
+
 from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, legend_below, new_figure, our_look, shade, stretches
 
 T_AXIS = "t (0 clean, 1 all masked)"
@@ -17,8 +20,6 @@ def noise_schedules(schedules: Iterable) -> Picture:
     With uniform logits the third is proportional to the loss per unit of t. Lines are thick within the schedule's range
     [t_min, t_max], thin outside it. Raises ValueError for an empty list.
     """
-    import torch
-
     schedules = list(schedules)
     if not schedules:
         raise ValueError("noise_schedules: the list is empty; give at least one NoiseSchedule")
@@ -57,9 +58,6 @@ def shares(schedule, measured: Mapping[float, float] | None = None):
 
     measured: mask ratio → loss of a masked token at that ratio; None: the same loss at every ratio.
     """
-    import numpy as np
-    import torch
-
     t = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1] + 0.0005  # midpoints of 1000 intervals
     inside = ((t >= schedule.t_min) & (t <= schedule.t_max)).double()
     density = (schedule.weight(t) * (1 - schedule.alpha(t)) * inside).numpy()
@@ -78,9 +76,6 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
     The interval [t_min, t_max] is shaded. measured: mask ratio → loss (nats) of a masked token under a trained model,
     drawn as hatched bars beside those of a model with uniform predictions. Raises ValueError for an empty list.
     """
-    import numpy as np
-    import torch
-
     schedules = list(schedules)
     if not schedules:
         raise ValueError("loss_shares: the list is empty; give at least one NoiseSchedule")

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from PIL import Image, ImageDraw, ImageFont
+
 from dllm_core.common.files import write_whole
 from dllm_core.show.figures import fonts
 from dllm_core.show.html import MASK
 from dllm_core.show.rows import flow
-from dllm_core.show.trace_view import cells, chosen_steps, drawn_length, spread_steps, times, token_text, trace_label
+from dllm_core.show.trace_view import cells, chosen_steps, drawn_length, spread_steps, times, token_text, trace_labels
 from dllm_core.trace import Trace
 
 INK, PAPER, QUIET, GUESS = (26, 26, 26), (255, 255, 255), (100, 100, 100), (125, 125, 125)
 BLUE, ORANGE, PURPLE = (0, 114, 178), (213, 94, 0), (160, 44, 142)
+WIDTH = 760  # pixels
 DOT = " · "  # between the parts of the legend
 LEGEND = (
     "dashed: masked (grey: the guess)",
@@ -34,8 +37,8 @@ class _Strip:
     unit: pixels of the font's size; boxes: position → (left, top, right, bottom) in pixels.
     """
 
-    def __init__(self, trace: Trace, label: str | None, width: int, unit: int, prompt: bool):
-        self.trace, self.label, self.width, self.unit = trace, trace_label(trace, label), width, unit
+    def __init__(self, trace: Trace, label: str, width: int, unit: int, prompt: bool):
+        self.trace, self.label, self.width, self.unit = trace, label, width, unit
         self.latin, self.chinese = _font(fonts()[0], unit), _font(fonts()[-1], unit)
         self.small = _font(fonts()[-1], round(unit * 0.72))
         final, height, gap = trace.final, round(unit * 1.75), round(unit * 0.22)
@@ -57,8 +60,6 @@ class _Strip:
 
     def frame(self, k: int):
         """The sequence after `k` steps."""
-        from PIL import Image, ImageDraw
-
         trace, unit = self.trace, self.unit
         image = Image.new("RGB", (self.width, self.height), PAPER)
         draw = ImageDraw.Draw(image)
@@ -108,8 +109,6 @@ class _Strip:
 
     def legend(self):
         """The meaning of the outlines, wrapped at the width."""
-        from PIL import Image, ImageDraw
-
         between = self.small.getlength(DOT)
         widths = [self.small.getlength(part) + between for part in LEGEND]
         places = flow(widths, self.width - 2 * self.unit + between)
@@ -122,7 +121,6 @@ class _Strip:
 
 def _font(family: str, size: int):
     from matplotlib import font_manager
-    from PIL import ImageFont
 
     path = font_manager.findfont(font_manager.FontProperties(family=family))
     return ImageFont.truetype(str(path), size, index=getattr(path, "face_index", 0))
@@ -146,8 +144,6 @@ def _dashed(draw, box, unit: int) -> None:
 
 def stacked(images: list):
     """The images one under the other, as one."""
-    from PIL import Image
-
     column = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), PAPER)
     top = 0
     for image in images:
@@ -156,19 +152,15 @@ def stacked(images: list):
     return column
 
 
-def gif(
-    trace: Trace, path: str | Path, *, width: int = 760, seconds: float = 8.0, label: str | None = None,
-    prompt: bool = True, frames: int = 80, legend: bool = True,
-) -> Path:  # fmt: skip
+def gif(trace: Trace, path: str | Path, *, prompt: bool = True, frames: int = 80, legend: bool = True) -> Path:
     """Write the decoding as an animated GIF: a frame per step (at most `frames`), the result held for two seconds.
 
-    width: pixels; seconds: of one round, about; prompt: whether to draw the prompt's tokens; legend: a line with the
-    meaning of the outlines. Returns the path.
+    prompt: whether to draw the prompt's tokens; legend: a line with the meaning of the outlines. Returns the path.
     """
-    drawing = _Strip(trace, label, width, 20, prompt)
+    drawing = _Strip(trace, trace_labels([trace])[0], WIDTH, 20, prompt)
     below = [drawing.legend()] if legend else []
     images = [stacked([drawing.frame(k), *below]).quantize(64) for k in spread_steps(len(trace.steps), frames)]
-    pause = int(min(900, max(60, 1000 * seconds / max(len(images), 1))))
+    pause = int(min(900, max(60, 8000 / len(images))))  # ms, for a round of about eight seconds
     pauses = [max(700, pause), *[pause] * (len(images) - 2), 2200] if len(images) > 1 else [1000]
     out = io.BytesIO()
     images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=pauses, loop=0, optimize=True)
@@ -176,17 +168,17 @@ def gif(
 
 
 def png(
-    trace: Trace, path: str | Path, *, steps: Sequence[int] | None = None, width: int = 760, label: str | None = None,
-    prompt: bool = True,
-) -> Path:  # fmt: skip
+    trace: Trace, path: str | Path, *, steps: Sequence[int] | None = None, width: int = WIDTH, prompt: bool = True
+) -> Path:
     """Write chosen steps of the decoding one under the other. steps: numbers 0..len(trace.steps) (default: five).
 
     Drawn at twice `width` pixels. Raises ValueError for a step outside the trace. Returns the path.
     """
+    label = trace_labels([trace])[0]
     return write_whole(path, strip(trace, chosen_steps(trace, steps, 5), 2 * width, 40, label, prompt))
 
 
-def strip(trace: Trace, steps: Sequence[int], width: int, unit: int, label: str | None, prompt: bool = True) -> bytes:
+def strip(trace: Trace, steps: Sequence[int], width: int, unit: int, label: str, prompt: bool = True) -> bytes:
     """PNG of chosen steps one under the other. width: pixels; unit: pixels of the font's size."""
     drawing = _Strip(trace, label, width, unit, prompt)
     column = stacked([*map(drawing.frame, steps), drawing.legend()])

@@ -102,11 +102,6 @@ def trace_labels(traces: Sequence[Trace], labels: Sequence[str] | None = None) -
     return [name if names.count(name) == 1 else f"{name} ({n})" for name, n in zip(names, counts, strict=True)]
 
 
-def trace_label(trace: Trace, label: str | None = None) -> str:
-    """`label` if it is set, else the name of the trace's style. Raises TypeError for anything that is not a `Trace`."""
-    return trace_labels([trace], [label] if label else None)[0]
-
-
 def spread_steps(count: int, most: int) -> list[int]:
     """At most `most` step numbers from 0 to `count`, evenly spaced, both ends among them."""
     if count + 1 <= most:
@@ -115,7 +110,7 @@ def spread_steps(count: int, most: int) -> list[int]:
 
 
 def chosen_steps(trace: Trace, steps: Sequence[int] | None, most: int) -> list[int]:
-    """`steps` if they are set, else at most `most` step numbers spread over the trace. Raises ValueError for a step outside it."""
+    """`steps` if set, else at most `most` numbers spread over the trace. Raises ValueError for a step outside it."""
     if steps is None:
         return spread_steps(len(trace.steps), most)
     if not steps or not all(0 <= k <= len(trace.steps) for k in steps):

@@ -7,6 +7,8 @@ Outside an interactive notebook (papermill, scripts, tests) the curve is drawn o
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+
 from dllm_core.common import progress_bar
 from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, shade, stretches
 from dllm_core.show.film import SampleFilm
@@ -69,8 +71,6 @@ def training_curve(steps: Sequence, title: str = "training", merged: Iterable[in
     merged: steps whose checkpoints were averaged (top-k merge), ringed on the validation curve.
     Raises ValueError when there are no steps, or a merged one was not validated.
     """
-    import numpy as np
-
     if not steps:
         raise ValueError("training_curve: steps is empty; give at least one TrainStep")
     figure, (upper, lower) = new_figure(9, 4.4, rows=2, ratios=(4, 1))
@@ -101,8 +101,6 @@ def training_curve(steps: Sequence, title: str = "training", merged: Iterable[in
 
 def _smoothed(loss):
     """[N] float: exponential mean over about a thirtieth of the run, without the bias of its start."""
-    import numpy as np
-
     keep = 1 - 1 / max(1.0, len(loss) / 30)
     mean, mass, smooth = 0.0, 0.0, np.empty_like(loss)
     for i, value in enumerate(loss):

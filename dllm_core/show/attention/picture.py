@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from dllm_core.show.attention.scenes import PATTERNS, POEM, training_scene
 from dllm_core.show.figures import COLORS, Picture, draw_cells, our_look
 from dllm_core.show.html import MASK
@@ -66,8 +68,6 @@ def _draw_key(ax) -> None:
 
 def _draw_cells(ax, scene: dict) -> None:
     """Draw a scene's first frame into matplotlib axes: the markers of `MARKS`, and borders of blocks, documents, views."""
-    import numpy as np
-
     cells = np.array([list(row) for row in scene["frames"][0]["cells"]])
     own_block, clean, leaking = (np.isin(cells, list(codes)) for codes in ("of", "ec", "av"))
     draw_cells(ax, own_block + 2 * clean, ("#f2f2f2", COLORS["blue"], COLORS["green"]))
