@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, PngImagePlugin
 
 from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve
@@ -89,6 +88,7 @@ class Picture:
         The figure is drawn once; `savefig` would draw it twice, the first time for the layout alone.
         """
         from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from PIL import Image
 
         canvas = FigureCanvasAgg(self.figure)
         with our_look():
@@ -149,6 +149,8 @@ def palette_png(image, alt: str) -> bytes:
     MAXCOVERAGE picks colors that lie far apart, so that thin lines keep their color. One k-means step then moves each
     color to the mean of its pixels. White stays white.
     """
+    from PIL import Image, PngImagePlugin
+
     out, info = io.BytesIO(), PngImagePlugin.PngInfo()
     info.add_itxt("Description", alt)
     flat = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)

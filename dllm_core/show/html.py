@@ -19,8 +19,6 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from rich.cells import cell_len
-
 from dllm_core.data import tokenizer
 
 MASK = "░"
@@ -163,6 +161,8 @@ def _table_html(lines: list[list[str]], right: list[bool], caption: str | None) 
 
 
 def _table_text(lines: list[list[str]], right: list[bool], caption: str | None) -> str:
+    from rich.cells import cell_len
+
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     text = [caption] if caption else []
     for line in (lines[0], ["─" * width for width in widths], *lines[1:]):

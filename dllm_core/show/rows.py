@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.cells import cell_len
 
 from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, stretches
 from dllm_core.show.html import MASK, Html, visible
@@ -83,6 +82,7 @@ class TokenRow:
 def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = "") -> Picture:
     """The rows one under the other, each wrapped at the picture's width."""
     from matplotlib.patches import Rectangle
+    from rich.cells import cell_len
 
     left = max(15, *(0.9 * len(row.head) + 1 for row in rows))
     widths = [[max(2.0, cell_len(text) * 0.92 + 0.7) for text, _, _ in row.boxes] for row in rows]

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
-
 from dllm_core.common.files import write_whole
 from dllm_core.show.figures import fonts
 from dllm_core.show.html import MASK
@@ -60,6 +58,8 @@ class _Strip:
 
     def frame(self, k: int):
         """The sequence after `k` steps."""
+        from PIL import Image, ImageDraw
+
         trace, unit = self.trace, self.unit
         image = Image.new("RGB", (self.width, self.height), PAPER)
         draw = ImageDraw.Draw(image)
@@ -109,6 +109,8 @@ class _Strip:
 
     def legend(self):
         """The meaning of the outlines, wrapped at the width."""
+        from PIL import Image, ImageDraw
+
         between = self.small.getlength(DOT)
         widths = [self.small.getlength(part) + between for part in LEGEND]
         places = flow(widths, self.width - 2 * self.unit + between)
@@ -121,6 +123,7 @@ class _Strip:
 
 def _font(family: str, size: int):
     from matplotlib import font_manager
+    from PIL import ImageFont
 
     path = font_manager.findfont(font_manager.FontProperties(family=family))
     return ImageFont.truetype(str(path), size, index=getattr(path, "face_index", 0))
@@ -144,6 +147,8 @@ def _dashed(draw, box, unit: int) -> None:
 
 def stacked(images: list):
     """The images one under the other, as one."""
+    from PIL import Image
+
     column = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), PAPER)
     top = 0
     for image in images:

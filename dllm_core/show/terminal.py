@@ -11,10 +11,6 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
-
 from dllm_core.common.errors import UsageError
 from dllm_core.show import trace_view
 from dllm_core.show.html import visible
@@ -30,6 +26,9 @@ def terminal(trace: Trace, *, steps: Sequence[int] | None = None, drafts: bool =
     drafts: masked positions show the model's guess; prompt: draw the prompt too. Raises TypeError for anything that is
     not a `Trace`, ValueError for a step outside it, ImportError when `rich` is not installed.
     """
+    from rich.console import Group
+    from rich.text import Text
+
     name = visible(trace_view.trace_labels([trace])[0])
     parts = [Text(f"{name}: {trace_view.summary(trace)}", style="bold")]
     for k in trace_view.chosen_steps(trace, steps, 8):
@@ -39,6 +38,8 @@ def terminal(trace: Trace, *, steps: Sequence[int] | None = None, drafts: bool =
 
 def _head(trace: Trace, k: int):
     """Step number, progress, and why the step's tokens were chosen."""
+    from rich.text import Text
+
     start, masked = trace_view.masked_after(trace, 0), trace_view.masked_after(trace, k)
     full = round(BAR * (start - masked) / max(start, 1))
     head = Text(f"step {k} of {len(trace.steps)} ", style="bold")
@@ -56,6 +57,8 @@ def _head(trace: Trace, k: int):
 
 def _line(trace: Trace, k: int, drafts: bool, prompt: bool):
     """The sequence after `k` steps as one wrapping line."""
+    from rich.text import Text
+
     first, last = 0 if prompt else len(trace.prompt), trace_view.drawn_length(trace)
     pieces = []
     for cell in trace_view.cells(trace, k)[first:last]:
@@ -89,6 +92,9 @@ def run(options: argparse.Namespace) -> None:
 
     Raises UsageError for a file that is no trace or cannot be read, a step outside it or a speed that is not above 0.
     """
+    from rich.console import Console
+    from rich.live import Live
+
     if options.speed <= 0:
         raise UsageError(f"--speed {options.speed}: must be above 0")
     console = Console()

@@ -3,8 +3,6 @@
 import html
 from collections.abc import Callable
 
-import ipywidgets
-
 from dllm_core import show
 from dllm_core.show.html import asset, joined
 
@@ -18,6 +16,8 @@ class Control:
 
     def widget(self, value, width: str, **options):
         """The ipywidget with a starting value. width: CSS; options: further arguments of its class."""
+        import ipywidgets
+
         widget = getattr(ipywidgets, self.widget_class)
         words = {"description": self.label, "tooltip": self.help or self.label, "style": {"description_width": "12em"}}
         return widget(value=value, layout={"width": width}, **words, **self.options, **options)
@@ -32,6 +32,7 @@ def explorer(draw: Callable, controls: dict[str, tuple[object, Control]], intera
     if not (show.interactive() if interactive is None else interactive):
         drawn = draw(**{name: value for name, (value, _) in controls.items()})
         return joined(drawn) if isinstance(drawn, list) else drawn
+    import ipywidgets
     from IPython.display import HTML, display
 
     widgets = {name: control.widget(value, "34em") for name, (value, control) in controls.items()}

@@ -9,8 +9,6 @@ import html
 import time
 from collections.abc import Callable, Mapping
 
-import ipywidgets
-
 from dllm_core import show
 from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.config import CheckpointInfo, DecodeConfig
@@ -65,6 +63,8 @@ class DecodingPanel:
     current: "DecodingPanel | None" = None
 
     def __init__(self, loaded: LoadedCheckpoint, values: Mapping, open_run: Callable[[str], LoadedCheckpoint]):
+        import ipywidgets
+
         self._stop_current()
         self.loaded, self.open_run = loaded, open_run
         self.runs = {**request.finished_runs(), loaded.path.name: loaded.info}
@@ -84,7 +84,7 @@ class DecodingPanel:
         self.bar = ipywidgets.IntProgress(min=0, max=1, description="filled", layout={"width": "16em"})
         self.status, self.feed = (ipywidgets.HTML().add_class(name) for name in ("dllm-status", "dllm-feed"))
         self.past = ipywidgets.HTML()
-        self.widget = self._assembled()
+        self.widget = self._assembled(ipywidgets)
         self.go.on_click(lambda _: self.start())
         self.halt.on_click(lambda _: self.stop())
         self.sides.on_click(lambda _: self.show_sides())
@@ -95,7 +95,7 @@ class DecodingPanel:
         self._idle(True)
         self.check()
 
-    def _assembled(self):
+    def _assembled(self, ipywidgets):
         """The widgets in one box, from top to bottom."""
         grid = {"grid_template_columns": "repeat(auto-fit, minmax(28em, 1fr))", "grid_gap": "0 1em"}
         common = [name for name in CONTROLS if name not in (*WIDE, *RARE)]
