@@ -9,6 +9,7 @@ import html
 import inspect
 import json
 import numbers
+import re
 import secrets
 import textwrap
 import unicodedata
@@ -110,12 +111,7 @@ def visible(text: str) -> str:
         return "∅"
     shown = "".join(sign if sign == " " else BLANKS.get(sign) or _sign(sign) for sign in text)
     # blanks at the ends of a token cannot be seen; inside a word they can
-    inner = shown.strip(" ")
-    if not inner:
-        return BLANKS[" "] * len(shown)
-    left = len(shown) - len(shown.lstrip(" "))
-    right = len(shown) - len(shown.rstrip(" "))
-    return BLANKS[" "] * left + inner + BLANKS[" "] * right
+    return re.sub("^ +| +$", lambda blanks: BLANKS[" "] * len(blanks[0]), shown)
 
 
 def _sign(sign: str) -> str:

@@ -1,6 +1,7 @@
 """The result of a sweep in a notebook: its section of RESULTS.md, with its figure and its tables."""
 
 import re
+from itertools import groupby
 from pathlib import Path
 
 from dllm_core.common.errors import UsageError
@@ -25,17 +26,13 @@ def sweep(name: str) -> tuple:
         if name not in sweeps:
             raise UsageError(f"no sweep {name!r} in {SWEEPS}; there are {', '.join(sweeps)}")
         return (Markdown(f"Not in RESULTS.md yet: `dllm sweep {name}` measures it, `dllm results` writes it there."),)
-    shown, paragraphs = [], []
-    for block in section:
-        picture = PICTURE.fullmatch(block)
-        if not picture and not block.startswith("|"):
-            paragraphs.append(block)
-            continue
-        if paragraphs:
-            shown.append(Markdown("\n\n".join(paragraphs)))
-            paragraphs = []
-        shown.append(SavedPicture(resolve(picture[2]), picture[1]) if picture else _table(block))
-    return (*shown, Markdown("\n\n".join(paragraphs)))
+    shown = []
+    for is_text, blocks in groupby(section, key=lambda block: not block.startswith(("|", "!["))):
+        if is_text:
+            shown.append(Markdown("\n\n".join(blocks)))
+        else:
+            shown.extend(map(_drawn, blocks))
+    return tuple(shown)
 
 
 def _sections() -> dict[str, list[str]]:
@@ -50,8 +47,10 @@ def _sections() -> dict[str, list[str]]:
     return sections
 
 
-def _table(block: str) -> Table:
-    """A Markdown table; columns of plain numbers are numbers again, so that they align to the right."""
+def _drawn(block: str) -> SavedPicture | Table:
+    """A Markdown picture or table; columns of plain numbers are numbers again, so that they align to the right."""
+    if picture := PICTURE.fullmatch(block):
+        return SavedPicture(resolve(picture[2]), picture[1])
     heads, _, *rows = [
         [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in block.splitlines()
     ]

@@ -78,8 +78,7 @@ def drawn_length(trace: Trace) -> int:
         return len(final)
     filling = {token for token, text in trace.vocabulary.items() if text == PAD}
     filling |= {trace.eos_token_id, trace.mask_token_id}
-    only_filling = all(final[position] in filling for position in decoded if position > eos)
-    return eos + 1 if only_filling else len(final)
+    return eos + 1 if filling.issuperset(final[position] for position in decoded if position > eos) else len(final)
 
 
 # labels, steps and clocks ------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from dllm_core.show.figures import COLORS, Picture, draw_cells, our_look
 from dllm_core.show.html import MASK
 
 TITLES = ("causal", "bidirectional", "block-causal", "[x_t ; x_0]")  # of the first four `PATTERNS`
-MARKS = (  # matplotlib's marker, color of the cell, meaning
-    ("o", "blue", "own block"),
-    ("_", "green", "clean, earlier block"),
-    ("x", None, "would show the answer"),
-    ("", None, "closed"),
+SQUARES = ("#f2f2f2", COLORS["blue"], COLORS["green"])
+MARKS = (  # matplotlib's marker and its color, index in SQUARES, codes of `RULES`, meaning
+    ("o", "white", 1, "of", "own block"),
+    ("_", "white", 2, "ec", "clean, earlier block"),
+    ("x", COLORS["vermilion"], 0, "av", "would show the answer"),
+    ("", "white", 0, "", "closed"),
 )
 
 
@@ -56,11 +57,9 @@ def _draw_key(ax) -> None:
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.text(0, 0.93, "A row looks (query),\na column is seen (key).", va="top", fontsize=10)
     heights = [0.60 - 0.135 * row for row in range(len(MARKS) + 1)]
-    for y, (marker, color, meaning) in zip(heights, MARKS, strict=False):
-        square = COLORS[color] if color else "#f2f2f2"
-        ax.plot(0.07, y, "s", color=square, markersize=13, markeredgecolor="#c8c8c8")
-        line = COLORS["vermilion"] if marker == "x" else "white"
-        ax.plot(0.07, y, marker, color=line, markersize=8 if marker == "_" else 5, markeredgewidth=1.3)
+    for y, (marker, color, square, _, meaning) in zip(heights, MARKS, strict=False):
+        ax.plot(0.07, y, "s", color=SQUARES[square], markersize=13, markeredgecolor="#c8c8c8")
+        ax.plot(0.07, y, marker, color=color, markersize=8 if marker == "_" else 5, markeredgewidth=1.3)
         ax.text(0.17, y, meaning, va="center", fontsize=10)
     ax.text(0.07, heights[-1], MASK, ha="center", va="center", fontsize=11)
     ax.text(0.17, heights[-1], "a masked token", va="center", fontsize=10)
@@ -69,15 +68,14 @@ def _draw_key(ax) -> None:
 def _draw_cells(ax, scene: dict) -> None:
     """Draw a scene's first frame into matplotlib axes: the markers of `MARKS`, and borders of blocks, documents, views."""
     cells = np.array([list(row) for row in scene["frames"][0]["cells"]])
-    own_block, clean, leaking = (np.isin(cells, list(codes)) for codes in ("of", "ec", "av"))
-    draw_cells(ax, own_block + 2 * clean, ("#f2f2f2", COLORS["blue"], COLORS["green"]))
+    chosen = [np.isin(cells, list(codes)) for _, _, _, codes, _ in MARKS]
+    draw_cells(ax, chosen[0] + 2 * chosen[1], SQUARES)
     ax.tick_params(pad=2)
     unit = max(2.5, 6.5 - len(cells) / 8)
-    markers = ((own_block, "o", "white"), (clean, "_", "white"), (leaking, "x", COLORS["vermilion"]))
-    for chosen, marker, color in markers:
-        queries, keys = np.nonzero(chosen)
-        marker_size = unit * (1.7 if marker == "_" else 0.8)
-        ax.plot(keys, queries, marker, color=color, markersize=marker_size, markeredgewidth=1.3, linestyle="none")
+    for marked, (marker, color, *_) in zip(chosen, MARKS, strict=True):
+        queries, keys = np.nonzero(marked)
+        size = unit * (1.7 if marker == "_" else 0.8)
+        ax.plot(keys, queries, marker=marker, color=color, markersize=size, markeredgewidth=1.3, linestyle="none")
     for edge, level in scene["borders"]:
         line = {"color": "#1a1a1a", "linewidth": (0.7, 1.4, 2.2)[level - 1], "linestyle": "--" if level == 1 else "-"}
         ax.axvline(edge - 0.5, **line)

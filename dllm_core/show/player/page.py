@@ -21,15 +21,17 @@ SCRIPTS = ("unpack.js", *(f"player/{name}.js" for name in ("record", "side", "cu
 
 
 class Player:
-    """The player of one to three traces. A notebook displays it, with a picture where scripts do not run.
+    """Step through one to three decodings on a common clock, "forwards" (of the model) or "seconds".
 
-    `html`: for embedding in a page, without that picture; `page()`: a complete page; `text`: a few steps as plain lines.
+    A notebook displays it, with a picture where scripts do not run. `html`: for embedding in a page, without that
+    picture; `page()`: a complete page; `text`: a few steps as plain lines. Raises ValueError for another number of traces
+    or of labels, or another clock; TypeError for anything that is not a `Trace`.
     """
 
-    def __init__(self, traces: Sequence[Trace], labels: Sequence[str] | None = None, clock: str = "forwards"):
+    def __init__(self, *traces: Trace, labels: Sequence[str] | None = None, clock: str = "forwards"):
         if not 1 <= len(traces) <= MOST_TRACES:
             raise ValueError(f"player: got {len(traces)} traces; give one to {MOST_TRACES}")
-        self.traces, self.clock = list(traces), clock
+        self.traces, self.clock = traces, clock
         self.labels = [visible(label) for label in trace_labels(traces, labels)]
         times(traces[0], clock)  # raises for an unknown clock
 
@@ -65,13 +67,7 @@ class Player:
         return self.text
 
 
-def player(*traces: Trace, labels: Sequence[str] | None = None, clock: str = "forwards") -> Player:
-    """Step through one to three decodings on a common clock, "forwards" (of the model) or "seconds".
-
-    Raises ValueError for another number of traces or of labels, or another clock; TypeError for anything that is not a
-    `Trace`.
-    """
-    return Player(traces, labels, clock)
+player = Player  # as the notebooks call it
 
 
 def save_html(
@@ -79,7 +75,7 @@ def save_html(
     title: str = "decoding",
 ) -> Path:  # fmt: skip
     """Write the player as a stand-alone page that works without a network. Returns the path."""
-    return write_whole(path, Player(traces, labels, clock).page(title))
+    return write_whole(path, Player(*traces, labels=labels, clock=clock).page(title))
 
 
 def record(trace: Trace, label: str) -> dict:
