@@ -6,7 +6,7 @@ from dllm_core.notebook.grading import Question
 from dllm_core.workshop.corpus import tasks
 from dllm_core.workshop.corpus.words import WORDS
 
-TEST, VALID = 160, 60  # held-out questions of each group
+TEST, HELD = 160, 220  # questions of each group: of the test, and held out altogether (the others: of the validation)
 
 
 class Pool:
@@ -22,33 +22,31 @@ class Pool:
         self.test: list[Question] = []
         for group in WORDS.groups:
             if group == "introduction":
-                test, valid = self._hold_introductions(rng)
+                held = self._hold_introductions(rng)
             elif group == "recall":
-                test, valid = self._hold_facts(rng)
+                held = self._hold_facts(rng)
             else:
-                test = [self._hold(rng, group) for _ in range(TEST)]
-                valid = [self._hold(rng, group) for _ in range(VALID)]
-            self.test += test
-            self.valid += valid
+                held = [self._hold(rng, group) for _ in range(HELD)]
+            self.test += held[:TEST]
+            self.valid += held[TEST:]
         self.reversal_train, self.reversal_test = _reversal()
 
-    def _hold_introductions(self, rng: Random) -> tuple[list[Question], list[Question]]:
+    def _hold_introductions(self, rng: Random) -> list[Question]:
         listed = tasks.introductions()
         free = [question for question in listed if question.prompt not in WORDS.report_prompts]
         rng.shuffle(free)
         reported = [question for question in listed if question.prompt in WORDS.report_prompts]
-        self.introduction = free[TEST + VALID :] + reported
-        return free[:TEST], free[TEST : TEST + VALID]
+        self.introduction = free[HELD:] + reported
+        return free[:HELD]
 
-    def _hold_facts(self, rng: Random) -> tuple[list[Question], list[Question]]:
+    def _hold_facts(self, rng: Random) -> list[Question]:
         pairs = []
         for _, key, value, phrasings in tasks.facts():
             answer = phrasings["answer"].format(k=key, v=value)
             pairs += [(question.format(k=key), answer) for question in phrasings["questions"]]
         rng.shuffle(pairs)
-        self.recall = pairs[TEST + VALID :]
-        test = [tasks.recall(rng, *pair) for pair in pairs[:TEST]]
-        return test, [tasks.recall(rng, *pair) for pair in pairs[TEST : TEST + VALID]]
+        self.recall = pairs[HELD:]
+        return [tasks.recall(rng, *pair) for pair in pairs[:HELD]]
 
     def _hold(self, rng: Random, group: str) -> Question:
         while True:

@@ -46,27 +46,28 @@ def string(rng: Random, shortest: int, longest: int) -> tuple[str, tuple[str, ..
     return "en", tuple(" " + word for word in rng.sample(WORDS.english_words, min(n, 5))), ""
 
 
-def _spell(group: str, form: tuple[str, str], symbols, result, lead: str, keys: tuple) -> Draw:
+SORTS = ("sort_up", "sort_down")
+
+
+def _spell(rng: Random, group: str, forms: dict, name: str, language: str, symbols: tuple[str, ...], lead: str) -> Draw:
+    """One of the forms' questions: what the computation `name` makes of the symbols."""
+    result = _computed(name, symbols)
+    keys = [symbols, symbols[::-1]]
+    if name in SORTS:  # the same digits in another order are the same question
+        keys += [result, result[::-1]]
     s, r = lead + "".join(symbols), lead + "".join(result)
-    prompt, answer = form
-    question = Question(group, prompt.format(s=s, r=r).strip(), answer.format(s=s, r=r).strip())
-    return Draw(question, tuple("".join(key) for key in keys), (tuple(symbols), tuple(result)))
+    prompt, answer = (text.format(s=s, r=r).strip() for text in rng.choice(forms[language]))
+    return Draw(Question(group, prompt, answer), tuple("".join(key) for key in keys), (symbols, result))
 
 
 def copy(rng: Random) -> Draw:
     """A string of 3–6 symbols repeated."""
-    language, symbols, lead = string(rng, 3, 6)
-    return _spell("copy", rng.choice(WORDS.copy[language]), symbols, symbols, lead, (symbols, symbols[::-1]))
+    return _spell(rng, "copy", WORDS.copy, "copy", *string(rng, 3, 6))
 
 
 def reverse(rng: Random) -> Draw:
     """A string of 2–4 symbols backwards."""
-    language, symbols, lead = string(rng, 2, 4)
-    result = symbols[::-1]
-    return _spell("reverse", rng.choice(WORDS.reverse[language]), symbols, result, lead, (symbols, result))
-
-
-SORTS = ("sort_up", "sort_down")
+    return _spell(rng, "reverse", WORDS.reverse, "reverse", *string(rng, 2, 4))
 
 
 def operation(rng: Random, training: bool = False) -> Draw:
@@ -78,15 +79,13 @@ def operation(rng: Random, training: bool = False) -> Draw:
         symbols = tuple(rng.sample(WORDS.digits, rng.choice((3, 4)) if training else 3))
     else:
         language, symbols, lead = string(rng, 2, 4)
-    result = _computed(name, symbols)
-    keys = (symbols, symbols[::-1])
-    if name in SORTS:  # the same digits in another order are the same question
-        keys += (result, result[::-1])
-    return _spell("operation", rng.choice(WORDS.operations[name][language]), symbols, result, lead, keys)
+    return _spell(rng, "operation", WORDS.operations[name], name, language, symbols, lead)
 
 
 def _computed(name: str, symbols: tuple[str, ...]) -> tuple[str, ...]:
     return {
+        "copy": symbols,
+        "reverse": symbols[::-1],
         "first": symbols[:1],
         "last": symbols[-1:],
         "drop_first": symbols[1:],
