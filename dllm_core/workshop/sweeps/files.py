@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from dllm_core.cli.stages import STAGES, read_record
 from dllm_core.common.errors import UsageError
 from dllm_core.common.paths import resolve
+from dllm_core.common.yaml_file import read_yaml
 from dllm_core.notebook.parameters import check, read_parameters, read_preset, unknown_name
 
 FOLDER = "notebooks/sweeps"
@@ -89,10 +88,7 @@ def digest(value: object) -> str:
 
 def read_sweep(path: Path, scale: str = "cpu") -> Sweep:
     """The sweep of a file at a scale of `SCALES`. Raises UsageError that names file and key."""
-    try:
-        text = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: the sweep cannot be read ({error})") from error
+    text = read_yaml(path)
     missing = NEEDED_KEYS - set(text if isinstance(text, dict) else ())
     if missing:
         raise UsageError(f"{path}: a sweep needs {', '.join(sorted(missing))}")
