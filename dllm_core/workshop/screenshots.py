@@ -153,11 +153,7 @@ def run_notebook(page, address: str) -> None:
     page.set_default_timeout(120_000)
     page.goto(address)
     page.wait_for_function(f"window.jupyterapp && {panel}?.sessionContext?.session?.kernel?.status === 'idle'")
-    page.evaluate("() => void jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_function(
-        f"{panel}.content.widgets.every((cell) => cell.model.executionCount)"
-        f" && {panel}.sessionContext.session.kernel.status === 'idle'"
-    )
+    page.evaluate("async () => { await jupyterapp.commands.execute('notebook:run-all-cells') }")
     errors = page.evaluate(
         f"{panel}.content.widgets.flatMap((cell) => cell.model.outputs.toJSON())"
         ".filter((output) => output.evalue).map((output) => output.evalue)"
