@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dllm_core.common.files import read_json, write_whole
 from dllm_core.common.records import check_fields
+from dllm_core.common.text import safe
 from dllm_core.config import DecodeConfig
 
 REASONS = ("schedule", "threshold", "fallback", "budget", "ar", "edit")
@@ -178,7 +179,7 @@ def _step(record: dict) -> DecodeStep:
         record["held_back"] = record.pop("held")
     record["block"], record["draft"] = tuple(record["block"]), tuple(map(tuple, record["draft"]))
     commits = [{**commit, "alternatives": tuple(map(tuple, commit["alternatives"]))} for commit in record["commits"]]
-    record["commits"] = tuple(Commit(**commit) for commit in commits)
+    record["commits"] = tuple(Commit(**{**commit, "reason": safe(commit["reason"])}) for commit in commits)
     return DecodeStep(**record)
 
 

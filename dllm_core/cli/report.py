@@ -10,6 +10,7 @@ from statistics import mean, median
 
 from dllm_core.common.errors import DataError, UsageError
 from dllm_core.common.files import read_json
+from dllm_core.common.text import safe
 from dllm_core.notebook.comparison import SCHEMA
 from dllm_core.notebook.grading import Difference, paired, wilson
 from dllm_core.show.html import table
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     versions = seeds[0]["versions"]
     numbers = ", ".join(str(scores["settings"]["seed"]) for scores in seeds)
     parts.append(f"seeds {numbers}; torch {versions['torch']}, {versions['device']}, {versions['threads']} thread(s)")
-    print("\n\n".join(parts))
+    print(safe("\n\n".join(parts), 100_000))
     if summary:
         minutes, seconds = divmod(round(summary["seconds"]), 60)
         stages = ", ".join(f"{name} {stage['seconds']:.0f}" for name, stage in summary["stages"].items())

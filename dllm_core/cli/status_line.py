@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Mapping
 
+from dllm_core.common.text import safe
+
 
 class StatusLine:
     """Prints lines; on a terminal the progress is a last line that is drawn anew, in a log one line a minute."""
@@ -16,7 +18,7 @@ class StatusLine:
 
     def say(self, text: str) -> None:
         """Print a line that stays, in the place of the progress line."""
-        print(("\r\x1b[K" if self.live else "") + text, flush=True)
+        print(("\r\x1b[K" if self.live else "") + safe(text, 100_000), flush=True)
 
     def progress(self, running: Mapping) -> None:
         """Draw how far each `NotebookProcess` is, by name: every 0.3 seconds on a terminal, every minute in a log."""

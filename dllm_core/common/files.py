@@ -28,9 +28,10 @@ def replaced_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:
-    """Write text (as UTF-8, line ends unchanged) or bytes atomically; return the path."""
+    """Write text (as UTF-8, line ends unchanged) or bytes atomically; return the path. Half a surrogate pair is written as
+    its escape, which JSON reads back."""
     with replaced_whole(path) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
     return Path(path)
 
 

@@ -9,7 +9,7 @@ noise_schedules, loss_shares, block_schedule     schedules
 packing, SampleFilm                              rows of tokens as pictures
 LiveLossCurve, progress, training_curve          training while it runs
 sweep                                            the result of a sweep
-source, table, masked_row, visible               text: code, numbers, noised rows, a token
+source, table, masked_row, visible, safe         text: code, numbers, noised rows, a token, what others wrote
 Html, Markdown, Table, Picture, Player           what these functions return
 save_figure, interactive                         a figure as a file; whether the notebook is interactive
 """
@@ -20,6 +20,7 @@ import types
 
 _FILES = {  # file: the names that are imported from it
     "common.progress_bar": ("interactive",),
+    "common.text": ("safe",),
     "show.attention.explorer": ("attention",),
     "show.attention.picture": ("attention_picture",),
     "show.figures": ("Picture", "mask_picture", "save_figure"),

@@ -16,6 +16,7 @@ import numpy as np
 
 from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve
+from dllm_core.common.text import safe
 from dllm_core.show.html import image_html, visible
 
 COLORS = {
@@ -67,7 +68,7 @@ def our_look() -> Iterator[None]:
         "legend.fontsize": 10, "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.unicode_minus": False,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
         "axes.titlelocation": "left", "legend.frameon": False, "figure.facecolor": "white",
-        "axes.facecolor": "white", "text.color": "#1a1a1a", "hatch.linewidth": 0.6,
+        "axes.facecolor": "white", "text.color": "#1a1a1a", "text.parse_math": False, "hatch.linewidth": 0.6,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
         yield
@@ -80,7 +81,7 @@ class Picture:
     """
 
     def __init__(self, figure, text: str):
-        self.figure, self.text = figure, text
+        self.figure, self.text = figure, safe(text, 20_000)
 
     def png(self) -> bytes:
         """The figure as PNG in 256 colors: a third of the size, without a visible difference.

@@ -50,7 +50,7 @@ class SampleFilm:
         for frame in self.chosen(most):
             notes = [f"loss {frame['loss']:.2f}"] if frame["loss"] is not None else []
             notes += [f"block {frame['block_size']}"] if frame["block_size"] else []
-            boxes = [(text, "end" if text == "⟨eos⟩" else "filled", p or 0.0) for text, p in frame["tokens"]]
+            boxes = [(visible(text), "end" if text == "⟨eos⟩" else "filled", p or 0.0) for text, p in frame["tokens"]]
             rows.append(TokenRow(f"step {frame['step']:,}", ", ".join(notes), boxes))
         return draw_token_rows(rows, self.title, "darker shade: higher confidence when it was written")
 

@@ -12,7 +12,6 @@ import numbers
 import re
 import secrets
 import textwrap
-import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from dllm_core.common.text import safe
 from dllm_core.data import tokenizer
 
 MASK = "░"
 SPECIAL = {tokenizer.BOS: "⟨bos⟩", tokenizer.EOS: "⟨eos⟩", tokenizer.PAD: "⟨pad⟩", tokenizer.MASK: MASK}
-BLANKS = {"\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣"}
-INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories: controls, direction marks, unassigned …
-EMOJI_JOINERS = ("\u200d", "\ufe0f")
+BLANKS = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "␍"})
+TOKEN, CELL = 40, 1000  # most characters of a token and of a table's cell that are shown
 COMPRESS_ABOVE = 150_000  # characters of JSON
 
 
@@ -103,22 +102,20 @@ def script_piece(template: str, css: str, script: str, static: str, data: dict) 
 def visible(text: str) -> str:
     """The text of one token, with a visible symbol for each blank, control character and direction mark.
 
-    Special tokens get short names. So text written by a model can neither reorder nor hide the text beside it.
+    Special tokens get short names, and a very long token loses its middle. So text written by a model can neither
+    reorder nor hide the text beside it.
     """
     if text in SPECIAL:
         return SPECIAL[text]
     if text == "":
         return "∅"
-    shown = "".join(sign if sign == " " else BLANKS.get(sign) or _sign(sign) for sign in text)
     # blanks at the ends of a token cannot be seen; inside a word they can
-    return re.sub("^ +| +$", lambda blanks: BLANKS[" "] * len(blanks[0]), shown)
+    return re.sub("^ +| +$", lambda blanks: "␣" * len(blanks[0]), one_line(text, TOKEN))
 
 
-def _sign(sign: str) -> str:
-    """The character, or its code point if the character is invisible."""
-    if unicodedata.category(sign) in INVISIBLE and sign not in EMOJI_JOINERS:
-        return f"⟨U+{ord(sign):04X}⟩"
-    return sign
+def one_line(text: str, limit: int = CELL) -> str:
+    """`text` made safe to show, with a symbol for each line end."""
+    return safe(text.translate(BLANKS), limit)
 
 
 # tables ------------------------------------------------------------------------------------------------------------
@@ -135,8 +132,9 @@ def table(
     rows = [dict(row) if isinstance(row, Mapping) else dict(vars(row)) for row in rows]
     keys = list(columns or dict.fromkeys(key for row in rows for key in row))
     right = [bool(rows) and all(isinstance(row.get(key), numbers.Number | None) for row in rows) for key in keys]
-    lines = [[str(key).replace("_", " ") for key in keys]]
+    lines = [[one_line(str(key)).replace("_", " ") for key in keys]]
     lines += [[_value(row.get(key), digits) for key in keys] for row in rows]
+    caption = caption and one_line(caption)
     return Table(*(form(lines, right, caption) for form in (_table_html, _table_text, _table_markdown)))
 
 
@@ -186,7 +184,7 @@ def _value(value, digits: int) -> str:
         return f"{value:,}"
     if isinstance(value, numbers.Real):
         return f"{float(value):,.0f}" if abs(value) >= 10**digits else f"{float(value):.{digits}g}"
-    return str(value)
+    return one_line(str(value))
 
 
 # source code -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, stretches
-from dllm_core.show.html import MASK, Html, visible
+from dllm_core.show.html import MASK, Html, one_line, visible
 
 COLUMNS = 100  # of text in a picture of token rows
 LINE = 1.25  # height of a line of boxes, where a box is 1 high
@@ -39,6 +39,7 @@ def masked_row(
     prompt: [L] bool, the tokens of the prompt, which are never masked. Raises ValueError when the lengths differ.
     """
     prompt = [False] * len(texts) if prompt is None else prompt
+    name = one_line(name)
     views = {name: masked}
     if complement is not None:
         views[f"{name}, complementary view"] = complement

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from dllm_core.common.errors import UsageError
 from dllm_core.show import trace_view
-from dllm_core.show.html import visible
 from dllm_core.trace import Trace
 
 STYLES = {"prompt": "dim", "masked": "bright_black", "guess": "dim italic", "now": "bold reverse", "before": "blue"}
@@ -29,7 +28,7 @@ def terminal(trace: Trace, *, steps: Sequence[int] | None = None, drafts: bool =
     from rich.console import Group
     from rich.text import Text
 
-    name = visible(trace_view.trace_labels([trace])[0])
+    name = trace_view.trace_labels([trace])[0]
     parts = [Text(f"{name}: {trace_view.summary(trace)}", style="bold")]
     for k in trace_view.chosen_steps(trace, steps, 8):
         parts += [_head(trace, k), _line(trace, k, drafts, prompt)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dllm_core.data.tokenizer import PAD
-from dllm_core.show.html import MASK, visible
+from dllm_core.show.html import MASK, one_line, visible
 from dllm_core.trace import Commit, Trace
 
 STYLE_NAMES = {"ar": "AR", "llada1": "LLaDA 1", "llada2": "LLaDA 2"}
@@ -95,8 +95,8 @@ def trace_labels(traces: Sequence[Trace], labels: Sequence[str] | None = None) -
     if labels is not None:
         if len(labels) != len(traces):
             raise ValueError(f"labels: {len(labels)} for {len(traces)} traces; give one per trace")
-        return [str(label) for label in labels]
-    names = [STYLE_NAMES.get(trace.style, trace.style) for trace in traces]
+        return [one_line(str(label)) for label in labels]
+    names = [STYLE_NAMES.get(trace.style) or one_line(trace.style) for trace in traces]
     counts = [names[: i + 1].count(name) for i, name in enumerate(names)]
     return [name if names.count(name) == 1 else f"{name} ({n})" for name, n in zip(names, counts, strict=True)]
 

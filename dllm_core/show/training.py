@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from dllm_core.common import progress_bar
+from dllm_core.common.text import safe
 from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, shade, stretches
 from dllm_core.show.film import SampleFilm
 
@@ -163,7 +164,7 @@ def progress(
             first = film is not None and step.step == 1
             if sample is not None and every and (step.step % every == 0 or first):
                 sampled = sample(step)
-                bar.write(f"step {step.step}: {getattr(sampled, 'text', sampled)}")
+                bar.write(f"step {step.step}: {safe(getattr(sampled, 'text', sampled))}")
                 if film is not None:
                     film.add(step, sampled)
             yield step

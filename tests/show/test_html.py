@@ -11,6 +11,18 @@ from dllm_core import show
 from dllm_core.schedules import NoiseSchedule, learning_rate
 
 
+def test_a_very_long_token_is_shortened():
+    shown = show.visible("a" * 10_000)
+    assert len(shown) <= 40 and shown.startswith("aaa") and shown.endswith("aaa") and "more" in shown
+
+
+def test_cells_heads_and_caption_of_a_table_are_safe():
+    table = show.table([{"k\x1b[2J": "\u202e\x1b[31mx\ny"}], caption="\x1b]0;t\x07")
+    for form in (table.text, table.html, table.markdown):
+        assert not set(form) & set("\x1b\x07\u202e") and "x↵y" in form
+    assert table.markdown.count("\n") == 4
+
+
 def test_visible_leaves_nothing_hidden_or_reordering():
     assert show.visible("<|im_end|>") == "⟨eos⟩"
     assert show.visible("\n") == "↵" and show.visible("  ") == "␣␣" and show.visible(" a b ") == "␣a b␣"

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from dllm_core.common.files import write_whole
-from dllm_core.show.html import asset, script_piece, visible
+from dllm_core.show.html import asset, one_line, script_piece, visible
 from dllm_core.show.player.static import plain_form, static_form, still_picture
 from dllm_core.show.trace_view import reasons, times, trace_labels, waits
 from dllm_core.trace import DecodeStep, Trace
@@ -32,7 +32,7 @@ class Player:
         if not 1 <= len(traces) <= MOST_TRACES:
             raise ValueError(f"player: got {len(traces)} traces; give one to {MOST_TRACES}")
         self.traces, self.clock = traces, clock
-        self.labels = [visible(label) for label in trace_labels(traces, labels)]
+        self.labels = trace_labels(traces, labels)
         times(traces[0], clock)  # raises for an unknown clock
 
     @property
@@ -55,7 +55,7 @@ class Player:
 
     def page(self, title: str = "decoding") -> str:
         """A complete HTML document; its content security policy forbids every request."""
-        return Template(asset("player/page.html")).substitute(title=html.escape(title), player=self.html)
+        return Template(asset("player/page.html")).substitute(title=html.escape(one_line(title)), player=self.html)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str | bytes]:
         """HTML with a picture where scripts do not run, and that picture for formats without HTML (slides, PDF)."""
@@ -87,7 +87,7 @@ def record(trace: Trace, label: str) -> dict:
     """
     seen: dict[int, tuple] = {}
     set_values = {key: value for key, value in trace.settings.items() if value is not None}
-    settings = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in set_values.items()}
+    settings = {key: f"{value:g}" if isinstance(value, float) else one_line(str(value)) for key, value in set_values.items()}
     steps = [
         {
             "block": list(step.block),
