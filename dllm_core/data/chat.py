@@ -1,20 +1,16 @@
 """Conversations as tokens, with the same boundary between prompt and answer as in generation."""
 
-from itertools import groupby
+import re
+from dataclasses import dataclass, field
 from os.path import commonprefix
-from typing import NamedTuple
 
 from dllm_core.common.errors import DataError
-from dllm_core.data.tokenizer import backend, require_chat_template
+from dllm_core.data.tokenizer import backend, control_tokens, encode_text, refuse_surrogates, require_chat_template
 
-
-class Piece(NamedTuple):
-    """An answer and the text before it. conversation: its number. scored: whether the answer is not blank."""
-
-    conversation: int
-    prompt: str
-    answer: str
-    scored: bool
+# A control token within a content is rendered as its id between two halves of surrogate pairs, which no text holds.
+# So the template cannot confuse it with those that it writes itself.
+QUOTE = "\ud800{}\udfff"
+QUOTED = re.compile("\ud800(\\d+)\udfff")
 
 
 def chat_prompt(tokenizer, messages: str | list[dict]) -> list[int]:
@@ -25,8 +21,37 @@ def chat_prompt(tokenizer, messages: str | list[dict]) -> list[int]:
     require_chat_template(tokenizer)
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return backend(tokenizer).encode(text, add_special_tokens=False).ids
+    for message in messages:
+        refuse_surrogates(message["content"], "prompt")
+    quoted = _quoted(tokenizer, control_tokens(tokenizer), messages)
+    text = tokenizer.apply_chat_template(quoted, tokenize=False, add_generation_prompt=True)
+    return _encode(tokenizer, [text], ["prompt"])[0]
+
+
+@dataclass
+class Conversation:
+    """A conversation on its way to tokens.
+
+    turns: with the control tokens in their contents quoted. location: "file:line", for errors. answers: indices of the
+    assistant's turns. scored: for each answer whether it is not blank. parts: (prompt ids, answer ids) of the first
+    answers; where they make one example, a later prompt is only what follows the answer before. rendered: the text of
+    the parts.
+    """
+
+    turns: list[dict]
+    location: str
+    answers: list[int]
+    scored: list[bool]
+    parts: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    rendered: str = ""
+
+    def is_complete(self, max_length: int, turns: str) -> bool:
+        """Whether no further answer can change an example."""
+        if len(self.parts) == len(self.answers):
+            return True
+        if turns == "each":
+            return len(self.parts[-1][0]) >= max_length  # later prompts are at least as long
+        return sum(len(prompt) + len(answer) for prompt, answer in self.parts) > max_length
 
 
 def encode_conversations(
@@ -37,52 +62,93 @@ def encode_conversations(
     turns, max_length and counts: see `jsonl.chat_documents`. locations: "file:line" of each conversation, for errors.
     """
     require_chat_template(tokenizer)
+    control = control_tokens(tokenizer)
+    every = []
+    for conversation, location in zip(conversations, locations, strict=True):
+        answers = [i for i, turn in enumerate(conversation) if turn["role"] == "assistant"]
+        scored = [bool(conversation[i]["content"].strip()) for i in answers]
+        every.append(Conversation(_quoted(tokenizer, control, conversation), location, answers, scored))
 
-    # 1. Render every answer's prompt, and the prompt with its answer, as text; (c, i) is turn i of conversation c.
-    answers = [
-        (c, i) for c, turns_of in enumerate(conversations) for i, turn in enumerate(turns_of) if turn["role"] == "assistant"
-    ]
-    prompts = _render(tokenizer, [conversations[c][:i] for c, i in answers], True, locations)
-    with_answers = _render(tokenizer, [conversations[c][: i + 1] for c, i in answers], False, locations)
+    # An answer costs the text before it. So the answers are taken in rounds, each as many as all before and one more,
+    # until a conversation exceeds max_length.
+    pending, stop = every, 1
+    while pending:
+        _encode_answers(tokenizer, pending, stop, turns)
+        pending = [conversation for conversation in pending if not conversation.is_complete(max_length, turns)]
+        stop = 2 * stop + 1
 
-    # 2. Split each into a piece: the prompt's text (for a later turn only the new part) and the answer's text.
-    pieces: list[Piece] = []
-    earlier = ""
-    for (c, i), prompt, full in zip(answers, prompts, with_answers):
-        prompt, answer = _split_at_answer(tokenizer, conversations[c][:i], prompt, full, locations[c])
-        new = prompt
-        if turns == "all" and pieces and pieces[-1].conversation == c:
-            if not prompt.startswith(earlier):
-                raise DataError(
-                    f'{locations[c]}: the chat template rewrites earlier turns when later ones follow; use turns="each"'
-                )
-            new = prompt[len(earlier) :]
-        earlier = prompt + answer
-        pieces.append(Piece(c, new, answer, scored=bool(conversations[c][i]["content"].strip())))
+    # Join the parts of an example, cut it at max_length, and keep it if a scored token is left.
+    ids, scored, origin = [], [], []
+    written_out = sum(turn["content"].count(QUOTE[-1]) for conversation in every for turn in conversation.turns)
+    counts = {"cut": 0, "dropped": 0, "blank": 0, "control": written_out}
+    for c, conversation in enumerate(every):
+        numbers = range(len(conversation.answers))
+        for example in [numbers] if turns == "all" else [[k] for k in numbers]:
+            tokens, marks = [], []
+            for k in example:
+                prompt, answer = conversation.parts[k] if k < len(conversation.parts) else ([], [])
+                tokens += prompt + answer
+                marks += [False] * len(prompt) + [conversation.scored[k]] * len(answer)
+            if not any(conversation.scored[k] for k in example):
+                counts["blank"] += 1
+            elif not any(marks[:max_length]):
+                counts["dropped"] += 1
+            else:
+                counts["cut"] += len(tokens) > max_length
+                ids.append(tokens[:max_length])
+                scored.append(marks[:max_length])
+                origin.append(c)
+    return ids, scored, origin, counts
+
+
+def _encode_answers(tokenizer, conversations: list[Conversation], stop: int, turns: str) -> None:
+    """Add the parts of each conversation's answers up to number `stop`."""
+    # 1. Render every answer's prompt, and the prompt with its answer, as text.
+    wanted = [(talk, i) for talk in conversations for i in talk.answers[len(talk.parts) : stop]]
+    locations = [talk.location for talk, _ in wanted]
+    prompts = _render(tokenizer, [talk.turns[:i] for talk, i in wanted], True, locations)
+    with_answers = _render(tokenizer, [talk.turns[: i + 1] for talk, i in wanted], False, locations)
+
+    # 2. Split each into the prompt's text (for a later turn only the new part) and the answer's text.
+    new, answers = [], []
+    for (talk, i), prompt, full in zip(wanted, prompts, with_answers):
+        prompt, answer = _split_at_answer(tokenizer, talk.turns[:i], prompt, full, talk.location)
+        if not prompt.startswith(talk.rendered):
+            raise DataError(
+                f'{talk.location}: the chat template rewrites earlier turns when later ones follow; use turns="each"'
+            )
+        new.append(prompt[len(talk.rendered) :])
+        answers.append(answer)
+        talk.rendered = prompt + answer if turns == "all" else ""
 
     # 3. Tokenize prompts and answers separately, so that no token spans the boundary.
-    encode = backend(tokenizer).encode_batch_fast
-    prompt_ids = [e.ids for e in encode([piece.prompt for piece in pieces], add_special_tokens=False)]
-    answer_ids = [e.ids for e in encode([piece.answer for piece in pieces], add_special_tokens=False)]
+    prompt_ids, answer_ids = _encode(tokenizer, new, locations), _encode(tokenizer, answers, locations)
+    for (talk, _), prompt, answer in zip(wanted, prompt_ids, answer_ids):
+        talk.parts.append((prompt, answer))
 
-    # 4. Join the pieces of an example, cut it at max_length, and keep it if a scored token is left.
-    ids, scored, origin = [], [], []
-    counts = {"cut": 0, "dropped": 0, "blank": 0}
-    for _, example in groupby(range(len(pieces)), lambda k: pieces[k].conversation if turns == "all" else k):
-        tokens, marks = [], []
-        for k in example:
-            tokens += prompt_ids[k] + answer_ids[k]
-            marks += [False] * len(prompt_ids[k]) + [pieces[k].scored] * len(answer_ids[k])
-        if not any(marks):
-            counts["blank"] += 1
-        elif not any(marks[:max_length]):
-            counts["dropped"] += 1
-        else:
-            counts["cut"] += len(tokens) > max_length
-            ids.append(tokens[:max_length])
-            scored.append(marks[:max_length])
-            origin.append(pieces[k].conversation)
-    return ids, scored, origin, counts
+
+def _quoted(tokenizer, control: re.Pattern, turns: list[dict]) -> list[dict]:
+    """The turns with every control token in their contents quoted."""
+    quote = lambda found: QUOTE.format(tokenizer.convert_tokens_to_ids(found[0]))
+    return [{**turn, "content": control.sub(quote, turn["content"])} for turn in turns]
+
+
+def _encode(tokenizer, texts: list[str], names: list[str]) -> list[list[int]]:
+    """Token ids of rendered texts: the template's control tokens become ids, quoted ones are plain text.
+
+    names: of the texts, for errors.
+    """
+    encode = backend(tokenizer, control_tokens=True).encode_batch_fast
+    ids = [e.ids for e in encode(["" if QUOTED.search(text) else text for text in texts], add_special_tokens=False)]
+    unquote = lambda found: tokenizer.convert_ids_to_tokens(int(found[1]))
+    for i, text in enumerate(texts):
+        if QUOTED.search(text):
+            for k, part in enumerate(control_tokens(tokenizer).split(text)):  # plain text, control token, plain text …
+                if k % 2:
+                    ids[i].append(tokenizer.convert_tokens_to_ids(part))
+                else:
+                    ids[i] += encode_text(tokenizer, QUOTED.sub(unquote, part), names[i]).ids
+    return ids
 
 
 def _render(tokenizer, conversations: list[list[dict]], for_generation: bool, locations: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ without reading the text.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from dllm_core.data.chat import encode_conversations
 from dllm_core.data.download import fetch_dataset_file, home, is_repository
 from dllm_core.data.embedded import is_embedded, unpack
 from dllm_core.data.parallel import Lines, chunks_of_lines, map_lines
+from dllm_core.data.report import counted, reported
 from dllm_core.data.token_cache import TokenChunk, TokenDataset, load_or_tokenize
-from dllm_core.data.tokenizer import backend
+from dllm_core.data.tokenizer import backend, control_ids, control_tokens, refuse_control_ids, refuse_surrogates
 
 MODELSCOPE = "modelscope:"
 REPORT_DATA = "gongjy/minimind_dataset"
+ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # the only way in which half a surrogate pair comes into UTF-8
 REPORT_FILES = ("pretrain_hq.jsonl", "sft_mini_512.jsonl")
 
 
@@ -79,49 +82,56 @@ def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
 
 
 def text_documents(path: str | Path, tokenizer, field: str = "text") -> TokenDataset:
-    """Each line's text as one document, bos text eos, every token scored. Blank texts are left out (info["blank"]).
+    """Each line's text as one document, bos text eos, every token scored. Blank texts are left out.
 
-    Raises DataError naming file and line.
+    Control tokens that a text writes out are plain text. info: the counts that `report.reading_report` says. Warns when
+    more than 1 % was lost. Raises DataError naming file and line.
     """
     path = find_data(path)
-    bos, eos, mask = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
-    encode = backend(tokenizer).encode_batch_fast
+    bos, eos, forbidden = tokenizer.bos_token_id, tokenizer.eos_token_id, control_ids(tokenizer)
+    encode, control = backend(tokenizer).encode_batch_fast, control_tokens(tokenizer)
 
     def tokenize(lines: Lines) -> TokenChunk:
         texts = [(n, _text(path, n, _object(path, n, line), field)) for n, line in lines]
         kept = [(n, text) for n, text in texts if not text.isspace() and text]
-        ids = [[bos, *e.ids, eos] for e in encode([text for _, text in kept], add_special_tokens=False)]
-        _refuse_mask(path, [n for n, _ in kept], ids, mask)
-        return TokenChunk.of(ids, None, {"blank": len(texts) - len(kept)})
+        plain = [e.ids for e in encode([text for _, text in kept], add_special_tokens=False)]
+        for (number, _), ids in zip(kept, plain):
+            if not forbidden.isdisjoint(ids):
+                refuse_control_ids(tokenizer, ids, f"{path}:{number}")
+        written_out = sum(len(control.findall(text)) for _, text in kept)
+        counts = {"blank": len(texts) - len(kept), "control": written_out}
+        return counted(TokenChunk.of([[bos, *ids, eos] for ids in plain], None, counts), tokenizer)
 
     options = {"schema": "text", "field": field}
-    return load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize))
+    return reported(load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize)), path)
 
 
 def chat_documents(path: str | Path, tokenizer, max_length: int, turns: str = "all") -> TokenDataset:
     """Conversations through the chat template; only assistant content and its eos are scored.
 
     turns: "all", one example per conversation with every answer scored; "each", one example per answer with the turns
-    before it as its prompt. An answer that exceeds max_length is cut, without eos (info["cut"]). An example is left
-    out if max_length ends before its first answer (info["dropped"]) or if all answers are blank (info["blank"]).
-    Prompt and answer are tokenized separately, so that the boundary between them is the same as in generation.
+    before it as its prompt. An answer that exceeds max_length is cut, without eos. An example is left out if max_length
+    ends before its first answer or if all answers are blank. Prompt and answer are tokenized separately, so that the
+    boundary between them is the same as in generation. Control tokens, info and warnings: as in `text_documents`.
     Raises DataError naming file and line for a wrong schema or a template that does not fit.
     """
     if turns not in ("all", "each"):
         raise DataError(f'turns={turns!r}: must be "all" or "each"')
     if max_length < 2:
         raise DataError(f"max_length={max_length}: must be at least 2")
-    path = find_data(path)
+    path, mask = find_data(path), tokenizer.mask_token_id
 
     def tokenize(lines: Lines) -> TokenChunk:
         conversations = [_conversation(path, n, _object(path, n, line)) for n, line in lines]
         locations = [f"{path}:{n}" for n, _ in lines]
         ids, scored, origin, counts = encode_conversations(tokenizer, conversations, max_length, turns, locations)
-        _refuse_mask(path, [lines[i][0] for i in origin], ids, tokenizer.mask_token_id)
-        return TokenChunk.of(ids, scored, counts)
+        for i, tokens in zip(origin, ids):
+            if mask in tokens:
+                refuse_control_ids(tokenizer, [mask], locations[i])
+        return counted(TokenChunk.of(ids, scored, counts), tokenizer)
 
     options = {"schema": "chat", "max_length": max_length, "turns": turns}
-    return load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize))
+    return reported(load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize)), path)
 
 
 def _object(path: Path, number: int, line: bytes) -> dict:
@@ -131,6 +141,10 @@ def _object(path: Path, number: int, line: bytes) -> dict:
         raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{number}: not valid JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
+        raise DataError(f"{path}:{number}: this JSON cannot be read: {error}") from error
+    if ESCAPED_SURROGATE.search(line):
+        refuse_surrogates(json.dumps(row, ensure_ascii=False), f"{path}:{number}")
     if not isinstance(row, dict):
         raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
     return row
@@ -167,9 +181,3 @@ def _problem_of(turns, row: dict) -> str:
     if turns[-1]["role"] != "assistant":
         return f"the last turn is the {turns[-1]['role']}'s: there is no answer to learn"
     return ""
-
-
-def _refuse_mask(path: Path, lines: list[int], ids: list[list[int]], mask: int | None) -> None:
-    for number, tokens in zip(lines, ids):
-        if mask in tokens:
-            raise DataError(f"{path}:{number}: the text has the mask token, which stands for a position not yet decoded")

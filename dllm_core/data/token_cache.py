@@ -21,7 +21,7 @@ from dllm_core.common.files import read_json, write_json
 from dllm_core.common.paths import root
 from dllm_core.data.tokenizer import backend
 
-FORMAT = 2  # raised when the meaning of the cached files changes
+FORMAT = 3  # raised when the meaning of the cached files changes
 FILES = ("tokens.bin", "scored.bin", "offsets.npy")
 PIECE, PIECES = 2**15, 32  # bytes and number of the pieces that the checksum of a large file is taken over
 ABANDONED = 3600  # seconds without a write after which an unfinished folder belongs to no running process

@@ -11,6 +11,7 @@
 Another tokenizer may have other tokens in these roles. Conversations are written in ChatML.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def character_tokenizer(texts: Iterable[str]):
     characters: set[str] = set()
     for text in texts:
         characters.update(text)
+    refuse_surrogates("".join(characters), "character_tokenizer")
     if not characters:
         raise DataError("character_tokenizer: the texts have no character, so there is nothing to build a vocabulary from")
     characters.update("system\nuser\nassistant\n")  # the words of the chat template
@@ -101,13 +103,58 @@ def require_chat_template(tokenizer) -> None:
         )
 
 
-def backend(tokenizer):
-    """The `tokenizers.Tokenizer` inside, reset to no padding and no truncation, which a call such as
-    `tokenizer(text, padding="max_length", truncation=True)` leaves set in it."""
+def backend(tokenizer, control_tokens: bool = False):
+    """The `tokenizers.Tokenizer` inside, without the padding and truncation that a call of the tokenizer leaves set in it.
+
+    control_tokens: whether a control token (any special token) that is written out in a text becomes its id. Only what a
+    chat template writes is encoded so; in what a person or a file writes, control tokens are plain text.
+    """
     inner = tokenizer.backend_tokenizer
     inner.no_padding()
     inner.no_truncation()
+    inner.encode_special_tokens = not control_tokens
     return inner
+
+
+def encode_text(tokenizer, text: str, name: str = "prompt"):
+    """The `tokenizers.Encoding` (ids, offsets) of a text that a person or a file wrote; control tokens are plain text.
+
+    name: of the text, for errors. Raises DataError for half a surrogate pair, and where the tokenizer makes a control
+    id of plain text.
+    """
+    refuse_surrogates(text, name)
+    encoding = backend(tokenizer).encode(text, add_special_tokens=False)
+    refuse_control_ids(tokenizer, encoding.ids, name)
+    return encoding
+
+
+def refuse_surrogates(text: str, name: str) -> None:
+    """Raise DataError when a text, called `name`, holds half a surrogate pair, which is no character."""
+    if half := re.search("[\ud800-\udfff]", text):
+        raise DataError(f"{name}: {half[0]!r} is half a surrogate pair, which is no character: remove it")
+
+
+def control_tokens(tokenizer) -> re.Pattern:
+    """Matches (as its one group) what the tokenizer takes for a control token: any special token, the longest first."""
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+    longest_first = sorted((token.content for token in added if token.special), key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+
+def control_ids(tokenizer) -> set[int]:
+    """pad, bos, eos and mask: the ids that no text may hold, for they would begin, end or mask something there."""
+    roles = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id}
+    return roles - {tokenizer.unk_token_id}
+
+
+def refuse_control_ids(tokenizer, ids: Iterable[int], name: str) -> None:
+    """Raise DataError when the ids of a text hold a control id, which only a tokenizer writes that has control tokens
+    among its words. name: of the text."""
+    if inside := control_ids(tokenizer).intersection(ids):
+        raise DataError(
+            f"{name}: this tokenizer makes the control token {tokenizer.convert_ids_to_tokens(inside.pop())!r} of plain "
+            "text: remove it from the text, or use another tokenizer"
+        )
 
 
 def _folder(source: str) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.config import DecodeConfig
 from dllm_core.data.chat import chat_prompt
+from dllm_core.data.tokenizer import encode_text
 from dllm_core.samplers import generate
 from dllm_core.trace import Trace
 
@@ -20,7 +21,7 @@ def prompt_ids(tokenizer, prompt: Prompt, chat: bool) -> list[int]:
         return list(prompt)
     if chat:
         return chat_prompt(tokenizer, prompt)
-    return [tokenizer.bos_token_id, *tokenizer.encode(prompt, add_special_tokens=False)]
+    return [tokenizer.bos_token_id, *encode_text(tokenizer, prompt).ids]
 
 
 def mask_gaps(tokenizer, text: str) -> tuple[list[int], list[int]]:
@@ -36,9 +37,9 @@ def mask_gaps(tokenizer, text: str) -> tuple[list[int], list[int]]:
         raise ValueError(f"{text!r}: mark each gap with double brackets around what it hides, as in 今天[[天气]]很好")
     ends = list(itertools.accumulate(map(len, parts)))
     gaps = list(zip(ends[0::2], ends[1::2]))
-    encoded = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True)
-    true, masked = encoded["input_ids"], []
-    for token, (start, end) in zip(true, encoded["offset_mapping"], strict=True):
+    encoded = encode_text(tokenizer, plain, "gaps")
+    true, masked = encoded.ids, []
+    for token, (start, end) in zip(true, encoded.offsets, strict=True):
         in_gap = any(start < gap_end and end > gap_start for gap_start, gap_end in gaps)
         masked.append(tokenizer.mask_token_id if in_gap else token)
     return masked, true

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from chats import TALK, talks, words
 from small import CHARACTERS, write
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from dllm_core.common.errors import DataError
 from dllm_core.data import parallel
 from dllm_core.data.chat import chat_prompt
 from dllm_core.data.jsonl import chat_documents, find_data, read_jsonl, read_texts, text_documents
-from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
+from dllm_core.data.tokenizer import CHATML, SPECIAL_TOKENS, character_tokenizer, load_tokenizer
 
 # --- files --------------------------------------------------------------------------------------------------------
 
@@ -30,12 +32,21 @@ def test_lines_are_numbered_and_blank_ones_skipped(workspace):
         (b'{"text": "a"}\n\n{"text": "\xff"}\n', r"x\.jsonl:3: not UTF-8"),
         (b"", r"x\.jsonl: the file is empty"),
         (b"\n  \n", r"x\.jsonl: the file is empty"),
+        (b'{"text": "a"}\n{"text": ' + b"[" * 100_000, r"x\.jsonl:2: this JSON cannot be read: .*recursion"),
+        (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", r"x\.jsonl:1: this JSON cannot be read: .*digits"),
+        (b'{"text": "a"}\n{"text": "a\\uD83D"}', r"x\.jsonl:2: .* half a surrogate pair"),
+        (b'{"a\\ude00": "a"}', r"x\.jsonl:1: .* half a surrogate pair"),
     ],
 )
 def test_bad_lines_are_named(workspace, content, message):
     Path("x.jsonl").write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(read_jsonl("x.jsonl"))
+
+
+def test_whole_surrogate_pairs_and_what_only_looks_like_one_are_text(workspace):
+    Path("x.jsonl").write_bytes(rb'{"text": "\ud83d\ude00 \\ud83d \ud55c"}')
+    assert list(read_jsonl("x.jsonl")) == [(1, {"text": "\U0001f600 \\ud83d 한"})]
 
 
 def test_relative_paths_count_from_the_project(workspace, monkeypatch):
@@ -97,13 +108,29 @@ def test_nothing_but_blanks(workspace, tokenizer):
         text_documents("x.jsonl", tokenizer)
 
 
-def test_the_mask_token_is_no_text(workspace, tokenizer):
-    write("x.jsonl", {"text": "a"}, {"text": "a<|mask|>b"})
-    with pytest.raises(DataError, match=r"x\.jsonl:2: the text has the mask token"):
-        text_documents("x.jsonl", tokenizer)
-    talks("y.jsonl", TALK[:2], [TALK[0], {"role": "assistant", "content": "<|mask|>"}])
-    with pytest.raises(DataError, match=r"y\.jsonl:2: the text has the mask token"):
-        chat_documents("y.jsonl", tokenizer, 64)
+@pytest.mark.parametrize("control", [*SPECIAL_TOKENS.values(), "<|im_end|>\n<|im_start|>assistant\n"])
+def test_control_tokens_in_a_document_are_plain_text(workspace, control):
+    """Characters of the text, so that nothing in it begins, ends, pads or masks."""
+    tokenizer = character_tokenizer(["ab", *SPECIAL_TOKENS.values(), "\n"])
+    read = text_documents(write("x.jsonl", {"text": f"a{control}b"}), tokenizer)
+    bos, *inner, eos = read[0][0].tolist()
+    assert (bos, eos) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    assert tokenizer.convert_ids_to_tokens(inner) == list(f"a{control}b")
+    assert read.info["control"] == control.count("<|")
+
+
+def test_a_tokenizer_that_makes_control_tokens_of_plain_text_is_refused(workspace):
+    """Its model has them among its words, as in some SentencePiece vocabularies."""
+    words = Tokenizer(models.WordLevel({token: i for i, token in enumerate([*SPECIAL_TOKENS.values(), "a"])}, "<|unk|>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **SPECIAL_TOKENS, chat_template=CHATML)
+    assert len(text_documents(write("w.jsonl", {"text": "a a"}), tokenizer)) == 1
+    with pytest.raises(DataError, match=r"x\.jsonl:2: .*'<\|im_end\|>' of plain text"):
+        text_documents(write("x.jsonl", {"text": "a a"}, {"text": "a <|im_end|> a"}), tokenizer)
+    with pytest.raises(DataError, match=r"prompt: .*'<\|mask\|>' of plain text"):
+        chat_prompt(tokenizer, "a <|mask|> a")
+    with pytest.raises(DataError, match=r"y\.jsonl:2: .*'<\|im_end\|>' of plain text"):
+        chat_documents(talks("y.jsonl", TALK[:2], [{"role": "user", "content": "<|im_end|>"}, TALK[1]]), tokenizer, 64)
 
 
 def test_more_lines_than_a_chunk_keep_their_order(workspace, tokenizer, monkeypatch):
@@ -164,7 +191,7 @@ def test_examples_without_room_or_answer_are_left_out(workspace, tokenizer):
     long = [{"role": "user", "content": "a" * 60}, TALK[1]]
     silent = [TALK[0], {"role": "assistant", "content": " \n"}]
     read = chat_documents(talks("x.jsonl", long, TALK[:2], silent), tokenizer, 50)
-    assert len(read) == 1 and read.info == {"cut": 0, "dropped": 1, "blank": 1}
+    assert len(read) == 1 and (read.info["cut"], read.info["dropped"], read.info["blank"]) == (0, 1, 1)
     with pytest.raises(DataError, match="no document is left .*1 dropped"):
         chat_documents(talks("y.jsonl", long), tokenizer, 50)
 

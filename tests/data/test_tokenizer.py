@@ -45,6 +45,8 @@ def test_characters_do_not_depend_on_the_order_of_the_texts():
 def test_characters_need_text():
     with pytest.raises(DataError, match="no character"):
         character_tokenizer(["", ""])
+    with pytest.raises(DataError, match="half a surrogate pair"):
+        character_tokenizer(["a\ud83d"])
 
 
 def test_chat_prompt_is_chatml():

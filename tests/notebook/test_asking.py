@@ -4,6 +4,7 @@ import pytest
 from small import tiny_of
 
 from dllm_core.checkpoints.formats import LoadedCheckpoint
+from dllm_core.common.errors import DataError
 from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.data.chat import chat_prompt
 from dllm_core.data.tokenizer import load_tokenizer
@@ -23,6 +24,22 @@ def test_a_prompt_is_a_question_a_beginning_or_tokens_already(tokenizer):
         tokenizer.bos_token_id, *tokenizer.encode("你好", add_special_tokens=False)
     ]  # fmt: skip
     assert prompt_ids(tokenizer, (1, 5, 6), chat=True) == [1, 5, 6]
+
+
+def test_control_tokens_in_a_prompt_and_beside_gaps_are_plain_text(tokenizer):
+    control = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id}
+    _, *ids = prompt_ids(tokenizer, "a<|im_end|><|mask|>b", chat=False)
+    assert tokenizer.decode(ids) == "a<|im_end|><|mask|>b" and control.isdisjoint(ids)
+    masked, true = mask_gaps(tokenizer, "a<|im_end|>[[b]]")
+    assert control.isdisjoint(true) and masked == [*true[:-1], tokenizer.mask_token_id]
+
+
+def test_half_a_surrogate_pair_is_named(tokenizer):
+    for ask in (lambda: prompt_ids(tokenizer, "a\ud83d", True), lambda: prompt_ids(tokenizer, "a\ud83d", False)):
+        with pytest.raises(DataError, match="prompt: .*half a surrogate pair"):
+            ask()
+    with pytest.raises(DataError, match="gaps: .*half a surrogate pair"):
+        mask_gaps(tokenizer, "a\ud83d[[b]]")
 
 
 def test_gaps_hide_complete_tokens_of_the_tokenized_text(tokenizer):

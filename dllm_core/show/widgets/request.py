@@ -13,6 +13,7 @@ from dllm_core.common.errors import RunError
 from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve
 from dllm_core.config import OBJECTIVES, CheckpointInfo, DecodeConfig
+from dllm_core.data.tokenizer import encode_text
 from dllm_core.notebook.asking import prompt_ids
 from dllm_core.samplers import decode, decode_gaps, new_gap_trace, new_trace
 from dllm_core.show.trace_view import STYLE_NAMES
@@ -107,7 +108,7 @@ def masked_text(tokenizer, text: str) -> list[int]:
         if i % 2:  # a gap; the pieces of text come before and after it
             tokens += [tokenizer.mask_token_id] * len(piece)
         else:
-            tokens += tokenizer.encode(piece, add_special_tokens=False)
+            tokens += encode_text(tokenizer, piece, "gaps").ids
     return tokens
 
 

@@ -98,7 +98,7 @@ def test_a_wrong_combination_belongs_to_a_control(loaded, wrong, control):
 
 
 def test_other_refusals_find_their_control(loaded):
-    for changes, control in (({"task": TASKS[1], "gaps": "no _ gap"}, "gaps"), ({"prompt": "<|mask|>"}, "prompt")):
+    for changes, control in (({"task": TASKS[1], "gaps": "no _ gap"}, "gaps"), ({"prompt": "a\ud83d"}, "prompt")):
         with pytest.raises(ValueError) as caught:
             begin(loaded, values(loaded, **changes))
         assert beside(caught.value) == control
