@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from dllm_core.cli.stages import NotebookJob, read_record
+from dllm_core.cli.stages import RECORD, NotebookJob, read_record
 from dllm_core.cli.status_line import StatusLine
 from dllm_core.common.files import display_path, write_json
 from dllm_core.common.paths import root
@@ -66,7 +66,7 @@ def run_jobs(
                     running[job] = NotebookProcess(job, root(), threads)
                 else:
                     text = f"skipped, its result is there: {display_path(job.executed)} (--force runs it again)"
-                    settle(job, "skipped", text, read_record(job.record))
+                    settle(job, "skipped", text, read_record(job.record, RECORD))
                 waiting.remove(job)
             if time.monotonic() - measured > 1:  # a look at all processes takes milliseconds
                 peak, measured = max(peak, sum(process.memory() for process in running.values())), time.monotonic()

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dllm_core.common.errors import UsageError
-from dllm_core.common.files import display_path
+from dllm_core.common.errors import DataError, UsageError
+from dllm_core.common.files import display_path, read_json
 from dllm_core.common.paths import resolve
+from dllm_core.common.records import fits
 from dllm_core.notebook.parameters import (
     Parameter,
     code_digest,
@@ -45,6 +46,9 @@ STAGES = (
     Stage("07-pretrain", "07_compare_styles", "07_compare_pretrain", ("01", "02", "03"), cost=2, variant=True),
     Stage("07-sft", "07_compare_styles", "07_compare_sft", ("04", "05-llada1", "05-llada2"), cost=3),
 )
+
+
+RECORD = {"stage": str, "parameters": dict, "code": str, "started": float, "finished": float}  # of a stage's last run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +93,7 @@ class NotebookJob:
 
     def why_stale(self) -> str:
         """Why the stage has to run; empty when its result is there and nothing that it depends on has changed."""
-        record = read_record(self.record)
+        record = read_record(self.record, RECORD)
         if not record:
             return "no result yet"
         before, after = record["parameters"], json.loads(json.dumps(self.parameters))
@@ -104,17 +108,18 @@ class NotebookJob:
                 return f"{display_path(path)} is missing"
             if path != self.executed and path.stat().st_mtime > record["finished"] + 1:
                 return f"{display_path(path)} was written since by another run"
-        records = [read_record(path) for path in self.upstream]
-        later = [other["stage"] for other in records if other.get("finished", 0) > record["started"]]
+        records = [read_record(path, RECORD) for path in self.upstream]
+        later = [other["stage"] for other in records if other and other["finished"] > record["started"]]
         return f"{', '.join(later)} ran again since" if later else ""
 
 
-def read_record(path: Path) -> dict:
-    """The record of a stage's last finished run; empty when there is none that can be read."""
+def read_record(path: Path, types: Mapping[str, type]) -> dict:
+    """A record of what has finished; empty when there is none that can be read and has the fields of `types`."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        record = read_json(path)
+    except (OSError, DataError):
         return {}
+    return record if all(fits(record.get(name), kind) for name, kind in types.items()) else {}
 
 
 def choose(names: Sequence[str], stages: Sequence[Stage]) -> list[Stage]:

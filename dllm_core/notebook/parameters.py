@@ -93,7 +93,7 @@ def code_digest(path: Path) -> str:
 
 def unknown_name(name: str, names: Collection[str]) -> str:
     """The complaint about a name that is not among `names`, with those that are close."""
-    close = difflib.get_close_matches(name, names)
+    close = difflib.get_close_matches(str(name), names)
     return "no such parameter; " + (f"did you mean {' or '.join(close)}?" if close else "see dllm run --parameters NN")
 
 

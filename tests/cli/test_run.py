@@ -238,6 +238,16 @@ def test_changes_that_rerun_a_stage(toy, stub, change, rerun):
     assert stub.started == rerun
 
 
+@pytest.mark.parametrize("content", ["5", '"x"', "{}", '{"parameters": 5}', '{"parameters": {}}', "[" * 100_000, "9" * 5000, ""],
+                         ids=lambda content: content[:20])  # fmt: skip
+def test_a_damaged_record_counts_as_no_result(toy, stub, content):
+    run("all")
+    stub.started.clear()
+    (toy / "runs/cpu/01_first.json").write_text(content)
+    assert run("02-b") == 0 and run("01") == 0
+    assert stub.started == ["01_first"]
+
+
 def test_an_upstream_run_by_itself_counts_too(stub, capsys):
     run("all")
     run("01", "--force")

@@ -15,16 +15,29 @@ from pathlib import Path
 from dllm_core.cli.stages import STAGES, read_record
 from dllm_core.common.errors import UsageError
 from dllm_core.common.paths import resolve
+from dllm_core.common.records import check_fields
 from dllm_core.common.yaml_file import read_yaml
 from dllm_core.notebook.parameters import check, read_parameters, read_preset, unknown_name
 
 FOLDER = "notebooks/sweeps"
 MEASURE = "sweeps/measure"  # the notebook that measures a trial
-KEYS = {"title", "question", "answer", "order", "seeds", "chain", "train", "measure", "cells", "tables", "figure",
-        "paired", "alone", "environment", "by_name"}  # fmt: skip
-NEEDED_KEYS = {"title", "question", "measure", "cells"}
 SCALES = ("cpu", "h100", "smoke")
-STEP_KEYS = {"notebook", "preset", "cells", "given", *SCALES}
+KEYS = {  # of a sweep's file, with their types
+    "title": str, "question": str, "answer": str, "order": float, "seeds": list[int], "chain": list[str | int],
+    "train": list[dict], "measure": dict, "cells": dict[str, dict | None], "tables": list[dict], "figure": dict,
+    "paired": dict, "alone": bool, "environment": str, "by_name": bool,
+}  # fmt: skip
+NEEDED_KEYS = {"title", "question", "measure", "cells"}
+FIGURES = {"lines": ("rows", "x", "y"), "dots": ("rows", "x", "y"), "heat": ("rows", "x", "y", "values")}  # kind → needs
+PART_KEYS = {  # of the dicts in it: key → (types, those that are needed)
+    "train": ({"notebook": str, "preset": str, "cells": list[str], "given": dict, **dict.fromkeys(SCALES, dict)},
+              {"notebook"}),
+    "tables": ({"rows": str, "by": list[str], "columns": list[str], "caption": str, "labels": bool}, {"rows", "columns"}),
+    "figure": ({"kind": str, "rows": str, "x": str, "y": str, "by": list[str], "note": str, "values": list[str],
+                "only": dict, "log": bool}, {"kind"}),
+    "paired": ({"against": str}, {"against"}),
+}  # fmt: skip
+RECORD = {"key": str, "cell": str, "label": str, "seed": int, "asked": dict, "rows": list[dict]}  # of a trial
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ class Trial:
 
     @property
     def done(self) -> bool:
-        return read_record(self.path).get("key") == self.key
+        return read_record(self.path, RECORD).get("key") == self.key
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,7 @@ class Sweep:
 
     def records(self) -> list[dict]:
         """The records of the finished trials, in the order of the file."""
-        return [read_record(trial.path) for trial in self.trials if trial.done]
+        return [read_record(trial.path, RECORD) for trial in self.trials if trial.done]
 
 
 def digest(value: object) -> str:
@@ -89,36 +102,61 @@ def digest(value: object) -> str:
 def read_sweep(path: Path, scale: str = "cpu") -> Sweep:
     """The sweep of a file at a scale of `SCALES`. Raises UsageError that names file and key."""
     text = read_yaml(path)
-    missing = NEEDED_KEYS - set(text if isinstance(text, dict) else ())
-    if missing:
-        raise UsageError(f"{path}: a sweep needs {', '.join(sorted(missing))}")
-    if unknown := set(text) - KEYS:
-        raise UsageError(f"{path}: {min(unknown)}: no such key; there are {', '.join(sorted(KEYS))}")
-    chain, timed = tuple(text.get("chain", ())), bool(text.get("alone"))
+    _check_keys(path, text)
+    seeds, chain, trials = tuple(text.get("seeds", (0, 1, 2))), tuple(text.get("chain", ())), []
+    stages = {stage.name for stage in STAGES}
     for name in chain:
-        if name not in {stage.name for stage in STAGES}:
-            raise UsageError(
-                f'{path}: chain: {name!r} is no stage of the chain, written in quotes, such as "03" or 05-llada2'
-            )
-    seeds, trials = tuple(text.get("seeds", (0, 1, 2))), []
+        _require(name in stages, path, "chain", f'{name!r} is no stage, written in quotes, such as "03" or 05-llada2')
+    _require(text["cells"], path, "cells", "must hold at least one")
+    _require(seeds and min(seeds) >= 0, path, "seeds", "must be one or several numbers from 0")
+    _require(len(set(seeds)) == len(seeds), path, "seeds", "must differ")
     for name in text["cells"]:
         label, steps, measure = _read_cell(path, text, name, scale)
+        timed = text.get("alone", False)
         trials += [Trial(path.stem, str(name), label, seed, steps, measure, chain, timed, scale) for seed in seeds]
     return Sweep(path.stem, text, seeds, tuple(trials))
+
+
+def _check_keys(path: Path, text: object) -> None:
+    """Raises UsageError for a key that is unknown, missing or of another type, and for a name that is none."""
+    check_fields(text, KEYS, str(path), UsageError, NEEDED_KEYS)
+    for name in (path.stem, *text["cells"]):
+        _require_name(path, name)
+    for key, (types, needed) in PART_KEYS.items():
+        parts = text.get(key, [])
+        for part in parts if isinstance(parts, list) else [parts]:
+            check_fields(part, types, f"{path}: {key}", UsageError, needed)
+            _require_name(path, part.get("notebook", "x"))
+            _require_name(path, part.get("preset", "x"))
+            for name in part.get("cells", [part["against"]] if "against" in part else []):
+                _require(name in text["cells"], path, key, f"there is no cell {name!r}")
+            if "kind" in part:
+                needs = FIGURES.get(part["kind"], ())
+                _require(needs, path, key, f"there is no kind {part['kind']!r}, only {', '.join(FIGURES)}")
+                _require(set(needs) <= set(part), path, key, f"kind {part['kind']} needs {', '.join(needs)}")
+
+
+def _require_name(path: Path, name: str) -> None:
+    """A name that is a part of a file's name: it stays in its folder."""
+    words = "a name is made of small letters, digits, '_', '+', '-', and single '.' between them"
+    _require(re.fullmatch(r"[a-z0-9_+-]+(\.[a-z0-9_+-]+)*", name), path, repr(name), words)
+
+
+def _require(is_right: object, path: Path, key: str, words: str) -> None:
+    if not is_right:
+        raise UsageError(f"{path}: {key}: {words}")
 
 
 def _read_cell(path: Path, text: dict, name: object, scale: str) -> tuple[str, tuple[tuple[str, dict], ...], dict]:
     """(label, steps, measure) of a cell: the values of each notebook are those of its preset, of the step and of the cell.
 
     Raises UsageError for a value that none of its notebooks takes."""
-    if not re.fullmatch(r"[a-z0-9.+-]+", str(name)):
-        raise UsageError(f"{path}: cell {name!r}: a name is made of small letters, digits, '.', '+' and '-'")
-    cell = _at_scale(text["cells"][name] or {}, scale)
+    cell = _at_scale(path, f"cell {name}", text["cells"][name] or {}, scale)
     label = cell.pop("label", str(name))
+    _require(isinstance(label, str), path, f"cell {name}", f"label must be a text, not {label!r}")
     steps, unused = [], set(cell)
-    for step in [*text.get("train", []), {"notebook": MEASURE, "given": _at_scale(text["measure"], scale)}]:
-        if unknown := set(step) - STEP_KEYS:
-            raise UsageError(f"{path}: train: {min(unknown)}: no such key; there are {', '.join(sorted(STEP_KEYS))}")
+    measuring = {"notebook": MEASURE, "given": _at_scale(path, "measure", text["measure"], scale)}
+    for step in [*text.get("train", []), measuring]:
         if name not in step.get("cells", text["cells"]):
             continue
         notebook = step["notebook"]
@@ -126,29 +164,39 @@ def _read_cell(path: Path, text: dict, name: object, scale: str) -> tuple[str, t
         values = {key: value for key, value in cell.items() if key in declared}
         values = {**step.get("given", {}), **step.get(scale, {}), **values}
         for key, value in values.items():
-            if key not in declared:
-                raise UsageError(f"{path}: {notebook}: {key}: {unknown_name(key, declared)}")
+            _require(key in declared, path, f"{notebook}: {key}", unknown_name(key, declared))
             check(declared[key], value, f"{path}: {notebook}")
         preset = resolve(f"notebooks/presets/{scale}/{step.get('preset') or notebook}.yaml")
         steps.append((notebook, (read_preset(preset, declared) if preset.exists() else {}) | values))
         unused -= set(declared)
-    if unused:
-        raise UsageError(f"{path}: cell {name}: {min(unused)}: none of the notebooks it runs has such a parameter")
+    words = f"{min(unused, key=str, default='')}: none of the notebooks it runs has such a parameter"
+    _require(not unused, path, f"cell {name}", words)
     *training, (_, measure) = steps
     return label, tuple(training), measure
 
 
-def _at_scale(values: dict, scale: str) -> dict:
+def _at_scale(path: Path, key: str, values: dict, scale: str) -> dict:
     """The values, with those for this scale among them and without those for others."""
+    _require(isinstance(values.get(scale, {}), dict), path, key, f"{scale} must hold names with values")
     return {key: value for key, value in values.items() if key not in SCALES} | values.get(scale, {})
 
 
-def find_sweeps(names: Sequence[str] = (), scale: str = "cpu") -> list[Sweep]:
-    """The sweeps of these names, or all, in their order. Raises UsageError for an unknown name."""
+def find_sweeps(names: Sequence[str] = (), scale: str = "cpu", left_out: list[str] | None = None) -> list[Sweep]:
+    """The sweeps of these names, or all, in their order.
+
+    Raises UsageError for an unknown name or a file that is wrong; where `left_out` is given, the errors of files that
+    no name asks for are added to it instead.
+    """
     paths = {path.stem: path for path in resolve(FOLDER).glob("*.yaml")}
     for name in names:
         if name not in (*paths, "all"):
             raise UsageError(f"no sweep {name!r} in {FOLDER}; there are {', '.join(sorted(paths))}")
-    chosen = paths if not names or "all" in names else names
-    sweeps = [read_sweep(paths[name], scale) for name in chosen]
+    sweeps = []
+    for name in paths if not names or "all" in names else names:
+        try:
+            sweeps.append(read_sweep(paths[name], scale))
+        except UsageError as error:
+            if left_out is None or name in names:
+                raise
+            left_out.append(str(error))
     return sorted(sweeps, key=lambda sweep: (sweep.text.get("order", 99), sweep.name))

@@ -45,7 +45,7 @@ def gather(records: Iterable[dict], row_kind: str, by: Sequence[str], columns: S
     pooled: dict[tuple, list[dict]] = {}
     for record in records:
         for row in record["rows"]:
-            if row["kind"] == row_kind and all(row.get(name) is not None for name in columns):
+            if row.get("kind") == row_kind and all(row.get(name) is not None for name in columns):
                 pooled.setdefault((record["label"], *(row.get(name) for name in by)), []).append(row)
     rows = []
     for key, values in pooled.items():

@@ -38,11 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit code 0: every trial has its record; 1: one failed. Raises UsageError."""
+    """Exit code 0: every trial has its record; 1: one failed, or a sweep's file is wrong. Raises UsageError."""
     if options.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
     began, screen = time.time(), StatusLine()
-    everything, sweeps = find_sweeps([], options.preset), find_sweeps(options.names, options.preset)
+    left_out: list[str] = []
+    everything, sweeps = find_sweeps([], options.preset, []), find_sweeps(options.names, options.preset, left_out)
+    for words in left_out:
+        screen.say(f"left out: {words}")
     sweeps = [sweep for sweep in sweeps if sweep.name in options.names or not sweep.text.get("by_name")]
     chosen = _choose_trials(sweeps, options)
     for sweep in sweeps:
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         for trial in trials:
             screen.say(f"  would run {trial.sweep} {trial.name}, seed {trial.seed}")
-        return 0
+        return int(bool(left_out))
     jobs = plan_trials(trials, training_names(everything))
     if options.force:  # all records go first, so that the same command without --force goes on after a stop
         for path in (*(trial.path for trial in trials), *(job.record for job in jobs)):
@@ -66,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     for sweep in sweeps:
         if sweep.text.get("figure") and all(trial.done for trial in sweep.trials):
             screen.say(f"{sweep.name:14}{display_path(draw(sweep))}")
-    return int(not succeeded)
+    return int(not succeeded or bool(left_out))
 
 
 def _choose_trials(sweeps: Sequence[Sweep], options: argparse.Namespace) -> list[Trial]:
@@ -183,7 +186,7 @@ def chain_jobs(trials: Sequence[Trial]) -> list[NotebookJob]:
 
 def write_record(trial: Trial, job: NotebookJob) -> Path:
     """Write the trial's record from what its measuring notebook wrote."""
-    measured = read_record(resolve(job.parameters["output"]))
+    measured = read_record(resolve(job.parameters["output"]), {"rows": list[dict]})
     about = {"sweep": trial.sweep, "cell": trial.name, "label": trial.label, "seed": trial.seed, "key": trial.key}
     steps = [{"notebook": notebook, **values} for notebook, values in trial.steps]
     about |= {"date": date.today().isoformat(), "trained": steps, "asked": trial.measure}

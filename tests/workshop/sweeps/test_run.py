@@ -76,10 +76,30 @@ def changed(toy, **keys):
     ({"cell": {}}, ["cell", "no such key"]),
     ({"chain": [4]}, ["chain", "4", "quotes"]),
     ({"cells": {"A b": {}}}, ["A b", "small letters"]),
-    ({"cells": {"once": {"factr": 3}}}, ["cell once", "factr"]),
-    ({"cells": {"once": {"factor": "many"}}}, ["factor", "int"]),
+    ({"cells": {"once": {"factr": 3}, "twice": {}}}, ["cell once", "factr"]),
+    ({"cells": {"once": {"factor": "many"}, "twice": {}}}, ["factor", "int"]),
     ({"measure": {"wiat": 1}}, ["wiat", "did you mean wait"]),
     ({"train": [{"notebook": "01_first", "gven": {}}]}, ["gven", "no such key"]),
+    ({"seeds": 3}, ["seeds", "list[int]", "3"]),
+    ({"seeds": [0, 0]}, ["seeds", "differ"]),
+    ({"seeds": [-1]}, ["seeds", "from 0"]),
+    ({"order": "last"}, ["order", "last"]),
+    ({"alone": "no"}, ["alone", "bool"]),
+    ({"cells": ["once", "twice"]}, ["cells", "dict"]),
+    ({"cells": {"once": 3, "twice": {}}}, ["cells", "dict"]),
+    ({"cells": {"once": {"label": 3}, "twice": {}}}, ["once", "label", "text"]),
+    ({"cells": {"once": {"cpu": 3}, "twice": {}}}, ["once", "cpu", "names with values"]),
+    ({"cells": {}, "train": []}, ["cells", "at least one"]),
+    ({"cells": {"..": {}}}, ["'..'", "a name is made of"]),
+    ({"cells": {"a..b": {}}}, ["'a..b'", "a name is made of"]),
+    ({"train": [{"notebook": "../../etc/x"}]}, ["'../../etc/x'", "a name is made of"]),
+    ({"train": [{"notebook": "01_first", "preset": "../x"}]}, ["'../x'", "a name is made of"]),
+    ({"train": [{"notebook": "01_first", "cells": ["onec"]}]}, ["train", "no cell 'onec'"]),
+    ({"train": [{"given": {}}]}, ["train", "notebook must be given"]),
+    ({"tables": [{"rows": "answers"}]}, ["tables", "columns must be given"]),
+    ({"figure": {"rows": "answers", "kind": "pie", "x": "a", "y": "b"}}, ["figure", "pie", "lines, dots, heat"]),
+    ({"figure": {"rows": "answers", "kind": "heat", "x": "a", "y": "b"}}, ["figure", "heat needs", "values"]),
+    ({"paired": {"against": "nobody"}}, ["paired", "no cell 'nobody'"]),
 ])  # fmt: skip
 def test_a_wrong_file_is_reported_with_its_name_and_key(toy, keys, words):
     with pytest.raises(UsageError) as error:
@@ -87,9 +107,34 @@ def test_a_wrong_file_is_reported_with_its_name_and_key(toy, keys, words):
     assert all(word in str(error.value) for word in ["toy.yaml", *words]), error.value
 
 
+@pytest.mark.parametrize("content", [b"title: caf\xe9\n", b"title: x\ntitle: y\n", b"title: x\n"])
+def test_a_wrong_file_does_not_keep_the_others_from_running(toy, content, monkeypatch, capsys):
+    (toy / "notebooks/sweeps/wrong.yaml").write_bytes(content)
+    assert main(["sweep", "toy", "--list"]) == 0
+    assert "would run toy twice" in capsys.readouterr().out
+    assert main(["sweep", "all", "--list"]) == 1  # all were asked for
+    listed = capsys.readouterr().out
+    assert "would run toy twice" in listed and "left out: " in listed and "wrong.yaml" in listed
+    assert main(["sweep", "wrong", "--list"]) == 2
+    assert "wrong.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [{"rows": 5}, {"rows": None}, {"label": None}, {"key": "other"}, 5, "cut"], ids=str)
+def test_a_damaged_record_counts_as_absent(toy, damage):
+    (sweep,) = files.find_sweeps([])
+    trial = sweep.trials[0]
+    record = {"key": trial.key, "cell": "once", "label": "l", "seed": 0, "asked": {}, "rows": [{"kind": "answers"}]}
+    trial.path.parent.mkdir(parents=True)
+    trial.path.write_text(json.dumps(record), "utf-8")
+    assert trial.done and sweep.records() == [record]
+    content = json.dumps({**record, **damage} if isinstance(damage, dict) else damage)
+    trial.path.write_text(content[:9] if damage == "cut" else content, "utf-8")
+    assert not trial.done and not sweep.records()
+
+
 def test_a_file_without_a_question(toy):
     (toy / "notebooks/sweeps/toy.yaml").write_text("title: x\n")
-    with pytest.raises(UsageError, match="needs cells, measure, question"):
+    with pytest.raises(UsageError, match="cells, measure, question must be given"):
         files.find_sweeps([])
     with pytest.raises(UsageError, match="no sweep 'tyo'.*there are toy"):
         files.find_sweeps(["tyo"])
