@@ -16,16 +16,12 @@ from dllm_core.trace import REASONS, Commit, DecodeStep
 
 @dataclass(frozen=True)
 class Window:
-    """The positions that a forward runs; the same for every forward of a block once the blocks before it are cached.
+    """The positions that a forward runs; the same for every forward of a block once the blocks before it are cached."""
 
-    first: [B] int64, position of column 0. position: [B, W] int64. slots: [B, W] int64, where keys and values are
-    stored (a shorter row's padding goes to a slot that no mask shows). mask: [B, W, K] bool.
-    """
-
-    first: Tensor
-    position: Tensor
-    slots: Tensor
-    mask: Tensor
+    first: Tensor  # [B] int64, position of column 0
+    position: Tensor  # [B, W] int64
+    slots: Tensor  # [B, W] int64, where keys and values are stored; a shorter row's padding: where no mask shows it
+    mask: Tensor  # [B, W, K] bool
 
 
 class DecodingState:

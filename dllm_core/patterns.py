@@ -23,24 +23,15 @@ from torch import Tensor
 @dataclass(frozen=True)
 class AttentionPattern:
     """Labels of the S elements of each row: S = L, or (views + 1)·L for block diffusion, noisy views first, the clean
-    half last (`compute.trimming` leaves out some).
+    half last (`compute.trimming` leaves out some)."""
 
-    document: [B, S] int64, counted within the row; −1 is padding.
-    block: [B, S] int64, counted within the document.
-    view: [B, S] int64; 0 is clean, 1, 2, … are noisy.
-    position: [B, S] int64, RoPE position within the document.
-    source: [B, S] int64, the token of the row that the element is a copy of, in its view.
-    predicted_at: [B, V, L] int64, the element whose logits predict token i of noisy view v (numbered from 0).
-    scorable: [B, L] bool, False where no element predicts the token (a document's first under the label shift).
-    """
-
-    document: Tensor
-    block: Tensor
-    view: Tensor
-    position: Tensor
-    source: Tensor
-    predicted_at: Tensor
-    scorable: Tensor
+    document: Tensor  # [B, S] int64, counted within the row; −1 is padding
+    block: Tensor  # [B, S] int64, counted within the document
+    view: Tensor  # [B, S] int64; 0 is clean, 1, 2, … are noisy
+    position: Tensor  # [B, S] int64, RoPE position within the document
+    source: Tensor  # [B, S] int64, the token of the row that the element is a copy of, in its view
+    predicted_at: Tensor  # [B, V, L] int64, the element whose logits predict token i of noisy view v (numbered from 0)
+    scorable: Tensor  # [B, L] bool, False where no element predicts the token (a document's first under label shift)
 
     @property
     def views(self) -> int:

@@ -23,15 +23,11 @@ from dllm_core.trace import REASONS, DecodeStep, Trace, with_text
 
 
 class Decodable(Protocol):
-    """What decoding needs of a checkpoint; `checkpoints.formats.LoadedCheckpoint` is one.
-
-    tokenizer: has the ids of `sampling.SpecialTokens`, and, where texts are wanted, `decode`. info: its
-    `label_shift` says where predictions are read.
-    """
+    """What decoding needs of a checkpoint; `checkpoints.formats.LoadedCheckpoint` is one."""
 
     model: Transformer
-    tokenizer: object
-    info: CheckpointInfo
+    tokenizer: object  # with the ids of `sampling.SpecialTokens` and, where texts are wanted, `decode`
+    info: CheckpointInfo  # its `label_shift` says where predictions are read
 
 
 def generate(checkpoint: Decodable, prompts: list[list[int]], config: DecodeConfig) -> list[Trace]:

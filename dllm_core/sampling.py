@@ -22,15 +22,11 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The predicted tokens of n masked positions, or of [B, N] positions after `scatter`.
+    """The predicted tokens of n masked positions, or of [B, N] positions after `scatter`."""
 
-    token: [n] int64. measures: [2, n] float32, the confidence (a probability) and the entropy (nats) of each.
-    top: ([n, k + 1] int64, [n, k + 1] float32), the most probable tokens and their probabilities, or None.
-    """
-
-    token: Tensor
-    measures: Tensor
-    top: tuple[Tensor, Tensor] | None
+    token: Tensor  # [n] int64
+    measures: Tensor  # [2, n] float32, the confidence (a probability) and the entropy (nats) of each
+    top: tuple[Tensor, Tensor] | None  # [n, k + 1] int64 and float32, the most probable tokens and their probabilities
 
     @property
     def confidence(self) -> Tensor:

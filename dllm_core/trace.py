@@ -165,7 +165,8 @@ class Trace:
             trace = cls.from_json(read_json(path))
             commits = [commit for step in trace.steps for commit in step.commits]
             for part in (trace, *trace.steps, *commits):
-                check_fields(vars(part), {field.name: field.type for field in fields(part)}, type(part).__name__, ValueError)
+                types = {field.name: field.type for field in fields(part)}
+                check_fields(vars(part), types, type(part).__name__, ValueError)
             if {commit.position for commit in commits} - set(range(len(trace.initial))):
                 raise ValueError("a commit lies outside the sequence")
             return trace

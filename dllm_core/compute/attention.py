@@ -58,16 +58,12 @@ class Tiles:
 
 
 class Halves(NamedTuple):
-    """A block diffusion's mask without its closed quadrants: neither the clean half nor another view sees a view.
+    """A block diffusion's mask without its closed quadrants: neither the clean half nor another view sees a view."""
 
-    clean: of [B, C, C], the clean half to itself; None where it has no queries (`last_layer_mask`). noisy: of
-    [B·V, N, C + N], each view to the clean half and itself. views, size: V, N.
-    """
-
-    clean: Tiles | None
-    noisy: Tiles
-    views: int
-    size: int
+    clean: Tiles | None  # of [B, C, C], the clean half to itself; None where it has no queries (`last_layer_mask`)
+    noisy: Tiles  # of [B·V, N, C + N], each view to the clean half and itself
+    views: int  # V
+    size: int  # N
 
 
 Mask = Tensor | Tiles | Halves | flex.BlockMask

@@ -126,12 +126,11 @@ class GraphedModel:
 
 @dataclass
 class CacheCaptures:
-    """Of one shape of caches: the cache whose memory the captures use, and by the window's shape the number of
-    forwards and the captures."""
+    """What is kept of one shape of caches."""
 
-    cache: KVCache | None
-    forwards: Counter = field(default_factory=Counter)
-    captures: dict[tuple, "Capture"] = field(default_factory=dict)
+    cache: KVCache | None  # whose memory the captures use
+    forwards: Counter = field(default_factory=Counter)  # by the window's shape, their number
+    captures: dict[tuple, "Capture"] = field(default_factory=dict)  # by the window's shape
 
 
 class Capture:

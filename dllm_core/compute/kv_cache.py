@@ -10,14 +10,11 @@ from dllm_core.config import ModelConfig
 
 @dataclass
 class KVCache:
-    """Keys and values, one slot per absolute position and a last slot for those of padding.
+    """Keys and values, one slot per absolute position and a last slot for those of padding; allocated once."""
 
-    keys, values: per layer [B, kv heads, length + 1, head_dim], allocated once. row: [B, 1] int64, 0..B−1.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    row: Tensor
+    keys: list[Tensor]  # per layer [B, kv heads, length + 1, head_dim]
+    values: list[Tensor]  # likewise
+    row: Tensor  # [B, 1] int64, 0..B−1
 
     @classmethod
     def empty(cls, config: ModelConfig, batch: int, length: int, device=None, dtype=torch.float32) -> "KVCache":
