@@ -15,7 +15,7 @@ from dllm_core.common.interrupt import deferred_interrupt
 from dllm_core.compute.activation_checkpointing import activation_checkpointing
 from dllm_core.compute.cpu import keep_memory, onednn_matmul
 from dllm_core.compute.muon import optimizers
-from dllm_core.compute.processes import LossModule, ProcessGroup, local
+from dllm_core.compute.processes import LossModule, ProcessGroup, explain_lost_peer, local
 from dllm_core.compute.transfer import Fetched
 from dllm_core.config import TrainConfig
 from dllm_core.noise import generator_for
@@ -69,7 +69,8 @@ def train(
     step (`compute.processes`). With equal micro-batches any number of them makes the same steps, to rounding, and may
     continue a run. The first reads and writes `run`, validates and yields; the others yield nothing and end with it.
     """
-    yield from TrainingLoop(model, batches, objective, config, blocks, validate, run).steps()
+    with explain_lost_peer():
+        yield from TrainingLoop(model, batches, objective, config, blocks, validate, run).steps()
 
 
 @dataclass(frozen=True)
@@ -193,14 +194,13 @@ class TrainingLoop:
         on_device = self.device.type in ASYNC_DEVICES
         if not on_device and not_finite:
             return
-        with self.processes.explain_lost_peer():
-            for optimizer in self.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = self.rate(self.step) * group["peak"]
-                # as with a GradScaler, the device itself leaves the step out, and nobody waits for it
-                optimizer.found_inf = not_finite if on_device else None
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate(self.step) * group["peak"]
+            # as with a GradScaler, the device itself leaves the step out, and nobody waits for it
+            optimizer.found_inf = not_finite if on_device else None
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.processes.gather_weights_into(self.trained, self.model)
 
     def rate(self, index: int) -> float:

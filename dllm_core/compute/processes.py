@@ -12,7 +12,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -94,23 +94,15 @@ class ProcessGroup:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return self.accelerator.prepare(module)
 
-    @contextmanager
-    def gradients(self, module: torch.nn.Module, last: bool) -> Iterator[None]:
-        """Around one forward and backward: gradients accumulate locally; the `last` of a step averages them.
-
-        Raises RuntimeError when another process has ended.
-        """
+    def gradients(self, module: torch.nn.Module, last: bool) -> AbstractContextManager:
+        """Around one forward and backward: gradients accumulate locally; the `last` of a step averages them."""
         if self.sharded:
             module.set_requires_gradient_sync(last)
         only_accumulates = not (self.is_single or self.sharded or last)
-        with self.explain_lost_peer(), self.accelerator.no_sync(module) if only_accumulates else nullcontext():
-            yield
+        return self.accelerator.no_sync(module) if only_accumulates else nullcontext()
 
     def sum(self, values: list[Tensor | float]) -> Tensor:
-        """[n] float64 on the device: each value summed over the processes, without waiting for the device.
-
-        Raises RuntimeError when another process has ended.
-        """
+        """[n] float64 on the device: each value summed over the processes, without waiting for the device."""
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         tensors = [
             value.to(wide) if isinstance(value, Tensor) else torch.full((), value, dtype=wide, device=self.device)
@@ -118,35 +110,32 @@ class ProcessGroup:
         ]
         sums = torch.stack(tensors)
         if not self.is_single:
-            with self.explain_lost_peer():
-                torch.distributed.all_reduce(sums)
+            torch.distributed.all_reduce(sums)
         return sums
 
     def sharded_copy(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model to train: `model` itself, or under FSDP a copy to shard, with the first process's weights."""
         if not self.sharded:
             return model
-        with self.explain_lost_peer():
-            for parameter in model.parameters():
-                torch.distributed.broadcast(parameter.data, 0)
+        for parameter in model.parameters():
+            torch.distributed.broadcast(parameter.data, 0)
         return copy.deepcopy(model)
 
     def clip(self, parameters: Iterable[Tensor], limit: float) -> Tensor:
         """`clip_grad_norm_` over all shards; the norm before clipping."""
-        with self.explain_lost_peer():
-            norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-            return norm.full_tensor() if self.sharded else norm
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        return norm.full_tensor() if self.sharded else norm
 
     def gather_weights_into(self, trained: torch.nn.Module, model: torch.nn.Module) -> None:
         """Copy the full weights of `trained`, the `sharded_copy` of `model`, into `model`. Under FSDP all processes call it."""
         if not self.sharded:
             return
-        with self.explain_lost_peer(), torch.no_grad():
-            for shard in self.shards:
-                shard.unshard()
+        for shard in self.shards:
+            shard.unshard()
+        with torch.no_grad():
             torch._foreach_copy_(list(model.parameters()), list(trained.parameters()))
-            for shard in self.shards:
-                shard.reshard()
+        for shard in self.shards:
+            shard.reshard()
 
     def gather(self, value):
         """A nest of dicts and lists with its sharded tensors gathered into the first process's host memory (None on the
@@ -160,8 +149,7 @@ class ProcessGroup:
             tensor = part.full_tensor()
             return tensor.cpu() if self.rank == 0 else None
 
-        with self.explain_lost_peer():
-            return tree_map(full, value)
+        return tree_map(full, value)
 
     def shard_optimizer_state(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep this process's shard of the full states that were loaded into an optimizer."""
@@ -181,28 +169,26 @@ class ProcessGroup:
             return value
         from accelerate.utils import broadcast_object_list
 
-        with self.explain_lost_peer():
-            return broadcast_object_list([value])[0]
+        return broadcast_object_list([value])[0]
 
-    @contextmanager
-    def first_then_others(self) -> Iterator[None]:
+    def first_then_others(self) -> AbstractContextManager:
         """Around work that leaves files behind: the first process of each machine does it before the others."""
-        with nullcontext() if self.is_single else self.accelerator.local_main_process_first():
-            yield
+        return nullcontext() if self.is_single else self.accelerator.local_main_process_first()
 
-    @contextmanager
-    def explain_lost_peer(self) -> Iterator[None]:
-        """Around collective work. Raises RuntimeError that says so when another process has ended."""
-        try:
-            yield
-        except RuntimeError as error:
-            lost = isinstance(error, torch.distributed.DistError) or any(w in str(error) for w in ("gloo", "NCCL"))
-            if self.is_single or not lost:
-                raise
-            raise RuntimeError(
-                f"process {self.rank} of {self.size}: another process of this training has ended, its own error says "
-                "why; the same command goes on from the last saved state"
-            ) from error
+
+@contextmanager
+def explain_lost_peer() -> Iterator[None]:
+    """Around a training. Raises RuntimeError that says so when another of its processes has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or any(w in str(error) for w in ("gloo", "NCCL"))
+        if world_size() == 1 or not lost:
+            raise
+        raise RuntimeError(
+            f"process {rank()} of {world_size()}: another process of this training has ended, its own error says why; "
+            "the same command goes on from the last saved state"
+        ) from error
 
 
 class LossModule(torch.nn.Module):
