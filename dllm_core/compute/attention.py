@@ -147,13 +147,16 @@ def first_query_tiles(mask: flex.BlockMask, queries: int) -> flex.BlockMask:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     """softmax(q kᵀ / √D) v where the mask is open; q [B, H, S, D], k, v [B, G, K, D], G divides H → [B, H, S, D]."""
-    grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, Halves):
         return _attend_halves(q, k, v, mask)
+    if isinstance(mask, Tiles) and mask.materialize:
+        return _MaterializedTiles.apply(q, k, v, mask)
+    if isinstance(mask, Tiles):  # a tile at a time by flash attention, which keeps no scores
+        parts = [attend(q[:, :, rows], k[:, :, keys], v[:, :, keys], tile) for rows, keys, tile in mask.tiles]
+        return torch.cat(parts, dim=2)
+    grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, flex.BlockMask):
         return _flex_attend(q, k, v, mask, grouped)
-    if isinstance(mask, Tiles):
-        return _MaterializedTiles.apply(q, k, v, mask) if mask.materialize else _attend_tiles(q, k, v, mask, grouped)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=grouped)
 
 
@@ -202,17 +205,6 @@ def _fused(function: Callable, device: str) -> Callable:
 @functools.cache
 def _compiled(function: Callable) -> Callable:
     return torch.compile(function, dynamic=True)
-
-
-def _attend_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tiles, grouped: bool) -> Tensor:
-    """`attend` a tile at a time by flash attention, which keeps no scores."""
-    parts = [
-        F.scaled_dot_product_attention(
-            q[:, :, queries], k[:, :, keys], v[:, :, keys], attn_mask=part[:, None], enable_gqa=grouped
-        )
-        for queries, keys, part in mask.tiles
-    ]
-    return torch.cat(parts, dim=2)
 
 
 class _MaterializedTiles(torch.autograd.Function):

@@ -130,12 +130,12 @@ class ProcessGroup:
         """Copy the full weights of `trained`, the `sharded_copy` of `model`, into `model`. Under FSDP all processes call it."""
         if not self.sharded:
             return
-        for shard in self.shards:
-            shard.unshard()
         with torch.no_grad():
+            for shard in self.shards:
+                shard.unshard()
             torch._foreach_copy_(list(model.parameters()), list(trained.parameters()))
-        for shard in self.shards:
-            shard.reshard()
+            for shard in self.shards:
+                shard.reshard()
 
     def gather(self, value):
         """A nest of dicts and lists with its sharded tensors gathered into the first process's host memory (None on the
