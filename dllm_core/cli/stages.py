@@ -48,7 +48,9 @@ STAGES = (
 )
 
 
-RECORD = {"stage": str, "parameters": dict, "code": str, "started": float, "finished": float}  # of a stage's last run
+RECORD = {  # of a stage's last finished run
+    "stage": str, "parameters": dict, "code": str, "started": float, "finished": float, "seconds": float, "memory_gib": float,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
