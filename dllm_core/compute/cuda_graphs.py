@@ -5,11 +5,11 @@ masked) a whole forward is one launch. On other devices nothing is captured and 
 shapes directly; the tests use that to show that they change nothing.
 """
 
-import contextlib
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,20 +28,17 @@ _idle = weakref.WeakKeyDictionary()  # model → [(addresses of its weights, cap
 _refused = weakref.WeakSet()  # models whose capture failed
 
 
-@contextlib.contextmanager
-def for_inference(model: nn.Module) -> Iterator:
+def for_inference(model: nn.Module) -> AbstractContextManager:
     """The form of a Transformer that decodes fastest: replayed from graphs on `GRAPH_DEVICES`, with prepacked weights
     on a CPU. Under autocast it is the model itself, whose casts neither form has."""
     if torch.is_autocast_enabled(model.device.type):
-        yield model
-    elif model.device.type in GRAPH_DEVICES and model not in _refused:
-        with graphed(model) as graphed_model:
-            yield graphed_model
-    else:
-        yield prepacked(model) if model.device.type == "cpu" else model
+        return nullcontext(model)
+    if model.device.type in GRAPH_DEVICES and model not in _refused:
+        return graphed(model)
+    return nullcontext(prepacked(model) if model.device.type == "cpu" else model)
 
 
-@contextlib.contextmanager
+@contextmanager
 def graphed(model: nn.Module) -> Iterator["GraphedModel"]:
     """A `GraphedModel` with the captures of the model's earlier decodings; no two decodings at a time share them."""
     addresses = [parameter.data_ptr() for parameter in model.parameters()]  # graphs read the weights there
