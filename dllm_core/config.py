@@ -1,24 +1,32 @@
 """Settings of a model, of its training and of one decoding, and what is recorded of a checkpoint. No torch, no files.
 
-Each is a frozen dataclass that raises ValueError for a bad value: the setting's name, its value and what it must be.
+Each is a frozen dataclass. The type of a setting says which values it may have: `Count` is an integer from 1, `Share` a
+number from 0 to 1. Another value raises ValueError: the setting's name, its value and what it must be.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from math import inf
+from typing import Annotated
+
+from dllm_core.common.limits import (
+    Amount, Choice, Count, NotNegative, Positive, PositiveShare, Range, Seed, Share, Width, check,
+)  # fmt: skip
 
 OBJECTIVES = ("ar", "llada1", "llada2")
+MOST_TOKENS = 2**27  # of a batch
+Objective = Annotated[str, Choice(OBJECTIVES)]
 
 
 class Settings:
     """The check and the dict that all settings share, also those of `schedules` and `losses`."""
 
+    def __post_init__(self):
+        for setting in fields(self):
+            check(setting.name, getattr(self, setting.name), setting.type)
+
     def _require(self, name: str, is_valid: bool, wanted: str) -> None:
         if not is_valid:
             raise ValueError(f"{name}={getattr(self, name)!r}: must be {wanted}")
-
-    def _require_positive_integers(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            self._require(name, isinstance(value, int) and value > 0, "a positive integer")
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -33,33 +41,31 @@ class ModelConfig(Settings):
     QK-norms: 1.0 is Qwen3's; above 1 attention starts sharper, and small models learn to copy earlier.
     """
 
-    vocab_size: int
-    hidden_size: int = 128
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    intermediate_size: int | None = None
-    max_position_embeddings: int = 2048
-    rope_theta: float = 1e6
-    rms_norm_eps: float = 1e-6
+    vocab_size: Count
+    hidden_size: Width = 128
+    num_hidden_layers: Width = 4
+    num_attention_heads: Width = 4
+    num_key_value_heads: Width | None = None
+    head_dim: Width | None = None
+    intermediate_size: Width | None = None
+    max_position_embeddings: Count = 2048
+    rope_theta: Positive = 1e6
+    rms_norm_eps: NotNegative = 1e-6
     qk_norm: bool = True
-    qk_norm_init: float = 1.0
-    initializer_range: float = 0.02
+    qk_norm_init: Positive = 1.0
+    initializer_range: NotNegative = 0.02
     tie_word_embeddings: bool = True
 
     def __post_init__(self):
+        super().__post_init__()
         heads, hidden = self.num_attention_heads, self.hidden_size
-        self._require_positive_integers("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
         if self.head_dim is None:
             self._require("hidden_size", hidden % heads == 0, f"divisible by num_attention_heads={heads}")
             object.__setattr__(self, "head_dim", hidden // heads)
         self._require("head_dim", self.head_dim % 2 == 0, "even (RoPE rotates pairs)")
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", heads)
-        kv_heads = self.num_key_value_heads
-        is_divisor = kv_heads > 0 and heads % kv_heads == 0
-        self._require("num_key_value_heads", is_divisor, f"a divisor of num_attention_heads={heads}")
+        self._require("num_key_value_heads", heads % self.num_key_value_heads == 0, f"a divisor of num_attention_heads={heads}")
         if self.intermediate_size is None:
             object.__setattr__(self, "intermediate_size", 64 * -(-hidden * 8 // (3 * 64)))
 
@@ -83,40 +89,32 @@ class TrainConfig(Settings):
         forward for much less memory with long rows and large models.
     """
 
-    max_iters: int
-    batch_size: int = 16
-    seq_len: int = 128
-    micro_batch_size: int = 0
-    optimizer: str = "adamw"
-    learning_rate: float = 4e-4
-    muon_learning_rate: float = 0.03
-    warmup_steps: int = 0
-    min_lr_ratio: float = 0.025
-    decay_ratio: float = 0.2
-    weight_decay: float = 0.1
-    grad_clip: float = 1.0
-    eval_every: int = 0
-    save_every: int = 0
-    keep_best: int = 1
-    embedding_noise: float = 0.0
-    embedding_noise_steps: int = 0
-    dtype: str = "float32"
+    max_iters: Count
+    batch_size: Count = 16
+    seq_len: Annotated[int, Range(2, 2**24)] = 128
+    micro_batch_size: Amount = 0
+    optimizer: Annotated[str, Choice(("adamw", "muon"))] = "adamw"
+    learning_rate: Positive = 4e-4
+    muon_learning_rate: Positive = 0.03
+    warmup_steps: Amount = 0
+    min_lr_ratio: Share = 0.025
+    decay_ratio: Share = 0.2
+    weight_decay: NotNegative = 0.1
+    grad_clip: Annotated[float, Range(0, inf, open=True)] = 1.0
+    eval_every: Amount = 0
+    save_every: Amount = 0
+    keep_best: Count = 1
+    embedding_noise: NotNegative = 0.0
+    embedding_noise_steps: Amount = 0
+    dtype: Annotated[str, Choice(("float32", "bfloat16"))] = "float32"
     compile: bool = False
     activation_checkpointing: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self):
-        self._require_positive_integers("max_iters", "batch_size", "seq_len", "keep_best")
-        self._require("micro_batch_size", self.micro_batch_size >= 0, "0 (all rows) or more")
-        self._require("optimizer", self.optimizer in ("adamw", "muon"), "'adamw' or 'muon'")
-        self._require("grad_clip", self.grad_clip > 0, "positive (float('inf') = off)")
-        for name in ("learning_rate", "muon_learning_rate"):
-            self._require(name, getattr(self, name) > 0, "positive")
-        for name in ("warmup_steps", "eval_every", "save_every", "embedding_noise", "embedding_noise_steps"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("min_lr_ratio", "decay_ratio"):
-            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        self._require("dtype", self.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'")
+        super().__post_init__()
+        most = MOST_TOKENS // self.seq_len
+        self._require("batch_size", self.batch_size <= most, f"at most {most} with seq_len={self.seq_len}")
 
 
 @dataclass(frozen=True)
@@ -135,43 +133,33 @@ class DecodeConfig(Settings):
     alternatives: runners-up recorded per commit. draft: record predictions at positions that stay masked.
     """
 
-    style: str = "llada2"
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    cfg_scale: float = 0.0
-    seed: int = 0
-    steps: int | None = None
-    block_length: int | None = None
-    remasking: str = "low_confidence"
-    threshold: float | None = 0.9
-    minimal_topk: int = 1
-    cap_start_ratio: float | None = None
-    cap_end_ratio: float | None = None
-    max_decode_per_step: int | None = None
+    style: Objective = "llada2"
+    max_new_tokens: Count = 64
+    temperature: NotNegative = 0.0
+    top_k: Amount = 0
+    top_p: PositiveShare = 1.0
+    cfg_scale: NotNegative = 0.0
+    seed: Seed = 0
+    steps: Count | None = None
+    block_length: Count | None = None
+    remasking: Annotated[str, Choice(("low_confidence", "random"))] = "low_confidence"
+    threshold: Share | None = 0.9
+    minimal_topk: Count = 1
+    cap_start_ratio: PositiveShare | None = None
+    cap_end_ratio: PositiveShare | None = None
+    max_decode_per_step: Count | None = None
     eos_early_stop: bool = True
     use_cache: bool = True
-    alternatives: int = 0
+    alternatives: Amount = 0
     draft: bool = False
 
     def __post_init__(self):
-        self._require("style", self.style in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}")
-        self._require("remasking", self.remasking in ("low_confidence", "random"), "'low_confidence' or 'random'")
-        self._require("temperature", self.temperature >= 0, "0 (greedy) or more")
-        self._require("top_k", self.top_k >= 0, "0 (off) or more")
-        self._require("top_p", 0 < self.top_p <= 1, "in (0, 1]")
-        self._require("cfg_scale", self.cfg_scale >= 0, "0 (off) or more")
-        self._require("alternatives", self.alternatives >= 0, "0 or more")
-        self._require("threshold", self.threshold is None or 0 <= self.threshold <= 1, "in [0, 1], or None")
-        for name in ("max_new_tokens", "minimal_topk"):
-            self._require(name, getattr(self, name) >= 1, "1 or more")
-        for name in ("steps", "block_length", "max_decode_per_step"):
-            value = getattr(self, name)
-            self._require(name, value is None or value >= 1, "1 or more, or None")
+        super().__post_init__()
+        is_usable = self.temperature == 0 or self.temperature >= 1e-6
+        self._require("temperature", is_usable, "0 (greedy) or at least 1e-6")
         budget = (self.cap_start_ratio, self.cap_end_ratio)
-        if budget != (None, None) and not all(ratio is not None and 0 < ratio <= 1 for ratio in budget):
-            raise ValueError(f"cap_start_ratio, cap_end_ratio={budget}: must be in (0, 1]; set both or neither")
+        if budget.count(None) == 1:
+            raise ValueError(f"cap_start_ratio, cap_end_ratio={budget}: set both or neither")
         if self.style == "ar":
             self._require("cfg_scale", self.cfg_scale == 0, "0 for style 'ar' (guidance needs masks)")
         if self.style == "llada1":
@@ -195,11 +183,8 @@ class CheckpointInfo(Settings):
     predicted at element i − 1 (always so for AR). chat: trained on conversations.
     """
 
-    objective: str
-    block_size: int | None = None
+    objective: Objective
+    block_size: Count | None = None
     label_shift: bool = False
     chat: bool = False
     extra: dict = field(default_factory=dict)
-
-    def __post_init__(self):
-        self._require("objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}")
