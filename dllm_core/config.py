@@ -9,7 +9,17 @@ from math import inf
 from typing import Annotated
 
 from dllm_core.common.limits import (
-    Amount, Choice, Count, NotNegative, Positive, PositiveShare, Range, Seed, Share, Width, check,
+    Amount,
+    Choice,
+    Count,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Range,
+    Seed,
+    Share,
+    Width,
+    check,
 )  # fmt: skip
 
 OBJECTIVES = ("ar", "llada1", "llada2")
@@ -159,7 +169,7 @@ class DecodeConfig(Settings):
         self._require("temperature", is_usable, "0 (greedy) or at least 1e-6")
         budget = (self.cap_start_ratio, self.cap_end_ratio)
         if budget.count(None) == 1:
-            raise ValueError(f"cap_start_ratio, cap_end_ratio={budget}: set both or neither")
+            raise ValueError(f"cap_start_ratio, cap_end_ratio={budget}: must be set both or neither")
         if self.style == "ar":
             self._require("cfg_scale", self.cfg_scale == 0, "0 for style 'ar' (guidance needs masks)")
         if self.style == "llada1":

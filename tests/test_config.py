@@ -66,7 +66,7 @@ def test_bad_training_setting_is_named(wrong):
         ({"remasking": "none"}, "remasking='none': must be 'low_confidence' or 'random'"),
         ({"threshold": 1.5}, "threshold=1.5"),
         ({"minimal_topk": 0}, "minimal_topk=0"),
-        ({"cap_start_ratio": 0.5}, "cap_start_ratio, cap_end_ratio=.0.5, None.: set both or neither"),
+        ({"cap_start_ratio": 0.5}, "cap_start_ratio, cap_end_ratio=.0.5, None.: must be set both or neither"),
         ({"cap_start_ratio": 0.5, "cap_end_ratio": 1.5}, "cap_end_ratio=1.5: must be a number above 0 and at most 1 or None"),
         ({"max_decode_per_step": 0}, "max_decode_per_step=0: must be an integer from 1 "),
         ({"alternatives": -1}, "alternatives=-1"),

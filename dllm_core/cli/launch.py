@@ -23,7 +23,7 @@ from dllm_core.common.paths import resolve
 from dllm_core.compute.devices import pick_device
 from dllm_core.compute.processes import ProcessGroup, leave, rank, world_size
 from dllm_core.notebook.parameters import parse_value, read_code, read_parameters, unknown_name
-from dllm_core.notebook.setup import naming_parameters
+from dllm_core.notebook.ranges import naming_parameters
 
 TRAINS = "dllm_core.train("  # in the one cell of a notebook that trains
 

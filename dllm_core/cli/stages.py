@@ -17,6 +17,7 @@ from dllm_core.notebook.parameters import (
     read_preset,
     unknown_name,
 )
+from dllm_core.notebook.ranges import check_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +165,12 @@ def plan(
         overrides |= {name: parse_value(text, parameters[name]) for name, text in pairs if name in parameters}
         upstream = tuple(out / f"{other.preset}.json" for other in stages if other.name in stage.needs)
         executed, code = out / f"{stage.preset}.ipynb", code_digest(notebooks[stage])
-        jobs.append(NotebookJob(stage, notebooks[stage], parameters, overrides, code, executed, upstream, weights))
+        job = NotebookJob(stage, notebooks[stage], parameters, overrides, code, executed, upstream, weights)
+        try:
+            check_settings(parameters, job.parameters)
+        except ValueError as error:
+            raise UsageError(f"stage {stage.name}: {error}") from error
+        jobs.append(job)
     _refuse_shared_products(jobs)
     return jobs
 

@@ -41,19 +41,22 @@ PositiveShare = Annotated[float, Range(0, 1, open=True)]
 WORDS = {int: "an integer", float: "a number", bool: "True or False", str: ""}
 
 
-def check(name: str, value: object, annotation) -> None:
-    """Raise ValueError unless `value` is one that the annotation of a setting allows; other types than `WORDS` may be
-    anything. A whole number is a float, too; True and False are no numbers."""
+def parts(annotation) -> tuple[type, tuple, bool]:
+    """The type in an annotation, its limits, and whether None is allowed, too."""
     is_optional = NoneType in get_args(annotation)
-    if is_optional and value is None:
-        return
     kind = get_args(annotation)[0] if is_optional else annotation
     limits = getattr(kind, "__metadata__", ())
-    kind = get_args(kind)[0] if limits else kind
-    if kind not in WORDS:
+    return get_args(kind)[0] if limits else kind, limits, is_optional
+
+
+def check(name: str, value: object, annotation) -> None:
+    """Raise ValueError unless the annotation of a setting allows `value`; types that `WORDS` lacks are not looked at. A
+    whole number is a float, too; True and False are no numbers."""
+    kind, limits, is_optional = parts(annotation)
+    if kind not in WORDS or (is_optional and value is None):
         return
     types = (int, float) if kind is float else kind
     is_right_type = isinstance(value, types) and (kind is bool or not isinstance(value, bool))
     if not (is_right_type and all(value in limit for limit in limits)):
-        words = " ".join(filter(None, (WORDS[kind], *map(str, limits), "or None" if is_optional else "")))
-        raise ValueError(f"{name}={value!r}: must be {words}")
+        words = [WORDS[kind], *map(str, limits), "or None" if is_optional else ""]
+        raise ValueError(f"{name}={value!r}: must be {' '.join(filter(None, words))}")

@@ -1,10 +1,8 @@
 """What every notebook opens first: its settings, a tokenizer, a checkpoint, the data; and what it checks before a training."""
 
-import contextlib
-import re
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +15,12 @@ from dllm_core.data.embedded import is_embedded
 from dllm_core.data.jsonl import read_texts
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
-from dllm_core.notebook import parameters
+from dllm_core.losses import Diffusion
 from dllm_core.notebook.asking import prompt_ids
+from dllm_core.notebook.parameters import read_parameters
+from dllm_core.notebook.ranges import check_settings, name_parameters, naming_parameters, parse_numbers
 from dllm_core.samplers import initial_tokens
+from dllm_core.schedules import BlockSchedule, NoiseSchedule
 
 STAGE_OF = {  # run → the stage of `dllm run` that trains it, which begins with its notebook's number
     "minimind_pretrain": "01",
@@ -30,27 +31,11 @@ STAGE_OF = {  # run → the stage of `dllm run` that trains it, which begins wit
     "diffusion_llada2_sft": "05-llada2",
 }
 
-PARAMETERS_OF = {  # setting of the library → the notebooks' parameters that hold it, where the names differ
-    # TrainConfig and the batches
-    "seq_len": ("max_seq_len",), "keep_best": ("llada2_topk_merge_k",), "compile": ("torch_compile",),
-    "block_size": ("llada2_block_size",), "fill": ("llada1_fill",), "max_fill": ("llada1_max_fill",), "rows": ("valid_rows",),
-    # noise, block schedule, loss, likelihood
-    "kind": ("noise_schedule",), "alpha_min": ("llada2_alpha_min",), "alpha_max": ("llada2_alpha_max",),
-    "phase_ratios": ("wsd_phase_ratios",), "up": ("wsd_block_sizes_up",), "down": ("wsd_block_sizes_down",),
-    "cap_lambda": ("llada2_cap_lambda",), "draws": ("bound_draws", "likelihood_draws"),
-    # DecodeConfig
-    "temperature": ("gen_temperature",), "top_k": ("gen_top_k",), "top_p": ("gen_top_p",), "cfg_scale": ("gen_cfg_scale",),
-    "steps": ("gen_steps",), "block_length": ("gen_block_length", "llada1_block_length"),
-    "threshold": ("gen_confidence_threshold",), "minimal_topk": ("gen_minimal_topk",),
-    "cap_start_ratio": ("gen_cap_start_ratio",), "cap_end_ratio": ("gen_cap_end_ratio",),
-    "max_decode_per_step": ("gen_max_decode_per_step",),
-}  # fmt: skip
-
-
 def settings(notebook: str, scope: dict) -> dict:
     """The parameters that `notebook` declares, with their values in `scope` (the notebook's `globals()`). From here on
-    an error of a cell also names the notebook's parameter (`name_parameters`)."""
-    declared = parameters.read_parameters(resolve(f"notebooks/{notebook}.ipynb"))
+    an error of a cell also names the notebook's parameter (`name_parameters`). Raises ValueError for a value that a
+    config of the library would refuse."""
+    declared = read_parameters(resolve(f"notebooks/{notebook}.ipynb"))
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
 
@@ -59,39 +44,26 @@ def settings(notebook: str, scope: dict) -> dict:
             shell.showtraceback((error_class, error, traceback), tb_offset=tb_offset)
 
         shell.set_custom_exc((ValueError,), show_error)
-    return {name: scope[name] for name in declared}
+    values = {name: scope[name] for name in declared}
+    check_settings(declared, values)
+    with naming_parameters(declared):
+        _check_schedules(values)
+    return values
 
 
-def name_parameters(error: ValueError, declared: Collection[str]) -> None:
-    """Add to an error about settings of the library ("steps=0: must be …") which of a notebook's `declared` parameters
-    hold them ("gen_steps sets steps")."""
-    message = str(error)
-    settings_named = re.findall(r"(\w+)(?=(?:, \w+)*=)", message) if re.match(r"\w+(, \w+)*=", message) else []
-    hints = []
-    for setting in dict.fromkeys(settings_named):
-        holders = [name for name in PARAMETERS_OF.get(setting, ()) if name in declared]
-        if holders and setting not in declared:
-            hints.append(f"{' or '.join(holders)} sets {setting}")
-    if hints:
-        error.args = (f"{message} (in this notebook {', '.join(hints)})",)
-
-
-@contextlib.contextmanager
-def naming_parameters(declared: Collection[str]) -> Iterator[None]:
-    """`name_parameters` for the errors of a notebook's cells that run without a kernel."""
-    try:
-        yield
-    except ValueError as error:
-        name_parameters(error, declared)
-        raise
-
-
-def parse_numbers(text: str, number: type = int) -> tuple:
-    """The numbers of a parameter such as "32,64,128". Raises ValueError for a part that is no number."""
-    try:
-        return tuple(number(part) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"{text!r}: expected numbers with commas between them, as in 32,64,128 ({error})") from error
+def _check_schedules(values: dict) -> None:
+    """Raises ValueError for parameters that no noise schedule, loss or block schedule can have."""
+    noise = {"kind": "noise_schedule", "weighting": "weighting", "draw_method": "draw_method"}
+    noise = {setting: values[name] for setting, name in noise.items() if name in values}
+    schedule = NoiseSchedule(**noise)
+    if "llada2_alpha_min" in values:
+        schedule = NoiseSchedule.band(values["llada2_alpha_min"], values["llada2_alpha_max"], **noise)
+    loss = {"random_length": "random_length", "cap_lambda": "llada2_cap_lambda",
+            "complementary": "llada2_enable_complementary_masking"}
+    Diffusion(schedule, 0, **{setting: values[name] for setting, name in loss.items() if name in values})
+    if values.get("use_block_curriculum"):
+        up, down = (parse_numbers(values[f"wsd_block_sizes_{part}"]) for part in ("up", "down"))
+        BlockSchedule(values["seq_len"], values["max_iters"], parse_numbers(values["wsd_phase_ratios"], float), up, down)
 
 
 def open_tokenizer(tokenizer_dir: str, use_tokenizer: bool = True, data: str = "", field: str = "text"):

@@ -1,5 +1,7 @@
 """What a notebook opens first: settings, checkpoints, data; errors that name its parameters; checks before a training."""
 
+import math
+
 import pytest
 import torch
 from small import tiny_of
@@ -66,67 +68,32 @@ def test_a_bare_state_dict_needs_a_tokenizer_and_grows_to_it(tokenizer, tmp_path
 
 
 def test_settings_are_what_the_notebook_declares_with_the_values_in_force(project):
-    scope = {name: 1 for name in read_parameters(project / "notebooks/04_ar_sft.ipynb")}
+    scope = defaults(project, "04_ar_sft")
     assert setup.settings("04_ar_sft", scope | {"epochs": 2.5, "something": "else"}) == scope | {"epochs": 2.5}
 
 
-def test_flags_that_are_lists():
-    assert setup.parse_numbers("32,64,128") == (32, 64, 128)
-    assert setup.parse_numbers("0.3,0.5,0.2", float) == (0.3, 0.5, 0.2)
-    with pytest.raises(ValueError, match="'32;64'.*commas"):
-        setup.parse_numbers("32;64")
+def defaults(project, notebook: str) -> dict:
+    declared = read_parameters(project / f"notebooks/{notebook}.ipynb")
+    return {name: parameter.default for name, parameter in declared.items()}
 
+
+@pytest.mark.parametrize("notebook, wrong, message", [
+    ("01_ar_pretrain", {"rope_theta": math.nan}, "rope_theta=nan: must be a number above 0"),
+    ("02_llada1_pretrain", {"noise_schedule": "square"}, "kind='square': must be 'linear' or .*noise_schedule sets kind"),
+    ("02_llada1_pretrain", {"random_length": 2.0}, "random_length=2.0: must be a number from 0 to 1"),
+    ("03_llada2_pretrain", {"wsd_block_sizes_up": "4,7"}, "up=.4, 7.: .*wsd_block_sizes_up sets up"),
+    ("03_llada2_pretrain", {"wsd_phase_ratios": "0.5,0.5"}, "phase_ratios=.*wsd_phase_ratios sets phase_ratios"),
+    ("05_llada2_sft", {"llada2_alpha_min": 0.3}, "complementary masking with mask probabilities in .0.3, 0.95"),
+    ("05_llada2_sft", {"llada2_alpha_min": 0.9, "llada2_alpha_max": 0.2}, "alpha_min=0.9, .*llada2_alpha_min sets alpha_min"),
+    ("05_llada2_sft", {"llada2_cap_lambda": -1.0}, "cap_lambda=-1.0: must be .*llada2_cap_lambda sets cap_lambda"),
+])  # fmt: skip
+def test_a_value_that_no_config_takes_is_refused_before_anything_is_read(project, notebook, wrong, message):
+    scope = defaults(project, notebook)
+    with pytest.raises(ValueError, match=message):
+        setup.settings(notebook, scope | wrong)
 
 
 # --- errors that name the notebook's parameters -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("wrong, hint", [
-    ({"temperature": -1.0}, "gen_temperature sets temperature"), ({"top_k": -1}, "gen_top_k sets top_k"),
-    ({"top_p": 0.0}, "gen_top_p sets top_p"), ({"cfg_scale": -0.5}, "gen_cfg_scale sets cfg_scale"),
-    ({"steps": 0}, "gen_steps sets steps"), ({"threshold": 1.5}, "gen_confidence_threshold sets threshold"),
-    ({"block_length": 0}, "gen_block_length sets block_length"), ({"minimal_topk": 0}, "gen_minimal_topk sets minimal_topk"),
-    ({"cap_start_ratio": 0.5}, "gen_cap_start_ratio sets cap_start_ratio, gen_cap_end_ratio sets cap_end_ratio"),
-    ({"max_decode_per_step": 0}, "gen_max_decode_per_step sets max_decode_per_step"),
-])  # fmt: skip
-def test_an_error_also_names_the_notebooks_parameter(project, wrong, hint):
-    with pytest.raises(ValueError, match="must be") as raised:
-        DecodeConfig(**wrong)
-    assert "gen_" not in str(raised.value)  # the library does not know the notebooks
-    setup.name_parameters(raised.value, read_parameters(project / "notebooks/06_parallel_decoding.ipynb"))
-    assert str(raised.value).endswith(f"(in this notebook {hint})")
-
-
-def test_only_parameters_that_the_notebook_declares_are_named(project):
-    declared = {number: read_parameters(project / f"notebooks/{name}.ipynb") for number, name in (
-        ("02", "02_llada1_pretrain"), ("05", "05_llada2_sft"), ("07", "07_compare_styles"),
-    )}  # fmt: skip
-
-    def named(message: str, number: str) -> str:
-        error = ValueError(message)
-        setup.name_parameters(error, declared[number])
-        return str(error).removeprefix(message)
-
-    assert named("block_size=12 does not divide seq_len=16", "02") == ""  # seq_len is what 02 calls it, too
-    assert named("block_size=12 does not divide seq_len=16", "05") == (
-        " (in this notebook llada2_block_size sets block_size, max_seq_len sets seq_len)"
-    )
-    assert named("block_length=0: must be positive", "07") == (
-        " (in this notebook gen_block_length or llada1_block_length sets block_length)"
-    )
-    assert named("draws=0: must be at least 1", "02") == " (in this notebook bound_draws sets draws)"
-    assert named("the rows=3 of something else", "02") == named("no setting at all", "02") == ""
-
-
-def test_every_parameter_of_the_table_is_declared_and_has_another_name_than_its_setting(project):
-    declared = {name for file in (project / "notebooks").glob("0*.ipynb") for name in read_parameters(file)}
-    assert {name for names in setup.PARAMETERS_OF.values() for name in names} <= declared
-    assert not any(setting in names for setting, names in setup.PARAMETERS_OF.items())
-
-
-def test_cells_without_a_kernel_name_the_parameter_too():
-    with pytest.raises(ValueError, match="gen_steps sets steps"), setup.naming_parameters(["gen_steps"]):
-        DecodeConfig(steps=0)
 
 
 def test_a_cell_shows_the_parameter(project):
