@@ -1,11 +1,13 @@
 """The state of a batch in decoding: its tokens and cache, one forward over the part that must be run, its records."""
 
+import math
 import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dllm_core.common.errors import NOT_FINITE
 from dllm_core.compute.cuda_graphs import cache_length
 from dllm_core.compute.kv_cache import KVCache
 from dllm_core.config import DecodeConfig
@@ -24,37 +26,50 @@ class Window:
     mask: Tensor  # [B, W, K] bool
 
 
+def block_length(config: DecodeConfig) -> int:
+    """LLaDA 2's block length: 32 unless the config says another."""
+    return config.block_length or 32
+
+
+def computed_positions(length: int, config: DecodeConfig) -> int:
+    """The positions that decoding a sequence of `length` takes: LLaDA 2 computes whole blocks, from position 0 on."""
+    return -(-length // block_length(config)) * block_length(config) if config.style == "llada2" else length
+
+
 class DecodingState:
     """A batch with its cache while it is decoded.
 
-    tokens: [B, T] int64; condition: [B, T] bool, the tokens that are not masked at the start; prompt, length: [B]
-    int64, positions of the prompt and of the whole sequence; cached: [B] int64, positions below it are final and their
+    tokens: [B, T] int64; asked: [B, T] bool, positions up to the answer's end; condition: [B, T] bool, the tokens that
+    are not masked at the start; prompt, length: [B] int64, positions of the prompt and of prompt and answer; cached: [B] int64, positions below it are final and their
     keys and values stored; row: [B] int64, the row's number at the start. Under guidance a second copy of the batch,
     its condition masked, runs beside the first (an input that block training never showed).
     """
 
     def __init__(
-        self, model, sequences: list[list[int]], prompt_lengths: list[int], config: DecodeConfig, tokenizer,
-        label_shift: bool, began: float,
-    ):  # fmt: skip
-        """sequences: prompts with their masks; began: `time.perf_counter()` when the decoding began. Raises ValueError
-        where a sequence is longer than the model's positions."""
-        self.model, self.config, self.label_shift, self.began = model, config, label_shift, began
+        self, model, checkpoint, sequences: list[list[int]], prompt_lengths: list[int], config: DecodeConfig, began: float
+    ):
+        """model: the checkpoint's, in the form that decodes; sequences: prompts with their masks; began:
+        `time.perf_counter()` when the decoding began. Raises ValueError where a sequence is longer than the model's
+        positions."""
+        self.model, self.config, self.label_shift, self.began = model, config, checkpoint.info.label_shift, began
+        self.name, tokenizer = getattr(checkpoint, "path", "the model"), checkpoint.tokenizer
         self.mask_token_id, self.eos_token_id = tokenizer.mask_token_id, tokenizer.eos_token_id
         self.generator = torch.Generator().manual_seed(config.seed)
         self.steps_done = [0] * len(sequences)  # by the row's number at the start
-        device, batch, longest = model.device, len(sequences), max(map(len, sequences))
+        ends = [computed_positions(len(sequence), config) for sequence in sequences]
+        device, batch, longest = model.device, len(sequences), max(ends)
         most = model.config.max_position_embeddings
         if longest > most:
             raise ValueError(f"prompt and answer take {longest} positions: more than max_position_embeddings={most}")
-        # 1. tokens, right-padded
+        # 1. tokens, right-padded; in LLaDA 2 more masks complete the last block
         self.tokens = torch.full((batch, longest), tokenizer.pad_token_id, device=device)
         for i, sequence in enumerate(sequences):
+            self.tokens[i, : ends[i]] = self.mask_token_id
             self.tokens[i, : len(sequence)] = torch.tensor(sequence, device=device)
         self.prompt = torch.tensor(prompt_lengths, device=device)
         self.length = torch.tensor([len(sequence) for sequence in sequences], device=device)
-        in_sequence = torch.arange(longest, device=device) < self.length[:, None]
-        self.condition = in_sequence & (self.tokens != self.mask_token_id)
+        self.asked = torch.arange(longest, device=device) < self.length[:, None]
+        self.condition = self.asked & (self.tokens != self.mask_token_id)
         self.row = torch.arange(batch, device=device)
         # 2. an empty cache; LLaDA 1 has none, since every position may change with every other
         self.cached, self.cache = torch.zeros_like(self.row), None
@@ -94,8 +109,8 @@ class DecodingState:
         return guide(*logits.float().chunk(2), self.config.cfg_scale) if self.config.cfg_scale else logits
 
     def answer_masks(self) -> Tensor:
-        """[B, T] bool: positions still to be decoded."""
-        return self.tokens == self.mask_token_id
+        """[B, T] bool: positions of the answer still to be decoded."""
+        return self.asked & (self.tokens == self.mask_token_id)
 
     def ended(self) -> Tensor:
         """[B] bool: eos stands in the answer with no mask before it."""
@@ -105,7 +120,7 @@ class DecodingState:
 
     def keep(self, rows: Tensor) -> None:
         """Drop finished rows (bool [B], True stays), so that the others run in a smaller batch."""
-        for name in ("tokens", "condition", "prompt", "length", "cached", "row"):
+        for name in ("tokens", "asked", "condition", "prompt", "length", "cached", "row"):
             setattr(self, name, getattr(self, name)[rows])
         if self.cache is not None:
             self.cache = self.cache.keep(rows.repeat(2) if self.config.cfg_scale else rows)
@@ -114,18 +129,18 @@ class DecodingState:
         self, first: Tensor, prediction: Prediction, masked: Tensor, commits: Commits, remaining: Tensor
     ) -> list[DecodeStep]:
         """The step of each row, counted. first: [B], where its block begins; prediction, masked, commits: of the block's
-        positions [B, N]; remaining: [B], masks of the row after the step."""
+        positions [B, N]; remaining: [B], masks of the row after the step. Raises FloatingPointError for NaN."""
         seconds, forwards = time.perf_counter() - self.began, 2 if self.config.cfg_scale else 1
         # few transfers in all: each waits for the device
         cells = torch.stack([prediction.token, commits.reasons, commits.commit, masked], dim=1).tolist()
         confidences, entropies = prediction.measures.tolist()
-        of_rows = torch.stack([first, remaining, commits.held_back], dim=1).tolist()
+        of_rows = torch.stack([first, self.length, remaining, commits.held_back], dim=1).tolist()
         top = prediction.top and [part.tolist() for part in prediction.top]
         records = []
         for i, row in enumerate(self.row.tolist()):
             token, reason, commit, was_masked = cells[i]
-            confidence, entropy, (start, still_masked, held_back) = confidences[i], entropies[i], of_rows[i]
-            block = (start, start + len(was_masked))
+            confidence, entropy, (start, end, still_masked, held_back) = confidences[i], entropies[i], of_rows[i]
+            block = (start, min(start + len(was_masked), end))
             candidates = [n for n, is_masked in enumerate(was_masked) if is_masked]
             count = max(len(candidates), 1)
             committed, draft = [], []
@@ -141,6 +156,8 @@ class DecodingState:
                 entropy=sum(entropy[n] for n in candidates) / count,
                 draft=tuple(draft), held_back=held_back,
             )  # fmt: skip
+            if math.isnan(step.confidence):
+                raise FloatingPointError(f"{self.name}: predicts nan at positions {block}; {NOT_FINITE}")
             records.append(step)
             self.steps_done[row] += 1
         return records

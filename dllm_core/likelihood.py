@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core import patterns
+from dllm_core.common.errors import NOT_FINITE, DataError
+from dllm_core.common.limits import Count, check
 from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.noise import corrupt, corrupt_exactly, flatten_groups, generator_for
 from dllm_core.schedules import NoiseSchedule
@@ -24,6 +26,10 @@ class Estimate:
     draws: int
     unit: str = "nats/token"
 
+    def __post_init__(self):
+        if not math.isfinite(self.mean):
+            raise FloatingPointError(f"the likelihood is {self.mean}: {NOT_FINITE}")
+
     def __str__(self) -> str:
         return f"{self.mean:.4f} ± {self.error:.4f} {self.unit}"
 
@@ -34,11 +40,18 @@ def _mean(values: list[float]) -> tuple[float, float]:
     return float(tensor.mean()), float(tensor.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
+def _check_scored(tokens: float) -> None:
+    """Raises DataError where an evaluation has nothing to score."""
+    if not tokens:
+        raise DataError("batches: no token of them is scored; take longer rows (seq_len) or other validation data")
+
+
 @torch.inference_mode()
 def ar_nll(model, batches: Iterable) -> Estimate:
     """Exact negative log-likelihood of an AR model, nats per scored token; the error is over batches."""
     sums = [(float(loss.total), loss.count) for loss in (ar_loss(model, batch.to(model.device)) for batch in batches)]
     tokens = sum(count for _, count in sums)
+    _check_scored(tokens)
     _, error = _mean([total / count for total, count in sums if count])
     return Estimate(sum(total for total, _ in sums) / tokens, error, int(tokens), 0)
 
@@ -60,8 +73,7 @@ def nll_bound(
     first_given: leave the first token of each document unmasked and unscored, as an AR model must; then the bound and
     `ar_nll` score the same tokens. Raises ValueError for another estimator or fewer than one draw.
     """
-    if draws < 1:
-        raise ValueError(f"draws={draws}: must be at least 1")
+    check("draws", draws, Count)
     if estimator not in ("iid_t", "exact_masks"):
         raise ValueError(f"estimator={estimator!r}: must be 'iid_t' or 'exact_masks'")
     schedule = NoiseSchedule(kind, t_min=1e-3)
@@ -87,6 +99,7 @@ def nll_bound(
                 view = corrupt_exactly(batch.tokens, maskable, mask_token_id, groups, u, generator)
             # 3. its weighted cross entropy
             sums[draw] += float(objective.score(model, batch, (view,), pattern).total)
+    _check_scored(tokens)
     constant = schedule.constant if estimator == "iid_t" else 1.0
     mean, error = _mean([total / tokens / constant for total in sums])
     return Estimate(mean, error, int(tokens), draws)
@@ -118,8 +131,8 @@ def conditional_nll(
     Each draw masks exactly l of the L' answer tokens, l stratified over 1..L', and scores Σ CE · L'/l: less variance
     than an iid t. `tokens` is L'; `mean` is the sum over the answer, not per token. Raises ValueError for no draw.
     """
-    if draws < 1:
-        raise ValueError(f"draws={draws}: must be at least 1")
+    check("draws", draws, Count)
+    _check_scored(len(answer))
     generator = torch.Generator().manual_seed(seed)
     length, start = len(answer), len(prompt)
     row = torch.tensor(prompt + answer, device=model.device)

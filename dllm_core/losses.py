@@ -6,12 +6,14 @@ SFT (arXiv 2502.09992); LLaDA 2.0 Eq. 1, 2, 5, 6 (arXiv 2512.15745).
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core import patterns
+from dllm_core.common.limits import Choice, NotNegative, Positive, Share
 from dllm_core.compute.forward import predict
 from dllm_core.compute.transfer import to_device
 from dllm_core.compute.trimming import trim_unscored
@@ -71,17 +73,14 @@ class Diffusion(Settings):
     mask_token_id: int
     label_shift: bool = False
     complementary: bool = False
-    cap_lambda: float = 0.0
-    cap_temperature: float = 1.0
-    one_t_per: str = "document"
-    random_length: float = 0.0
+    cap_lambda: NotNegative = 0.0
+    cap_temperature: Positive = 1.0
+    one_t_per: Annotated[str, Choice(("row", "document", "block"))] = "document"
+    random_length: Share = 0.0
     per_answer: bool = False
 
     def __post_init__(self):
-        self._require("one_t_per", self.one_t_per in ("row", "document", "block"), "'row', 'document' or 'block'")
-        self._require("random_length", 0 <= self.random_length <= 1, "a share of the batches, from 0 to 1")
-        self._require("cap_lambda", self.cap_lambda >= 0, "0 (off) or more; a negative one would reward uncertainty")
-        self._require("cap_temperature", self.cap_temperature > 0, "positive")
+        super().__post_init__()
         times = torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64)
         low, high = (1 - self.schedule.alpha(times)).tolist()
         if self.complementary and (high >= 1 or abs(low + high - 1) > 1e-4):

@@ -144,7 +144,7 @@ def decode_llada2(
 ) -> Tensor:
     """Greedy decoding of LLaDA 2 (arXiv 2512.15745 §5) without a cache: every forward runs all that is written so far.
 
-    prompts: [B, P] int64 → [B, T], T the first multiple of block_size that holds prompt and new_tokens.
+    prompts: [B, P] int64 → [B, P + new_tokens]; the last block is completed, and cut where the answer ends.
     """
     batch, length = prompts.shape
     end = -(-(length + new_tokens) // block_size) * block_size
@@ -162,4 +162,4 @@ def decode_llada2(
             best = torch.zeros_like(masked).scatter(1, confidence.argmax(dim=1, keepdim=True), True)
             commit = masked & ((confidence > threshold) | best)
             block[commit] = token[commit]
-    return x
+    return x[:, : length + new_tokens]

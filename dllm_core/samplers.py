@@ -16,7 +16,7 @@ import torch
 from dllm_core import policies
 from dllm_core.compute.cuda_graphs import for_inference
 from dllm_core.config import CheckpointInfo, DecodeConfig
-from dllm_core.decoding_state import DecodingState
+from dllm_core.decoding_state import DecodingState, block_length
 from dllm_core.model import Transformer
 from dllm_core.sampling import predict_tokens
 from dllm_core.trace import REASONS, DecodeStep, Trace, with_text
@@ -65,31 +65,21 @@ def decode_gaps(checkpoint: Decodable, tokens: list[int], config: DecodeConfig) 
 @torch.inference_mode()
 def _steps(checkpoint, sequences: list[list[int]], prompt_lengths: list[int], config) -> Iterator[DecodeStep]:
     """The steps of the style's decoder, run by the form of the model that is fastest on its device."""
-    began, label_shift = time.perf_counter(), checkpoint.info.label_shift
+    began = time.perf_counter()
     decoder = {"ar": decode_ar, "llada1": decode_llada1, "llada2": decode_llada2}[config.style]
     fastest = for_inference if isinstance(checkpoint.model, Transformer) else nullcontext
     with fastest(checkpoint.model) as model:
-        yield from decoder(
-            DecodingState(model, sequences, prompt_lengths, config, checkpoint.tokenizer, label_shift, began)
-        )
+        yield from decoder(DecodingState(model, checkpoint, sequences, prompt_lengths, config, began))
 
 
 def initial_tokens(prompt: list[int], config: DecodeConfig, mask_token_id: int) -> list[int]:
-    """The prompt and its masks; LLaDA 2 fills its last block, on a grid of blocks that starts at position 0."""
+    """The prompt and the masks of its answer."""
     if not prompt:
         raise ValueError("prompt: is empty; give at least one token (bos)")
     if mask_token_id in prompt:
         position = prompt.index(mask_token_id)
         raise ValueError(f"prompt: holds the mask token ({mask_token_id}) at {position}; use infill for gaps")
-    length = len(prompt) + config.max_new_tokens
-    if config.style == "llada2":
-        length = -(-length // block_length(config)) * block_length(config)
-    return list(prompt) + [mask_token_id] * (length - len(prompt))
-
-
-def block_length(config: DecodeConfig) -> int:
-    """LLaDA 2's block length: 32 unless the config says another."""
-    return config.block_length or 32
+    return list(prompt) + [mask_token_id] * config.max_new_tokens
 
 
 def gap_config(tokens: list[int], config: DecodeConfig, mask_token_id: int) -> DecodeConfig:
@@ -201,7 +191,7 @@ def decode_llada2(state: DecodingState) -> Iterator[DecodeStep]:
     quota = torch.tensor(policies.tokens_per_step(size, config.steps or size) + [0], device=columns.device)
     quota = quota.clamp(min=config.minimal_topk)
     start = state.prompt // size * size
-    total = remaining = state.answer_masks().sum(dim=1)
+    total = remaining = (state.tokens == state.mask_token_id).sum(dim=1)
     refined = torch.zeros_like(start)
     window = None  # None in a block's first forward, and when rows have left
     while len(state.row):
@@ -227,12 +217,13 @@ def decode_llada2(state: DecodingState) -> Iterator[DecodeStep]:
         state.tokens.scatter_(1, position, torch.where(commits.commit, prediction.token, tokens))
         committed = commits.commit.sum(dim=1)
         remaining = remaining - committed
-        yield from state.record(start, prediction, masked, commits, remaining)
-        # 4. the next block where this one is full; rows that ended leave
+        left, asked = state.answer_masks().sum(dim=1), position < state.length[:, None]
+        yield from state.record(start, prediction, masked & asked, commits, left)
+        # 4. the next block where this one is full; rows whose answer is complete or ended leave
         full, refined = committed == count, refined + 1
         if full.any():
             start, refined, window = torch.where(full, start + size, start), torch.where(full, 0, refined), None
-        unfinished = start < state.length
+        unfinished = left > 0
         if config.eos_early_stop:
             unfinished &= ~state.ended()
         if not unfinished.all():

@@ -5,10 +5,12 @@ Sources: LLaDA (arXiv 2502.09992) Eq. 3; LLaDA 2.0 (arXiv 2512.15745) Eq. 1, 5 a
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from dllm_core.common.limits import Choice, Count, Share, check
 from dllm_core.config import Settings
 
 ALPHAS = {  # kind: alpha(t), its derivative alpha'(t), and its inverse, the t at which alpha(t) = a
@@ -37,24 +39,23 @@ class NoiseSchedule(Settings):
     draw_method: "iid", or "stratified" (one draw in each of n equal strata, shuffled: same mean, less variance).
     """
 
-    kind: str = "linear"
-    t_min: float = 1e-3
-    t_max: float = 1.0
-    weighting: str = "elbo"
-    draw_method: str = "iid"
+    kind: Annotated[str, Choice(ALPHAS)] = "linear"
+    t_min: Share = 1e-3
+    t_max: Share = 1.0
+    weighting: Annotated[str, Choice(("elbo", "uniform", "squared"))] = "elbo"
+    draw_method: Annotated[str, Choice(("iid", "stratified"))] = "iid"
 
     def __post_init__(self):
-        self._require("kind", self.kind in ALPHAS, f"one of {', '.join(ALPHAS)}")
-        if not 0 <= self.t_min < self.t_max <= 1:
+        super().__post_init__()
+        if not self.t_min < self.t_max:
             raise ValueError(f"t_min={self.t_min}, t_max={self.t_max}: must satisfy 0 <= t_min < t_max <= 1")
-        self._require("weighting", self.weighting in ("elbo", "uniform", "squared"), "'elbo', 'uniform' or 'squared'")
-        self._require("draw_method", self.draw_method in ("iid", "stratified"), "'iid' or 'stratified'")
 
     @classmethod
     def band(cls, low: float, high: float, kind: str = "linear", **options) -> "NoiseSchedule":
         """Mask-ratio bandwidth (LLaDA 2.0 §5): t such that the mask probability 1 − alpha(t) lies in [low, high]."""
         if not 0 <= low < high <= 1:
             raise ValueError(f"alpha_min={low}, alpha_max={high}: must satisfy 0 <= alpha_min < alpha_max <= 1")
+        check("kind", kind, Annotated[str, Choice(ALPHAS)])
         inverse = ALPHAS[kind][2]
         return cls(kind, float(inverse(1 - low)), float(inverse(1 - high)), **options)
 
@@ -108,7 +109,7 @@ class NoiseSchedule(Settings):
 
 
 @dataclass(frozen=True)
-class BlockSchedule:
+class BlockSchedule(Settings):
     """WSD over the block size (LLaDA 2.0 §4.1): warm-up through `up`, stable at `full`, decay through `down`.
 
     full: the row's length L; a block of size L is full diffusion (Eq. 2). Every size must divide it.
@@ -116,18 +117,21 @@ class BlockSchedule:
     up, down: the sizes of warm-up and decay, in order.
     """
 
-    full: int
-    total_steps: int
+    full: Count
+    total_steps: Count
     phase_ratios: tuple[float, float, float] = (0.3, 0.5, 0.2)
     up: tuple[int, ...] = (32, 64, 128, 256)
     down: tuple[int, ...] = (256, 128, 64, 32)
 
     def __post_init__(self):
+        super().__post_init__()
         ratios = self.phase_ratios
-        if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
+        if not (len(ratios) == 3 and min(ratios) >= 0 and abs(sum(ratios) - 1) <= 1e-6):
             raise ValueError(f"phase_ratios={ratios}: must be three shares >= 0 that sum to 1")
         for name, sizes in (("up", self.up), ("down", self.down)):
-            bad = [size for size in sizes if size < 1 or self.full % size]
+            for size in sizes:
+                check(name, size, Count)
+            bad = [size for size in sizes if self.full % size]
             if bad or not sizes:
                 raise ValueError(f"{name}={sizes}: {bad or 'empty'}: every size must divide the length {self.full}")
 

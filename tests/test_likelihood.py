@@ -132,9 +132,9 @@ def test_another_estimator_is_refused():
 
 @pytest.mark.parametrize("draws", [0, -2])
 def test_no_draw_is_refused(draws):
-    with pytest.raises(ValueError, match=f"draws={draws}: must be at least 1"):
+    with pytest.raises(ValueError, match=f"draws={draws}: must be an integer from 1"):
         nll_bound(tiny(), [batch_of([4])], MASK, draws=draws)
-    with pytest.raises(ValueError, match=f"draws={draws}: must be at least 1"):
+    with pytest.raises(ValueError, match=f"draws={draws}: must be an integer from 1"):
         conditional_nll(tiny(), PROMPT, ANSWER, MASK, draws=draws)
 
 

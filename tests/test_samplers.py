@@ -220,14 +220,14 @@ def slow_llada1(model, prompt, config, label_shift):
 
 
 def slow_llada2(model, prompt, config, label_shift):
-    size = config.block_length
-    length = -(-(len(prompt) + config.max_new_tokens) // size) * size
+    size, end = config.block_length, len(prompt) + config.max_new_tokens
+    length = -(-end // size) * size
     tokens, commits = prompt + [MASK] * (length - len(prompt)), []
     for start in range(len(prompt) // size * size, length, size):
         quotas = tokens_per_step(size, config.steps or size)
         for quota in quotas + [0] * length:
             open_ = [i for i in range(start, start + size) if tokens[i] == MASK]
-            if not open_:
+            if not open_ or MASK not in tokens[:end]:  # what is beyond the end is not asked for
                 break
             p = slow_prediction(model, tokens[: start + size], lambda q, k: k // size <= q // size, label_shift,
                                 config.cfg_scale, len(prompt))  # fmt: skip
@@ -238,8 +238,8 @@ def slow_llada2(model, prompt, config, label_shift):
             chosen = above if len(above) >= least else best[:least]
             for i in chosen:
                 tokens[i] = int(p[i].argmax())
-            commits.append({i: tokens[i] for i in chosen})
-    return tokens, commits
+            commits.append({i: tokens[i] for i in chosen if i < end})
+    return tokens[:end], commits
 
 
 def slow_ar(model, prompt, config):
@@ -287,7 +287,7 @@ REFERENCE = {
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("style", REFERENCE)
 def test_the_reference_decoders_write_what_the_library_writes(style, seed):
-    """For prompts of one length; the last block of LLaDA 2 is filled."""
+    """For prompts of one length; the last block of LLaDA 2 is computed whole and cut."""
     prompts, model = [[BOS, 5, 6, 7, 8], [BOS, 9, 3, 3, 4]], tiny(seed)
     uneven = DecodeConfig("llada1", max_new_tokens=10, block_length=5, steps=6)
     config = dataclasses.replace(STYLES.get(style, uneven), eos_early_stop=False)
@@ -608,8 +608,54 @@ def test_llada2_budget_is_of_the_full_answer():
 def test_the_block_grid_starts_at_position_zero():
     config = DecodeConfig("llada2", max_new_tokens=5, block_length=4, threshold=0.0, eos_early_stop=False)
     (trace,) = traces(tiny(), [[BOS, 5, 6, 7, 8]], config)
-    assert [step.block for step in trace.steps] == [(4, 8), (8, 12)]
-    assert len(trace.initial) == 12 and trace.initial[:5] == [BOS, 5, 6, 7, 8] and trace.initial[5:] == [MASK] * 7
+    assert [step.block for step in trace.steps] == [(4, 8), (8, 10)]
+    assert trace.initial == [BOS, 5, 6, 7, 8, *[MASK] * 5]
+
+
+@pytest.mark.parametrize("style", ["ar", "llada1", "llada2", "llada2 schedule", "llada2 budget"])
+def test_an_answer_is_never_longer_than_asked_for(style):
+    for prompt in PROMPTS:
+        for most in (1, 2, 5):
+            config = dataclasses.replace(STYLES[style], max_new_tokens=most, steps=None, draft=True)
+            (trace,) = traces(tiny(), [prompt], config)
+            end = len(prompt) + most
+            positions = [c.position for step in trace.steps for c in step.commits]
+            drafts = [position for step in trace.steps for position, _, _ in step.draft]
+            assert len(trace.initial) == len(trace.final) == end and trace.tokens <= most
+            assert max(positions + drafts) < end and all(step.block[1] <= end for step in trace.steps)
+            assert [step.masked for step in trace.steps] == [
+                trace.tokens_at(k).count(MASK) for k in range(1, len(trace.steps) + 1)
+            ]
+
+
+@pytest.mark.parametrize("style", ["llada2", "llada2 schedule", "llada2 budget"])
+def test_where_an_answer_is_cut_changes_no_token_of_it(style):
+    """LLaDA 2 decodes whole blocks: a shorter answer is the beginning of the one that completes the block."""
+    config = dataclasses.replace(STYLES[style], block_length=8, eos_early_stop=False)
+    for prompt in PROMPTS:
+        whole = 16 - len(prompt) % 8
+        (complete,) = traces(tiny(), [prompt], dataclasses.replace(config, max_new_tokens=whole))
+        assert complete.steps[-1].masked == 0 and complete.steps[-1].block[1] % 8 == 0
+        for most in range(whole - 7, whole):
+            (cut,) = traces(tiny(), [prompt], dataclasses.replace(config, max_new_tokens=most))
+            assert cut.final == complete.final[: len(cut.final)] and cut.forwards <= complete.forwards
+
+
+def test_a_step_that_wrote_only_beyond_the_answer_counts():
+    ladder = [(9, 0.5)] * 2 + [(3, 0.4), (5, 0.3), (6, 0.9), (7, 0.8)]
+    config = DecodeConfig("llada2", max_new_tokens=2, block_length=6, threshold=None)
+    (trace,) = traces(confident(ladder), [[BOS, 9]], config)
+    assert [[c.token for c in step.commits] for step in trace.steps] == [[], [], [3], [5]]
+    assert [step.masked for step in trace.steps] == [2, 2, 1, 0] and trace.tokens_per_forward == 0.5
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_prediction_that_is_no_number_is_an_error(style, wrong):
+    model = tiny()
+    model.model.norm.weight.data[3] = wrong
+    with pytest.raises(FloatingPointError, match="predicts nan at positions .*take weights saved before"):
+        traces(model, PROMPTS[:1], STYLES[style])
 
 
 def test_decoding_stops_at_eos_with_no_mask_before_it():
@@ -732,7 +778,7 @@ def test_bad_prompts_are_named(style):
 
 def test_a_start_is_the_prompt_and_masks():
     assert initial_tokens([BOS, 5], DecodeConfig("ar", max_new_tokens=3), MASK) == [BOS, 5, MASK, MASK, MASK]
-    assert len(initial_tokens([BOS] * 3, DecodeConfig("llada2", max_new_tokens=4, block_length=8), MASK)) == 8
+    assert len(initial_tokens([BOS] * 3, DecodeConfig("llada2", max_new_tokens=4, block_length=8), MASK)) == 7
 
 
 def test_no_prompts_give_no_traces():

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dllm_core.common.errors import RunError
+from dllm_core.common.errors import NOT_FINITE, RunError
 from dllm_core.common.files import read_json, replaced_whole
 from dllm_core.common.paths import resolve
 from dllm_core.config import CheckpointInfo, ModelConfig
@@ -127,7 +127,8 @@ def _build(cls: type, values: dict, where: Path):
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors, .pt or .pth file; a dict under "model" or "state_dict" is unwrapped."""
+    """Tensors of a .safetensors, .pt or .pth file, in float32; a dict under "model" or "state_dict" is unwrapped. Raises
+    RunError for a file that cannot be read, and for a tensor that is not of floating point or not finite."""
     try:
         if file.suffix == ".safetensors":
             state = load_file(file)
@@ -141,11 +142,14 @@ def read_state(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RunError(f"{file}: has no state dict of tensors")
     skip = ("freqs_cos", "freqs_sin", "rotary_emb", "rope_cos", "rope_sin")  # tables that the model computes itself
-    return {
-        name.removeprefix("_orig_mod.").removeprefix("module."): tensor.float()
-        for name, tensor in state.items()
-        if not any(part in name for part in skip)
-    }
+    state = {name: tensor for name, tensor in state.items() if not any(part in name for part in skip)}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise RunError(f"{file}: tensor {name} is of {tensor.dtype}, not of floating point: no weights of a model here")
+        state[name] = tensor.float()
+        if not state[name].isfinite().all():
+            raise RunError(f"{file}: tensor {name} holds nan or inf: {NOT_FINITE}")
+    return {name.removeprefix("_orig_mod.").removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def infer_config(state: dict[str, Tensor], heads: int | None, file: Path) -> ModelConfig:

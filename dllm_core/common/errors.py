@@ -20,3 +20,9 @@ class RunError(UserError):
 
 class UsageError(UserError):
     """A command line, a preset or a parameter cannot be right."""
+
+
+NOT_FINITE = (  # what to do when a model predicts NaN
+    "the weights or what they compute are not finite; take weights saved before (NAME_best.pt) or train again with a lower "
+    "learning_rate"
+)

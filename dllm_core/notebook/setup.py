@@ -15,6 +15,7 @@ from dllm_core.data.embedded import is_embedded
 from dllm_core.data.jsonl import read_texts
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
+from dllm_core.decoding_state import computed_positions
 from dllm_core.losses import Diffusion
 from dllm_core.notebook.asking import prompt_ids
 from dllm_core.notebook.parameters import read_parameters
@@ -129,15 +130,15 @@ def preflight(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, check
     """Check before a training what would otherwise stop the notebook during or after it.
 
     Raises ValueError when `prompt` and its answer take more positions than the model has (LLaDA 1 reads them in one
-    window, LLaDA 2 fills its last block); RunError when `checkpoint`, which is evaluated after the training, does not
+    window, LLaDA 2 computes whole blocks); RunError when `checkpoint`, which is evaluated after the training, does not
     exist. It may be empty, or the run that is about to be `trained`.
     """
     tokens = prompt_ids(loaded.tokenizer, prompt, loaded.info.chat)
     sequence = initial_tokens(tokens, config, loaded.tokenizer.mask_token_id)
-    most = loaded.model.config.max_position_embeddings
-    if len(sequence) > most:
+    length, most = computed_positions(len(sequence), config), loaded.model.config.max_position_embeddings
+    if length > most:
         raise ValueError(
-            f"prompt: its {len(tokens)} tokens and max_new_tokens={config.max_new_tokens} take {len(sequence)} positions, "
+            f"prompt: its {len(tokens)} tokens and max_new_tokens={config.max_new_tokens} take {length} positions, "
             f"the model has max_position_embeddings={most}: shorten prompt or lower max_new_tokens"
         )
     if checkpoint and run_name(checkpoint) != run_name(trained):
