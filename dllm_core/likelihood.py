@@ -43,7 +43,7 @@ def _mean(values: list[float]) -> tuple[float, float]:
 def _check_scored(tokens: float) -> None:
     """Raises DataError where an evaluation has nothing to score."""
     if not tokens:
-        raise DataError("batches: no token of them is scored; take longer rows (seq_len) or other validation data")
+        raise DataError("evaluation: no token is scored; take longer rows (seq_len) or other data")
 
 
 @torch.inference_mode()

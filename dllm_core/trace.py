@@ -1,10 +1,9 @@
 """The record of one decoding, step by step, that players, tables, benchmarks and files are all made from."""
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from dllm_core.common.files import read_json, write_whole
+from dllm_core.common.files import json_text, read_json, write_whole
 from dllm_core.common.records import check_fields
 from dllm_core.common.text import safe
 from dllm_core.config import DecodeConfig
@@ -156,7 +155,7 @@ class Trace:
 
     def save(self, path: str | Path) -> Path:
         """Write the trace as JSON; an existing file is replaced whole or not at all."""
-        return write_whole(path, json.dumps(self.to_json(), ensure_ascii=False))
+        return write_whole(path, json_text(self.to_json()))
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":

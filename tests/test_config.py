@@ -25,7 +25,7 @@ def test_model_shape_is_completed():
 @pytest.mark.parametrize(
     "wrong, named",
     [
-        ({"vocab_size": 0}, "vocab_size=0: must be an integer from 1 to 16777216"),
+        ({"vocab_size": 0}, "vocab_size=0: must be an integer from 1 to 16,777,216"),
         ({"hidden_size": 30}, "hidden_size=30: must be divisible by num_attention_heads=4"),
         ({"hidden_size": 12}, "head_dim=3: must be even"),
         ({"num_hidden_layers": 2.0}, "num_hidden_layers=2.0"),
@@ -67,7 +67,7 @@ def test_bad_training_setting_is_named(wrong):
         ({"threshold": 1.5}, "threshold=1.5"),
         ({"minimal_topk": 0}, "minimal_topk=0"),
         ({"cap_start_ratio": 0.5}, "cap_start_ratio, cap_end_ratio=.0.5, None.: must be set both or neither"),
-        ({"cap_start_ratio": 0.5, "cap_end_ratio": 1.5}, "cap_end_ratio=1.5: must be a number above 0 and at most 1 or None"),
+        ({"cap_start_ratio": 0.5, "cap_end_ratio": 1.5}, "cap_end_ratio=1.5: must be a number above 0 and at most 1, or None"),
         ({"max_decode_per_step": 0}, "max_decode_per_step=0: must be an integer from 1 "),
         ({"alternatives": -1}, "alternatives=-1"),
         ({"style": "ar", "cfg_scale": 1.0}, "cfg_scale=1.0: must be 0 for style 'ar'"),

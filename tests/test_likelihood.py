@@ -9,6 +9,7 @@ import torch
 from small import MASK, VOCAB, batch_of, documents_of, logits_of, tiny
 
 from dllm_core import likelihood as likelihood_module
+from dllm_core.common.errors import DataError
 from dllm_core.data.batches import Batch
 from dllm_core.likelihood import Estimate, ar_nll, conditional_nll, nll_bound, spread_over_draws
 from dllm_core.losses import ar_loss
@@ -130,7 +131,27 @@ def test_another_estimator_is_refused():
         nll_bound(tiny(), [batch_of([4])], MASK, estimator="iid")
 
 
-@pytest.mark.parametrize("draws", [0, -2])
+def test_an_evaluation_of_nothing_says_so():
+    nothing = batch_of([4], prompt=4)
+    for batches in ([], [nothing]):
+        with pytest.raises(DataError, match="evaluation: no token is scored; take longer rows"):
+            ar_nll(tiny(), batches)
+        with pytest.raises(DataError, match="evaluation: no token is scored; take longer rows"):
+            nll_bound(tiny(), batches, MASK)
+    with pytest.raises(DataError, match="evaluation: no token is scored"):
+        conditional_nll(tiny(), PROMPT, [], MASK)
+
+
+def test_a_likelihood_that_is_no_number_is_an_error():
+    model = tiny()
+    model.model.norm.weight.data[3] = math.nan
+    for measure in (lambda: ar_nll(model, [batch_of([4])]), lambda: nll_bound(model, [batch_of([4])], MASK),
+                    lambda: conditional_nll(model, PROMPT, ANSWER, MASK)):  # fmt: skip
+        with pytest.raises(FloatingPointError, match="the likelihood is nan: .* take weights saved before"):
+            measure()
+
+
+@pytest.mark.parametrize("draws", [0, -2, 1.5])
 def test_no_draw_is_refused(draws):
     with pytest.raises(ValueError, match=f"draws={draws}: must be an integer from 1"):
         nll_bound(tiny(), [batch_of([4])], MASK, draws=draws)

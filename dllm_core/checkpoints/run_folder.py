@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dllm_core.checkpoints.formats import VARIANTS, hf_config, mean_weights, save_tensors, save_weights
 from dllm_core.common.errors import RunError
-from dllm_core.common.files import read_json, replaced_whole, write_json, write_whole
+from dllm_core.common.files import json_text, read_json, replaced_whole, write_json, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.compute.processes import rank
 from dllm_core.config import CheckpointInfo
@@ -57,7 +57,7 @@ class RunFolder:
         if rank() > 0:
             return run
         config = hf_config(model.config, checkpoint, settings)
-        config = json.loads(json.dumps(config))  # as it will be read: tuples become lists
+        config = json.loads(json_text(config))  # as it will be read: tuples become lists
         if (folder / "config.json").is_file():
             earlier = read_json(folder / "config.json", RunError)
             same = _training_of(earlier) == _training_of(config)
@@ -88,7 +88,7 @@ class RunFolder:
     def record(self, step, model: Transformer) -> None:
         """Append the TrainStep to metrics.jsonl; after a validation, keep the weights if they are among the best."""
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(step)) + "\n")
+            file.write(json_text(asdict(step)) + "\n")
         if step.validation is None:
             return
         kept = self.checkpoints()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dllm_core.common.errors import DataError, UsageError
-from dllm_core.common.files import display_path, read_json
+from dllm_core.common.files import display_path, json_text, read_json
 from dllm_core.common.paths import resolve
 from dllm_core.common.records import fits
 from dllm_core.notebook.parameters import (
@@ -99,7 +99,7 @@ class NotebookJob:
         record = read_record(self.record, RECORD)
         if not record:
             return "no result yet"
-        before, after = record["parameters"], json.loads(json.dumps(self.parameters))
+        before, after = record["parameters"], json.loads(json_text(self.parameters))
         changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
         if changed:
             words = [f"{name}: {before.get(name)!r} -> {after.get(name)!r}" for name in changed[:3]]

@@ -35,9 +35,18 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
     return Path(path)
 
 
+def json_text(value: object, **options) -> str:
+    """The JSON of a value, which can hold neither NaN nor an infinity: they raise ValueError."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
+
+
 def write_json(path: str | Path, value: dict | list, indent: int = 1) -> Path:
-    """Write indented JSON with a final line end atomically; return the path."""
-    return write_whole(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+    """Write indented JSON with a final line end atomically; return the path. Raises ValueError for NaN, which names the
+    file."""
+    try:
+        return write_whole(path, json_text(value, indent=indent) + "\n")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def read_json(path: str | Path, error: type[ValueError] = DataError) -> dict:

@@ -18,8 +18,8 @@ class Range:
         return self.least <= value <= self.most and not (self.open and value == self.least)
 
     def __str__(self) -> str:
-        limit = "" if self.most == inf else f" and at most {self.most}"
-        return f"above {self.least}{limit}" if self.open else f"from {self.least} to {self.most}"
+        limit = "" if self.most == inf else f" and at most {self.most:,}"
+        return f"above {self.least}{limit}" if self.open else f"from {self.least} to {self.most:,}"
 
 
 class Choice(tuple):
@@ -58,5 +58,5 @@ def check(name: str, value: object, annotation) -> None:
     types = (int, float) if kind is float else kind
     is_right_type = isinstance(value, types) and (kind is bool or not isinstance(value, bool))
     if not (is_right_type and all(value in limit for limit in limits)):
-        words = [WORDS[kind], *map(str, limits), "or None" if is_optional else ""]
-        raise ValueError(f"{name}={value!r}: must be {' '.join(filter(None, words))}")
+        words = " ".join(filter(None, (WORDS[kind], *map(str, limits))))
+        raise ValueError(f"{name}={value!r}: must be {words}{', or None' if is_optional else ''}")

@@ -1,7 +1,6 @@
 """The lines of a comparison file: for each decoding its prompt, its settings, its text and its cost."""
 
 import itertools
-import json
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -96,7 +95,7 @@ def record(trace: Trace, /, **about) -> dict:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
     """One object a line; an existing file is replaced whole or not at all. Relative paths count from the root."""
-    return files.write_whole(resolve(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return files.write_whole(resolve(path), "".join(files.json_text(row) + "\n" for row in rows))
 
 
 def write_json(path: str | Path, value: dict) -> Path:

@@ -187,15 +187,15 @@ def _grams(tokens: list[int], n: int) -> list[tuple[int, ...]]:
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
-def probability_under(judge: LoadedCheckpoint, traces: Sequence[Trace]) -> float:
+def probability_under(judge: LoadedCheckpoint, traces: Sequence[Trace]) -> float | None:
     """Geometric mean of the probabilities that an AR model gives to the decoded tokens, each after its prefix.
 
-    A substitute for quality where no answer is the only right one; it favors dull and repeated text. NaN when nothing
-    was decoded.
+    A substitute for quality where no answer is the only right one; it favors dull and repeated text. None when
+    nothing was decoded.
     """
     rows = [(trace.prompt + trace.answer, len(trace.prompt)) for trace in traces if trace.answer]
     if not rows:
-        return math.nan
+        return None
     scored = [[i >= prompt_length for i in range(len(tokens))] for tokens, prompt_length in rows]
     ids = {"pad_token_id": judge.tokenizer.pad_token_id, "eos_token_id": judge.tokenizer.eos_token_id}
     answers = TokenDataset.of([tokens for tokens, _ in rows], scored, **ids)

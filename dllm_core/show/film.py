@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dllm_core.common.files import write_whole
+from dllm_core.common.files import json_text, write_whole
 from dllm_core.show.figures import Picture
 from dllm_core.show.html import visible
 from dllm_core.show.rows import TokenRow, draw_token_rows
@@ -32,7 +32,7 @@ class SampleFilm:
         frame = {"step": number, "loss": getattr(step, "loss", None), "block_size": getattr(step, "block_size", None)}
         self.frames = [old for old in self.frames if old["step"] < number] + [frame | _sampled(sample)]
         if self.file:
-            lines = [json.dumps(frame, ensure_ascii=False) + "\n" for frame in self.frames]
+            lines = [json_text(frame) + "\n" for frame in self.frames]
             write_whole(self.file, "".join(lines))
 
     def chosen(self, most: int = 6) -> list[dict]:

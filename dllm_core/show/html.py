@@ -7,7 +7,6 @@ sanitizes untrusted output), in exported HTML, on GitHub and in a terminal.
 import base64
 import html
 import inspect
-import json
 import numbers
 import re
 import secrets
@@ -19,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from dllm_core.common.files import json_text
 from dllm_core.common.text import safe
 from dllm_core.data import tokenizer
 
@@ -86,10 +86,10 @@ def script_piece(template: str, css: str, script: str, static: str, data: dict) 
     {"deflate": base64 of the compressed JSON} when the JSON is longer than `COMPRESS_ABOVE`. `<`, `>` and `&` are
     escaped, so text written by a model cannot close the script element.
     """
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = json_text(data, separators=(",", ":"))
     if len(text) > COMPRESS_ABOVE:
         packed = base64.b64encode(zlib.compress(text.encode("utf-8"))).decode("ascii")
-        text = json.dumps({"deflate": packed})
+        text = json_text({"deflate": packed})
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     identity = f"dllm-{secrets.token_hex(5)}"

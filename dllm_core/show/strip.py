@@ -20,6 +20,7 @@ from dllm_core.trace import Trace
 INK, PAPER, QUIET, GUESS = (26, 26, 26), (255, 255, 255), (100, 100, 100), (125, 125, 125)
 BLUE, ORANGE, PURPLE = (0, 114, 178), (213, 94, 0), (160, 44, 142)
 WIDTH = 760  # pixels
+MOST_CELLS = 32_000  # tokens in all frames of a GIF: 80 frames of 400
 DOT = " · "  # between the parts of the legend
 LEGEND = (
     "dashed: masked (grey: the guess)",
@@ -158,10 +159,12 @@ def stacked(images: list):
 
 
 def gif(trace: Trace, path: str | Path, *, prompt: bool = True, frames: int = 80, legend: bool = True) -> Path:
-    """Write the decoding as an animated GIF: a frame per step (at most `frames`), the result held for two seconds.
+    """Write the decoding as an animated GIF: a frame per step, the result held for two seconds. There are at most
+    `frames`, and fewer of more than 400 tokens, down to 6.
 
     prompt: whether to draw the prompt's tokens; legend: a line with the meaning of the outlines. Returns the path.
     """
+    frames = min(frames, max(6, MOST_CELLS // len(trace.final)))
     drawing = _Strip(trace, trace_labels([trace])[0], WIDTH, 20, prompt)
     below = [drawing.legend()] if legend else []
     images = [stacked([drawing.frame(k), *below]).quantize(64) for k in spread_steps(len(trace.steps), frames)]

@@ -63,3 +63,11 @@ def test_a_path_below_the_root_is_shown_as_one_would_type_it(tmp_path, monkeypat
     assert display_path(tmp_path / "weights/a") == "weights/a"
     assert display_path("weights/a") == "weights/a"
     assert display_path("/elsewhere/a") == "/elsewhere/a"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_holds_no_number_that_is_none(tmp_path, number):
+    path = write_json(tmp_path / "a.json", {"loss": 1.5})
+    with pytest.raises(ValueError, match="a.json: Out of range float"):
+        write_json(path, {"loss": number})
+    assert read_json(path) == {"loss": 1.5}

@@ -124,7 +124,7 @@ def test_probability_under_an_even_judge_is_one_in_the_vocabulary(tokenizer):
     writer = LoadedCheckpoint(tiny_of(tokenizer), CheckpointInfo("ar", label_shift=True), tokenizer, None)
     traces = generate_answers(writer, ["你好", "今天"], DecodeConfig("ar", max_new_tokens=5, eos_early_stop=False))
     assert probability_under(judge, traces) == pytest.approx(1 / len(tokenizer), rel=1e-4)
-    assert math.isnan(probability_under(judge, []))
+    assert probability_under(judge, []) is None
     # a judge with opinions: the geometric mean over the answers' tokens, each after all that stands before it
     torch.manual_seed(1)
     sure = Transformer(ModelConfig(len(tokenizer), 32, 1, 2, initializer_range=0.3))

@@ -6,7 +6,6 @@ must share no key with them (`tasks` defines a key, `splits` draws).
 """
 
 import argparse
-import json
 import lzma
 import re
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from dllm_core.common.files import write_json, write_whole
+from dllm_core.common.files import json_text, write_json, write_whole
 from dllm_core.common.paths import root
 from dllm_core.data.embedded import PACKED
 from dllm_core.data.tokenizer import CHATML, SPECIAL_TOKENS, UNKNOWN
@@ -104,7 +103,7 @@ def files(corpus: Corpus) -> dict[str, str]:
         "sft_reversal.jsonl": [conversation(question) for question in corpus.reversal],
         "reversal_tiny.jsonl": [{"text": text} for text in reversal_statements()],
     }
-    return {name: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines) for name, lines in rows.items()}
+    return {name: "".join(json_text(row) + "\n" for row in lines) for name, lines in rows.items()}
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int = 1320) -> None:

@@ -4,7 +4,6 @@ Equal trainings of a seed run once, whichever sweeps need them; each trial is th
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from dllm_core.cli.scheduler import run_jobs
 from dllm_core.cli.stages import STAGES, NotebookJob, Stage, plan, read_record
 from dllm_core.cli.status_line import StatusLine
 from dllm_core.common.errors import UsageError
-from dllm_core.common.files import display_path, write_json
+from dllm_core.common.files import display_path, json_text, write_json
 from dllm_core.common.paths import resolve
 from dllm_core.notebook.parameters import code_digest, read_parameters
 from dllm_core.workshop.sweeps.files import FOLDER, MEASURE, Sweep, Trial, digest, find_sweeps
@@ -203,4 +202,4 @@ def _log(options: argparse.Namespace, trials: Sequence[Trial], seconds: float) -
     path = resolve(FOLDER) / "records/log.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.write(json_text(line) + "\n")

@@ -102,6 +102,14 @@ def test_save_html_gif_png(tmp_path):
     assert not list(tmp_path.glob("*.partial")) and not (tmp_path / "z.png").exists()
 
 
+def test_a_gif_of_a_long_decoding_has_fewer_frames(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setattr("dllm_core.show.strip.MOST_CELLS", 3 * len(ar().final))
+    many = replace(ar(), steps=ar().steps * 3)
+    assert Image.open(show.gif(many, tmp_path / "x.gif", frames=7)).n_frames == 6  # at least
+
+
 def test_frames_of_an_infilling_draw_the_complete_text(tmp_path):
     assert show.gif(infilled(), tmp_path / "x.gif", prompt=False).stat().st_size > 0
     assert "你░好░你" in show.player(infilled()).text
