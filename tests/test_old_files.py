@@ -57,7 +57,7 @@ def test_a_finished_run_has_its_training_info_and_decodes_as_before():
     (trace,) = generate_answers(ar, ["你是谁？"], DecodeConfig("ar", 16))
     assert (trace.text, trace.forwards) == ("r" * 16, 16)
     (trace,) = generate_answers(llada2, ["你是谁"], DecodeConfig("llada2", 16, block_length=8))
-    assert (trace.text, trace.forwards) == ("a" * 20, 20)
+    assert (trace.text, trace.forwards) == ("a" * 16, 19)  # 4 more complete the block; 3 of them are written before
 
 
 def test_a_finished_run_keeps_its_metrics_and_its_best_checkpoints():
