@@ -126,13 +126,15 @@ def load_or_tokenize(path: Path, tokenizer, options: dict, chunks: Generator[Tok
                 unfinished = Path(folder) / final.name
                 _write(unfinished, path, state, tokenizer, chunks)
                 try:
-                    if final.exists():
+                    if final.exists() and _load(final, state, tokenizer) is None:
                         os.replace(final, Path(folder) / "replaced")
                     os.replace(unfinished, final)
                 except OSError:
                     if _load(final, state, tokenizer) is None:  # otherwise another process has just written the same
                         raise
             dataset = _load(final, state, tokenizer)
+            if dataset is None:
+                raise DataError(f"{final}: another process has changed the cache just now; run again")
         return dataset
 
 
@@ -140,9 +142,10 @@ def _remove_useless(home: Path) -> None:
     """Delete the folders of killed runs (a live run writes every few seconds), and the caches of another format or of a
     file that has changed or is gone."""
     for folder in home.glob(".unfinished-*"):
-        touched = max(entry.stat().st_mtime for entry in (folder, *folder.rglob("*")))
-        if time.time() - touched > ABANDONED:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # its process has just renamed it
+            touched = max(entry.stat().st_mtime for entry in (folder, *folder.rglob("*")))
+            if time.time() - touched > ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
     for file in home.glob(f"*-{'[0-9a-f]' * 16}/info.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):  # a record that cannot be read stays
             record = read_json(file)
@@ -215,7 +218,7 @@ def _load(folder: Path, state: list, tokenizer) -> TokenDataset | None:
         has_prompts = (folder / "scored.bin").stat().st_size > 0
         scored = np.memmap(folder / "scored.bin", np.bool_, "r") if has_prompts else _all_scored(tokens)
         offsets = np.load(folder / "offsets.npy")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
     special = (tokenizer.pad_token_id, tokenizer.eos_token_id)
     return TokenDataset(tokens, scored, offsets[:-1], np.diff(offsets), *special, info["counts"])
