@@ -208,10 +208,7 @@ def draw_cells(axes, cells, colors: Sequence[str], lines: bool = True) -> None:
 
 @our_look()
 def mask_picture(
-    mask,
-    labels: Sequence[str] | None = None,
-    title: str | None = None,
-    parts: Mapping[str, tuple[int, int]] | None = None,
+    mask, labels: Sequence[str] | None = None, title: str = "", parts: Mapping[str, tuple[int, int]] | None = None
 ) -> Picture:
     """An attention mask [Q, K] bool: row q may see column k where filled. labels: [Q] (square masks) or absent.
 

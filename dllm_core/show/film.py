@@ -35,19 +35,16 @@ class SampleFilm:
             lines = [json_text(frame) + "\n" for frame in self.frames]
             write_whole(self.file, "".join(lines))
 
-    def chosen(self, most: int = 6) -> list[dict]:
-        """At most `most` frames, evenly spread, the first and the last among them."""
-        return [self.frames[i] for i in spread_steps(len(self.frames) - 1, most)] if self.frames else []
-
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict | tuple[dict, dict]:
         return self.picture()._repr_mimebundle_() if self.frames else {"text/plain": f"{self.title}: none were kept"}
 
-    def picture(self, most: int = 6) -> Picture:
-        """The film: a row of tokens per frame, shaded by confidence. Raises ValueError when there are no frames."""
+    def picture(self) -> Picture:
+        """A row of tokens for each of at most six frames, shaded by confidence. Raises ValueError when there are none."""
         if not self.frames:
             raise ValueError("film: no samples yet; give `film` to show.progress together with `sample`")
         rows = []
-        for frame in self.chosen(most):
+        for i in spread_steps(len(self.frames) - 1, 6):
+            frame = self.frames[i]
             notes = [f"loss {frame['loss']:.2f}"] if frame["loss"] is not None else []
             notes += [f"block {frame['block_size']}"] if frame["block_size"] else []
             boxes = [(visible(text), "end" if text == "⟨eos⟩" else "filled", p or 0.0) for text, p in frame["tokens"]]

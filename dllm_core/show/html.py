@@ -195,6 +195,10 @@ def source(what: object) -> Html:
 
     Raises TypeError for an object that has no Python source (a built-in, an instance).
     """
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
     target = inspect.unwrap(what) if callable(what) else what
     try:
         lines, start = inspect.getsourcelines(target)
@@ -204,23 +208,14 @@ def source(what: object) -> Html:
             f"source: {what!r} has no Python source to show; give a function, class, method or module"
         ) from error
     code = textwrap.dedent("".join(lines)).rstrip() + "\n"
-    title = f"{file.parent.name}/{file.name}, line {max(start, 1)}"
-    markup = (
-        f"<style>{asset('paper.css')}</style>"
-        f'<figure style="margin:.3em 0"><figcaption style="font-size:90%;opacity:.8">{html.escape(title)}</figcaption>'
-        f"{_highlighted(code)}</figure>"
-    )
-    return Html(markup, f"# {title}\n{code}")
-
-
-def _highlighted(code: str) -> str:
-    """Python code as HTML with inline colors."""
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import PythonLexer
-
     style = "background:#f7f7f7;color:#1a1a1a;padding:.6em .8em;border-left:3px solid #0072B2;overflow-x:auto"
     # no `inherit`: a sanitizer drops it, and many pages set a color and a font on <pre>
     pre = "margin:0;line-height:1.35;background:transparent;color:#1a1a1a;font-family:monospace"
     formatter = HtmlFormatter(noclasses=True, style="xcode", cssclass="dllm-paper", cssstyles=style, prestyles=pre)
-    return highlight(code, PythonLexer(), formatter)
+    title = f"{file.parent.name}/{file.name}, line {max(start, 1)}"
+    markup = (
+        f"<style>{asset('paper.css')}</style>"
+        f'<figure style="margin:.3em 0"><figcaption style="font-size:90%;opacity:.8">{html.escape(title)}</figcaption>'
+        f"{highlight(code, PythonLexer(), formatter)}</figure>"
+    )
+    return Html(markup, f"# {title}\n{code}")

@@ -21,13 +21,12 @@ def attention(
     lengths: Sequence[int] = (8, 12, 16),
     block_sizes: Sequence[int] = (1, 2, 4, 8),
     documents: Sequence[int] = (1, 2),
-    t: float = 0.5,
     pattern: str = PATTERNS[3],
 ) -> Html:
     """Explore every pattern of training and every decoder's forwards, at any of `lengths` and `block_sizes` (tokens).
 
     text: the row's tokens (a string: its characters), at least max(lengths) of them; documents: numbers of documents
-    in a row; t: noise level; pattern: the pattern shown at first.
+    in a row; pattern: the pattern shown at first.
     Raises ValueError when the text is too short, a pattern unknown, or no block size divides a length.
     """
     tokens = list(text)
@@ -38,12 +37,12 @@ def attention(
     odd = [n for n in lengths if not any(n % size == 0 and size < n for size in block_sizes)]
     if odd:
         raise ValueError(f"block_sizes={tuple(block_sizes)}: none of them divides the length {odd[0]}")
-    scenes = _scenes(tuple(tokens[: max(lengths)]), tuple(lengths), tuple(block_sizes), tuple(documents), t)
+    scenes = _scenes(tuple(tokens[: max(lengths)]), tuple(lengths), tuple(block_sizes), tuple(documents))
     record = {
         "scenes": scenes, "rules": RULES, "mask": MASK, "groups": {"training": PATTERNS, "decoding": DECODERS},
         "first": _first(scenes, pattern, lengths[0]),
     }  # fmt: skip
-    picture = attention_picture(tokens[: min(lengths)], 4 if 4 in block_sizes else block_sizes[0], t=t)
+    picture = attention_picture(tokens[: min(lengths)], 4 if 4 in block_sizes else block_sizes[0])
     markup = script_piece(
         "attention/attention.html",
         css=asset("palette.css") + asset("attention/attention.css"),
@@ -55,14 +54,14 @@ def attention(
 
 
 @cache
-def _scenes(tokens, lengths, block_sizes, documents, t) -> dict[str, dict]:
+def _scenes(tokens, lengths, block_sizes, documents) -> dict[str, dict]:
     """Key "pattern|length|block|documents" → scene, for every combination that exists."""
     scenes = {}
     for name, length in itertools.product((*PATTERNS, *DECODERS), lengths):
         row = tokens[:length]
         sizes = [size for size in block_sizes if length % size == 0 and size < length] if name in WITH_BLOCKS else [0]
         for size, count in itertools.product(sizes, documents if name in PATTERNS else (1,)):
-            scene = training_scene(name, row, size, count, t) if name in PATTERNS else decoding_scene(name, row, size)
+            scene = training_scene(name, row, size, count) if name in PATTERNS else decoding_scene(name, row, size)
             scenes[f"{name}|{length}|{size or '–'}|{count}"] = scene
     return scenes
 

@@ -19,17 +19,15 @@ MARKS = (  # matplotlib's marker and its color, index in SQUARES, codes of `RULE
 
 
 @our_look()
-def attention_picture(
-    text: Sequence[str] = POEM[:8], block_size: int = 4, documents: int = 1, t: float = 0.5
-) -> Picture:
+def attention_picture(text: Sequence[str] = POEM[:8], block_size: int = 4, documents: int = 1) -> Picture:
     """The four patterns side by side. Dot: own block; bar: clean, earlier block; cross: would show the answer.
 
-    text: the row's tokens; block_size: tokens per block; t: noise level. Raises ValueError for more documents than
+    text: the row's tokens; block_size: tokens per block. Raises ValueError for more documents than
     tokens.
     """
     from matplotlib.figure import Figure
 
-    scenes = [training_scene(name, list(text), block_size, documents, t) for name in PATTERNS[:4]]
+    scenes = [training_scene(name, list(text), block_size, documents) for name in PATTERNS[:4]]
     figure = Figure(figsize=(10.5, 5.8), layout="constrained")
     axes = figure.subplot_mosaic([["causal", "bidirectional", "[x_t ; x_0]", "[x_t ; x_0]"],
                                   ["block-causal", "key", "[x_t ; x_0]", "[x_t ; x_0]"]])  # fmt: skip

@@ -85,13 +85,13 @@ def rules(pattern: patterns.AttentionPattern) -> list[str]:
     return ["".join(codes[index] for index in row) for row in first.tolist()]
 
 
-def training_scene(name: str, tokens: Sequence[str], block_size: int, documents: int = 1, t: float = 0.5) -> dict:
+def training_scene(name: str, tokens: Sequence[str], block_size: int, documents: int = 1) -> dict:
     """One pattern over `tokens` as a record: elements with their labels, cells as codes of `RULES`, parts, borders.
 
-    Noisy elements are masked where `corrupt` masks them at noise level t, with a fixed seed.
+    Noisy elements are masked where `corrupt` masks them at t = 0.5, with a fixed seed.
     """
     pattern = training_pattern(name, len(tokens), block_size, documents)
-    noised = _noised(len(tokens), t)
+    noised = _noised(len(tokens))
     one_view = not bool(pattern.view.any())
     all_noisy = name == "bidirectional"  # full diffusion: the row itself is x_t
     elements = []
@@ -109,9 +109,9 @@ def training_scene(name: str, tokens: Sequence[str], block_size: int, documents:
     return {"elements": elements, "borders": _borders(pattern, name), "frames": [{"cells": rules(pattern)}]}
 
 
-def _noised(length: int, t: float) -> list[list[bool]]:
-    """[view][token]: whether it is masked, in view 0 (clean), 1 (noisy at level t) and 2 (the complement of 1)."""
-    level = NoiseSchedule(t_min=t, t_max=min(1.0, t + 1e-6))
+def _noised(length: int) -> list[list[bool]]:
+    """[view][token]: whether it is masked, in view 0 (clean), 1 (noisy) and 2 (the complement of 1)."""
+    level = NoiseSchedule(t_min=0.5, t_max=0.5 + 1e-6)
     ids, maskable = torch.arange(length)[None], torch.ones(1, length, dtype=torch.bool)
     views = corrupt(ids, maskable, level, -1, torch.Generator().manual_seed(1))
     return [[False] * length, *(view.masked[0].tolist() for view in views)]
