@@ -7,7 +7,7 @@ It is readable without color: masks are shaded boxes (followed by the guess), an
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -31,46 +31,40 @@ def terminal(trace: Trace, *, steps: Sequence[int] | None = None, drafts: bool =
     name = trace_view.trace_labels([trace])[0]
     parts = [Text(f"{name}: {trace_view.summary(trace)}", style="bold")]
     for k in trace_view.chosen_steps(trace, steps, 8):
-        parts += [_head(trace, k), _line(trace, k, drafts, prompt)]
+        parts.append(Text.assemble(*_head(trace, k), style="bold"))
+        parts.append(Text.assemble("  ", *_line(trace, k, drafts, prompt)))
     return Group(*parts)
 
 
-def _head(trace: Trace, k: int):
-    """Step number, progress, and why the step's tokens were chosen."""
-    from rich.text import Text
-
+def _head(trace: Trace, k: int) -> Iterator[tuple[str, str]]:
+    """(text, style) of the step's number, its progress, and why its tokens were chosen."""
     start, masked = trace_view.masked_after(trace, 0), trace_view.masked_after(trace, k)
     full = round(BAR * (start - masked) / max(start, 1))
-    head = Text(f"step {k} of {len(trace.steps)} ", style="bold")
-    head.append("█" * full + "░" * (BAR - full), style="blue")
-    head.append(f" {trace_view.times(trace)[k]} forwards, {masked} masked", style="default")
+    yield f"step {k} of {len(trace.steps)} ", "bold"
+    yield "█" * full + "░" * (BAR - full), "blue"
+    yield f" {trace_view.times(trace)[k]} forwards, {masked} masked", "default"
     if not k:
-        return head
+        return
     step, words = trace.steps[k - 1], trace_view.reasons(trace)
     for reason in dict.fromkeys(commit.reason for commit in step.commits):
         count = sum(commit.reason == reason for commit in step.commits)
         why = words.get(reason, "not recorded").format(filled=count, held=step.held_back)
-        head.append(f"\n  ‹{count} {reason}›: {why}", style="italic")
-    return head
+        yield f"\n  ‹{count} {reason}›: {why}", "italic"
 
 
-def _line(trace: Trace, k: int, drafts: bool, prompt: bool):
-    """The sequence after `k` steps as one wrapping line."""
-    from rich.text import Text
-
+def _line(trace: Trace, k: int, drafts: bool, prompt: bool) -> Iterator[tuple[str, str]]:
+    """(text, style) of the sequence after `k` steps, adjacent tokens of one state together."""
     first, last = 0 if prompt else len(trace.prompt), trace_view.drawn_length(trace)
     pieces = []
     for cell in trace_view.cells(trace, k)[first:last]:
         pieces.append((cell.state, cell.text))
         if drafts and cell.guess is not None:
             pieces.append(("guess", cell.guess))
-    line = Text("  ")
     for state, run in groupby(pieces, key=lambda piece: piece[0]):
         text = "".join(text for _, text in run)
-        line.append(f"‹{text}›" if state == "now" else text, style=STYLES[state])
+        yield f"‹{text}›" if state == "now" else text, STYLES[state]
     if last < len(trace.initial):
-        line.append(f" … {len(trace.initial) - last} more after the end", style="dim")
-    return line
+        yield f" … {len(trace.initial) - last} more after the end", "dim"
 
 
 # `dllm play` -------------------------------------------------------------------------------------------------------

@@ -12,11 +12,13 @@ from string import Template
 
 from dllm_core.common.files import write_whole
 from dllm_core.show.html import asset, one_line, script_piece, visible
-from dllm_core.show.player.static import plain_form, static_form, still_picture
-from dllm_core.show.trace_view import reasons, times, trace_labels, waits
+from dllm_core.show.player.static import static_form
+from dllm_core.show.strip import strip
+from dllm_core.show.trace_view import cells, reasons, spread_steps, summary, times, trace_labels, waits
 from dllm_core.trace import DecodeStep, Trace
 
 MOST_TRACES = 3
+PICTURE_TOKENS = 512  # longer texts get no picture: nobody could read it
 SCRIPTS = ("unpack.js", *(f"player/{name}.js" for name in ("record", "side", "curve", "why", "bar", "player")))
 
 
@@ -41,7 +43,13 @@ class Player:
 
     @property
     def text(self) -> str:
-        return plain_form(self.traces, self.labels)
+        parts = []
+        for trace, label in zip(self.traces, self.labels, strict=True):
+            lines = [f"{label}: {summary(trace)}"]
+            for k in spread_steps(len(trace.steps), 6):
+                lines.append(f"{k:>4} " + "".join(cell.text for cell in cells(trace, k)))
+            parts.append("\n".join(lines))
+        return "\n\n".join(parts)
 
     def _piece(self, picture: bytes | None) -> str:
         traces = [record(trace, label) for trace, label in zip(self.traces, self.labels, strict=True)]
@@ -59,7 +67,9 @@ class Player:
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str | bytes]:
         """HTML with a picture where scripts do not run, and that picture for formats without HTML (slides, PDF)."""
-        picture = still_picture(self.traces[0], self.labels[0])
+        first, picture = self.traces[0], None
+        if len(first.initial) <= PICTURE_TOKENS:
+            picture = strip(first, spread_steps(len(first.steps), 4), 800, 16, self.labels[0])
         bundle = {"text/html": self._piece(picture), "text/plain": self.text}
         return bundle | ({"image/png": picture} if picture else {})
 

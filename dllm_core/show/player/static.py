@@ -1,4 +1,4 @@
-"""The player's static form, shown where scripts do not run (GitHub, untrusted notebooks, plain text).
+"""The player's static form, shown where scripts do not run (GitHub, untrusted notebooks).
 
 HTML with inline styles only, which survive a notebook's sanitizer: a picture of the decoding, then a folded <details>
 per step. It is readable without styles too: masks are shaded boxes, tokens filled in a step are bold.
@@ -9,14 +9,12 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from dllm_core.show.html import MASK, image_html
-from dllm_core.show.strip import strip
 from dllm_core.show.trace_view import cells, masked_after, spread_steps, summary, token_text
 from dllm_core.trace import Commit, Trace
 
 STATIC_STEPS = 24  # of all traces together
 STATIC_CELLS = 8_192  # tokens drawn in the steps of all traces together, about
 STATIC_COMMITS = 24  # named with their confidence in one static step
-PICTURE_TOKENS = 512  # longer texts get no picture: nobody could read it
 
 _LOOKS = {  # state → HTML tag, style
     "prompt": ("span", "opacity:.75"),
@@ -36,24 +34,6 @@ def static_form(traces: Sequence[Trace], labels: Sequence[str], picture: bytes |
         room = STATIC_CELLS // (len(traces) * max(len(trace.initial), 1))
         parts.append(_steps(trace, label, min(STATIC_STEPS // len(traces), max(4, room))))
     return "".join(parts)
-
-
-def still_picture(trace: Trace, label: str) -> bytes | None:
-    """PNG of four moments of a decoding; None for a text too long to read in it."""
-    if len(trace.initial) > PICTURE_TOKENS:
-        return None
-    return strip(trace, spread_steps(len(trace.steps), 4), 800, 16, label)
-
-
-def plain_form(traces: Sequence[Trace], labels: Sequence[str]) -> str:
-    """A few steps of each trace as plain lines, masks as shaded boxes."""
-    parts = []
-    for trace, label in zip(traces, labels, strict=True):
-        lines = [f"{label}: {summary(trace)}"]
-        for k in spread_steps(len(trace.steps), 6):
-            lines.append(f"{k:>4} " + "".join(cell.text for cell in cells(trace, k)))
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
 
 
 def _steps(trace: Trace, label: str, most: int) -> str:
