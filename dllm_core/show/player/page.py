@@ -97,7 +97,7 @@ def record(trace: Trace, label: str) -> dict:
     """
     seen: dict[int, tuple] = {}
     set_values = {key: value for key, value in trace.settings.items() if value is not None}
-    settings = {key: f"{value:g}" if isinstance(value, float) else one_line(str(value)) for key, value in set_values.items()}
+    settings = {k: f"{v:g}" if isinstance(v, float) else one_line(str(v)) for k, v in set_values.items()}
     steps = [
         {
             "block": list(step.block),
