@@ -60,7 +60,7 @@ def fonts() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def our_look() -> Iterator[None]:
-    """matplotlib's settings of this project's pictures, for a `with` block or as a decorator; other figures keep theirs."""
+    """matplotlib's settings for this project's pictures, in a `with` block or as a decorator; other figures keep theirs."""
     import matplotlib
 
     settings = {
@@ -119,8 +119,9 @@ class SavedPicture(Picture):
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None):
-    """(Figure, its rows * columns axes) without pyplot. width, height: inches; ratios: relative heights of the rows, which
-    share their x axis."""
+    """(Figure, its rows * columns axes) without pyplot. width, height: inches; ratios: relative heights of the rows.
+
+    The rows share their x axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

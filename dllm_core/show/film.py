@@ -39,7 +39,7 @@ class SampleFilm:
         return self.picture()._repr_mimebundle_() if self.frames else {"text/plain": f"{self.title}: none were kept"}
 
     def picture(self) -> Picture:
-        """A row of tokens for each of at most six frames, shaded by confidence. Raises ValueError when there are none."""
+        """A row of tokens for each of at most six frames, shaded by confidence. Raises ValueError without frames."""
         if not self.frames:
             raise ValueError("film: no samples yet; give `film` to show.progress together with `sample`")
         rows = []

@@ -64,7 +64,7 @@ def _draw_key(ax) -> None:
 
 
 def _draw_cells(ax, scene: dict) -> None:
-    """Draw a scene's first frame into matplotlib axes: the markers of `MARKS`, and borders of blocks, documents, views."""
+    """Draw a scene's first frame into matplotlib axes: the `MARKS`, and borders of blocks, documents, views."""
     cells = np.array([list(row) for row in scene["frames"][0]["cells"]])
     chosen = [np.isin(cells, list(codes)) for _, _, _, codes, _ in MARKS]
     draw_cells(ax, chosen[0] + 2 * chosen[1], SQUARES)

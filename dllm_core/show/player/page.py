@@ -26,8 +26,8 @@ class Player:
     """Step through one to three decodings on a common clock, "forwards" (of the model) or "seconds".
 
     A notebook displays it, with a picture where scripts do not run. `html`: for embedding in a page, without that
-    picture; `page()`: a complete page; `text`: a few steps as plain lines. Raises ValueError for another number of traces
-    or of labels, or another clock; TypeError for anything that is not a `Trace`.
+    picture; `page()`: a complete page; `text`: a few steps as plain lines. Raises ValueError for another number of
+    traces or of labels, or another clock; TypeError for anything that is not a `Trace`.
     """
 
     def __init__(self, *traces: Trace, labels: Sequence[str] | None = None, clock: str = "forwards"):
