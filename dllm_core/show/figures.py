@@ -60,7 +60,7 @@ def fonts() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def our_look() -> Iterator[None]:
-    """matplotlib's settings for this project's pictures, in a `with` block or as a decorator; other figures keep theirs."""
+    """matplotlib's settings of this project's pictures, for a `with` block or as a decorator; others keep theirs."""
     import matplotlib
 
     settings = {

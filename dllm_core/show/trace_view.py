@@ -135,7 +135,7 @@ def summary(trace: Trace) -> str:
 
 
 def reasons(trace: Trace) -> dict[str, str]:
-    """Reason of a commit → explanation with the trace's settings. {filled}, {held}: placeholders for counts of the step."""
+    """Reason of a commit → explanation with the trace's settings. {filled}, {held}: for counts of the step."""
     level = _level(trace)
     random = trace.style == "llada1" and trace.settings.get("remasking") == "random"
     choice = "it was drawn at random" if random else "it was among the most confident"

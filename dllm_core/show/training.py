@@ -111,7 +111,7 @@ def _smoothed(loss):
 
 
 def _draw_validation(axes, validated: dict[int, float], merged: list[int], bound: bool) -> None:
-    """step → validation as a dashed line, with rings around the merged steps. bound: whether it is an upper bound, for the legend."""
+    """step → validation as a dashed line, rings around the merged steps. bound: whether it is an upper bound."""
     if validated:
         label = "validation (bound)" if bound else "validation"
         axes.plot(*zip(*validated.items(), strict=True), "D--", color=COLORS["vermilion"], markersize=6, label=label)
@@ -146,7 +146,7 @@ def progress(
     """Yield the same `TrainStep`s while showing a bar, updating `live`, and every `every` steps printing the text of
     `sample(step)`, a `Trace` or a text. film: a `SampleFilm` that keeps the samples, and one of the first step.
 
-    Sampling happens between steps. The bar is plain text, also in JupyterLab; outside an interactive notebook it is drawn every 10 s.
+    Sampling happens between steps. The bar is plain text; outside an interactive notebook it is drawn every 10 s.
     `live` is closed at the end, also after an error or a stop. Raises ValueError when `sample` comes without `every`
     (0: no samples).
     """

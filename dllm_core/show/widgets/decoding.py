@@ -118,8 +118,8 @@ class DecodingPanel:
         return {name: control.value for name, control in self.controls.items()}
 
     def check(self) -> bool:
-        """Show the controls that the task and the style use, each with its help; returns whether their values are valid.
-        An error is shown beside the control that it concerns."""
+        """Show the controls that the task and the style use, each with its help, and return whether their values are
+        valid. An error is shown beside the control that it concerns."""
         values = self.values
         shown = request.used(values["task"], values["style"])
         for name, cell in self.cells.items():

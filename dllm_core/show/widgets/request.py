@@ -99,7 +99,7 @@ def config_of(values: Mapping) -> DecodeConfig:
 def masked_text(tokenizer, text: str) -> list[int]:
     """Tokens of a text whose gaps are two or more underscores, one masked token for each: "床前____光".
 
-    The text between gaps is tokenized piece by piece, since the masked words are unknown. Raises ValueError without a gap.
+    The text between gaps is tokenized in pieces: the masked words are unknown. Raises ValueError without a gap.
     """
     if not GAP.search(text):
         raise ValueError("gaps: the text has none; write two or more underscores, one for each masked token")
