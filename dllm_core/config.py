@@ -75,7 +75,8 @@ class ModelConfig(Settings):
         self._require("head_dim", self.head_dim % 2 == 0, "even (RoPE rotates pairs)")
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", heads)
-        self._require("num_key_value_heads", heads % self.num_key_value_heads == 0, f"a divisor of num_attention_heads={heads}")
+        is_divisor = heads % self.num_key_value_heads == 0
+        self._require("num_key_value_heads", is_divisor, f"a divisor of num_attention_heads={heads}")
         if self.intermediate_size is None:
             object.__setattr__(self, "intermediate_size", 64 * -(-hidden * 8 // (3 * 64)))
 

@@ -37,17 +37,13 @@ def computed_positions(length: int, config: DecodeConfig) -> int:
 
 
 class DecodingState:
-    """A batch with its cache while it is decoded.
-
-    tokens: [B, T] int64; asked: [B, T] bool, positions up to the answer's end; condition: [B, T] bool, the tokens that
-    are not masked at the start; prompt, length: [B] int64, positions of the prompt and of prompt and answer; cached: [B] int64, positions below it are final and their
-    keys and values stored; row: [B] int64, the row's number at the start. Under guidance a second copy of the batch,
-    its condition masked, runs beside the first (an input that block training never showed).
-    """
+    """A batch with its cache while it is decoded. Under guidance a second copy of the batch, its condition masked, runs
+    beside the first (an input that block training never showed)."""
 
     def __init__(
-        self, model, checkpoint, sequences: list[list[int]], prompt_lengths: list[int], config: DecodeConfig, began: float
-    ):
+        self, model, checkpoint, sequences: list[list[int]], prompt_lengths: list[int], config: DecodeConfig,
+        began: float,
+    ):  # fmt: skip
         """model: the checkpoint's, in the form that decodes; sequences: prompts with their masks; began:
         `time.perf_counter()` when the decoding began. Raises ValueError where a sequence is longer than the model's
         positions."""
@@ -61,17 +57,19 @@ class DecodingState:
         most = model.config.max_position_embeddings
         if longest > most:
             raise ValueError(f"prompt and answer take {longest} positions: more than max_position_embeddings={most}")
-        # 1. tokens, right-padded; in LLaDA 2 more masks complete the last block
+        # 1. tokens [B, T], right-padded; in LLaDA 2 more masks complete the last block
         self.tokens = torch.full((batch, longest), tokenizer.pad_token_id, device=device)
         for i, sequence in enumerate(sequences):
             self.tokens[i, : ends[i]] = self.mask_token_id
             self.tokens[i, : len(sequence)] = torch.tensor(sequence, device=device)
+        # [B] positions of the prompt, and of prompt and answer; [B, T] those up to the answer's end, those given
         self.prompt = torch.tensor(prompt_lengths, device=device)
         self.length = torch.tensor([len(sequence) for sequence in sequences], device=device)
         self.asked = torch.arange(longest, device=device) < self.length[:, None]
         self.condition = self.asked & (self.tokens != self.mask_token_id)
-        self.row = torch.arange(batch, device=device)
-        # 2. an empty cache; LLaDA 1 has none, since every position may change with every other
+        self.row = torch.arange(batch, device=device)  # [B], each row's number at the start
+        # 2. an empty cache: positions below `cached` [B] are final, their keys and values stored; LLaDA 1 has none, since
+        # every position may change with every other
         self.cached, self.cache = torch.zeros_like(self.row), None
         if config.style != "llada1":
             copies = 2 if config.cfg_scale else 1

@@ -54,11 +54,7 @@ class AttentionPattern:
 
 
 class MaskTerms(NamedTuple):
-    """The terms of the rule for every query q (row) and key k (column): [B, S, S] bool each; clean: [B, 1, S].
-
-    The rule combines same_document, own_block (same view and same block) and earlier_clean (k is clean and its block
-    comes before q's); same_view, same_block and clean are what the last two are computed from.
-    """
+    """The terms of the rule for every query q (row) and key k (column): [B, S, S] bool each; clean: [B, 1, S]."""
 
     same_document: Tensor
     same_view: Tensor

@@ -26,19 +26,17 @@ ASYNC_DEVICES = ("cuda",)  # they compute while the host goes on: the next step 
 
 @dataclass(frozen=True)
 class TrainStep:
-    """What one optimizer step did. step: counted from 1; loss: nats per scored token; tokens: read so far, without
-    padding; seconds: of training so far, without validation and without what a GPU computes while the consumer works;
-    validation: bound or likelihood measured after this step."""
+    """What one optimizer step did."""
 
-    step: int
-    loss: float
+    step: int  # counted from 1
+    loss: float  # nats per scored token
     learning_rate: float
-    tokens: int
-    seconds: float
+    tokens: int  # read so far, without padding
+    seconds: float  # of training so far, without validation and without what a GPU computes while the consumer works
     grad_norm: float
     block_size: int | None = None
     phase: str | None = None
-    validation: float | None = None
+    validation: float | None = None  # bound or likelihood measured after this step
     parts: dict[str, float] = field(default_factory=dict)
 
 
@@ -75,12 +73,11 @@ def train(
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A step whose gradients are computed or, on a GPU, queued. values: [n] on the device: summed loss, its count, the
-    number of interrupted processes, the summed `parts`, the norm of the gradient; tokens: read by the step."""
+    """A step whose gradients are computed or, on a GPU, queued."""
 
-    values: Tensor
-    parts: list[str]
-    tokens: int
+    values: Tensor  # [n] on the device: summed loss, its count, interrupted processes, summed `parts`, gradient's norm
+    parts: list[str]  # their names
+    tokens: int  # read by the step
     block_size: int | None
 
 
