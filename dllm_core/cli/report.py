@@ -36,23 +36,30 @@ def run(options: argparse.Namespace) -> None:
     if not options.scores:
         raise UsageError("name a *.scores.json of notebook 07, or --schema")
     try:
-        seeds = [load_scores(path) for path in options.scores]
-        summary = read_json(options.summary) if options.summary else None
-        parts = [table(settings_rows(seeds)).markdown, table(group_rows(seeds)).markdown, "\n".join(sentences(seeds))]
+        print(safe("\n\n".join(_parts(options)), 100_000))
     except (OSError, DataError) as error:
         raise UsageError(str(error)) from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:  # damaged, or written by another program
+        files = ", ".join(filter(None, (*options.scores, options.summary)))
+        raise UsageError(f"{files}: not what notebook 07 and dllm run write ({type(error).__name__}: {error})") from error
+
+
+def _parts(options: argparse.Namespace) -> list[str]:
+    seeds = [load_scores(path) for path in options.scores]
+    summary = read_json(options.summary) if options.summary else None
+    parts = [table(settings_rows(seeds)).markdown, table(group_rows(seeds)).markdown, "\n".join(sentences(seeds))]
     versions = seeds[0]["versions"]
     numbers = ", ".join(str(scores["settings"]["seed"]) for scores in seeds)
     parts.append(f"seeds {numbers}; torch {versions['torch']}, {versions['device']}, {versions['threads']} thread(s)")
-    print(safe("\n\n".join(parts), 100_000))
     if summary:
         minutes, seconds = divmod(round(summary["seconds"]), 60)
         stages = ", ".join(f"{name} {stage['seconds']:.0f}" for name, stage in summary["stages"].items())
-        print(
-            f"The notebooks took {minutes} minutes {seconds} seconds ({summary['seconds']:.0f} seconds) with "
+        parts[-1] += (
+            f"\nThe notebooks took {minutes} minutes {seconds} seconds ({summary['seconds']:.0f} seconds) with "
             f"--jobs {summary['jobs']} and {summary['memory_gib']:.2f} GiB of memory at most; "
             f"seconds of each: {stages}."
         )
+    return parts
 
 
 def load_scores(path: str | Path) -> dict:

@@ -148,13 +148,15 @@ def test_a_folder_that_hugging_face_wrote(home, architecture, tied):
     {"rope_parameters": {"rope_type": "yarn", "factor": 4}}, {"rope_scaling": "yarn"}, {"model_type": "granite"},
     {"quantization_config": {"quant_method": "fp8"}}, {"dllm": 3}, {"vocab_size": "17"},
     {"dllm": {"checkpoint": {"objective": "gpt"}}}, {"dllm": {"checkpoint": {"objektive": "ar"}}},
-    {"dllm": {"checkpoint": ["ar"]}},
+    {"dllm": {"checkpoint": ["ar"]}}, {"num_key_value_heads": "4"}, {"num_key_value_heads": 2.0}, {"rope_theta": 0},
+    {"max_position_embeddings": "64"}, {"rms_norm_eps": float("nan")}, {"head_dim": 0}, {"num_hidden_layers": True},
+    {"dllm": {"checkpoint": {"objective": "llada2", "chat": "no"}}},
 ], ids=str)  # fmt: skip
 def test_a_config_that_the_model_cannot_honour_is_refused(home, fields):
     run = finished()
     config = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps({**config, **fields}))
-    with pytest.raises(RunError, match=f"config.json: .*({next(iter(fields))}|rope_type|objective|objektive|mapping)"):
+    with pytest.raises(RunError, match=f"config.json: .*({next(iter(fields))}|rope_type|objective|objektive|mapping|chat)"):
         load_checkpoint("story")
 
 

@@ -55,6 +55,25 @@ def test_a_file_without_grades_is_named(tmp_path, capsys):
         assert str(path) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("change", [
+    {"quality_speed": 5}, {"quality_speed": [5]}, {"versions": None}, {"settings": {}},
+    {"speed": {"AR": {"tokens_per_second": "fast"}}}, {"likelihood": {"AR": 1}},
+], ids=str)  # fmt: skip
+def test_a_file_of_other_types_is_named(tmp_path, capsys, change):
+    (tmp_path / "bad.json").write_text(json.dumps({**scores(0, 4, 200.0), **change}))
+    assert main(["report", str(tmp_path / "bad.json")]) == 2
+    assert "bad.json: not what notebook 07" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["5", "{", '{"seconds": 3}', '{"seconds": "x", "stages": {}, "jobs": 1, "memory_gib": 1}'])
+def test_a_summary_that_is_none_is_named(tmp_path, capsys, content):
+    (tmp_path / "s.json").write_text(json.dumps(scores(0, 4, 200.0)))
+    (tmp_path / "run.json").write_text(content)
+    assert main(["report", str(tmp_path / "s.json"), "--summary", str(tmp_path / "run.json")]) == 2
+    printed = capsys.readouterr()
+    assert "run.json" in printed.err and not printed.out
+
+
 def test_lines_are_markdown_tables(tmp_path):
     for rows in (report.settings_rows([scores(0, 4, 1.0)]), report.group_rows([scores(0, 4, 1.0)])):
         assert len({line.count("|") for line in table(rows).markdown.splitlines()}) == 1
