@@ -39,6 +39,7 @@ def noise_schedules(schedules: Iterable) -> Picture:
                 axes.axvspan(schedule.t_min, schedule.t_max, color=COLORS[color], alpha=0.12, linewidth=0)
     left.set(title="still clean: α(t)", xlabel=T_AXIS)
     middle.set(title="weight: w(t)", xlabel=T_AXIS, yscale="log", ylim=(1e-2, 1e3))
+    middle.yaxis.set_major_formatter("{x:g}")  # powers would be math text, which the look leaves as it is written
     right.set(title="share of the loss: w(t)·(1 − α(t))", xlabel=T_AXIS, ylim=(0, None))
     legend_below(figure, left, 2 if any(map(_narrow, schedules)) else 3)
     return Picture(figure, "noise schedules over t: " + "; ".join(map(_named, schedules)))

@@ -26,3 +26,10 @@ def test_loss_shares_follow_a_measured_loss():
     assert is_png(picture) and len(picture.figure.axes) == 2
     with pytest.raises(ValueError, match="empty"):
         show.loss_shares([])
+
+
+def test_ticks_of_the_weight_are_numbers():
+    weight = show.noise_schedules([NoiseSchedule()])
+    assert is_png(weight)
+    labels = [label.get_text() for label in weight.figure.axes[1].get_yticklabels()]
+    assert {"0.01", "1", "100"} <= set(labels)

@@ -143,6 +143,8 @@ def _lines(records, spec):
                 axes.annotate(f"{row[note]:g}", (x_value, row[y].mean), **where)
     if spec.get("log"):
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")  # powers would be math text, which the look leaves as it is written
+        axes.xaxis.set_minor_formatter("")
     axes.set_xlabel(heading(x) + (f" (at the points: {heading(note)})" if note else ""))
     axes.set_ylabel(heading(y))
     axes.legend(loc="best")
