@@ -23,7 +23,8 @@ from dllm_core.data.tokenizer import backend
 
 FORMAT = 3  # raised when the meaning of the cached files changes
 FILES = ("tokens.bin", "scored.bin", "offsets.npy")
-PIECE, PIECES = 2**15, 32  # bytes and number of the pieces that the checksum of a large file is taken over
+WHOLE = 2**23  # bytes up to which a checksum reads all of a file, in about 3 ms
+PIECE, PIECES = 2**16, 64  # bytes and number of the pieces that it reads of a larger one
 ABANDONED = 3600  # seconds without a write after which an unfinished folder belongs to no running process
 
 
@@ -168,13 +169,12 @@ def _state(path: Path, today: str = "") -> list:
 
 
 def _checksum(path: Path) -> list[int]:
-    """(bytes, CRC-32) of a file; of a large one, the CRC of pieces evenly spread over it. About 1 ms."""
+    """(bytes, CRC-32) of a file; of a file larger than `WHOLE`, of pieces evenly spread over it."""
     size = path.stat().st_size
-    last = max(size - PIECE, 0)
-    starts = range(0, size, PIECE) if size <= PIECES * PIECE else [last * i // (PIECES - 1) for i in range(PIECES)]
+    spread = [(size - PIECE) * i // (PIECES - 1) for i in range(PIECES)]
     checksum = 0
-    with open(path, "rb") as file:
-        for start in starts:
+    with open(path, "rb", buffering=0) as file:
+        for start in range(0, size, PIECE) if size <= WHOLE else spread:
             file.seek(start)
             checksum = zlib.crc32(file.read(PIECE), checksum)
     return [size, checksum]

@@ -84,7 +84,7 @@ def test_another_content_of_equal_size_and_time_is_noticed(workspace, tokenizer)
     assert text_documents(path, tokenizer)[0][0].tolist() == [before[0], before[2], before[1], before[3]]
 
 
-@pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, 100_000, 2**23 + 1])
 def test_a_checksum_reads_both_ends_and_what_lies_between(tmp_path, size):
     content = np.random.default_rng(0).integers(1, 256, size, np.uint8)
     seen = set()
