@@ -20,13 +20,11 @@
 `reference` holds the losses, decoders and training loop as the papers write them.
 """
 
-import importlib
-import sys
-import types
+from dllm_core.common.lazy import offer
 
 __version__ = "0.1.0"
 
-_NAMES = {  # file: what is imported from it by name
+NAMES = {  # file: what is imported from it
     "config": ("ModelConfig", "TrainConfig", "DecodeConfig", "CheckpointInfo"),
     "schedules": ("NoiseSchedule", "BlockSchedule", "learning_rate"),
     "patterns": ("AttentionPattern",),
@@ -40,25 +38,5 @@ _NAMES = {  # file: what is imported from it by name
     "train": ("train", "TrainStep"),
     "checkpoints.formats": ("load_checkpoint",),
 }
-_FILE_OF = {name: file for file, names in _NAMES.items() for name in names}
 
-
-def __getattr__(name: str):
-    if name not in _FILE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_FILE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_FILE_OF})
-
-
-class _Package(types.ModuleType):
-    """The package, in which `train` is always the function: importing its file would set the attribute to the module."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name != "train":
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+offer(__name__, NAMES)

@@ -35,10 +35,10 @@ def test_generating_needs_no_notebook():
     assert not set(in_a_fresh_process(code).split()) & {"matplotlib", "papermill", "ipywidgets"}
 
 
-@pytest.mark.parametrize("name", list(dllm_core._FILE_OF))
-def test_each_name_of_the_public_api_exists_and_is_in_its_docstring(name):
+@pytest.mark.parametrize("file, name", [(file, name) for file, names in dllm_core.NAMES.items() for name in names])
+def test_each_name_of_the_public_api_exists_and_is_in_its_docstring(file, name):
     assert getattr(dllm_core, name).__name__ == name
-    assert re.search(rf"^    .*\b{name}\b.* {dllm_core._FILE_OF[name]}$", dllm_core.__doc__, re.MULTILINE)
+    assert re.search(rf"^    .*\b{name}\b.* {file}$", dllm_core.__doc__, re.MULTILINE)
     assert name in dir(dllm_core)
 
 

@@ -14,11 +14,9 @@ Html, Markdown, Table, Picture, Player           what these functions return
 save_figure, interactive                         a figure as a file; whether the notebook is interactive
 """
 
-import importlib
-import sys
-import types
+from dllm_core.common.lazy import offer
 
-_FILES = {  # file: the names that are imported from it
+NAMES = {  # file: the names that are imported from it
     "common.progress_bar": ("interactive",),
     "common.text": ("safe",),
     "show.attention.explorer": ("attention",),
@@ -35,27 +33,5 @@ _FILES = {  # file: the names that are imported from it
     "show.terminal": ("terminal",),
     "show.training": ("LiveLossCurve", "progress", "training_curve"),
 }
-_FILE_OF = {name: file for file, names in _FILES.items() for name in names}
-__all__ = list(_FILE_OF)
 
-
-def __getattr__(name: str):
-    if name not in _FILE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dllm_core.{_FILE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-class _Package(types.ModuleType):
-    """The package, in which `attention`, `player` and `terminal` are always the functions: importing a file of the
-    same name would set the attribute to the module."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in _FILE_OF or not isinstance(value, types.ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+offer(__name__, NAMES)

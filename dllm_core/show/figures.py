@@ -28,7 +28,10 @@ COLORS = {
     "sky": "#56B4E9",
     "grey": "#8a8a8a",
 }
-LINES = (("blue", "-", "o"), ("vermilion", "--", "s"), ("green", "-.", "^"), ("purple", ":", "D"), ("orange", "-", "v"))
+LINES = (
+    ("blue", "-", "o"), ("vermilion", "--", "s"), ("green", "-.", "^"),
+    ("purple", ":", "D"), ("orange", "-", "v"), ("grey", "--", "P"),
+)  # fmt: skip
 HATCHES = ("", "//", "..", "xx", "\\\\")
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
