@@ -187,9 +187,9 @@ def model_config(record: dict, state: dict[str, Tensor], where: Path) -> ModelCo
     parts = [record.get(name) or {} for name in ("rope_scaling", "rope_parameters", "dllm")]
     if not all(isinstance(part, dict) for part in parts):
         raise RunError(f"{where}: rope_scaling, rope_parameters and dllm must be objects or null")
-    rope = {"rope_type": parts[0].get("type"), **parts[0], **parts[1]}
-    _refuse_unsupported({**rope, **record}, where)
-    known = {name: value for name, value in {**rope, **record}.items() if name in names and value is not None}
+    flat = {**record, "rope_type": parts[0].get("type"), **parts[0], **parts[1]}  # as transformers reads it
+    _refuse_unsupported(flat, where)
+    known = {name: value for name, value in flat.items() if name in names and value is not None}
     known |= {name: value for name, value in parts[2].items() if name in names}
     missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - set(known)
     if missing:

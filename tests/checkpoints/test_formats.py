@@ -175,6 +175,12 @@ def test_what_a_config_switches_off_is_accepted(home, fields):
     assert load_checkpoint("story").model.config == tiny().config
 
 
+def test_the_rope_base_of_transformers_5_goes_before_that_of_4(home):
+    """transformers does so where a config.json has both."""
+    record = {**tiny().config.to_dict(), "rope_theta": 1e4, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}
+    assert model_config(record, {}, home).rope_theta == 50.0
+
+
 @pytest.mark.parametrize("name, options", [
     ("Qwen3", {}), ("Qwen2", {}), ("Llama", {}), ("Mistral", {"sliding_window": None}), ("Qwen3", {"rope_theta": 1e6}),
     ("Qwen3", {"num_key_value_heads": 2, "head_dim": 64, "sliding_window": 4096}),

@@ -18,13 +18,14 @@ from statistics import median
 
 import torch
 
+from dllm_core.cli.stages import read_record
 from dllm_core.common.errors import UsageError
-from dllm_core.common.files import display_path, read_json, write_json
+from dllm_core.common.files import display_path, write_json
 from dllm_core.common.paths import resolve
 from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.devices import cores, machine
 from dllm_core.workshop.benchmark import decode, feed, train
-from dllm_core.workshop.benchmark.results import RECORDS, short, short_spread
+from dllm_core.workshop.benchmark.results import RECORD, RECORDS, short, short_spread
 from dllm_core.workshop.benchmark.timing import SHAPES, Setting, take_turns
 
 PARTS = {"train": train, "decode": decode, "feed": feed}
@@ -96,7 +97,8 @@ def save(rows: list[dict], setting: Setting, stopped: str) -> None:
     folder = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     stem = "-".join(filter(None, (setting.part, setting.shape, setting.dtype, str(setting.threads))))
     path = resolve(RECORDS) / folder / f"{stem}.json"
-    if stopped and path.exists() and "stopped" not in read_json(path):
+    earlier = read_record(path, RECORD)  # empty where there is none, or a damaged one
+    if stopped and earlier and "stopped" not in earlier:
         print(f"{display_path(path)}: the complete record stays")
         return
     content = {"machine": name, "torch": torch.__version__, "date": date.today().isoformat(), "code": commit()}

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from dllm_core.common.files import read_json
+from dllm_core.cli.stages import read_record
 from dllm_core.common.paths import resolve
 from dllm_core.show.figures import COLORS, Picture, error_bars, line_look, new_figure, our_look, save_figure
 from dllm_core.show.html import table
@@ -13,6 +13,7 @@ from dllm_core.workshop.benchmark import decode, train
 from dllm_core.workshop.benchmark.timing import plural
 
 RECORDS = "notebooks/benchmarks"
+RECORD = {"machine": str, "part": str, "shape": str, "dtype": str, "threads": int, "rows": list[dict]}  # of a setting
 PARTS = {"decode": "Decoding", "train": "Training", "feed": "Feeding"}  # in the order of the page
 UNITS = {"decode": ("ms per token", 1e3), "train": ("µs per token", 1e6)}  # of curves
 INTRODUCTION = (
@@ -46,7 +47,8 @@ MARKS = ("float32, 1 thread", "float32, 2 threads", "bfloat16, 1 thread", "bfloa
 def read_records() -> list[dict]:
     """Every record, machine by machine, decoding before training before feeding, the larger shape first."""
     order = lambda r: (r["machine"], list(PARTS).index(r["part"]), r["shape"], r["dtype"] == "bfloat16", r["threads"])
-    return sorted((read_json(path) for path in sorted(resolve(RECORDS).glob("*/*.json"))), key=order)
+    records = (read_record(path, RECORD) for path in sorted(resolve(RECORDS).glob("*/*.json")))
+    return sorted(filter(None, records), key=order)
 
 
 def short(value: float | str) -> str:

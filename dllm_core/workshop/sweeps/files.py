@@ -184,9 +184,11 @@ def _at_scale(path: Path, key: str, values: dict, scale: str) -> dict:
 def find_sweeps(names: Sequence[str] = (), scale: str = "cpu", left_out: list[str] | None = None) -> list[Sweep]:
     """The sweeps of these names, or all, in their order.
 
-    Raises UsageError for an unknown name or a file that is wrong; where `left_out` is given, the errors of files that
+    Raises UsageError for an unknown name or scale, or a file that is wrong; where `left_out` is given, the errors of files that
     no name asks for are added to it instead.
     """
+    if scale not in SCALES:
+        raise UsageError(f"no scale {scale!r}; there are {', '.join(SCALES)}")
     paths = {path.stem: path for path in resolve(FOLDER).glob("*.yaml")}
     for name in names:
         if name not in (*paths, "all"):

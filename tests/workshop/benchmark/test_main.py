@@ -130,6 +130,8 @@ def test_the_page_has_a_section_for_each_record(tmp_path, monkeypatch):
     aimed = row("decode", "tiny float32, batch 1", target="at least 1.8", **{"ms per token": 0.1234})
     for part, rows in (("train", [row("train")]), ("decode", [aimed])):
         (folder / f"{part}.json").write_text(json.dumps(record(part, rows)))
+    for name, content in (("cut", "{"), ("empty", "{}"), ("number", "5"), ("rows", json.dumps(record("feed", [5])))):
+        (folder / f"{name}.json").write_text(content)  # a damaged record counts as absent
     page = results.section()
     assert page.index("### Decoding, tiny, float32, 1 thread") < page.index("### Training, tiny")
     assert "| batch 1 | **fast** against slow | 2 (1.5–2.5) | at least 1.8 | ms per token 0.123 |" in page

@@ -138,6 +138,8 @@ def test_a_file_without_a_question(toy):
         files.find_sweeps([])
     with pytest.raises(UsageError, match="no sweep 'tyo'.*there are toy"):
         files.find_sweeps(["tyo"])
+    with pytest.raises(UsageError, match="no scale '../cpu'; there are cpu, h100, smoke"):
+        files.find_sweeps([], "../cpu")
 
 
 def test_scales_cells_and_shared_trainings(toy):
