@@ -5,13 +5,15 @@ command that was typed is imported.
 """
 
 import argparse
+import contextlib
 import importlib
+import io
 import sys
 from types import ModuleType
 
 from dllm_core.cli.status_line import StatusLine
 from dllm_core.common.errors import DataError, RunError, UsageError
-from dllm_core.common.interrupt import sigterm_as_interrupt
+from dllm_core.common.interrupt import signals_as_interrupt
 
 COMMANDS = {  # word → (module, help)
     "run": ("dllm_core.cli.run", "run one, several or all notebooks of the chain"),
@@ -29,16 +31,37 @@ COMMANDS = {  # word → (module, help)
 
 def main(argv: list[str] | None = None) -> int:
     """The console script `dllm`. Exit code 0: all is well; 1: a cell failed; 2: bad arguments; 130: interrupted."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is getattr(sys, f"__{name}__") and getattr(sys, name) is not None:
+            setattr(sys, name, _lasting(getattr(sys, name)))
     try:
-        with sigterm_as_interrupt():
+        with signals_as_interrupt():
             options, module = parse(sys.argv[1:] if argv is None else argv)
             return module.run(options) or 0
     except (DataError, RunError, UsageError) as error:
         print(f"dllm: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be made or written, a full disk
+        print(f"dllm: {error.filename or ''}: {error.strerror or error}".replace(" :", ""), file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         StatusLine().say("interrupted; the same command goes on from here")
         return 130
+
+
+class _Output(io.FileIO):
+    """A stream that goes on when its reader has ended (`dllm run … | head -1`), its terminal is closed or its disk full."""
+
+    def write(self, data) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+def _lasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """The stream as an `_Output` that can print every sign: one that its encoding lacks becomes its number."""
+    buffered = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(buffered, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, ModuleType]:

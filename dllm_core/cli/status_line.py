@@ -13,7 +13,7 @@ class StatusLine:
 
     def __init__(self):
         self.live = sys.stdout.isatty()
-        self.began = time.time()
+        self.began = time.monotonic()
         self.drawn = self.began
 
     def say(self, text: str) -> None:
@@ -22,11 +22,11 @@ class StatusLine:
 
     def progress(self, running: Mapping) -> None:
         """Draw how far each `NotebookProcess` is, by name: every 0.3 seconds on a terminal, every minute in a log."""
-        if not running or time.time() - self.drawn < (0.3 if self.live else 60):
+        if not running or time.monotonic() - self.drawn < (0.3 if self.live else 60):
             return
-        self.drawn = time.time()
+        self.drawn = time.monotonic()
         parts = [
-            f"{name} cell {min(job.done + 1, job.cells or 1)} of {job.cells or '?'}, {elapsed(job.started)}"
+            f"{name} cell {min(job.done + 1, job.cells or 1)} of {job.cells or '?'}, {elapsed(job.began)}"
             for name, job in running.items()
         ]
         line = f"{' | '.join(parts)}  ({elapsed(self.began)} in all)"
@@ -37,6 +37,6 @@ class StatusLine:
 
 
 def elapsed(since: float) -> str:
-    """The time since `since` (seconds since 1970), as minutes:seconds."""
-    minutes, seconds = divmod(int(time.time() - since), 60)
+    """The time since `since` (of the monotonic clock), as minutes:seconds."""
+    minutes, seconds = divmod(int(time.monotonic() - since), 60)
     return f"{minutes}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""Ctrl-C and the notebook's stop button, held back until a training step is complete; SIGTERM, which does the same."""
+"""Ctrl-C and the notebook's stop button, held back until a training step is complete; signals that do the same."""
 
 import contextlib
 import signal
@@ -8,19 +8,26 @@ from dataclasses import dataclass
 
 
 @contextlib.contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM (a polite kill, a queue's time limit) does what Ctrl-C does: what runs saves before it stops."""
+def signals_as_interrupt() -> Iterator[None]:
+    """SIGTERM (a polite kill, a queue's time limit) and SIGHUP (a closed terminal) do what Ctrl-C does: what runs saves
+    before it stops. One that is ignored stays so (nohup)."""
 
-    def interrupt(*_) -> None:
+    def interrupt(number: int, frame) -> None:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)  # a closed terminal sends it twice
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell script's background job
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
+    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dllm_core.common.interrupt import deferred_interrupt, sigterm_as_interrupt
+from dllm_core.common.interrupt import deferred_interrupt, signals_as_interrupt
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +47,32 @@ def test_another_thread_changes_no_handler(handler):
 
 
 @pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])  # ignored: as of a script's background
-def test_a_polite_kill_is_an_interrupt(ctrl_c):
-    old_sigterm, old_sigint = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, ctrl_c)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_polite_kill_and_a_closed_terminal_are_interrupts(number, ctrl_c):
+    old, old_sigint = signal.getsignal(number), signal.signal(signal.SIGINT, ctrl_c)
     try:
-        with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt():
-            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), signals_as_interrupt():
+            signal.raise_signal(number)
     finally:
         signal.signal(signal.SIGINT, old_sigint)
-    assert signal.getsignal(signal.SIGTERM) is old_sigterm
+    assert signal.getsignal(number) is old
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with signals_as_interrupt():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_hangs_up_twice_interrupts_once():
+    times = 0
+    with signals_as_interrupt():
+        for _ in range(2):
+            try:
+                signal.raise_signal(signal.SIGHUP)
+            except KeyboardInterrupt:
+                times += 1
+    assert times == 1
