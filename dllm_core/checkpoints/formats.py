@@ -4,6 +4,7 @@ Known layouts: this project's run folders, Hugging Face's Qwen3 and MiniMind's (
 """
 
 import reprlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from dllm_core.common.errors import NOT_FINITE, RunError
 from dllm_core.common.files import read_json, replaced_whole
-from dllm_core.common.paths import resolve
+from dllm_core.common.paths import resolve, run_path
 from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.model import Transformer
@@ -49,23 +50,37 @@ def find_checkpoint(name: str | Path) -> tuple[Path, str]:
     path = resolve(name)
     if path.is_file():
         return path, "file"
-    weights = resolve("weights")
-    stem = path.with_suffix("") if path.suffix in (".pt", ".pth") else path
-    for ending, variant in (("", "last"), ("_state_dict", "last"), ("_best", "best"), ("_merged", "merged")):
-        if stem.name.endswith(ending):
-            run = stem.name.removesuffix(ending)
-            for folder in (stem.parent / run, weights / run):
-                if (folder / VARIANTS[variant]).is_file():
-                    return folder, variant
-    existing = sorted(file.parent.name for file in weights.glob(f"*/{VARIANTS['last']}"))
+    for folder, variant in run_folders(name):
+        if (folder / VARIANTS[variant]).is_file():
+            return folder, variant
+    existing = sorted(file.parent.name for file in resolve("weights").glob(f"*/{VARIANTS['last']}"))
     raise RunError(
         f"checkpoint {name}: no such file or finished run; runs here: {', '.join(existing) or 'none'}. Train it first"
     )
 
 
+def run_folders(name: str | Path) -> list[tuple[Path, str]]:
+    """(folder, variant) of each run that any of its names can mean, the likeliest first; the folders need not exist."""
+    path = Path(name)
+    stem = path.with_suffix("") if path.suffix in (".pt", ".pth") else path
+    folders = []
+    for ending, variant in (("", "last"), ("_state_dict", "last"), ("_best", "best"), ("_merged", "merged")):
+        if stem.name.endswith(ending):
+            run = stem.parent / stem.name.removesuffix(ending)
+            if ".." in run.parts:  # of another working directory: that folder, else the run of its name
+                folders.append((resolve(run), variant))
+                run = Path(run.name)
+            with suppress(RunError):
+                folders.append((run_path(run), variant))
+            folders.append((resolve(run), variant))
+    return folders
+
+
 def run_name(name: str | Path) -> str:
-    """The run that any of its names means: `weights/NAME_best.pt` → NAME."""
-    stem = Path(name).name.removesuffix(".pt")
+    """The run that any of its names means: `weights/NAME_best.pt` → NAME, sub/NAME → sub/NAME."""
+    path = Path(name)
+    run = path.name if path.is_absolute() else path.as_posix().removeprefix("weights/")
+    stem = run.removesuffix(".pt")
     return stem.removesuffix("_state_dict").removesuffix("_best").removesuffix("_merged")
 
 
@@ -280,5 +295,5 @@ def save_weights(model: Transformer, file: Path) -> None:
 
 def save_tensors(state: dict[str, Tensor], file: Path) -> None:
     """Write a .safetensors file atomically, marked as PyTorch's, as transformers expects."""
-    with replaced_whole(file) as partial:
+    with replaced_whole(file, sum(tensor.nbytes for tensor in state.values())) as partial:
         save_file(state, partial, metadata={"format": "pt"})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dllm_core.common.errors import DataError, UsageError
 from dllm_core.common.files import display_path, json_text, read_json
-from dllm_core.common.paths import resolve
+from dllm_core.common.paths import resolve, run_path
 from dllm_core.common.records import fits
 from dllm_core.notebook.parameters import (
     Parameter,
@@ -18,6 +18,8 @@ from dllm_core.notebook.parameters import (
     unknown_name,
 )
 from dllm_core.notebook.ranges import check_settings
+
+CODE_CHANGED = "the notebook's code changed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +90,8 @@ class NotebookJob:
         """The files that show that the stage has its result: its run folder's config, its output."""
         run_name, output = self.parameters.get("run_name"), self.parameters.get("output")
         products = []
-        if run_name:
-            products.append((self.weights or resolve("weights")) / run_name / "config.json")
+        if run_name is not None:
+            products.append(run_path(run_name, self.weights) / "config.json")
         if output:
             products.append(resolve(output))
         return products
@@ -105,7 +107,7 @@ class NotebookJob:
             words = [f"{name}: {before.get(name)!r} -> {after.get(name)!r}" for name in changed[:3]]
             return f"parameters changed ({', '.join(words)}{', ...' if len(changed) > 3 else ''})"
         if record["code"] != self.code:
-            return "the notebook's code changed"
+            return CODE_CHANGED
         for path in (self.executed, *self.products):
             if not path.exists():
                 return f"{display_path(path)} is missing"
@@ -146,7 +148,8 @@ def plan(
 ) -> list[NotebookJob]:  # fmt: skip
     """A job for every chosen stage, its parameters checked. pairs: (name, text) of each `-p`.
 
-    Raises UsageError for a parameter that no notebook has or whose value does not fit, before anything has run.
+    Before anything has run, raises UsageError for a parameter that no notebook has or whose value does not fit, and
+    RunError for a run_name that cannot be.
     """
     scales = sorted({"cpu", *(folder.name for folder in resolve("notebooks/presets").glob("*/"))})
     if preset not in scales:

@@ -1,37 +1,63 @@
 """Files: the atomic write, the JSON reader and the form in which messages name a path."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dllm_core.common.errors import DataError
+from dllm_core.common.errors import DataError, RunError
 from dllm_core.common.paths import root
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE_WORDS = ("unexpected pos", *(f"os error {number}" for number in NO_SPACE))  # of torch and safetensors
 
 
 @contextmanager
-def replaced_whole(path: str | Path) -> Iterator[Path]:
+def explain_full_disk(path: Path, size: int) -> Iterator[None]:
+    """Around writing `size` bytes to `path`. Raises RunError on a full disk, whichever library met it."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) in NO_SPACE or any(words in str(error) for words in NO_SPACE_WORDS):
+            needs, free = max(size / 1e6, 0.1), shutil.disk_usage(path.parent).free / 1e6
+            raise RunError(
+                f"no space in {path.parent} for {path.name}: {needs:.1f} MB needed, {free:.1f} MB free; free some and run "
+                "the same again"
+            ) from error
+        raise
+
+
+@contextmanager
+def replaced_whole(path: str | Path, size: int = 0) -> Iterator[Path]:
     """Yield a path beside `path` to write to, and rename it to `path` when the block ends without an error.
 
     A reader sees the old file or the new one, never a part of it, and several processes may write the same file. The
-    folder is created. After an error the old file stays and the partial one is removed.
+    folder is created. After an error the old file stays and the partial one is removed. size: bytes to be written.
+    Raises RunError on a full disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with explain_full_disk(path, size):
+        try:
+            partial.touch()
+            mode = partial.stat().st_mode  # as the umask wants it; safetensors makes a file private
+            yield partial
+            partial.chmod(mode)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:
     """Write text (as UTF-8, line ends unchanged) or bytes atomically; return the path. Half a surrogate pair is written as
     its escape, which JSON reads back."""
-    with replaced_whole(path) as partial:
-        partial.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    with replaced_whole(path, len(data)) as partial:
+        partial.write_bytes(data)
     return Path(path)
 
 
@@ -59,6 +85,21 @@ def read_json(path: str | Path, error: type[ValueError] = DataError) -> dict:
     if not isinstance(record, dict):
         raise error(f"{path}: expected a JSON object, found {type(record).__name__}")
     return record
+
+
+def read_json_lines(path: Path, error: type[ValueError] = DataError) -> list[dict]:
+    """The records of a file of JSON lines, [] where there is none; a last line that a killed process left incomplete is
+    skipped. Raises `error` that names file and line of a damaged one."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else []
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):
+            break
+        try:
+            records.append(dict(json.loads(line)))
+        except (ValueError, TypeError, RecursionError) as cause:
+            raise error(f"{path}:{number}: not a JSON object ({cause}); delete the line") from cause
+    return records
 
 
 def display_path(path: str | Path) -> str:

@@ -165,10 +165,10 @@ def _digest(path: Path, tokenizer, options: dict) -> str:
 
 def _state(path: Path, today: str = "") -> list:
     """What changes with the content of the source, and last the day, for templates that write it."""
-    return [FORMAT, path.stat().st_mtime_ns, *_checksum(path), today]
+    return [FORMAT, path.stat().st_mtime_ns, *checksum(path), today]
 
 
-def _checksum(path: Path) -> list[int]:
+def checksum(path: Path) -> list[int]:
     """(bytes, CRC-32) of a file; of a file larger than `WHOLE`, of pieces evenly spread over it."""
     size = path.stat().st_size
     spread = [(size - PIECE) * i // (PIECES - 1) for i in range(PIECES)]
@@ -199,7 +199,7 @@ def _write(folder: Path, path: Path, state: list, tokenizer, chunks: Iterable[To
         left_out = ", ".join(f"{count} {name}" for name, count in info.items() if count)
         raise DataError(f"{path}: no document is left to train on ({left_out or 'no lines'})")
     np.save(folder / "offsets.npy", offsets)
-    files = {name: _checksum(folder / name) for name in FILES}
+    files = {name: checksum(folder / name) for name in FILES}
     record = {"dtype": dtype.name, "source": str(path), "state": state, "files": files, "counts": info}
     write_json(folder / "info.json", record)
 
@@ -212,7 +212,7 @@ def _load(folder: Path, state: list, tokenizer) -> TokenDataset | None:
     """The documents in `folder`; None when they are absent, damaged, or those of another state of the source."""
     try:
         info = read_json(folder / "info.json")
-        if info["state"] != state or info["files"] != {name: _checksum(folder / name) for name in FILES}:
+        if info["state"] != state or info["files"] != {name: checksum(folder / name) for name in FILES}:
             return None
         tokens = np.memmap(folder / "tokens.bin", info["dtype"], "r")
         has_prompts = (folder / "scored.bin").stat().st_size > 0

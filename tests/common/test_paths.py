@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from dllm_core.common.paths import resolve, root
+import pytest
+
+from dllm_core.common.errors import RunError, UsageError
+from dllm_core.common.paths import resolve, root, run_path
 
 
 def test_the_root_is_the_nearest_project_above(workspace, project, tmp_path_factory, monkeypatch):
@@ -26,3 +29,21 @@ def test_another_folder_may_replace_weights(workspace, monkeypatch):
     assert resolve("data/weights") == workspace / "data/weights"
     monkeypatch.setenv("DLLM_WEIGHTS", "/disk")
     assert resolve("weights/run") == Path("/disk/run")
+    (workspace / "file").touch()
+    monkeypatch.setenv("DLLM_WEIGHTS", "file")
+    with pytest.raises(UsageError, match="DLLM_WEIGHTS=file: is a file; name a folder"):
+        resolve("weights/run")
+
+
+def test_a_run_lies_under_weights_or_at_an_absolute_path(workspace, monkeypatch):
+    weights = workspace / "weights"
+    for name in ("x", "weights/x", "x/", "./x"):
+        assert run_path(name) == weights / "x", name
+    assert run_path("sub/x") == run_path("weights/sub/x") == weights / "sub/x"
+    assert run_path("/disk/x") == Path("/disk/x") and run_path("~/x") == Path.home() / "x"
+    assert run_path("x", workspace / "seeds") == workspace / "seeds/x"
+    monkeypatch.setenv("DLLM_WEIGHTS", "/disk")
+    assert run_path("x") == run_path("weights/x") == Path("/disk/x")
+    for name in ("../x", "sub/../../x", "weights/../x", "/disk", "/", "", "~else/x", "x "):
+        with pytest.raises(RunError, match="must name a folder of its own"):
+            run_path(name)
