@@ -54,7 +54,8 @@ def train(
 
     objective: (model, batch, block_size=, generator=, embedding_noise=) → `Loss`; generator: `noise.generator_for`.
     validate: model → float, lower is better; measured every `config.eval_every` steps and at the end.
-    run: a `RunFolder`; if it holds the state of an unfinished training, that training goes on, bit for bit.
+    run: a `RunFolder`; if it holds the state of an unfinished training, that training goes on, bit for bit; the weights of
+    a finished one are loaded into `model`, and nothing is yielded.
 
     KeyboardInterrupt (also in the consumer's cell) saves the state before it stops the loop. So does any other end of the
     consumer, except under FSDP with several processes: those go back to the last saved state.
@@ -247,12 +248,15 @@ class TrainingLoop:
         self.saved_at = self.step
 
     def restore(self, state: dict) -> None:
-        """Continue from a saved state; the weights are loaded already."""
+        """Continue from a saved state; the weights are loaded already. A finished training has no step left."""
+        self.step = state["step"]
+        if self.step == math.inf:
+            return
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
             self.processes.shard_optimizer_state(optimizer)
         self.batches.load_state(state["batches"])
-        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+        self.tokens, self.seconds = state["tokens"], state["seconds"]
 
     def check_interrupt(self) -> None:
         """Raise KeyboardInterrupt if the training has to stop after this step: one process at once, several together."""

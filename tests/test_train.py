@@ -106,6 +106,14 @@ def check_equal(uninterrupted, model, run) -> None:
         ).read_bytes()
 
 
+def test_a_finished_training_loads_its_weights_and_yields_nothing(uninterrupted, tmp_path):
+    run = opened(tmp_path / "run")
+    run.finish(uninterrupted[0])
+    model = tiny()
+    assert list(train(**setting(model), run=opened(tmp_path / "run"))) == []
+    assert same_weights(model, uninterrupted[0])
+
+
 # --- what a step says ---------------------------------------------------------------------------------------------
 
 

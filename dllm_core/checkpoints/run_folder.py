@@ -11,86 +11,157 @@ The report's names `weights/NAME.pt`, `NAME_state_dict.pt`, `NAME_best.pt` resol
 """
 
 import json
+import math
 import os
 import shutil
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from dllm_core.checkpoints.formats import VARIANTS, hf_config, mean_weights, save_tensors, save_weights
+from dllm_core.checkpoints.formats import VARIANTS, hf_config, mean_weights, read_state, save_tensors, save_weights
+from dllm_core.checkpoints.run_lock import NAME, take_lock
+from dllm_core.checkpoints.same_training import same_settings, same_start, starts_from
 from dllm_core.common.errors import RunError
-from dllm_core.common.files import json_text, read_json, replaced_whole, write_json, write_whole
-from dllm_core.common.paths import resolve
+from dllm_core.common.files import (
+    display_path,
+    explain_full_disk,
+    json_text,
+    read_json,
+    read_json_lines,
+    replaced_whole,
+    write_json,
+    write_whole,
+)
+from dllm_core.common.paths import run_path
 from dllm_core.compute.processes import rank
 from dllm_core.config import CheckpointInfo
 from dllm_core.model import Transformer
+from dllm_core.train import TrainStep
 
-# Settings that change nothing of the training itself; neither do those that begin with gen_.
-WITHOUT_EFFECT = frozenset({
-    "prompt", "checkpoint", "max_new_tokens", "sample_every", "save_every", "valid_items", "llada1_block_length",
-    "llada2_enable_parallel_decoding", "device",
-})  # fmt: skip
+TRAIN_AGAIN = "DLLM_TRAIN_AGAIN"  # environment variable: set, a finished training is set aside instead of taken up
+_trained_here: dict[Path, weakref.ref] = {}  # folder → the model that this process trains in place
 
 
 class RunFolder:
-    """The folder of one training, written while it runs."""
+    """The folder of one training, written while it runs.
+
+    is_finished: the training had ended when the folder was opened. saved_step: the step of the saved state, 0: none.
+    """
 
     def __init__(self, folder: Path, keep_best: int = 1):
         self.folder, self.keep_best = Path(folder), keep_best
+        self.is_finished, self.saved_step, self.has_kept = False, 0, False
 
     @classmethod
     def open(cls, name: str, model: Transformer, checkpoint: CheckpointInfo, tokenizer, settings: dict, keep_best: int = 1):
-        """The run `name` under weights/, which continues an unfinished training with the same settings (except those
-        `WITHOUT_EFFECT`). A finished run, or one with other settings, is kept as NAME.old, and a new one begins.
+        """The run `name` (`run_path`), locked for this process. A training of the same settings (except those
+        without effect), from the same weights and data, is continued or, where it had finished, taken up. Another run
+        is set aside, a finished one as NAME.old, a stopped one as NAME.stopped, and a new one begins.
 
         Of several processes that train together only the first changes the folder, here and in `finish`.
-        Raises RunError for a name that means weights/ itself or a folder above it.
+        Raises RunError for a name that cannot be, a folder that another process trains in and one that is no run.
         """
-        folder = resolve(name) if os.sep in name else resolve("weights") / name
-        weights = Path(os.path.abspath(resolve("weights")))
-        if Path(os.path.abspath(folder)) in (weights, *weights.parents):  # renaming it would move all runs
-            raise RunError(f"run_name={name!r}: must name a folder of its own, such as my_run (under weights/)")
-        run = cls(folder, keep_best)
+        run = cls(run_path(name), keep_best)
         if rank() > 0:
             return run
+        folder = run.folder
+        run.read_config()  # before anything is written there
+        folder.mkdir(parents=True, exist_ok=True)
+        take_lock(folder)
         config = hf_config(model.config, checkpoint, settings)
+        config["dllm"]["starts_from"] = starts_from(model, settings)
         config = json.loads(json_text(config))  # as it will be read: tuples become lists
-        if (folder / "config.json").is_file():
-            earlier = read_json(folder / "config.json", RunError)
-            same = _training_of(earlier) == _training_of(config)
-            if same and (folder / "state.pt").is_file() and not (folder / VARIANTS["last"]).is_file():
+        trains_on = folder in _trained_here and _trained_here[folder]() is model  # its weights are no longer the first
+        earlier = run.read_config()
+        if earlier:
+            before = earlier["dllm"].get("starts_from", {})
+            same = same_settings(earlier, config) and (trains_on or same_start(before, config["dllm"]["starts_from"]))
+            run.is_finished = same and (folder / VARIANTS["last"]).is_file() and not os.environ.get(TRAIN_AGAIN)
+            if run.is_finished or (same and run._is_stopped()):
                 for partial in folder.rglob("*.partial"):  # left by a process that was killed while it wrote
                     partial.unlink()
-                run._write_config(config)
-                return run
-            run._set_aside("dllm" in earlier)
-        folder.mkdir(parents=True, exist_ok=True)
+                config["dllm"]["starts_from"] |= before
+            else:
+                run._set_aside()
+        write_json(folder / "config.json", config, indent=2)
         tokenizer.save_pretrained(folder)
-        run._write_config(config)
+        _trained_here[folder] = weakref.ref(model)
         return run
 
-    def _write_config(self, config: dict) -> None:
-        write_json(self.folder / "config.json", config, indent=2)
+    @staticmethod
+    def check_free(name: str) -> None:
+        """Raises RunError when no training can begin in the run `name`: its name, another process, a read-only disk."""
+        run = RunFolder(run_path(name))
+        folder = next(folder for folder in (run.folder, *run.folder.parents) if folder.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise RunError(f"{display_path(run.folder)}: cannot be written, {folder} is a file or read-only")
+        if run.read_config() and rank() == 0:
+            take_lock(run.folder, keep=False)
 
-    def _set_aside(self, written_here: bool) -> None:
-        """Rename the folder to NAME.old. One that this project wrote and that has neither weights nor a state is deleted
-        instead, so that it does not replace a better NAME.old."""
-        if written_here and not any((self.folder / name).is_file() for name in ("state.pt", *VARIANTS.values())):
-            shutil.rmtree(self.folder)
+    def read_config(self) -> dict:
+        """The config.json of the run that is here; {} where nothing is. Raises RunError for anything but a run."""
+        file, advice = self.folder / "config.json", "choose another run_name, or move the folder away"
+        if not self.folder.exists() or not any(
+            entry.name != NAME and entry.suffix != ".partial" for entry in self.folder.iterdir()
+        ):
+            return {}
+        try:
+            config = read_json(file, RunError) if file.is_file() else {}
+        except RunError as error:
+            raise RunError(f"{error}: {advice}") from error
+        if not isinstance(config.get("dllm"), dict):
+            raise RunError(f"{display_path(self.folder)}: holds files, but no run of this project: {advice}")
+        return config
+
+    def _is_stopped(self) -> bool:
+        return (self.folder / "state.pt").is_file() and not (self.folder / VARIANTS["last"]).is_file()
+
+    def _set_aside(self) -> None:
+        """Rename the folder of a finished run to NAME.old and of a stopped one to NAME.stopped, in the place of an earlier
+        one. Of a run that saved nothing, delete what it wrote."""
+        if not any((self.folder / name).is_file() for name in ("state.pt", *VARIANTS.values())):
+            for name in ("metrics.jsonl", "samples.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
             return
-        old = self.folder.with_name(self.folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        self.folder.rename(old)
+        aside = self.folder.with_name(self.folder.name + (".stopped" if self._is_stopped() else ".old"))
+        if RunFolder(aside).read_config():
+            take_lock(aside)
+            shutil.rmtree(aside)
+        self.folder.rename(aside)
+        self.folder.mkdir()
+        take_lock(self.folder)
+
+    @contextmanager
+    def _naming_state(self) -> Iterator[None]:
+        """Around writing during a training: an error says which state is left."""
+        try:
+            yield
+        except RunError as error:
+            left = f"the state of step {self.saved_step} is intact" if self.saved_step else "no state was saved yet"
+            raise RunError(f"{error} ({left})") from error
 
     def record(self, step, model: Transformer) -> None:
         """Append the TrainStep to metrics.jsonl; after a validation, keep the weights if they are among the best."""
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json_text(asdict(step)) + "\n")
-        if step.validation is None:
-            return
+        with self._naming_state():
+            self._append(json_text(asdict(step)) + "\n")
+            if step.validation is not None:
+                self._keep_best(step, model)
+
+    def _append(self, line: str) -> None:
+        file = self.folder / "metrics.jsonl"
+        with explain_full_disk(file, len(line)), open(file, "a", encoding="utf-8") as metrics:
+            metrics.write(line)
+
+    def _keep_best(self, step, model: Transformer) -> None:
         kept = self.checkpoints()
         if len(kept) >= self.keep_best and kept[self.keep_best - 1][0] <= step.validation:
             return
@@ -100,44 +171,78 @@ class RunFolder:
         write_json(self.folder / "checkpoints" / "scores.json", {name: scores[name] for name in ranked[: self.keep_best]})
         for name in ranked[self.keep_best :]:
             (self.folder / "checkpoints" / name).unlink()
+        self.has_kept = True
 
     def checkpoints(self) -> list[tuple[float, Path]]:
-        """(validation loss, file) of the kept checkpoints, best first."""
+        """(validation loss, file) of the kept checkpoints, best first. Raises RunError when one that was kept is gone."""
         scores = self.folder / "checkpoints" / "scores.json"
-        if not scores.is_file():
+        if not scores.is_file() and not self.has_kept:
             return []
-        return sorted((value, scores.with_name(name)) for name, value in read_json(scores, RunError).items())
+        try:
+            kept = sorted((float(value), scores.with_name(name)) for name, value in read_json(scores, RunError).items())
+            lost = [file.name for _, file in kept if not file.is_file()]
+            if lost:
+                raise RunError(f"{', '.join(lost)} is gone")
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{scores}: damaged or deleted ({error}): the best weights so far are lost; delete the folder "
+                f"{display_path(scores.parent)} and run again, then the best is chosen among later ones"
+            ) from error
+        return kept
 
     def metrics(self) -> list[dict]:
         """The recorded TrainSteps as dicts; a last line that a killed process left incomplete is skipped."""
-        file = self.folder / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return read_json_lines(self.folder / "metrics.jsonl", RunError)
+
+    def steps(self) -> list[TrainStep]:
+        """The recorded steps. Raises RunError for a line that is none."""
+        try:
+            return [TrainStep(**line) for line in self.metrics()]
+        except TypeError as error:
+            raise RunError(f"{self.folder}/metrics.jsonl: a line is no step ({error}); delete the line") from error
 
     def save_state(self, state: dict) -> None:
-        with replaced_whole(self.folder / "state.pt") as partial:
+        size = sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+        with self._naming_state(), replaced_whole(self.folder / "state.pt", size) as partial:
             torch.save(state, partial)
+        self.saved_step = state["step"]
 
     def load_state(self) -> dict | None:
-        """The saved training state, or None. Metrics recorded after it was saved are deleted."""
+        """The saved training state, or None; of a finished training its weights, at a step beyond all. Metrics recorded
+        after the state was saved are deleted. Raises RunError for a damaged state."""
+        if self.is_finished:
+            weights = read_state(self.folder / VARIANTS["last"])
+            weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])  # tied weights are saved once
+            return {"model": weights, "step": math.inf}
         file = self.folder / "state.pt"
         if not file.is_file():
             return None
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        lines = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= state["step"]]
-        write_whole(self.folder / "metrics.jsonl", "".join(lines))
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            self.saved_step = state["step"]
+        except Exception as error:  # whatever the reader raises, the cause is this file
+            raise RunError(
+                f"{file}: damaged ({type(error).__name__}); put a copy in its place, or delete it to train from the start"
+            ) from error
+        lines = [json_text(asdict(step)) + "\n" for step in self.steps() if step.step <= self.saved_step]
+        recorded = write_whole(self.folder / "metrics.jsonl", "".join(lines))
+        if lost := self.saved_step - len(lines):
+            warnings.warn(f"{recorded}: {lost} of {self.saved_step} steps are missing, and so in the curve", stacklevel=2)
         return state
 
     def finish(self, model: Transformer) -> None:
-        """Write the last weights and the best (a copy of the best checkpoint), and delete the state for resuming."""
+        """Write the last weights and the best (a copy of the best checkpoint), and delete the state for resuming. A
+        training that had finished before keeps its last weights."""
         if rank() > 0:
             return
-        kept = self.checkpoints()
-        if kept:
-            self._copy(kept[0][1], VARIANTS["best"])
-        else:
-            save_weights(model, self.folder / VARIANTS["best"])
-        save_weights(model, self.folder / VARIANTS["last"])
+        with self._naming_state():
+            kept = self.checkpoints()
+            if kept:
+                self._copy(kept[0][1], VARIANTS["best"])
+            elif not self.is_finished:
+                save_weights(model, self.folder / VARIANTS["best"])
+            if not self.is_finished:
+                save_weights(model, self.folder / VARIANTS["last"])
         (self.folder / "state.pt").unlink(missing_ok=True)
 
     def merge(self, k: int) -> dict[str, Tensor]:
@@ -158,13 +263,5 @@ class RunFolder:
         self._copy(self.folder / VARIANTS[variant], VARIANTS["best"])
 
     def _copy(self, source: Path, name: str) -> None:
-        with replaced_whole(self.folder / name) as partial:
+        with replaced_whole(self.folder / name, source.stat().st_size) as partial:
             shutil.copyfile(source, partial)
-
-
-def _training_of(config: dict) -> dict:
-    """A run's config.json with only the settings that change the training."""
-    record = config.get("dllm", {})
-    settings = record.get("settings", {})
-    kept = {name: settings[name] for name in settings if name not in WITHOUT_EFFECT and not name.startswith("gen_")}
-    return {**config, "dllm": {**record, "settings": kept}}

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from dllm_core.checkpoints.formats import run_folders
 from dllm_core.cli.stages import STAGES, choose, plan
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, read_json
-from dllm_core.common.interrupt import sigterm_as_interrupt
+from dllm_core.common.interrupt import signals_as_interrupt
 from dllm_core.common.paths import resolve
 from dllm_core.compute.devices import pick_device
 from dllm_core.compute.processes import ProcessGroup, leave, rank, world_size
@@ -53,7 +54,7 @@ def train_stage(argv: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="train_stage")
     add_arguments(parser)
-    with sigterm_as_interrupt():
+    with signals_as_interrupt():
         train(parser.parse_args(argv))
 
 
@@ -89,8 +90,9 @@ def find_run(run: str, preset: str, pairs: Sequence[Sequence[str]]) -> tuple[Pat
 
     pairs: (name, text) of each `-p`. Raises UsageError.
     """
-    config = resolve(run) / "config.json"
-    if not config.is_file():
+    configs = [folder / "config.json" for folder, _ in run_folders(run)]
+    config = next((file for file in configs if file.is_file()), None)
+    if config is None:
         stages = choose([run], STAGES)
         if len(stages) > 1:
             raise UsageError(f"{run!r} means {len(stages)} stages, train one: {', '.join(s.name for s in stages)}")

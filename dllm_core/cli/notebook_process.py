@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import yaml
 
+from dllm_core.checkpoints.run_folder import TRAIN_AGAIN
 from dllm_core.cli.stages import NotebookJob
 from dllm_core.common.files import write_whole
 
@@ -37,17 +38,20 @@ class NotebookProcess:
     """A notebook that runs: `done` of `cells` cells are finished, and `peak` is the most bytes that were resident.
 
     Creating it starts the run. The values go to a .yaml beside the executed notebook too, as `papermill -f` takes them.
+    trains_again: a training that is finished is not taken up.
     """
 
-    def __init__(self, job: NotebookJob, cwd: Path, threads: int):
+    def __init__(self, job: NotebookJob, cwd: Path, threads: int, trains_again: bool = False):
         self.cells, self.done, self.peak = 0, 0, 0
-        self.started = time.time()
+        self.started, self.began = time.time(), time.monotonic()  # the second clock never goes back
         self.error: BaseException | None = None
         self.stopping = False
         self.kernel: psutil.Process | None = None
         values = yaml.safe_dump(job.overrides, allow_unicode=True, sort_keys=False)
         write_whole(job.executed.with_suffix(".yaml"), values)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        if trains_again:
+            environment[TRAIN_AGAIN] = "1"
         if job.weights:
             environment["DLLM_WEIGHTS"] = str(job.weights)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  what the kernel writes beside the cells' outputs

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
     if not (options.stages or options.list or options.parameters):
         raise UsageError(f"which stages? all, or any of {' '.join(stage.name for stage in stages.STAGES)}")
-    began, screen = time.time(), StatusLine()
+    began, screen = time.monotonic(), StatusLine()
     out = resolve(options.out or f"runs/{options.preset}")
     jobs = plan(choose(options.stages or ["all"], stages.STAGES), stages.STAGES, options.preset, options.p, out)
     for name, _ in options.p:
@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         _print_outlook(jobs)
         return 0
+    out.mkdir(parents=True, exist_ok=True)
     results, peak = run_jobs(jobs, options.jobs, options.force, screen)
     table = {}
     for job in jobs:
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         table[name] = {"state": state, **{key: record[key] for key in ("seconds", "memory_gib") if key in record}}
         numbers = f"{record['seconds']:8.1f} s {record['memory_gib']:6.2f} GiB" if record else ""
         screen.say(f"{name:12}{state:8}{numbers}")
-    seconds, gib = round(time.time() - began, 1), round(peak / 2**30, 2)
+    seconds, gib = round(time.monotonic() - began, 1), round(peak / 2**30, 2)
     summary = {"preset": options.preset, "jobs": options.jobs, "seconds": seconds, "memory_gib": gib, "stages": table}
     path = write_json(out / "summary.json", summary)
     screen.say(f"{'together':20}{seconds:8.1f} s {gib:6.2f} GiB at most  ({display_path(path)})")

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from dllm_core.cli.stages import RECORD, NotebookJob, read_record
+from dllm_core.cli.stages import CODE_CHANGED, RECORD, NotebookJob, read_record
 from dllm_core.cli.status_line import StatusLine
 from dllm_core.common.files import display_path, write_json
 from dllm_core.common.paths import root
@@ -63,7 +63,7 @@ def run_jobs(
                     screen.say(f"{job.stage.name:11} runs {display_path(job.notebook)}: {reason}")
                     alone = not running and [job] == list(filter(is_ready, waiting))  # all others wait for this one
                     threads = job.threads or _threads(1 if alone else at_once)
-                    running[job] = NotebookProcess(job, root(), threads)
+                    running[job] = NotebookProcess(job, root(), threads, force or reason == CODE_CHANGED)
                 else:
                     text = f"skipped, its result is there: {display_path(job.executed)} (--force runs it again)"
                     settle(job, "skipped", text, read_record(job.record, RECORD))
@@ -85,7 +85,7 @@ def run_jobs(
 
 def _outcome(job: NotebookJob, process) -> tuple[str, str, dict]:
     """(state, line to print, record) of a run that has ended; the record of a finished one is written."""
-    seconds, gib = time.time() - process.started, process.peak / 2**30
+    seconds, gib = time.monotonic() - process.began, process.peak / 2**30
     if process.error:
         return "failed", f"FAILED after {seconds:.0f} s: {process.failure()}\n  see {display_path(job.executed)}", {}
     record = {

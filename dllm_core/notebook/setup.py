@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dllm_core.checkpoints.bundled import bundled_checkpoint
-from dllm_core.checkpoints.formats import LoadedCheckpoint, find_checkpoint, load_checkpoint, run_name
+from dllm_core.checkpoints.formats import LoadedCheckpoint, find_checkpoint, load_checkpoint, run_folders, run_name
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
-from dllm_core.common.paths import resolve
+from dllm_core.common.paths import resolve, run_path
 from dllm_core.config import DecodeConfig
 from dllm_core.data.embedded import is_embedded
 from dllm_core.data.jsonl import read_texts
@@ -35,7 +36,7 @@ STAGE_OF = {  # run → the stage of `dllm run` that trains it, which begins wit
 def settings(notebook: str, scope: dict) -> dict:
     """The parameters that `notebook` declares, with their values in `scope` (the notebook's `globals()`). From here on
     an error of a cell also names the notebook's parameter (`name_parameters`). Raises ValueError for a value that a
-    config of the library would refuse."""
+    config of the library would refuse, RunError for a `run_name` that cannot be trained into."""
     declared = read_parameters(resolve(f"notebooks/{notebook}.ipynb"))
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
@@ -47,6 +48,8 @@ def settings(notebook: str, scope: dict) -> dict:
         shell.set_custom_exc((ValueError,), show_error)
     values = {name: scope[name] for name in declared}
     check_settings(declared, values)
+    if values.get("run_name") is not None and values["train"]:
+        RunFolder.check_free(values["run_name"])
     with naming_parameters(declared):
         _check_schedules(values)
     return values
@@ -141,7 +144,8 @@ def preflight(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, check
             f"prompt: its {len(tokens)} tokens and max_new_tokens={config.max_new_tokens} take {length} positions, "
             f"the model has max_position_embeddings={most}: shorten prompt or lower max_new_tokens"
         )
-    if checkpoint and run_name(checkpoint) != run_name(trained):
+    is_trained = trained and run_path(trained) in [folder for folder, _ in run_folders(checkpoint)]
+    if checkpoint and not is_trained:
         try:
             find_checkpoint(checkpoint)
         except RunError as error:

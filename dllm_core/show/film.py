@@ -1,9 +1,8 @@
 """The film of samples: texts that a model generates during training, saved in its run folder, drawn as frames."""
 
-import json
 from pathlib import Path
 
-from dllm_core.common.files import json_text, write_whole
+from dllm_core.common.files import json_text, read_json_lines, write_whole
 from dllm_core.show.figures import Picture
 from dllm_core.show.html import visible
 from dllm_core.show.rows import TokenRow, draw_token_rows
@@ -22,9 +21,8 @@ class SampleFilm:
 
     def __init__(self, file: str | Path | None = None, title: str = "samples over training"):
         self.file, self.title, self.frames = file and Path(file), title, []
-        if self.file and self.file.is_file():
-            lines = self.file.read_text(encoding="utf-8").splitlines()
-            self.frames = [json.loads(line) for line in lines if line.endswith("}")]
+        if self.file:
+            self.frames = read_json_lines(self.file)
 
     def add(self, step, sample: Trace | str) -> None:
         """Keep `sample` as of `step`: a `TrainStep`, or a plain number of steps."""

@@ -21,19 +21,24 @@ SHARE = 0.03  # most of the time that drawing may take
 class LiveLossCurve:
     """A loss curve that grows: `live.update(train_step)` for every step, `live.close()` at the end.
 
-    every: least seconds between two pictures; interactive: whether to draw before the end (default:
-    `show.interactive()`). One picture remains in the notebook. `live.picture()` draws the current state at any time.
+    steps: recorded before, of a run that is continued; every: least seconds between two pictures; interactive: whether to
+    draw before the end (default: `show.interactive()`). One picture remains in the notebook. `live.picture()` draws the
+    current state at any time.
     """
 
-    def __init__(self, title: str = "training", *, every: float = 2.0, interactive: bool | None = None):
+    def __init__(
+        self, title: str = "training", steps: Sequence = (), *, every: float = 2.0, interactive: bool | None = None
+    ):
         self.title, self.every = title, every
         self.interactive = progress_bar.interactive() if interactive is None else interactive
-        self.steps: list = []
+        self.steps = list(steps)
         self.handle, self.closed = None, False
         self.drawn_at, self.cost = time.perf_counter(), 0.0
 
     def update(self, step) -> None:
-        """Add a step; draw when it is time. step: any record with `TrainStep`'s fields."""
+        """Add a step; draw when it is time. step: any record with `TrainStep`'s fields; later ones are dropped."""
+        while self.steps and self.steps[-1].step >= step.step:
+            self.steps.pop()
         self.steps.append(step)
         if self.interactive and time.perf_counter() - self.drawn_at > max(self.every, self.cost / SHARE):
             self._draw()
@@ -168,6 +173,12 @@ def progress(
                 if film is not None:
                     film.add(step, sampled)
             yield step
+        if not bar.n:
+            bar.initial = bar.n = total
+            bar.write(
+                "the training was finished already, its weights are loaded; to train again, choose another run_name or "
+                "delete the run's folder (dllm run: --force)"
+            )
     finally:
         bar.close()
         if live is not None:

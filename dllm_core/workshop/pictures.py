@@ -33,7 +33,6 @@ from dllm_core.show.rows import TokenRow, draw_token_rows
 from dllm_core.show.strip import stacked
 from dllm_core.show.trace_view import times
 from dllm_core.trace import Trace
-from dllm_core.train import TrainStep
 from dllm_core.workshop import screenshots
 
 MOST = 300_000  # bytes of a picture that is committed
@@ -150,7 +149,7 @@ def packing() -> show.Picture:
 
 def training() -> show.Picture:
     folder = RunFolder(find_checkpoint("weights/diffusion_llada2_pretrain")[0])
-    steps = [TrainStep(**line) for line in folder.metrics()]
+    steps = folder.steps()
     merged = folder.checkpoints()[: parameters("03_llada2_pretrain")["llada2_topk_merge_k"]]
     return show.training_curve(steps, "LLaDA 2 pretraining", [int(file.stem) for _, file in merged])
 

@@ -46,16 +46,18 @@ def toy(tmp_path, monkeypatch):
 @pytest.fixture
 def stub(toy, monkeypatch):
     """Stages that end at once instead of running: `stub.started` in order, `stub.fail` names those that fail."""
-    book = SimpleNamespace(started=[], fail=set(), together=0, threads=[], alive=[])
+    book = SimpleNamespace(started=[], fail=set(), together=0, threads=[], alive=[], again=[])
 
     class Fake:
-        def __init__(self, job, cwd, threads):
+        def __init__(self, job, cwd, threads, trains_again):
             executed = job.executed
             book.started.append(executed.stem)
             book.threads.append(threads)
+            book.again.append(trains_again)
             book.alive.append(self)
             book.together = max(book.together, len(book.alive))
-            self.started, self.peak, self.polls, self.done, self.cells = time.time(), 2**30, 0, 0, 3
+            self.started, self.began, self.peak = time.time(), time.monotonic(), 2**30
+            self.polls, self.done, self.cells = 0, 0, 3
             failed = executed.stem in book.fail
             self.error = RuntimeError("no") if failed else None
             executed.parent.mkdir(parents=True, exist_ok=True)
@@ -297,6 +299,21 @@ def test_a_real_run_and_a_real_failure(toy, capfd):
     record = json.loads((toy / "runs/cpu/01_first.json").read_text())
     assert 0.01 < record["memory_gib"] < 4 and record["parameters"]["prompt"] == "你是谁？"
     assert "ZeroDivisionError" in (toy / "runs/cpu/02_b.ipynb").read_text()
+
+
+def test_a_clock_that_goes_back_makes_no_negative_time(stub, monkeypatch):
+    clock = iter(range(10**6, 0, -1))
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    assert run("01") == 0
+    assert json.loads(stages.resolve("runs/cpu/01_first.json").read_text())["seconds"] >= 0
+
+
+def test_force_and_changed_code_train_again(stub, toy):
+    assert run("all") == 0 and not any(stub.again)
+    assert run("all", "--force") == 0 and all(stub.again[4:])
+    (toy / "notebooks/01_first.ipynb").write_text(notebook("print(2)", parameters=PARAMETERS["01_first"]), "utf-8")
+    stub.again.clear()
+    assert run("01") == 0 and stub.again == [True]
 
 
 def test_memory_is_measured_without_a_progress_display(toy):

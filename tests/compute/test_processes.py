@@ -202,7 +202,7 @@ NOTEBOOK = """
 
 def test_a_notebook_is_trained_by_accelerate_launch_and_its_run_by_a_notebook(tmp_path, project):
     """01 of the smoke preset, in two processes; then, by notebook_launcher, the run that its config.json describes."""
-    environment = {"DLLM_WEIGHTS": str(tmp_path), "MPLBACKEND": "Agg"}
+    environment = {"DLLM_WEIGHTS": str(tmp_path), "MPLBACKEND": "Agg", "DLLM_TRAIN_AGAIN": "1"}
     done = on_two(project, "-m", "dllm_core.cli.main", "launch", "01", "--preset", "smoke", "-p", "valid_rows", "4", **environment)
     assert done.returncode == 0, done.said
     folder = tmp_path / "minimind_pretrain"

@@ -142,7 +142,7 @@ def test_an_absent_checkpoint_is_reported_before_the_training(saved, tokenizer, 
         setup.preflight(loaded, "你好", config, there, "new")
     for name, trained in (
         ("weights/new_best.pt", "new"),
-        ("new", "somewhere/new"),
+        ("somewhere/new", "somewhere/new"),
         ("weights/new_state_dict.pt", "new"),
     ):
         setup.preflight(loaded, "你好", config, name, trained)  # the training makes it

@@ -32,6 +32,21 @@ def test_live_draws_only_at_the_end_without_an_interactive_display(monkeypatch):
     assert drawn[1:] == [1]
 
 
+def test_a_continued_run_is_drawn_whole():
+    recorded = [trained(number) for number in (1, 2, 3, 4)]  # the state is of step 2
+    live = show.LiveLossCurve("", recorded, interactive=False)
+    for number in (3, 4, 5):
+        live.update(trained(number, 2.0))
+    assert [(step.step, step.loss) for step in live.steps] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
+
+
+def test_a_finished_training_is_said_in_one_line(capsys):
+    assert list(show.progress(iter(()), 12, show.LiveLossCurve(interactive=False))) == []
+    shown = capsys.readouterr().out
+    assert shown.count("the training was finished already, its weights are loaded; to train again, choose") == 1
+    assert "12/12" in shown
+
+
 def test_live_picture_and_phases():
     steps = [trained(i + 1, 3 - i / 10, block_size=4 if i < 5 else 8, phase="up", validation=2.0 if i == 4 else None)
              for i in range(10)]  # fmt: skip

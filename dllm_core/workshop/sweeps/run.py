@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+from dllm_core.checkpoints.formats import VARIANTS
 from dllm_core.cli.scheduler import run_jobs
 from dllm_core.cli.stages import STAGES, NotebookJob, Stage, plan, read_record
 from dllm_core.cli.status_line import StatusLine
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     """Exit code 0: every trial has its record; 1: one failed, or a sweep's file is wrong. Raises UsageError."""
     if options.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
-    began, screen = time.time(), StatusLine()
+    began, screen = time.monotonic(), StatusLine()
     left_out: list[str] = []
     everything, sweeps = find_sweeps([], options.preset, []), find_sweeps(options.names, options.preset, left_out)
     for words in left_out:
@@ -59,12 +60,13 @@ def run(options: argparse.Namespace) -> int:
         return int(bool(left_out))
     jobs = plan_trials(trials, training_names(everything))
     if options.force:  # all records go first, so that the same command without --force goes on after a stop
-        for path in (*(trial.path for trial in trials), *(job.record for job in jobs)):
+        trained = [product.with_name(VARIANTS["last"]) for job in jobs for product in job.products]  # not taken up again
+        for path in (*(trial.path for trial in trials), *(job.record for job in jobs), *trained):
             path.unlink(missing_ok=True)
     try:
         succeeded = run_trials(jobs, options.jobs, screen)
     finally:  # also after a stop: the page sums up the seconds
-        _log(options, trials, time.time() - began)
+        _log(options, trials, time.monotonic() - began)
     for sweep in sweeps:
         if sweep.text.get("figure") and all(trial.done for trial in sweep.trials):
             screen.say(f"{sweep.name:14}{display_path(draw(sweep))}")

@@ -1,0 +1,46 @@
+"""Whether two trainings are the same: their settings, and the weights and the data that they start from."""
+
+import math
+
+from dllm_core.common.paths import resolve
+from dllm_core.data.token_cache import checksum
+from dllm_core.model import Transformer
+
+# Settings that change nothing of the training itself; neither do those that begin with gen_.
+WITHOUT_EFFECT = frozenset({
+    "prompt", "checkpoint", "max_new_tokens", "sample_every", "save_every", "valid_items", "llada1_block_length",
+    "llada2_enable_parallel_decoding", "device",
+})  # fmt: skip
+
+
+def same_settings(earlier: dict, config: dict) -> bool:
+    """Whether two config.json tell of the same model, trained in the same way."""
+    return _training_of(earlier) == _training_of(config)
+
+
+def _training_of(config: dict) -> dict:
+    """A run's config.json with only the settings that change the training, and without what it starts from."""
+    record = config["dllm"]
+    settings = record.get("settings", {})
+    kept = {name: settings[name] for name in settings if name not in WITHOUT_EFFECT and not name.startswith("gen_")}
+    return {**config, "dllm": {**record, "settings": kept, "starts_from": None}}
+
+
+def starts_from(model: Transformer, settings: dict) -> dict:
+    """What another start differs in: sum and norm of the weights, bytes and checksum of the data where they are a file."""
+    weights = [parameter.detach().cpu().double() for parameter in model.parameters()]
+    start = {
+        "weights_sum": sum(float(tensor.sum()) for tensor in weights),
+        "weights_norm": math.sqrt(sum(float(tensor.square().sum()) for tensor in weights)),
+    }
+    data = resolve(settings.get("data") or "weights")
+    return start | ({"data": checksum(data)} if data.is_file() else {})
+
+
+def same_start(earlier: dict, start: dict) -> bool:
+    """Whether two starts are the same, up to the rounding of another machine, in what both records hold."""
+    near = all(
+        abs(earlier.get(name, start[name]) - start[name]) <= 1e-6 * start["weights_norm"]
+        for name in ("weights_sum", "weights_norm")
+    )
+    return near and earlier.get("data", start.get("data")) == start.get("data", earlier.get("data"))
