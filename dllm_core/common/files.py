@@ -90,13 +90,14 @@ def read_json(path: str | Path, error: type[ValueError] = DataError) -> dict:
 def read_json_lines(path: Path, error: type[ValueError] = DataError) -> list[dict]:
     """The records of a file of JSON lines, [] where there is none; a last line that a killed process left incomplete is
     skipped. Raises `error` that names file and line of a damaged one."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else []
+    # of bytes: as text, a line separator of Unicode within a JSON string would end the line, too
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     records = []
     for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
+        if not line.endswith(b"\n"):
             break
         try:
-            records.append(dict(json.loads(line)))
+            records.append(dict(json.loads(line.decode())))
         except (ValueError, TypeError, RecursionError) as cause:
             raise error(f"{path}:{number}: not a JSON object ({cause}); delete the line") from cause
     return records

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from dllm_core.common.errors import DataError
-from dllm_core.common.files import read_json, write_json
+from dllm_core.common.files import explain_full_disk, read_json, write_json
 from dllm_core.common.paths import root
 from dllm_core.data.tokenizer import backend
 
@@ -112,7 +112,7 @@ def load_or_tokenize(path: Path, tokenizer, options: dict, chunks: Generator[Tok
 
     options: the settings that decide the tokens, besides file and tokenizer. chunks: a generator that tokenizes the
     file; it does not start when the cache has the tokens. The files are written into a temporary folder that is renamed
-    when it is complete. Raises DataError when no document is left.
+    when it is complete. Raises DataError when no document is left, RunError on a full disk.
     """
     with closing(chunks):  # so that its processes end with this function
         home = root() / "data" / "cache"
@@ -125,7 +125,8 @@ def load_or_tokenize(path: Path, tokenizer, options: dict, chunks: Generator[Tok
             _remove_useless(home)
             with TemporaryDirectory(prefix=".unfinished-", dir=home) as folder:
                 unfinished = Path(folder) / final.name
-                _write(unfinished, path, state, tokenizer, chunks)
+                with explain_full_disk(final, path.stat().st_size):
+                    _write(unfinished, path, state, tokenizer, chunks)
                 try:
                     if final.exists() and _load(final, state, tokenizer) is None:
                         os.replace(final, Path(folder) / "replaced")

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from dllm_core.common.errors import DataError
 from dllm_core.common.files import json_text, read_json_lines, write_whole
+from dllm_core.common.records import check_fields
 from dllm_core.show.figures import Picture
 from dllm_core.show.html import visible
 from dllm_core.show.rows import TokenRow, draw_token_rows
@@ -10,6 +12,10 @@ from dllm_core.show.trace_view import cells, spread_steps
 from dllm_core.trace import Trace
 
 MOST = 48  # tokens of a sample that the film keeps
+FRAME = {  # what it keeps of a sample
+    "step": int, "loss": float | None, "block_size": int | None, "text": str,
+    "tokens": list[tuple[str, float | None]], "forwards": int,
+}  # fmt: skip
 
 
 class SampleFilm:
@@ -23,6 +29,8 @@ class SampleFilm:
         self.file, self.title, self.frames = file and Path(file), title, []
         if self.file:
             self.frames = read_json_lines(self.file)
+            for number, frame in enumerate(self.frames, 1):
+                check_fields(frame, FRAME, f"{self.file}:{number}", DataError, set(FRAME) - {"forwards"})
 
     def add(self, step, sample: Trace | str) -> None:
         """Keep `sample` as of `step`: a `TrainStep`, or a plain number of steps."""

@@ -4,13 +4,12 @@ A cell of a table is the mean over seeds, with the smallest and the largest valu
 """
 
 import argparse
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from dllm_core.cli.report import quality_cells
 from dllm_core.common.errors import UsageError
-from dllm_core.common.files import display_path, write_whole
+from dllm_core.common.files import display_path, read_json_lines, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.show.html import table
 from dllm_core.workshop.benchmark import results as benchmark_results
@@ -91,8 +90,7 @@ def _records(sweeps: Sequence[Sweep]) -> list[dict]:
 def _time_taken(sweeps: Sequence[Sweep]) -> str:
     """The minutes that the logged sweeps took, apart those that `dllm sweep all` leaves out; "" if nothing is logged."""
     log = resolve(FOLDER) / "records/log.jsonl"
-    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
-    lines = [line for line in lines if line["scale"] == "cpu"]
+    lines = [line for line in read_json_lines(log) if line.get("scale") == "cpu"]
     if not lines:
         return ""
     # sweeps that need data from outside the repository, or run only by name

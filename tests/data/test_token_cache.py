@@ -1,5 +1,6 @@
 """The token cache: what it keeps, when it reads anew; sets of documents and their parts."""
 
+import errno
 import os
 import socket
 from datetime import date
@@ -10,7 +11,7 @@ import pytest
 from chats import TALK, TURN, talks, with_template
 from small import CHARACTERS, write
 
-from dllm_core.common.errors import DataError
+from dllm_core.common.errors import DataError, RunError
 from dllm_core.data import parallel, token_cache
 from dllm_core.data.jsonl import chat_documents, text_documents
 from dllm_core.data.token_cache import TokenDataset
@@ -123,6 +124,16 @@ def test_caches_of_changed_and_deleted_files_do_not_pile_up(workspace, tokenizer
     text_documents(write("y.jsonl", {"text": "ab"}), tokenizer)
     names = sorted(folder.name.rpartition("-")[0] for folder in (workspace / "data/cache").iterdir())
     assert names == ["mine", "x", "x", "y"]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(workspace, tokenizer, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(RunError, match="no space in .*data/cache for x-"):
+        text_documents(write("x.jsonl", {"text": "ab"}), tokenizer)
+    assert not list((workspace / "data/cache").iterdir())
 
 
 def test_no_network_is_used(workspace, tokenizer, monkeypatch):

@@ -115,6 +115,26 @@ def test_film_keeps_samples_beside_the_run(tmp_path):
     assert len(show.SampleFilm(file).frames) == 2
 
 
+def test_film_reads_back_every_sign(tmp_path):
+    text = "a\u2028b\x85c\u2029d\x0be\rf"  # all of them end a line somewhere
+    show.SampleFilm(tmp_path / "samples.jsonl").add(1, text)
+    assert [frame["text"] for frame in show.SampleFilm(tmp_path / "samples.jsonl").frames] == [text]
+
+
+@pytest.mark.parametrize("line", [
+    "{nonsense}", "[1]", "{}", '{"step": "x"}', '{"step": 2, "loss": "low", "block_size": null, "text": "", "tokens": []}',
+    '{"step": 2, "loss": null, "block_size": null, "text": "", "tokens": 5}', '{"step": ' + "9" * 5000 + "}", "[" * 100_000,
+    "\0" * 50, b"\xff", "",
+], ids=lambda line: str(line[:40]))  # fmt: skip
+def test_film_names_a_damaged_line(tmp_path, line):
+    file = tmp_path / "samples.jsonl"
+    show.SampleFilm(file).add(1, "text")
+    with open(file, "ab") as lines:
+        lines.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
+    with pytest.raises(ValueError, match="samples.jsonl:2: "):
+        show.SampleFilm(file)
+
+
 def test_film_shows_first_and_last():
     film = show.SampleFilm()
     for number in range(40):

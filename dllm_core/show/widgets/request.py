@@ -6,6 +6,7 @@ Invalid values raise ValueError; `beside` names the control that the error conce
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
 from dllm_core.checkpoints.formats import VARIANTS, LoadedCheckpoint
@@ -68,13 +69,14 @@ _BESIDE = {  # how a message begins → the control it belongs to; messages "nam
 
 
 def finished_runs() -> dict[str, CheckpointInfo]:
-    """Name → `CheckpointInfo` of every finished run under weights/, without the replaced runs NAME.old."""
+    """Name → `CheckpointInfo` of every finished run under weights/, without the replaced runs NAME.old and those whose
+    config.json is absent or damaged."""
     runs = {}
     for file in sorted(resolve("weights").glob(f"*/{VARIANTS['last']}")):
-        config = file.with_name("config.json")
-        info = read_json(config).get("dllm", {}).get("checkpoint") if config.is_file() else None
-        if info and not file.parent.name.endswith(".old"):
-            runs[file.parent.name] = CheckpointInfo(**info)
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            info = read_json(file.with_name("config.json"))["dllm"]["checkpoint"]
+            if not file.parent.name.endswith(".old"):
+                runs[file.parent.name] = CheckpointInfo(**info)
     return runs
 
 

@@ -117,12 +117,14 @@ def test_gaps_are_counted_in_underscores(loaded):
 
 
 def test_runs_are_found_where_they_are_finished(loaded, workspace):
-    for name in ("a", "b", "c"):
+    for name in ("a", "b", "c", "d", "e"):
         RunFolder.open(str(workspace / "weights" / name), loaded.model, loaded.info, loaded.tokenizer, {}).finish(
             loaded.model
         )
     (workspace / "weights/b/model.safetensors").unlink()
     shutil.move(workspace / "weights/c", workspace / "weights/c.old")
+    (workspace / "weights/d/config.json").write_text("{")
+    (workspace / "weights/e/config.json").write_text('{"dllm": {"checkpoint": {"objective": "gpt"}}}')
     assert finished_runs() == {"a": loaded.info}
 
 
