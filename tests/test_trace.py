@@ -98,10 +98,12 @@ def test_a_file_that_is_no_trace_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("part, change", [
-    ("commit", {"position": 6}), ("commit", {"position": -1}), ("commit", {"position": "2"}), ("commit", {"token": None}),
-    ("commit", {"confidence": float("nan")}), ("commit", {"confidence": True}), ("commit", {"alternatives": [[7, "a"]]}),
+    ("commit", {"position": 6}), ("commit", {"position": -1}), ("commit", {"position": "2"}),
+    ("commit", {"token": None}), ("commit", {"confidence": float("nan")}), ("commit", {"confidence": True}),
+    ("commit", {"alternatives": [[7, "a"]]}),
     ("step", {"block": [2]}), ("step", {"seconds": "0"}), ("step", {"draft": [[3, 4]]}), ("step", {"commits": 5}),
-    ("trace", {"initial": "abc"}), ("trace", {"prompt": None}), ("trace", {"vocabulary": {"5": 5}}), ("trace", {"text": 5}),
+    ("trace", {"initial": "abc"}), ("trace", {"prompt": None}), ("trace", {"vocabulary": {"5": 5}}),
+    ("trace", {"text": 5}),
 ], ids=str)  # fmt: skip
 def test_a_trace_with_a_value_of_another_type_is_named(tmp_path, part, change):
     record = trace(step(0, (3, 8))).to_json()

@@ -104,13 +104,9 @@ def load_checkpoint(
     else:
         config = model_config(record, state, config_file)
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
-    rows = config.vocab_size
-    if tokenizer:  # its mask may have been added just now
-        _refuse_other_vocabulary(rows, len(tokenizer), rows + (tokenizer.mask_token_id == rows), folder / "tokenizer.json")
-    elif vocab_size:
-        _refuse_other_vocabulary(rows, vocab_size, rows + _slack(rows), file)
+    _refuse_other_vocabulary(config.vocab_size, tokenizer, vocab_size or 0, file)
     entries = vocab_size or len(tokenizer or ())
-    if entries > rows:
+    if entries > config.vocab_size:
         state = grow_vocabulary(state, entries)
         config = replace(config, vocab_size=entries)
     model = Transformer(config)
@@ -120,16 +116,16 @@ def load_checkpoint(
     return LoadedCheckpoint(model.to(device), info, tokenizer, path)
 
 
-def _slack(rows: int) -> int:
-    """How many rows of an embedding may be padding, or how many tokens may be new to it."""
-    return max(8, rows // 10)
-
-
-def _refuse_other_vocabulary(rows: int, entries: int, most: int, where: Path) -> None:
-    if not rows - _slack(rows) <= entries <= most:
+def _refuse_other_vocabulary(rows: int, tokenizer, vocab_size: int, file: Path) -> None:
+    """Raise RunError unless an embedding of `rows` rows may be that of the tokenizer beside it, else of one that has
+    `vocab_size` entries: some rows may be padding, some tokens new; of its own tokenizer only the mask just added."""
+    slack = max(8, rows // 10)
+    entries = len(tokenizer) if tokenizer else vocab_size or rows
+    new = tokenizer.mask_token_id == rows if tokenizer else slack
+    if not rows - slack <= entries <= rows + new:
         raise RunError(
-            f"{where}: the tokenizer has {entries} tokens, the embedding {rows} rows: a token without a row cannot be read, "
-            "a row without a token cannot be written. It is another model's tokenizer, or vocab_size is wrong"
+            f"{file}: the tokenizer has {entries} tokens, the embedding {rows} rows: what has a token and no row, or a row "
+            "and no token, cannot be read or written. It is another model's tokenizer, or vocab_size is wrong"
         )
 
 
@@ -229,8 +225,8 @@ def _refuse_unsupported(record: dict, where: Path) -> None:
     for name, values in HONOURED.items():
         if asked.get(name) not in values:
             raise RunError(
-                f"{where}: {name}={reprlib.repr(asked[name])} is not supported. This model has SiLU gates, no biases, no experts, "
-                "attention to all positions and plain RoPE, as Qwen3 and Llama have; it would compute something else"
+                f"{where}: {name}={reprlib.repr(asked[name])} is not supported. This model has SiLU gates, no biases, no "
+                "experts, attention to all positions and plain RoPE, as Qwen3 and Llama; it would compute something else"
             )
 
 

@@ -52,7 +52,8 @@ STAGES = (
 
 
 RECORD = {  # of a stage's last finished run
-    "stage": str, "parameters": dict, "code": str, "started": float, "finished": float, "seconds": float, "memory_gib": float,
+    "stage": str, "parameters": dict, "code": str, "started": float, "finished": float, "seconds": float,
+    "memory_gib": float,
 }  # fmt: skip
 
 

@@ -32,7 +32,5 @@ def read_yaml(path: Path) -> object:
         return loader.get_single_data()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not YAML: {error}") from error
+        raise UsageError(f"{path}: not YAML in UTF-8: {error}") from error

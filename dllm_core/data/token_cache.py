@@ -159,7 +159,8 @@ def _remove_useless(home: Path) -> None:
 def _digest(path: Path, tokenizer, options: dict) -> str:
     """Of what decides the tokens besides the content of the file."""
     ids = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id]
-    digest = hashlib.sha256(json.dumps([str(path.resolve()), options, ids, tokenizer.chat_template], sort_keys=True).encode())
+    parts = [str(path.resolve()), options, ids, tokenizer.chat_template]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     digest.update(backend(tokenizer).to_str().encode())
     return digest.hexdigest()[:16]
 
@@ -219,7 +220,7 @@ def _load(folder: Path, state: list, tokenizer) -> TokenDataset | None:
         has_prompts = (folder / "scored.bin").stat().st_size > 0
         scored = np.memmap(folder / "scored.bin", np.bool_, "r") if has_prompts else _all_scored(tokens)
         offsets = np.load(folder / "offsets.npy")
+        special = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+        return TokenDataset(tokens, scored, offsets[:-1], np.diff(offsets), *special, info["counts"])
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
-    special = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-    return TokenDataset(tokens, scored, offsets[:-1], np.diff(offsets), *special, info["counts"])

@@ -201,9 +201,9 @@ def _refuse_added_tokens(folder: Path, tokenizer, vocabulary: dict, config: dict
     listed |= {entry["content"]: int(i) for i, entry in config.get("added_tokens_decoder", {}).items()}
     for token, number in listed.items():
         if tokenizer.convert_tokens_to_ids(token) != number:
-            raise DataError(f"{folder}: the token {token!r} cannot have the id {number}: it leaves a gap or is another's")
+            raise DataError(f"{folder}: token {token!r} cannot have the id {number}: it leaves a gap or is another's")
     for role in SPECIAL_TOKENS:
         token = getattr(tokenizer, role)
         is_named = token is not None and (role in config or role in roles)
         if is_named and token not in listed and backend(tokenizer).model.token_to_id(token) is None:
-            raise DataError(f"{folder}: {role} is {token!r}, which is not in the vocabulary: correct it, or leave it out")
+            raise DataError(f"{folder}: {role} {token!r} is not in the vocabulary: correct it, or leave it out")

@@ -240,8 +240,9 @@ def test_changes_that_rerun_a_stage(toy, stub, change, rerun):
     assert stub.started == rerun
 
 
-@pytest.mark.parametrize("content", ["5", '"x"', "{}", '{"parameters": 5}', '{"parameters": {}}', "[" * 100_000, "9" * 5000, ""],
-                         ids=lambda content: content[:20])  # fmt: skip
+@pytest.mark.parametrize("content", [
+    "5", '"x"', "{}", '{"parameters": 5}', '{"parameters": {}}', "[" * 100_000, "9" * 5000, "",
+], ids=lambda content: content[:20])  # fmt: skip
 def test_a_damaged_record_counts_as_no_result(toy, stub, content):
     run("all")
     stub.started.clear()

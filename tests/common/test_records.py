@@ -26,7 +26,8 @@ def test_values_of_a_type(kind, right, wrong):
 
 
 @pytest.mark.parametrize("record, words", [
-    ([1], "file: expected names with values"), ({}, "file: n must be given"), ({"n": 1, "m": 2}, "'m': no such key; there are"),
+    ([1], "file: expected names with values"), ({}, "file: n must be given"),
+    ({"n": 1, "m": 2}, "'m': no such key; there are"),
     ({"n": "1"}, "file: n must be int, not '1'"), ({"n": 1, "s": [1]}, r"file: s must be list\[str\], not \[1\]"),
 ])  # fmt: skip
 def test_a_field_that_does_not_fit_is_named(record, words):

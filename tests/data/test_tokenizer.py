@@ -113,13 +113,14 @@ def test_a_role_whose_token_no_file_lists_adds_no_entry(workspace, file, role):
     folder = save(character_tokenizer(TEXTS), workspace / "t", **{f"{role}_token": None})
     config = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).exists() else {}
     (folder / file).write_text(json.dumps({**config, f"{role}_token": "<|typo|>"}), encoding="utf-8")
-    with pytest.raises(DataError, match=f"{role}_token is '<.typo.>', which is not in the vocabulary"):
+    with pytest.raises(DataError, match=f"{role}_token '<.typo.>' is not in the vocabulary"):
         load_tokenizer("t")
 
 
 def test_a_token_that_only_the_config_lists_may_have_a_role(workspace):
     size = len(character_tokenizer(TEXTS))
-    entry = {"content": "<|end|>", "special": True, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    entry = {"content": "<|end|>", "special": True}
+    entry |= dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
     save(character_tokenizer(TEXTS), workspace / "t", eos_token="<|end|>", added_tokens_decoder={str(size): entry})
     assert load_tokenizer("t").eos_token_id == size
     save(character_tokenizer(TEXTS), workspace / "t", added_tokens_decoder={"10000000": entry})

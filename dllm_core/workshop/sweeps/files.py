@@ -28,11 +28,12 @@ KEYS = {  # of a sweep's file, with their types
     "paired": dict, "alone": bool, "environment": str, "by_name": bool,
 }  # fmt: skip
 NEEDED_KEYS = {"title", "question", "measure", "cells"}
-FIGURES = {"lines": ("rows", "x", "y"), "dots": ("rows", "x", "y"), "heat": ("rows", "x", "y", "values")}  # kind → needs
+FIGURES = {"lines": ("rows", "x", "y"), "dots": ("rows", "x", "y"), "heat": ("rows", "x", "y", "values")}  # kind: needs
 PART_KEYS = {  # of the dicts in it: key → (types, those that are needed)
     "train": ({"notebook": str, "preset": str, "cells": list[str], "given": dict, **dict.fromkeys(SCALES, dict)},
               {"notebook"}),
-    "tables": ({"rows": str, "by": list[str], "columns": list[str], "caption": str, "labels": bool}, {"rows", "columns"}),
+    "tables": ({"rows": str, "by": list[str], "columns": list[str], "caption": str, "labels": bool},
+               {"rows", "columns"}),
     "figure": ({"kind": str, "rows": str, "x": str, "y": str, "by": list[str], "note": str, "values": list[str],
                 "only": dict, "log": bool}, {"kind"}),
     "paired": ({"against": str}, {"against"}),
@@ -108,11 +109,11 @@ def read_sweep(path: Path, scale: str = "cpu") -> Sweep:
     for name in chain:
         _require(name in stages, path, "chain", f'{name!r} is no stage, written in quotes, such as "03" or 05-llada2')
     _require(text["cells"], path, "cells", "must hold at least one")
-    _require(seeds and min(seeds) >= 0, path, "seeds", "must be one or several numbers from 0")
-    _require(len(set(seeds)) == len(seeds), path, "seeds", "must differ")
+    is_right = seeds and min(seeds) >= 0 and len(set(seeds)) == len(seeds)
+    _require(is_right, path, "seeds", "must be one or several numbers from 0, each once")
+    timed = text.get("alone", False)
     for name in text["cells"]:
         label, steps, measure = _read_cell(path, text, name, scale)
-        timed = text.get("alone", False)
         trials += [Trial(path.stem, str(name), label, seed, steps, measure, chain, timed, scale) for seed in seeds]
     return Sweep(path.stem, text, seeds, tuple(trials))
 
@@ -164,12 +165,13 @@ def _read_cell(path: Path, text: dict, name: object, scale: str) -> tuple[str, t
         values = {key: value for key, value in cell.items() if key in declared}
         values = {**step.get("given", {}), **step.get(scale, {}), **values}
         for key, value in values.items():
-            _require(key in declared, path, f"{notebook}: {key}", unknown_name(key, declared))
+            if key not in declared:
+                raise UsageError(f"{path}: {notebook}: {key}: {unknown_name(key, declared)}")
             check(declared[key], value, f"{path}: {notebook}")
         preset = resolve(f"notebooks/presets/{scale}/{step.get('preset') or notebook}.yaml")
         steps.append((notebook, (read_preset(preset, declared) if preset.exists() else {}) | values))
         unused -= set(declared)
-    words = f"{min(unused, key=str, default='')}: none of the notebooks it runs has such a parameter"
+    words = f"{', '.join(map(str, unused))}: none of the notebooks it runs has such a parameter"
     _require(not unused, path, f"cell {name}", words)
     *training, (_, measure) = steps
     return label, tuple(training), measure
@@ -184,8 +186,8 @@ def _at_scale(path: Path, key: str, values: dict, scale: str) -> dict:
 def find_sweeps(names: Sequence[str] = (), scale: str = "cpu", left_out: list[str] | None = None) -> list[Sweep]:
     """The sweeps of these names, or all, in their order.
 
-    Raises UsageError for an unknown name or scale, or a file that is wrong; where `left_out` is given, the errors of files that
-    no name asks for are added to it instead.
+    Raises UsageError for an unknown name or scale, or a file that is wrong; where `left_out` is given, the errors of
+    files that no name asks for are added to it instead.
     """
     if scale not in SCALES:
         raise UsageError(f"no scale {scale!r}; there are {', '.join(SCALES)}")

@@ -81,7 +81,7 @@ def changed(toy, **keys):
     ({"measure": {"wiat": 1}}, ["wiat", "did you mean wait"]),
     ({"train": [{"notebook": "01_first", "gven": {}}]}, ["gven", "no such key"]),
     ({"seeds": 3}, ["seeds", "list[int]", "3"]),
-    ({"seeds": [0, 0]}, ["seeds", "differ"]),
+    ({"seeds": [0, 0]}, ["seeds", "each once"]),
     ({"seeds": [-1]}, ["seeds", "from 0"]),
     ({"order": "last"}, ["order", "last"]),
     ({"alone": "no"}, ["alone", "bool"]),
