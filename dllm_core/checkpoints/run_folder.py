@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from dllm_core.checkpoints.formats import VARIANTS, hf_config, mean_weights, read_state, save_tensors, save_weights
-from dllm_core.checkpoints.run_lock import NAME, take_lock
+from dllm_core.checkpoints.run_lock import read_run, take_lock
 from dllm_core.checkpoints.same_training import same_settings, same_start, starts_from
 from dllm_core.common.errors import RunError
 from dllm_core.common.files import (
@@ -64,7 +64,8 @@ class RunFolder:
     def open(cls, name: str, model: Transformer, checkpoint: CheckpointInfo, tokenizer, settings: dict, keep_best: int = 1):
         """The run `name` (`run_path`), locked for this process. A training of the same settings (except those
         without effect), from the same weights and data, is continued or, where it had finished, taken up. Another run
-        is set aside, a finished one as NAME.old, a stopped one as NAME.stopped, and a new one begins.
+        is set aside, a finished one as NAME.old, a stopped one as NAME.stopped, and a new one begins. With the environment
+        variable DLLM_TRAIN_AGAIN a finished training is another run.
 
         Of several processes that train together only the first changes the folder, here and in `finish`.
         Raises RunError for a name that cannot be, a folder that another process trains in and one that is no run.
@@ -73,18 +74,18 @@ class RunFolder:
         if rank() > 0:
             return run
         folder = run.folder
-        run.read_config()  # before anything is written there
+        read_run(folder)  # before anything is written there
         folder.mkdir(parents=True, exist_ok=True)
         take_lock(folder)
         config = hf_config(model.config, checkpoint, settings)
         config["dllm"]["starts_from"] = starts_from(model, settings)
         config = json.loads(json_text(config))  # as it will be read: tuples become lists
         trains_on = folder in _trained_here and _trained_here[folder]() is model  # its weights are no longer the first
-        earlier = run.read_config()
+        earlier = read_run(folder)
         if earlier:
             before = earlier["dllm"].get("starts_from", {})
             same = same_settings(earlier, config) and (trains_on or same_start(before, config["dllm"]["starts_from"]))
-            run.is_finished = same and (folder / VARIANTS["last"]).is_file() and not os.environ.get(TRAIN_AGAIN)
+            run.is_finished = same and (folder / VARIANTS["last"]).is_file() and not os.environ.get("DLLM_TRAIN_AGAIN")
             if run.is_finished or (same and run._is_stopped()):
                 for partial in folder.rglob("*.partial"):  # left by a process that was killed while it wrote
                     partial.unlink()
@@ -95,31 +96,6 @@ class RunFolder:
         tokenizer.save_pretrained(folder)
         _trained_here[folder] = weakref.ref(model)
         return run
-
-    @staticmethod
-    def check_free(name: str) -> None:
-        """Raises RunError when no training can begin in the run `name`: its name, another process, a read-only disk."""
-        run = RunFolder(run_path(name))
-        folder = next(folder for folder in (run.folder, *run.folder.parents) if folder.exists())
-        if not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise RunError(f"{display_path(run.folder)}: cannot be written, {folder} is a file or read-only")
-        if run.read_config() and rank() == 0:
-            take_lock(run.folder, keep=False)
-
-    def read_config(self) -> dict:
-        """The config.json of the run that is here; {} where nothing is. Raises RunError for anything but a run."""
-        file, advice = self.folder / "config.json", "choose another run_name, or move the folder away"
-        if not self.folder.exists() or not any(
-            entry.name != NAME and entry.suffix != ".partial" for entry in self.folder.iterdir()
-        ):
-            return {}
-        try:
-            config = read_json(file, RunError) if file.is_file() else {}
-        except RunError as error:
-            raise RunError(f"{error}: {advice}") from error
-        if not isinstance(config.get("dllm"), dict):
-            raise RunError(f"{display_path(self.folder)}: holds files, but no run of this project: {advice}")
-        return config
 
     def _is_stopped(self) -> bool:
         return (self.folder / "state.pt").is_file() and not (self.folder / VARIANTS["last"]).is_file()
@@ -133,7 +109,7 @@ class RunFolder:
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
             return
         aside = self.folder.with_name(self.folder.name + (".stopped" if self._is_stopped() else ".old"))
-        if RunFolder(aside).read_config():
+        if read_run(aside):
             take_lock(aside)
             shutil.rmtree(aside)
         self.folder.rename(aside)

@@ -1,4 +1,4 @@
-"""The lock of a run's folder: one process at a time trains in it."""
+"""Who may train in a run's folder: one process at a time, and only where the folder is empty or holds a run."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dllm_core.common.errors import RunError
-from dllm_core.common.files import display_path
+from dllm_core.common.files import display_path, read_json
 
 NAME = ".lock"
 
@@ -35,6 +35,33 @@ def take_lock(folder: Path, keep: bool = True) -> None:
         _held[_identity(file)] = lock
     else:
         lock.release()
+
+
+def read_run(folder: Path) -> dict:
+    """The config.json of the run in a folder; {} where nothing is. Raises RunError for anything but a run."""
+    for above in folder.parents:
+        if (above / NAME).is_file() and (above / "config.json").is_file():  # which may be set aside
+            raise RunError(f"{display_path(folder)}: lies in the folder of another run; choose another run_name")
+    file, advice = folder / "config.json", "choose another run_name, or move the folder away"
+    entries = folder.iterdir() if folder.exists() else ()
+    if all(entry.name == NAME or entry.suffix == ".partial" for entry in entries):
+        return {}
+    try:
+        config = read_json(file, RunError) if file.is_file() else {}
+    except RunError as error:
+        raise RunError(f"{error}: {advice}") from error
+    if not isinstance(config.get("dllm"), dict):
+        raise RunError(f"{display_path(folder)}: holds files, but no run of this project: {advice}")
+    return config
+
+
+def check_free(folder: Path) -> None:
+    """Raises RunError when no training can begin in a folder: not a run, another process trains there, read-only."""
+    above = next(above for above in (folder, *folder.parents) if above.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise RunError(f"{display_path(folder)}: cannot be written, {above} is a file or read-only")
+    if read_run(folder):
+        take_lock(folder, keep=False)
 
 
 def _identity(file: Path) -> tuple[int, int]:

@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 import yaml
 
-from dllm_core.checkpoints.run_folder import TRAIN_AGAIN
 from dllm_core.cli.stages import NotebookJob
 from dllm_core.common.files import write_whole
 
@@ -51,7 +50,7 @@ class NotebookProcess:
         write_whole(job.executed.with_suffix(".yaml"), values)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         if trains_again:
-            environment[TRAIN_AGAIN] = "1"
+            environment["DLLM_TRAIN_AGAIN"] = "1"
         if job.weights:
             environment["DLLM_WEIGHTS"] = str(job.weights)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  what the kernel writes beside the cells' outputs

@@ -3,6 +3,7 @@
 import argparse
 import time
 
+from dllm_core.checkpoints.run_lock import check_free
 from dllm_core.cli import stages
 from dllm_core.cli.scheduler import run_jobs
 from dllm_core.cli.stages import NotebookJob, choose, plan
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit code 0: every stage has its result; 1: a stage failed. Raises UsageError before anything has run."""
+    """Exit code 0: every stage has its result; 1: a stage failed. Raises UsageError and RunError before anything has run."""
     if options.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
     if not (options.stages or options.list or options.parameters):
@@ -45,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
         _print_outlook(jobs)
         return 0
     out.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        if job.run_folder and job.parameters.get("train") and (options.force or job.why_stale()):
+            check_free(job.run_folder)
     results, peak = run_jobs(jobs, options.jobs, options.force, screen)
     table = {}
     for job in jobs:

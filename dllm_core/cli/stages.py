@@ -89,13 +89,15 @@ class NotebookJob:
     @property
     def products(self) -> list[Path]:
         """The files that show that the stage has its result: its run folder's config, its output."""
-        run_name, output = self.parameters.get("run_name"), self.parameters.get("output")
-        products = []
-        if run_name is not None:
-            products.append(run_path(run_name, self.weights) / "config.json")
-        if output:
-            products.append(resolve(output))
-        return products
+        output = self.parameters.get("output")
+        products = [self.run_folder / "config.json"] if self.run_folder else []
+        return products + ([resolve(output)] if output else [])
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The folder of the run that the stage trains or shows. Raises RunError for a run_name that cannot be."""
+        name = self.parameters.get("run_name")
+        return None if name is None else run_path(name, self.weights)
 
     def why_stale(self) -> str:
         """Why the stage has to run; empty when its result is there and nothing that it depends on has changed."""

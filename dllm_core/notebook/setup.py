@@ -8,9 +8,10 @@ from pathlib import Path
 
 from dllm_core.checkpoints.bundled import bundled_checkpoint
 from dllm_core.checkpoints.formats import LoadedCheckpoint, find_checkpoint, load_checkpoint, run_folders, run_name
-from dllm_core.checkpoints.run_folder import RunFolder
+from dllm_core.checkpoints.run_lock import check_free
 from dllm_core.common.errors import RunError
 from dllm_core.common.paths import resolve, run_path
+from dllm_core.compute.processes import rank
 from dllm_core.config import DecodeConfig
 from dllm_core.data.embedded import is_embedded
 from dllm_core.data.jsonl import read_texts
@@ -48,8 +49,8 @@ def settings(notebook: str, scope: dict) -> dict:
         shell.set_custom_exc((ValueError,), show_error)
     values = {name: scope[name] for name in declared}
     check_settings(declared, values)
-    if values.get("run_name") is not None and values["train"]:
-        RunFolder.check_free(values["run_name"])
+    if "run_name" in values and values["train"] and rank() == 0:
+        check_free(run_path(values["run_name"]))
     with naming_parameters(declared):
         _check_schedules(values)
     return values

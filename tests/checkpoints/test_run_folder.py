@@ -20,6 +20,8 @@ from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo
 from dllm_core.train import TrainStep
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*steps are missing")  # these runs record few
+
 
 def step(number: int, validation: float | None = None) -> TrainStep:
     return TrainStep(number, 1.0, 0.1, 10, 0.5, 1.0, validation=validation)
@@ -244,6 +246,15 @@ def test_a_name_with_a_slash_does_not_mean_the_run_of_its_last_part(home):
     finished("mine")
     with pytest.raises(RunError, match="sub/mine: no such file or finished run"):
         find_checkpoint("sub/mine")
+
+
+def test_a_run_in_the_folder_of_another_is_refused(home):
+    finished("a")
+    with pytest.raises(RunError, match="weights/a/b: lies in the folder of another run"):
+        finished("a/b")
+    finished("c/d")
+    with pytest.raises(RunError, match="weights/c: holds files, but no run"):
+        finished("c")
 
 
 def test_an_absolute_path_is_taken_as_it_is(home, tmp_path):

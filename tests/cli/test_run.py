@@ -309,6 +309,17 @@ def test_a_clock_that_goes_back_makes_no_negative_time(stub, monkeypatch):
     assert json.loads(stages.resolve("runs/cpu/01_first.json").read_text())["seconds"] >= 0
 
 
+def test_a_folder_that_cannot_be_trained_in_is_refused_before_anything_runs(stub, toy, capsys):
+    parameters = 'train: bool = True\nrun_name: str = "second"\n'
+    (toy / "notebooks/01_first.ipynb").write_text(notebook("print(1)", parameters=parameters), "utf-8")
+    (toy / "weights/second").mkdir(parents=True)
+    (toy / "weights/second/photo.png").touch()
+    assert run("01", "-p", "train", "False") == 0 and stub.started == ["01_first"]
+    stub.started.clear()
+    assert run("01") == 2 and stub.started == []
+    assert "weights/second: holds files, but no run of this project" in capsys.readouterr().err
+
+
 def test_force_and_changed_code_train_again(stub, toy):
     assert run("all") == 0 and not any(stub.again)
     assert run("all", "--force") == 0 and all(stub.again[4:])
