@@ -45,6 +45,27 @@ def test_a_saved_run_loads_as_it_was(home, shape):
     assert not list(home.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_not_finite_are_named(home, value):
+    run = finished()
+    state = load_file(run.folder / "model.safetensors")
+    state["model.norm.weight"][2] = value
+    save_file(state, run.folder / "model.safetensors")
+    torch.save(state, home / "bare.pt")
+    for name in ("story", "bare.pt"):
+        with pytest.raises(RunError, match="tensor model.norm.weight holds nan or inf: .*take weights saved before"):
+            load_checkpoint(name, num_attention_heads=4)
+    load_checkpoint("story_best")  # the other variants are as good as before
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_named(home, dtype):
+    state = {name: tensor.to(dtype) if "up_proj" in name else tensor for name, tensor in tiny().state_dict().items()}
+    torch.save(state, home / "bare.pt")
+    with pytest.raises(RunError, match=r"bare.pt: tensor model.layers.0.mlp.up_proj.weight is of torch\.\w+, not of floating"):
+        load_checkpoint("bare.pt", num_attention_heads=4)
+
+
 def test_a_run_carries_its_tokenizer(home):
     tokenizer = character_tokenizer(["今天天气很好"])
     finished(model=tiny(vocab=len(tokenizer)), tokenizer=tokenizer)

@@ -118,6 +118,7 @@ def test_names_of_stages(names, expected):
         (["04"], ["'04'", "02-a"]),
         (["all", "-p", "max_iter", "3"], ["max_iter", "did you mean max_iters"]),
         (["03", "-p", "max_iters", "3"], ["max_iters", "no such parameter"]),
+        (["01", "-p", "max_iters", "0"], ["stage 01: max_iters=0: must be an integer from 1"]),
         (["01", "-p", "max_iters", "many"], ["max_iters", "int", "'many'"]),
         (["01", "--preset", "h100"], ["'h100'", "cpu"]),
         (["02", "-p", "run_name", "same"], ["02-a", "02-b", "weights/same"]),
