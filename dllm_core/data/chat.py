@@ -83,20 +83,23 @@ def encode_conversations(
     counts = {"cut": 0, "dropped": 0, "blank": 0, "control": written_out}
     for c, conversation in enumerate(every):
         numbers = range(len(conversation.answers))
-        for example in [numbers] if turns == "all" else [[k] for k in numbers]:
+        for example in [slice(None)] if turns == "all" else [slice(k, k + 1) for k in numbers]:
+            scored_answers = conversation.scored[example]
             tokens, marks = [], []
-            for k in example:
-                prompt, answer = conversation.parts[k] if k < len(conversation.parts) else ([], [])
-                tokens += prompt + answer
-                marks += [False] * len(prompt) + [conversation.scored[k]] * len(answer)
-            if not any(conversation.scored[k] for k in example):
+            for (prompt, answer), is_scored in zip(conversation.parts[example], scored_answers):
+                tokens += prompt
+                tokens += answer
+                marks += [False] * len(prompt) + [is_scored] * len(answer)
+            is_cut = len(tokens) > max_length
+            del tokens[max_length:], marks[max_length:]
+            if not any(scored_answers):
                 counts["blank"] += 1
-            elif not any(marks[:max_length]):
+            elif not any(marks):
                 counts["dropped"] += 1
             else:
-                counts["cut"] += len(tokens) > max_length
-                ids.append(tokens[:max_length])
-                scored.append(marks[:max_length])
+                counts["cut"] += is_cut
+                ids.append(tokens)
+                scored.append(marks)
                 origin.append(c)
     return ids, scored, origin, counts
 
@@ -130,7 +133,8 @@ def _encode_answers(tokenizer, conversations: list[Conversation], stop: int, tur
 def _quoted(tokenizer, control: re.Pattern, turns: list[dict]) -> list[dict]:
     """The turns with every control token in their contents quoted."""
     quote = lambda found: QUOTE.format(tokenizer.convert_tokens_to_ids(found[0]))
-    return [{**turn, "content": control.sub(quote, turn["content"])} for turn in turns]
+    quoted = lambda turn: {**turn, "content": control.sub(quote, turn["content"])}
+    return [quoted(turn) if control.search(turn["content"]) else turn for turn in turns]
 
 
 def _encode(tokenizer, texts: list[str], names: list[str]) -> list[list[int]]:
@@ -138,16 +142,19 @@ def _encode(tokenizer, texts: list[str], names: list[str]) -> list[list[int]]:
 
     names: of the texts, for errors.
     """
+    quoted = [i for i, text in enumerate(texts) if QUOTE[0] in text]
+    rest = list(texts)
+    for i in quoted:
+        rest[i] = ""
     encode = backend(tokenizer, control_tokens=True).encode_batch_fast
-    ids = [e.ids for e in encode(["" if QUOTED.search(text) else text for text in texts], add_special_tokens=False)]
+    ids = [e.ids for e in encode(rest, add_special_tokens=False)]
     unquote = lambda found: tokenizer.convert_ids_to_tokens(int(found[1]))
-    for i, text in enumerate(texts):
-        if QUOTED.search(text):
-            for k, part in enumerate(control_tokens(tokenizer).split(text)):  # plain text, control token, plain text …
-                if k % 2:
-                    ids[i].append(tokenizer.convert_tokens_to_ids(part))
-                else:
-                    ids[i] += encode_text(tokenizer, QUOTED.sub(unquote, part), names[i]).ids
+    for i in quoted:
+        for k, part in enumerate(control_tokens(tokenizer).split(texts[i])):  # plain text, control token, plain text …
+            if k % 2:
+                ids[i].append(tokenizer.convert_tokens_to_ids(part))
+            else:
+                ids[i] += encode_text(tokenizer, QUOTED.sub(unquote, part), names[i]).ids
     return ids
 
 
