@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from dllm_core.common.errors import DataError
 from dllm_core.common.paths import resolve, root
 from dllm_core.data.chat import encode_conversations
@@ -88,19 +90,22 @@ def text_documents(path: str | Path, tokenizer, field: str = "text") -> TokenDat
     more than 1 % was lost. Raises DataError naming file and line.
     """
     path = find_data(path)
-    bos, eos, forbidden = tokenizer.bos_token_id, tokenizer.eos_token_id, control_ids(tokenizer)
+    bos, eos, forbidden = tokenizer.bos_token_id, tokenizer.eos_token_id, list(control_ids(tokenizer))
     encode, control = backend(tokenizer).encode_batch_fast, control_tokens(tokenizer)
 
     def tokenize(lines: Lines) -> TokenChunk:
         texts = [(n, _text(path, n, _object(path, n, line), field)) for n, line in lines]
         kept = [(n, text) for n, text in texts if not text.isspace() and text]
-        plain = [e.ids for e in encode([text for _, text in kept], add_special_tokens=False)]
-        for (number, _), ids in zip(kept, plain):
-            if not forbidden.isdisjoint(ids):
-                refuse_control_ids(tokenizer, ids, f"{path}:{number}")
+        ids = [[bos, *e.ids, eos] for e in encode([text for _, text in kept], add_special_tokens=False)]
         written_out = sum(len(control.findall(text)) for _, text in kept)
-        counts = {"blank": len(texts) - len(kept), "control": written_out}
-        return counted(TokenChunk.of([[bos, *ids, eos] for ids in plain], None, counts), tokenizer)
+        chunk = TokenChunk.of(ids, None, {"blank": len(texts) - len(kept), "control": written_out})
+        ends = np.cumsum(chunk.lengths)
+        inside = np.isin(chunk.tokens, forbidden)
+        inside[ends - 1] = inside[ends - chunk.lengths] = False  # the eos and bos around each text
+        for position in np.flatnonzero(inside):
+            number, _ = kept[np.searchsorted(ends, position, "right")]
+            refuse_control_ids(tokenizer, [int(chunk.tokens[position])], f"{path}:{number}")
+        return counted(chunk, tokenizer)
 
     options = {"schema": "text", "field": field}
     return reported(load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize)), path)
