@@ -60,10 +60,10 @@ CONFIGS = {  # the configs that refuse a bad value → what they are given besid
 }  # fmt: skip
 
 
-def check_settings(declared: Mapping[str, Parameter], values: Mapping, configs: Mapping = CONFIGS) -> None:
+def check_settings(declared: Mapping[str, Parameter], values: Mapping) -> None:
     """Raises ValueError for `values` of a notebook's parameters that a config of the library would refuse."""
     with naming_parameters(declared):
-        for config, others in configs.items():
+        for config, others in CONFIGS.items():
             if config is ModelConfig and "hidden_size" not in declared:
                 continue  # the checkpoint tells the shape
             given = {}
@@ -94,7 +94,7 @@ def parse_numbers(text: str, number: type = int) -> tuple:
 
 def name_parameters(error: ValueError, declared: Collection[str]) -> None:
     """Add to an error about settings of the library ("steps=0: must be …") which of a notebook's `declared` parameters
-    hold them ("gen_steps sets steps")."""
+    hold them ("gen_steps sets steps"), once."""
     message = str(error)
     settings_named = re.findall(r"(\w+)(?=(?:, \w+)*=)", message) if re.match(r"\w+(, \w+)*=", message) else []
     hints = []
@@ -102,7 +102,7 @@ def name_parameters(error: ValueError, declared: Collection[str]) -> None:
         holders = [name for name in PARAMETERS_OF.get(setting, ()) if name in declared]
         if holders and setting not in declared:
             hints.append(f"{' or '.join(holders)} sets {setting}")
-    if hints:
+    if hints and "(in this notebook" not in message:
         error.args = (f"{message} (in this notebook {', '.join(hints)})",)
 
 

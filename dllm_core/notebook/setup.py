@@ -49,10 +49,10 @@ def settings(notebook: str, scope: dict) -> dict:
         shell.set_custom_exc((ValueError,), show_error)
     values = {name: scope[name] for name in declared}
     check_settings(declared, values)
-    if "run_name" in values and values["train"] and rank() == 0:
-        check_free(run_path(values["run_name"]))
     with naming_parameters(declared):
         _check_schedules(values)
+    if "run_name" in values and values["train"] and rank() == 0:
+        check_free(run_path(values["run_name"]))
     return values
 
 

@@ -109,9 +109,11 @@ def test_a_cell_shows_the_parameter(project):
         before = shell.run_cell("DecodeConfig(steps=0)").error_in_exec
         assert shell.run_cell("_ = settings('06_parallel_decoding', globals())").success
         after = shell.run_cell("DecodeConfig(steps=0)").error_in_exec
+        set_up = shell.run_cell("gen_steps = -1\n_ = settings('06_parallel_decoding', globals())").error_in_exec
     finally:
         InteractiveShell.clear_instance()
     assert str(after) == f"{before} (in this notebook gen_steps sets steps)"
+    assert str(set_up) == str(after).replace("=0", "=-1")  # named once
 
 
 # --- before a training ----------------------------------------------------------------------------------------------
