@@ -128,7 +128,7 @@ def load_or_tokenize(path: Path, tokenizer, options: dict, chunks: Generator[Tok
                 with explain_full_disk(final, path.stat().st_size):
                     _write(unfinished, path, state, tokenizer, chunks)
                 try:
-                    if final.exists() and _load(final, state, tokenizer) is None:
+                    if os.path.lexists(final) and _load(final, state, tokenizer) is None:
                         os.replace(final, Path(folder) / "replaced")
                     os.replace(unfinished, final)
                 except OSError:
@@ -203,7 +203,11 @@ def _write(folder: Path, path: Path, state: list, tokenizer, chunks: Iterable[To
     np.save(folder / "offsets.npy", offsets)
     files = {name: checksum(folder / name) for name in FILES}
     record = {"dtype": dtype.name, "source": str(path), "state": state, "files": files, "counts": info}
-    write_json(folder / "info.json", record)
+    write_json(folder / "info.json", record | {"checksum": _checksum_of(record)})
+
+
+def _checksum_of(record: dict) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
 def _all_scored(tokens: np.ndarray) -> np.ndarray:
@@ -214,7 +218,9 @@ def _load(folder: Path, state: list, tokenizer) -> TokenDataset | None:
     """The documents in `folder`; None when they are absent, damaged, or those of another state of the source."""
     try:
         info = read_json(folder / "info.json")
-        if info["state"] != state or info["files"] != {name: checksum(folder / name) for name in FILES}:
+        if info.pop("checksum") != _checksum_of(info) or info["state"] != state:
+            return None
+        if info["files"] != {name: checksum(folder / name) for name in FILES}:
             return None
         tokens = np.memmap(folder / "tokens.bin", info["dtype"], "r")
         has_prompts = (folder / "scored.bin").stat().st_size > 0

@@ -1,6 +1,7 @@
 """The token cache: what it keeps, when it reads anew; sets of documents and their parts."""
 
 import errno
+import json
 import os
 import socket
 from datetime import date
@@ -74,6 +75,18 @@ def test_a_damaged_cache_is_made_again(workspace, tokenizer, name, damage):
         again = chat_documents(path, tokenizer, 64)
         assert (again.tokens.tolist(), again.scored.tolist(), again.info) == (tokens, scored, first.info)
     assert list((workspace / "data/cache").iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    "change", [{"counts": None}, {"dtype": "int16"}, {"files": 5}, {"state": []}, {"checksum": 0}], ids=str
+)
+def test_a_changed_record_of_a_cache_is_made_again(workspace, tokenizer, change):
+    path = write("x.jsonl", {"text": "ab"})
+    first = text_documents(path, tokenizer)
+    (file,) = (workspace / "data/cache").glob("*/info.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    again = text_documents(path, tokenizer)
+    assert (again.tokens.tolist(), again.tokens.dtype, again.info) == (first.tokens.tolist(), np.uint16, first.info)
 
 
 def test_another_content_of_equal_size_and_time_is_noticed(workspace, tokenizer):
