@@ -21,9 +21,10 @@ from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, read_json
 from dllm_core.common.interrupt import signals_as_interrupt
 from dllm_core.common.paths import resolve
+from dllm_core.common.records import fits
 from dllm_core.compute.devices import pick_device
 from dllm_core.compute.processes import ProcessGroup, leave, rank, world_size
-from dllm_core.notebook.parameters import parse_value, read_code, read_parameters, unknown_name
+from dllm_core.notebook.parameters import check, parse_value, read_code, read_parameters, unknown_name
 from dllm_core.notebook.ranges import naming_parameters
 
 TRAINS = "dllm_core.train("  # in the one cell of a notebook that trains
@@ -98,10 +99,13 @@ def find_run(run: str, preset: str, pairs: Sequence[Sequence[str]]) -> tuple[Pat
             raise UsageError(f"{run!r} means {len(stages)} stages, train one: {', '.join(s.name for s in stages)}")
         (job,) = plan(stages, STAGES, preset, pairs, resolve("runs"))
         return job.notebook, job.parameters
-    settings = read_json(config).get("dllm", {}).get("settings", {})
+    ours = read_json(config, UsageError).get("dllm")
+    settings = ours["settings"] if fits(ours, dict) and fits(ours.get("settings"), dict) else {}
     for notebook in sorted({resolve(f"notebooks/{stage.notebook}.ipynb") for stage in STAGES}):
         declared = read_parameters(notebook)
         if set(declared) == set(settings):
+            for name, value in settings.items():
+                check(declared[name], value, display_path(config))
             for name, text in pairs:
                 if name not in declared:
                     raise UsageError(f"-p {name}: {unknown_name(name, declared)}")

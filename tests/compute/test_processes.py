@@ -254,6 +254,10 @@ def test_a_run_is_described_by_its_config(tmp_path, project):
         launch.find_run(str(tmp_path), "cpu", [["sead", "3"]])
     with pytest.raises(UsageError, match="-p seed: must be int, not 'x'"):
         launch.find_run(str(tmp_path), "cpu", [["seed", "x"]])
+    for settings, words in (({**values, "seed": "x"}, "seed must be int"), (5, "are those of no notebook")):
+        (tmp_path / "config.json").write_text(json.dumps({"dllm": {"settings": settings}}))
+        with pytest.raises(UsageError, match=words):
+            launch.find_run(str(tmp_path), "cpu", [])
 
 
 # --- what is told when it cannot work -------------------------------------------------------------------------------
