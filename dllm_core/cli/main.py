@@ -14,6 +14,7 @@ from types import ModuleType
 from dllm_core.cli.status_line import StatusLine
 from dllm_core.common.errors import DataError, RunError, UsageError
 from dllm_core.common.interrupt import signals_as_interrupt
+from dllm_core.common.text import safe
 
 COMMANDS = {  # word → (module, help)
     "run": ("dllm_core.cli.run", "run one, several or all notebooks of the chain"),
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dllm: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made or written, a full disk
-        print(f"dllm: {error.filename or ''}: {error.strerror or error}".replace(" :", ""), file=sys.stderr)
+        print(safe(f"dllm: {error.filename or ''}: {error.strerror or error}".replace(" :", "")), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         StatusLine().say("interrupted; the same command goes on from here")

@@ -1,5 +1,6 @@
 """`Batch`, the rows of tokens that a model trains on, and `collate`, which builds it from segments of documents."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from dllm_core.common.errors import DataError
 from dllm_core.compute.transfer import to_device
+from dllm_core.data.report import LOUD
 from dllm_core.data.token_cache import TokenDataset
 
 
@@ -104,12 +106,18 @@ def count_up(lengths: np.ndarray) -> np.ndarray:
 
 
 def trainable_spans(documents: TokenDataset, seq_len: int, fill: str | None, pack: str) -> tuple[np.ndarray, ...]:
-    """(first token, length, ends with eos), each [N], of the documents with a scored token within `seq_len`."""
+    """(first token, length, ends with eos), each [N], of the documents with a scored token within `seq_len`.
+
+    Warns when more than 1 % of the examples that are to stay whole are longer.
+    """
     starts, lengths = documents.starts, documents.lengths
     if pack == "whole":
         # An example too long for a row is useful only if a scored token lies before the cut.
         long = np.flatnonzero(lengths > seq_len)
         lengths = np.minimum(lengths, seq_len)
+        if len(long) > LOUD * len(lengths):
+            lost = f"{len(long):,} of {len(lengths):,} examples are longer and lose their end"
+            warnings.warn(f"seq_len={seq_len}: {lost}: raise it, or read the file with this max_length", stacklevel=3)
         if len(long) and not documents.all_scored:
             long = long[np.argsort(starts[long])]
             edges = np.stack([starts[long], starts[long] + seq_len], axis=1).ravel()

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from dllm_core.checkpoints.formats import LoadedCheckpoint
+from dllm_core.common.text import safe
 from dllm_core.config import DecodeConfig
 from dllm_core.data.chat import chat_prompt
 from dllm_core.data.tokenizer import encode_text
@@ -34,7 +35,7 @@ def mask_gaps(tokenizer, text: str) -> tuple[list[int], list[int]]:
     parts = re.split(r"(?s)\[\[(.+?)\]\]", text)  # before a gap, in it, after it, …
     plain = "".join(parts)
     if len(parts) == 1 or "[[" in plain or "]]" in plain:
-        raise ValueError(f"{text!r}: mark each gap with double brackets around what it hides, as in 今天[[天气]]很好")
+        raise ValueError(f"{safe(text, 200)!r}: mark each gap with double brackets around what it hides, as in 今天[[天气]]很好")
     ends = list(itertools.accumulate(map(len, parts)))
     gaps = list(zip(ends[0::2], ends[1::2]))
     encoded = encode_text(tokenizer, plain, "gaps")

@@ -49,6 +49,8 @@ def load_questions(path: str, per_group: int = 0) -> list[Question]:
             continue
         if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):
             raise DataError(f'{path}:{number}: a turn has no string under "content"')
+        if not isinstance(group, str):
+            raise DataError(f'{path}:{number}: expected a string under "group", found {type(group).__name__}')
         counts[group] = counts.get(group, 0) + 1
         if not per_group or counts[group] <= per_group:
             questions.append(Question(group, turns[0]["content"], turns[1]["content"]))

@@ -7,6 +7,7 @@ import pytest
 from chats import TALK, talks
 from small import write
 
+from dllm_core.data.batches import PackedBatches
 from dllm_core.data.jsonl import chat_documents, text_documents
 from dllm_core.data.report import reading_report
 
@@ -52,3 +53,13 @@ def test_a_loss_below_one_percent_is_only_said(workspace, tokenizer):
         warnings.simplefilter("error")
         read = text_documents("x.jsonl", tokenizer)
     assert "1 of 200 examples left out, blank" in reading_report(read)
+
+
+def test_rows_shorter_than_the_examples_are_warned_of(workspace, tokenizer):
+    chats = chat_documents(talks("x.jsonl", TALK), tokenizer, 200)
+    with pytest.warns(UserWarning, match="seq_len=40: 1 of 1 examples are longer and lose their end"):
+        PackedBatches(chats, batch_size=1, seq_len=40, pack="whole")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PackedBatches(chats, batch_size=1, seq_len=40)  # cut: the rest comes in the next row
+        PackedBatches(chats, batch_size=1, seq_len=200, pack="whole")

@@ -106,6 +106,13 @@ def test_only_single_questions_with_a_group_are_graded(tmp_path):
         load_questions(str(file))
 
 
+def test_a_group_that_is_no_name_is_refused(tmp_path):
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"group": ["a"], "conversations": turns}))
+    with pytest.raises(DataError, match=r'x\.jsonl:1: expected a string under "group", found list'):
+        load_questions(str(tmp_path / "x.jsonl"))
+
+
 def test_grading_grades_each_answer_in_the_order_of_the_questions(tokenizer):
     loaded = LoadedCheckpoint(tiny_of(tokenizer), CheckpointInfo("ar", label_shift=True, chat=True), tokenizer, None)
     config = DecodeConfig("ar", max_new_tokens=4)
