@@ -18,14 +18,14 @@ NO_SPACE_WORDS = ("unexpected pos", *(f"os error {number}" for number in NO_SPAC
 @contextmanager
 def explain_full_disk(path: Path, size: int) -> Iterator[None]:
     """Around writing `size` bytes to `path`. Raises RunError on a full disk, whichever library met it."""
+    free = shutil.disk_usage(path.parent).free / 1e6
     try:
         yield
     except Exception as error:
         if getattr(error, "errno", None) in NO_SPACE or any(words in str(error) for words in NO_SPACE_WORDS):
-            needs, free = max(size / 1e6, 0.1), shutil.disk_usage(path.parent).free / 1e6
             raise RunError(
-                f"no space in {path.parent} for {path.name}: {needs:.1f} MB needed, {free:.1f} MB free; free some and run "
-                "the same again"
+                f"no space in {path.parent} for {path.name}: {max(size / 1e6, 0.1):.1f} MB needed, {free:.1f} MB free; free "
+                "some and run the same again"
             ) from error
         raise
 

@@ -1,11 +1,12 @@
 """The atomic write, the JSON reader and the path that messages show."""
 
+import errno
 import multiprocessing
 
 import pytest
 
 from dllm_core.common.errors import DataError, RunError
-from dllm_core.common.files import display_path, read_json, replaced_whole, write_json, write_whole
+from dllm_core.common.files import display_path, read_json, read_json_lines, replaced_whole, write_json, write_whole
 
 
 def test_text_and_bytes_are_written_as_they_are(tmp_path):
@@ -22,6 +23,42 @@ def test_an_error_keeps_the_old_file_and_leaves_no_partial_one(tmp_path):
         assert path.read_text() == "old"
         raise KeyboardInterrupt
     assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_has_the_mode_of_the_umask_whoever_writes_it(tmp_path):
+    with replaced_whole(tmp_path / "private") as partial:
+        partial.unlink()
+        partial.touch(0o600)  # as safetensors makes its files
+    assert (tmp_path / "private").stat().st_mode == write_whole(tmp_path / "plain", "").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [
+    OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+    Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+])  # fmt: skip
+def test_a_full_disk_is_named_whichever_library_met_it(tmp_path, error):
+    path = write_whole(tmp_path / "a.txt", "old")
+    with pytest.raises(RunError, match=rf"no space in {tmp_path} for a\.txt: 5\.0 MB needed, .* MB free; free some"):
+        with replaced_whole(path, 5_000_000):
+            raise error
+    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_another_error_of_a_writer_stays(tmp_path):
+    with pytest.raises(PermissionError), replaced_whole(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_json_lines_are_read_up_to_the_last_whole_one_and_a_damaged_one_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    assert read_json_lines(path) == []
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert read_json_lines(path) == [{"a": 1}, {"a": 2}]
+    for damage in ("{bad}", "5", "", "[" * 10_000, "\0"):
+        path.write_text(f'{{"a": 1}}\n{damage}\n{{"a": 2}}\n')
+        with pytest.raises(RunError, match=r"a\.jsonl:2: not a JSON object .*; delete the line"):
+            read_json_lines(path, RunError)
 
 
 def _write_often(path, letter):
