@@ -39,9 +39,9 @@ def test_a_file_has_the_mode_of_the_umask_whoever_writes_it(tmp_path):
 ])  # fmt: skip
 def test_a_full_disk_is_named_whichever_library_met_it(tmp_path, error):
     path = write_whole(tmp_path / "a.txt", "old")
-    with pytest.raises(RunError, match=rf"no space in {tmp_path} for a\.txt: 5\.0 MB needed, .* MB free; free some"):
-        with replaced_whole(path, 5_000_000):
-            raise error
+    message = rf"no space in {tmp_path} for a\.txt: 5\.0 MB needed, .* MB free; free some"
+    with pytest.raises(RunError, match=message), replaced_whole(path, 5_000_000):
+        raise error
     assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -53,8 +53,8 @@ def test_another_error_of_a_writer_stays(tmp_path):
 def test_json_lines_are_read_up_to_the_last_whole_one_and_a_damaged_one_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     assert read_json_lines(path) == []
-    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
-    assert read_json_lines(path) == [{"a": 1}, {"a": 2}]
+    path.write_text('{"a": 1}\n{"a": "x\u2028y"}\n{"a"', "utf-8")
+    assert read_json_lines(path) == [{"a": 1}, {"a": "x\u2028y"}]
     for damage in ("{bad}", "5", "", "[" * 10_000, "\0"):
         path.write_text(f'{{"a": 1}}\n{damage}\n{{"a": 2}}\n')
         with pytest.raises(RunError, match=r"a\.jsonl:2: not a JSON object .*; delete the line"):
