@@ -57,7 +57,7 @@ def trained(folder: Path, name: str, ending: str = "") -> tuple[torch.nn.Module,
         return objective(*args, **kwargs)
 
     model, steps = tiny(seed=5 if (folder / "state.pt").is_file() else 0), []
-    run = RunFolder.open(str(folder), model, CheckpointInfo("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
+    run = RunFolder.open(str(folder), tiny(), CheckpointInfo("llada2", 3), NoTokenizer(), {"seed": 1}, CONFIG.keep_best)
     measure = lambda m: float(m.model.norm.weight.detach().abs().sum())
     config = dataclasses.replace(CONFIG, **other)
     for step in train(
