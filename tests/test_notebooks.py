@@ -103,7 +103,7 @@ def settings_of_06(project: Path, **values) -> dict:
 
 
 def test_an_unknown_style_is_named(project):
-    with pytest.raises(ValueError, match="style='mdlm': must be one of ar, llada1, llada2"):
+    with pytest.raises(ValueError, match="style='mdlm': must be .ar. or .llada1. or .llada2."):
         settings_of_06(project, style="mdlm")
 
 
