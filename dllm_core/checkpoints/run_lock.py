@@ -43,14 +43,15 @@ def read_run(folder: Path) -> dict:
         if (above / NAME).is_file() and (above / "config.json").is_file():  # which may be set aside
             raise RunError(f"{display_path(folder)}: lies in the folder of another run; choose another run_name")
     file, advice = folder / "config.json", "choose another run_name, or move the folder away"
-    entries = folder.iterdir() if folder.exists() else ()
+    entries = folder.iterdir() if folder.is_dir() else ([folder] if folder.exists() else [])
     if all(entry.name == NAME or entry.suffix == ".partial" for entry in entries):
         return {}
     try:
         config = read_json(file, RunError) if file.is_file() else {}
     except RunError as error:
         raise RunError(f"{error}: {advice}") from error
-    if not isinstance(config.get("dllm"), dict):
+    record = config.get("dllm")
+    if not isinstance(record, dict) or not all(isinstance(record.get(k, {}), dict) for k in ("settings", "starts_from")):
         raise RunError(f"{display_path(folder)}: holds files, but no run of this project: {advice}")
     return config
 

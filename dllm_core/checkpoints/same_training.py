@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 from dllm_core.common.paths import resolve
 from dllm_core.data.token_cache import checksum
 from dllm_core.model import Transformer
@@ -28,11 +30,12 @@ def _training_of(config: dict) -> dict:
 
 def starts_from(model: Transformer, settings: dict) -> dict:
     """What another start differs in: sum and norm of the weights, bytes and checksum of the data where they are a file."""
-    weights = [parameter.detach().cpu().double() for parameter in model.parameters()]
-    start = {
-        "weights_sum": sum(float(tensor.sum()) for tensor in weights),
-        "weights_norm": math.sqrt(sum(float(tensor.square().sum()) for tensor in weights)),
-    }
+    total, squares = 0.0, 0.0
+    for parameter in model.parameters():
+        tensor = parameter.detach().cpu()
+        total += float(tensor.sum(dtype=torch.float64))
+        squares += float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
+    start = {"weights_sum": total, "weights_norm": math.sqrt(squares)}
     data = resolve(settings.get("data") or "weights")
     return start | ({"data": checksum(data)} if data.is_file() else {})
 

@@ -43,17 +43,19 @@ def run_path(name: str | Path, weights: Path | None = None) -> Path:
     """The folder of the run `name`: `x`, `sub/x` and `weights/x` lie below `weights` (default: `resolve("weights")`), an
     absolute path, also one with `~/`, is the folder itself.
 
-    Raises RunError for a name that leaves weights/ (`..`), means it or a folder above it, or holds blanks at its ends.
+    Raises RunError for a name that leaves weights/ (`..`), means it or a folder above it, ends as a file of weights does
+    (.pt) or holds blanks at its ends.
     """
     text = str(name)
     path = Path(text).expanduser() if text.startswith("~/") else Path(text)
     parts = path.parts[1:] if path.parts[:1] == ("weights",) else path.parts
     home = Path(os.path.abspath(weights or resolve("weights")))
     folder = home.joinpath(*parts)
-    is_odd = ".." in parts or str(path).startswith("~") or text != text.strip() or not text.isprintable()
-    if is_odd or folder in (home, *home.parents):
+    leaves = ".." in parts or str(path).startswith("~")  # ~somebody, whose home may be anywhere
+    is_odd = path.suffix in (".pt", ".pth") or text != text.strip() or not text.isprintable()
+    if leaves or is_odd or folder in (home, *home.parents):
         raise RunError(
             f"run_name={text!r}: must name a folder of its own: my_run or sub/my_run (under weights/) or an absolute "
-            "path, without `..`"
+            "path, without `..` and .pt"
         )
     return folder

@@ -16,7 +16,9 @@ from small import NoTokenizer, tiny
 
 from dllm_core.checkpoints.formats import find_checkpoint, load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
+from dllm_core.checkpoints.run_lock import check_free
 from dllm_core.common.errors import RunError
+from dllm_core.common.paths import run_path
 from dllm_core.config import CheckpointInfo
 from dllm_core.train import TrainStep
 
@@ -231,6 +233,25 @@ def test_an_old_folder_that_is_no_run_is_refused_and_left_alone(home):
     with pytest.raises(RunError, match=r"weights/story\.old: holds files, but no run of this project"):
         begin(seed=1)
     assert (home / "weights/story.old/thesis.txt").is_file() and load_checkpoint("story")
+
+
+@pytest.mark.parametrize("content", ['{"dllm": 5}', '{"dllm": {"settings": 5}}', '{"dllm": {"starts_from": 5}}', "[" * 10_000])
+def test_a_config_of_another_form_is_no_run(home, content):
+    (home / "weights/story").mkdir(parents=True)
+    (home / "weights/story/config.json").write_text(content)
+    with pytest.raises(RunError, match="story.*: choose another run_name, or move the folder away"):
+        begin()
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(home):
+    finished()
+    (home / "weights/story.old").write_text("mine")
+    with pytest.raises(RunError, match=r"weights/story\.old: holds files, but no run"):
+        begin(seed=1)
+    (home / "weights/other").write_text("mine")
+    for name in ("other", "other/deep"):
+        with pytest.raises(RunError, match=f"weights/{name}: cannot be written, .*weights/other is a file or read-only"):
+            check_free(run_path(name))
 
 
 @pytest.mark.parametrize("name, folder", [

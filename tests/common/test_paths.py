@@ -44,6 +44,6 @@ def test_a_run_lies_under_weights_or_at_an_absolute_path(workspace, monkeypatch)
     assert run_path("x", workspace / "seeds") == workspace / "seeds/x"
     monkeypatch.setenv("DLLM_WEIGHTS", "/disk")
     assert run_path("x") == run_path("weights/x") == Path("/disk/x")
-    for name in ("../x", "sub/../../x", "weights/../x", "/disk", "/", "", "~else/x", "x "):
+    for name in ("../x", "sub/../../x", "weights/../x", "/disk", "/", "", "~else/x", "x ", "x.pt"):
         with pytest.raises(RunError, match="must name a folder of its own"):
             run_path(name)
