@@ -126,8 +126,8 @@ class DecodingState:
     def record(
         self, first: Tensor, prediction: Prediction, masked: Tensor, commits: Commits, remaining: Tensor
     ) -> list[DecodeStep]:
-        """The step of each row, counted. first: [B], where its block begins; prediction, masked, commits: of the block's
-        positions [B, N]; remaining: [B], masks of the row after the step. Raises FloatingPointError for NaN."""
+        """The step of each row, counted. first: [B], where its block begins; prediction, masked, commits: of the
+        block's positions [B, N]; remaining: [B], masks of the row after the step. Raises FloatingPointError for NaN."""
         seconds, forwards = time.perf_counter() - self.began, 2 if self.config.cfg_scale else 1
         # few transfers in all: each waits for the device
         cells = torch.stack([prediction.token, commits.reasons, commits.commit, masked], dim=1).tolist()

@@ -138,8 +138,8 @@ def _build(cls: type, values: dict, where: Path):
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors, .pt or .pth file, in float32; a dict under "model" or "state_dict" is unwrapped. Raises
-    RunError for a file that cannot be read, and for a tensor that is not of floating point or not finite."""
+    """Tensors of a .safetensors, .pt or .pth file, in float32; a dict under "model" or "state_dict" is unwrapped.
+    Raises RunError for a file that cannot be read, and for a tensor that is not of floating point or not finite."""
     try:
         if file.suffix == ".safetensors":
             state = load_file(file)
@@ -156,10 +156,10 @@ def read_state(file: Path) -> dict[str, Tensor]:
     state = {name: tensor for name, tensor in state.items() if not any(part in name for part in skip)}
     for name, tensor in state.items():
         if not tensor.is_floating_point():
-            raise RunError(f"{file}: tensor {name} is of {tensor.dtype}, not of floating point: no weights of a model here")
+            raise RunError(f"{file}: tensor {name} is of {tensor.dtype}, not of floating point: not a model's weights")
         state[name] = tensor.float()
-        if not state[name].isfinite().all():
-            raise RunError(f"{file}: tensor {name} holds nan or inf: {NOT_FINITE}")
+        if not state[name].sum().isfinite():  # ten times as fast as a look at each number
+            raise RunError(f"{file}: tensor {name} holds nan, inf or too large numbers: {NOT_FINITE}")
     return {name.removeprefix("_orig_mod.").removeprefix("module."): tensor for name, tensor in state.items()}
 
 

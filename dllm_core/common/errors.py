@@ -23,6 +23,6 @@ class UsageError(UserError):
 
 
 NOT_FINITE = (  # what to do when a model predicts NaN
-    "the weights or what they compute are not finite; take weights saved before (NAME_best.pt) or train again with a lower "
-    "learning_rate"
+    "the weights or what they compute are not finite; take weights saved before (NAME_best.pt) or train again with a "
+    "lower learning_rate"
 )

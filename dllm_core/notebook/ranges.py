@@ -76,8 +76,8 @@ def check_settings(declared: Mapping[str, Parameter], values: Mapping) -> None:
 
 
 def _values(annotation, parameter: Parameter, value) -> list:
-    """What a parameter's value means for a setting: several numbers where it is a list such as "8,16", nothing where a 0,
-    an empty text or "auto" leaves it to the notebook."""
+    """What a parameter's value means for a setting: several numbers where it is a list such as "8,16", nothing where a
+    0, an empty text or "auto" leaves it to the notebook."""
     kind, _, is_optional = parts(annotation)
     is_list = parameter.type is str and kind in (int, float) and value
     values = parse_numbers(value, kind) if is_list else [value]

@@ -68,7 +68,8 @@ def _check_schedules(values: dict) -> None:
     Diffusion(schedule, 0, **{setting: values[name] for setting, name in loss.items() if name in values})
     if values.get("use_block_curriculum"):
         up, down = (parse_numbers(values[f"wsd_block_sizes_{part}"]) for part in ("up", "down"))
-        BlockSchedule(values["seq_len"], values["max_iters"], parse_numbers(values["wsd_phase_ratios"], float), up, down)
+        ratios = parse_numbers(values["wsd_phase_ratios"], float)
+        BlockSchedule(values["seq_len"], values["max_iters"], ratios, up, down)
 
 
 def open_tokenizer(tokenizer_dir: str, use_tokenizer: bool = True, data: str = "", field: str = "text"):
