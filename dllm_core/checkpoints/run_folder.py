@@ -87,7 +87,8 @@ class RunFolder:
             same = same_settings(earlier, config) and (trains_on or same_start(before, config["dllm"]["starts_from"]))
             run.is_finished = same and (folder / VARIANTS["last"]).is_file() and not os.environ.get("DLLM_TRAIN_AGAIN")
             if run.is_finished or (same and run._is_stopped()):
-                for partial in folder.rglob("*.partial"):  # left by a process that was killed while it wrote
+                # left by a process that was killed while it wrote; safetensors calls its own .tmp
+                for partial in (*folder.rglob("*.partial"), *folder.rglob(".tmp*")):
                     partial.unlink()
                 config["dllm"]["starts_from"] |= before
             else:
