@@ -54,8 +54,8 @@ def train(
 
     objective: (model, batch, block_size=, generator=, embedding_noise=) → `Loss`; generator: `noise.generator_for`.
     validate: model → float, lower is better; measured every `config.eval_every` steps and at the end.
-    run: a `RunFolder`; if it holds the state of an unfinished training, that training goes on, bit for bit; the weights of
-    a finished one are loaded into `model`, and nothing is yielded.
+    run: a `RunFolder`; if it holds the state of an unfinished training, that training goes on, bit for bit; the weights
+    of a finished one are loaded into `model`, and nothing is yielded.
 
     KeyboardInterrupt (also in the consumer's cell) saves the state before it stops the loop. So does any other end of the
     consumer, except under FSDP with several processes: those go back to the last saved state.

@@ -64,8 +64,8 @@ class RunFolder:
     def open(cls, name: str, model: Transformer, checkpoint: CheckpointInfo, tokenizer, settings: dict, keep_best: int = 1):
         """The run `name` (`run_path`), locked for this process. A training of the same settings (except those
         without effect), from the same weights and data, is continued or, where it had finished, taken up. Another run
-        is set aside, a finished one as NAME.old, a stopped one as NAME.stopped, and a new one begins. With the environment
-        variable DLLM_TRAIN_AGAIN a finished training is another run.
+        is set aside, a finished one as NAME.old, a stopped one as NAME.stopped, and a new one begins. With the
+        environment variable DLLM_TRAIN_AGAIN a finished training is another run.
 
         Of several processes that train together only the first changes the folder, here and in `finish`.
         Raises RunError for a name that cannot be, a folder that another process trains in and one that is no run.
@@ -102,8 +102,8 @@ class RunFolder:
         return (self.folder / "state.pt").is_file() and not (self.folder / VARIANTS["last"]).is_file()
 
     def _set_aside(self) -> None:
-        """Rename the folder of a finished run to NAME.old and of a stopped one to NAME.stopped, in the place of an earlier
-        one. Of a run that saved nothing, delete what it wrote."""
+        """Rename the folder of a finished run to NAME.old and of a stopped one to NAME.stopped, in the place of an
+        earlier one. Of a run that saved nothing, delete what it wrote."""
         if not any((self.folder / name).is_file() for name in ("state.pt", *VARIANTS.values())):
             for name in ("metrics.jsonl", "samples.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -151,7 +151,7 @@ class RunFolder:
         self.has_kept = True
 
     def checkpoints(self) -> list[tuple[float, Path]]:
-        """(validation loss, file) of the kept checkpoints, best first. Raises RunError when one that was kept is gone."""
+        """(validation loss, file) of the kept checkpoints, best first. Raises RunError when one of them is gone."""
         scores = self.folder / "checkpoints" / "scores.json"
         if not scores.is_file() and not self.has_kept:
             return []
@@ -199,12 +199,14 @@ class RunFolder:
             self.saved_step = state["step"]
         except Exception as error:  # whatever the reader raises, the cause is this file
             raise RunError(
-                f"{file}: damaged ({type(error).__name__}); put a copy in its place, or delete it to train from the start"
+                f"{file}: damaged ({type(error).__name__}); put a copy in its place, or delete it to train from the "
+                "start"
             ) from error
         lines = [json_text(asdict(step)) + "\n" for step in self.steps() if step.step <= self.saved_step]
         recorded = write_whole(self.folder / "metrics.jsonl", "".join(lines))
         if lost := self.saved_step - len(lines):
-            warnings.warn(f"{recorded}: {lost} of {self.saved_step} steps are missing, and so in the curve", stacklevel=2)
+            words = f"{lost} of {self.saved_step} steps are missing, and so in the curve"
+            warnings.warn(f"{recorded}: {words}", stacklevel=2)
         return state
 
     def finish(self, model: Transformer) -> None:

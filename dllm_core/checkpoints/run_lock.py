@@ -27,8 +27,8 @@ def take_lock(folder: Path, keep: bool = True) -> None:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise RunError(
-            f"{display_path(folder)}: process {file.read_text() or '(starting)'} trains in this folder: wait until it has "
-            "ended (a notebook's: until its kernel is shut down), or choose another run_name"
+            f"{display_path(folder)}: process {file.read_text() or '(starting)'} trains in this folder: wait until it "
+            "has ended (a notebook's: until its kernel is shut down), or choose another run_name"
         ) from error
     if keep:
         file.write_text(str(os.getpid()))
@@ -51,7 +51,8 @@ def read_run(folder: Path) -> dict:
     except RunError as error:
         raise RunError(f"{error}: {advice}") from error
     record = config.get("dllm")
-    if not isinstance(record, dict) or not all(isinstance(record.get(k, {}), dict) for k in ("settings", "starts_from")):
+    parts = [record.get(name, {}) for name in ("settings", "starts_from")] if isinstance(record, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
         raise RunError(f"{display_path(folder)}: holds files, but no run of this project: {advice}")
     return config
 

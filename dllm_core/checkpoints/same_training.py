@@ -29,7 +29,7 @@ def _training_of(config: dict) -> dict:
 
 
 def starts_from(model: Transformer, settings: dict) -> dict:
-    """What another start differs in: sum and norm of the weights, bytes and checksum of the data where they are a file."""
+    """What another start differs in: sum and norm of the weights; bytes and checksum of the data, where a file."""
     total, squares = 0.0, 0.0
     for parameter in model.parameters():
         tensor = parameter.detach().cpu()

@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class _Output(io.FileIO):
-    """A stream that goes on when its reader has ended (`dllm run … | head -1`), its terminal is closed or its disk full."""
+    """A stream that goes on when its reader has ended (`dllm run … | head -1`), its terminal is closed or its disk is
+    full."""
 
     def write(self, data) -> int:
         with contextlib.suppress(OSError):

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit code 0: every stage has its result; 1: a stage failed. Raises UsageError and RunError before anything has run."""
+    """Exit code 0: every stage has its result; 1: a stage failed. Before anything has run, raises UsageError, and
+    RunError for a run's folder that cannot be trained in."""
     if options.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
     if not (options.stages or options.list or options.parameters):

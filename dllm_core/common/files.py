@@ -24,8 +24,8 @@ def explain_full_disk(path: Path, size: int) -> Iterator[None]:
     except Exception as error:
         if getattr(error, "errno", None) in NO_SPACE or any(words in str(error) for words in NO_SPACE_WORDS):
             raise RunError(
-                f"no space in {path.parent} for {path.name}: {max(size / 1e6, 0.1):.1f} MB needed, {free:.1f} MB free; free "
-                "some and run the same again"
+                f"no space in {path.parent} for {path.name}: {max(size / 1e6, 0.1):.1f} MB needed, {free:.1f} MB free; "
+                "free some and run the same again"
             ) from error
         raise
 

@@ -40,11 +40,11 @@ def resolve(path: str | Path) -> Path:
 
 
 def run_path(name: str | Path, weights: Path | None = None) -> Path:
-    """The folder of the run `name`: `x`, `sub/x` and `weights/x` lie below `weights` (default: `resolve("weights")`), an
-    absolute path, also one with `~/`, is the folder itself.
+    """The folder of the run `name`: `x`, `sub/x` and `weights/x` lie below `weights` (default: `resolve("weights")`);
+    an absolute path, also one with `~/`, is the folder itself.
 
-    Raises RunError for a name that leaves weights/ (`..`), means it or a folder above it, ends as a file of weights does
-    (.pt) or holds blanks at its ends.
+    Raises RunError for a name that leaves weights/ (`..`), means it or a folder above it, ends as a file of weights
+    does (.pt) or holds blanks at its ends.
     """
     text = str(name)
     path = Path(text).expanduser() if text.startswith("~/") else Path(text)

@@ -21,9 +21,9 @@ SHARE = 0.03  # most of the time that drawing may take
 class LiveLossCurve:
     """A loss curve that grows: `live.update(train_step)` for every step, `live.close()` at the end.
 
-    steps: recorded before, of a run that is continued; every: least seconds between two pictures; interactive: whether to
-    draw before the end (default: `show.interactive()`). One picture remains in the notebook. `live.picture()` draws the
-    current state at any time.
+    steps: recorded before, of a run that is continued; every: least seconds between two pictures; interactive: whether
+    to draw before the end (default: `show.interactive()`). One picture remains in the notebook. `live.picture()` draws
+    the current state at any time.
     """
 
     def __init__(
