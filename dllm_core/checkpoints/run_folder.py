@@ -82,14 +82,14 @@ class RunFolder:
         config = json.loads(json_text(config))  # as it will be read: tuples become lists
         trains_on = folder in _trained_here and _trained_here[folder]() is model  # its weights are no longer the first
         earlier = read_run(folder)
+        # left by a process that was killed while it wrote; safetensors calls its own .tmp
+        for partial in (*folder.rglob("*.[0-9]*.partial"), *folder.rglob(".tmp??????")):
+            partial.unlink()
         if earlier:
             before = earlier["dllm"].get("starts_from", {})
             same = same_settings(earlier, config) and (trains_on or same_start(before, config["dllm"]["starts_from"]))
             run.is_finished = same and (folder / VARIANTS["last"]).is_file() and not os.environ.get("DLLM_TRAIN_AGAIN")
             if run.is_finished or (same and run._is_stopped()):
-                # left by a process that was killed while it wrote; safetensors calls its own .tmp
-                for partial in (*folder.rglob("*.partial"), *folder.rglob(".tmp*")):
-                    partial.unlink()
                 config["dllm"]["starts_from"] |= before
             else:
                 run._set_aside()

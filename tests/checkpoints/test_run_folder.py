@@ -18,6 +18,7 @@ from dllm_core.checkpoints.formats import find_checkpoint, load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.checkpoints.run_lock import check_free
 from dllm_core.common.errors import RunError
+from dllm_core.common.files import write_whole
 from dllm_core.common.paths import run_path
 from dllm_core.config import CheckpointInfo
 from dllm_core.train import TrainStep
@@ -143,6 +144,16 @@ def test_a_run_that_saved_nothing_does_not_push_another_out(home):
     assert same(load_checkpoint("weights/story.old").model.state_dict(), changed(1.0).state_dict())
     assert not (home / "weights/story.stopped").exists()
     assert (run.folder / "notes.txt").is_file() and len(begin(9).metrics()) == 0
+
+
+@pytest.mark.parametrize("seed", [0, 9])
+def test_what_a_killed_process_left_half_written_goes(home, seed):
+    """Nothing was saved yet: neither the same training nor another keeps it."""
+    run = begin(0)
+    for name in ("state.pt.123.partial", "checkpoints/0000002.safetensors.123.partial", ".tmpAbC123"):
+        write_whole(run.folder / name, "half")
+    begin(seed)
+    assert not [file.name for file in run.folder.rglob("*") if "partial" in file.name or "tmp" in file.name]
 
 
 # --- a finished training is taken up ------------------------------------------------------------------------------
