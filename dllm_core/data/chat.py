@@ -23,7 +23,7 @@ def chat_prompt(tokenizer, messages: str | list[dict]) -> list[int]:
         messages = [{"role": "user", "content": messages}]
     for message in messages:
         refuse_surrogates(message["content"], "prompt")
-    quoted = _quoted(tokenizer, control_tokens(tokenizer), messages)
+    (quoted,), _ = _quoted(tokenizer, [messages])
     text = tokenizer.apply_chat_template(quoted, tokenize=False, add_generation_prompt=True)
     return _encode(tokenizer, [text], ["prompt"])[0]
 
@@ -62,12 +62,12 @@ def encode_conversations(
     turns, max_length and counts: see `jsonl.chat_documents`. locations: "file:line" of each conversation, for errors.
     """
     require_chat_template(tokenizer)
-    control = control_tokens(tokenizer)
+    quoted, written_out = _quoted(tokenizer, conversations)
     every = []
-    for conversation, location in zip(conversations, locations, strict=True):
+    for conversation, location in zip(quoted, locations, strict=True):
         answers = [i for i, turn in enumerate(conversation) if turn["role"] == "assistant"]
-        scored = [bool(conversation[i]["content"].strip()) for i in answers]
-        every.append(Conversation(_quoted(tokenizer, control, conversation), location, answers, scored))
+        scored = [not conversation[i]["content"].isspace() and conversation[i]["content"] != "" for i in answers]
+        every.append(Conversation(conversation, location, answers, scored))
 
     # An answer costs the text before it. So the answers are taken in rounds, each as many as all before and one more,
     # until a conversation exceeds max_length.
@@ -79,7 +79,6 @@ def encode_conversations(
 
     # Join the parts of an example, cut it at max_length, and keep it if a scored token is left.
     ids, scored, origin = [], [], []
-    written_out = sum(turn["content"].count(QUOTE[-1]) for conversation in every for turn in conversation.turns)
     counts = {"cut": 0, "dropped": 0, "blank": 0, "control": written_out}
     for c, conversation in enumerate(every):
         numbers = range(len(conversation.answers))
@@ -130,11 +129,16 @@ def _encode_answers(tokenizer, conversations: list[Conversation], stop: int, tur
         talk.parts.append((prompt, answer))
 
 
-def _quoted(tokenizer, control: re.Pattern, turns: list[dict]) -> list[dict]:
-    """The turns with every control token in their contents quoted."""
+def _quoted(tokenizer, conversations: list[list[dict]]) -> tuple[list[list[dict]], int]:
+    """The conversations with every control token in their contents quoted, and how many there are."""
+    control = control_tokens(tokenizer)
+    contents = [turn["content"] for turns in conversations for turn in turns]
+    written_out = len(control.findall("\0".join(contents)))  # of all at once: nearly always there is none
+    if not written_out:
+        return conversations, 0
     quote = lambda found: QUOTE.format(tokenizer.convert_tokens_to_ids(found[0]))
-    quoted = lambda turn: {**turn, "content": control.sub(quote, turn["content"])}
-    return [quoted(turn) if control.search(turn["content"]) else turn for turn in turns]
+    quoted = [[{**turn, "content": control.sub(quote, turn["content"])} for turn in turns] for turns in conversations]
+    return quoted, written_out
 
 
 def _encode(tokenizer, texts: list[str], names: list[str]) -> list[list[int]]:
@@ -142,19 +146,19 @@ def _encode(tokenizer, texts: list[str], names: list[str]) -> list[list[int]]:
 
     names: of the texts, for errors.
     """
-    quoted = [i for i, text in enumerate(texts) if QUOTE[0] in text]
-    rest = list(texts)
-    for i in quoted:
-        rest[i] = ""
     encode = backend(tokenizer, control_tokens=True).encode_batch_fast
-    ids = [e.ids for e in encode(rest, add_special_tokens=False)]
+    quoted = {i for i, text in enumerate(texts) if QUOTE[0] in text}
+    whole = [text for i, text in enumerate(texts) if i not in quoted] if quoted else texts
+    ids = [e.ids for e in encode(whole, add_special_tokens=False)]
     unquote = lambda found: tokenizer.convert_ids_to_tokens(int(found[1]))
-    for i in quoted:
+    for i in sorted(quoted):
+        parts = []
         for k, part in enumerate(control_tokens(tokenizer).split(texts[i])):  # plain text, control token, plain text …
             if k % 2:
-                ids[i].append(tokenizer.convert_tokens_to_ids(part))
+                parts.append(tokenizer.convert_tokens_to_ids(part))
             else:
-                ids[i] += encode_text(tokenizer, QUOTED.sub(unquote, part), names[i]).ids
+                parts += encode_text(tokenizer, QUOTED.sub(unquote, part), names[i]).ids
+        ids.insert(i, parts)
     return ids
 
 
