@@ -131,20 +131,19 @@ class TrainingLoop:
                     queues = self.device.type in ASYNC_DEVICES and not (validates or saves)
                     self.queued = self.gradients(self.step) if queues else None
                     done = self.read(pending, numbers.read(), began)
-                    # 3. validation, metrics, state
+                    # 3. validation and metrics; the consumer
                     if validates and self.validate:
                         done = replace(done, validation=self.validate(self.model))
                     if self.run:
                         self.run.record(done, self.model)
-                    if saves:
-                        self.save()
-                    # 4. the consumer, unless somebody asked to stop
-                    self.check_interrupt()
                     if self.processes.rank == 0:
                         self.interrupt.working = False
                         yield done
                         self.interrupt.working = True
-                        self.check_interrupt()
+                    # 4. the state, once the consumer has done its part of the step; an end, if somebody asked for it
+                    if saves:
+                        self.save()
+                    self.check_interrupt()
             except (KeyboardInterrupt, GeneratorExit):
                 self.interrupt.working = True
                 if self.step > self.saved_at and (self.stop_agreed or not self.processes.sharded):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests under nohup, too, see a terminal close
 
 ROOT = Path(__file__).resolve().parent.parent
 
