@@ -46,7 +46,6 @@ from dllm_core.config import CheckpointInfo
 from dllm_core.model import Transformer
 from dllm_core.train import TrainStep
 
-TRAIN_AGAIN = "DLLM_TRAIN_AGAIN"  # environment variable: set, a finished training is set aside instead of taken up
 _trained_here: dict[Path, weakref.ref] = {}  # folder → the model that this process trains in place
 
 
