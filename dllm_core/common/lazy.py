@@ -13,7 +13,7 @@ def offer(package: str, names: dict[str, tuple[str, ...]]) -> None:
     file_of = {name: file for file, offered in names.items() for name in offered}
 
     class Package(types.ModuleType):
-        __all__ = list(file_of)
+        __all__ = tuple(file_of)
 
         def __getattr__(self, name: str):
             if name not in file_of:
