@@ -69,13 +69,13 @@ def encode_conversations(
         scored = [not conversation[i]["content"].isspace() and conversation[i]["content"] != "" for i in answers]
         every.append(Conversation(conversation, location, answers, scored))
 
-    # An answer costs the text before it. So the answers are taken in rounds, each as many as all before and one more,
+    # An answer costs the text before it. So the answers are taken in rounds, eight first, then as many as all before,
     # until a conversation exceeds max_length.
-    pending, stop = every, 1
+    pending, stop = every, 8
     while pending:
         _encode_answers(tokenizer, pending, stop, turns)
         pending = [conversation for conversation in pending if not conversation.is_complete(max_length, turns)]
-        stop = 2 * stop + 1
+        stop = 2 * stop
 
     # Join the parts of an example, cut it at max_length, and keep it if a scored token is left.
     ids, scored, origin = [], [], []
