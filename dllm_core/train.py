@@ -6,7 +6,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from dllm_core.compute.cpu import keep_memory, onednn_matmul
 from dllm_core.compute.muon import optimizers
 from dllm_core.compute.processes import LossModule, ProcessGroup, explain_lost_peer, local
 from dllm_core.compute.transfer import Fetched
+from dllm_core.compute.work import Work
 from dllm_core.config import TrainConfig
 from dllm_core.noise import generator_for
 from dllm_core.schedules import BlockSchedule, learning_rate
@@ -38,6 +39,8 @@ class TrainStep:
     phase: str | None = None
     validation: float | None = None  # bound or likelihood measured after this step
     parts: dict[str, float] = field(default_factory=dict)
+    positions: int = 0  # computed so far, clean halves, noisy views and padding included
+    flops: float = 0.0  # model FLOP so far (`compute.work.training_work`)
 
 
 def train(
@@ -76,7 +79,8 @@ def train(
 class PendingStep:
     """A step whose gradients are computed or, on a GPU, queued."""
 
-    values: Tensor  # [n] on the device: summed loss, its count, interrupted processes, summed `parts`, gradient's norm
+    # [n] on the device: summed loss, its count, interrupted processes, positions, FLOP, summed `parts`, gradient's norm
+    values: Tensor
     parts: list[str]  # their names
     tokens: int  # read by the step
     block_size: int | None
@@ -85,7 +89,7 @@ class PendingStep:
 class TrainingLoop:
     """One training as named steps: `gradients`, `update`, `read` and `save`, in the order in which `steps` calls them.
 
-    step: optimizer steps done; tokens, seconds: used so far; queued: the next step, when its gradients are queued already.
+    step: optimizer steps done; tokens, work, seconds: used so far; queued: the next step, when its gradients are queued already.
     """
 
     def __init__(self, model, batches, objective, config, blocks, validate, run):
@@ -95,7 +99,7 @@ class TrainingLoop:
         self.validates = validate is not None  # the same on all processes
         is_first = self.processes.rank == 0
         self.run, self.validate = (run, validate) if is_first else (None, None)
-        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.step, self.tokens, self.work, self.seconds = 0, 0, Work(), 0.0
         self.queued: PendingStep | None = None
         self.stop_agreed = False  # several processes stop together, after the step whose sums told them to
         model.zero_grad(set_to_none=True)  # a failed training may have left gradients
@@ -160,7 +164,7 @@ class TrainingLoop:
         block_size = self.blocks.block_size(index) if self.blocks else None
         sigma = config.embedding_noise if index < config.embedding_noise_steps else 0.0
         # 1. sums of losses and counts over the micro-batches of this process
-        total, count, parts, tokens = 0.0, 0.0, {}, 0
+        total, count, work, parts, tokens = 0.0, 0.0, Work(), {}, 0
         micro_batches = processes.split(next(self.batches), config.micro_batch_size)
         for part, batch in enumerate(micro_batches):
             tokens += int((batch.document >= 0).sum())  # while the batch is on the host
@@ -171,14 +175,15 @@ class TrainingLoop:
             matmuls = onednn_matmul(batch.tokens.numel(), self.model.config.hidden_size, self.device)
             with matmuls, processes.gradients(self.loss_module, is_last):
                 with self.autocast:
-                    loss, loss_count, loss_parts = self.loss_module(
+                    loss, loss_count, loss_work, loss_parts = self.loss_module(
                         batch, block_size=block_size, generator=generator, embedding_noise=sigma
                     )
                 loss.backward()
-            total, count = total + loss.detach(), count + loss_count
+            total, count, work = total + loss.detach(), count + loss_count, work + loss_work
             parts = {name: parts.get(name, 0.0) + value for name, value in loss_parts.items()}
         # 2. the gradient of the mean over all processes (DDP has averaged theirs), clipped
-        sums = processes.sum([total, count, float(self.interrupt.requested), *parts.values()])
+        interrupted = float(self.interrupt.requested)
+        sums = processes.sum([total, count, interrupted, work.positions, work.flops, *parts.values()])
         gradients = [local(parameter.grad) for parameter in self.trained.parameters() if parameter.grad is not None]
         torch._foreach_div_(gradients, (sums[1].clamp(min=1) / processes.size).float())
         norm = processes.clip(self.trained.parameters(), config.grad_clip)
@@ -209,7 +214,7 @@ class TrainingLoop:
     def read(self, pending: PendingStep, numbers: list[float], began: float) -> TrainStep:
         """The record of a step from its numbers on the host. Raises FloatingPointError when they are not finite."""
         config, index = self.config, self.step - 1
-        total, count, interrupted, *parts, norm = numbers
+        total, count, interrupted, positions, flops, *parts, norm = numbers
         mean = total / max(count, 1)
         if not (math.isfinite(mean) and math.isfinite(norm)):
             raise FloatingPointError(
@@ -217,6 +222,7 @@ class TrainingLoop:
                 f"lower learning_rate={config.learning_rate} or raise warmup_steps={config.warmup_steps}"
             )
         self.stop_agreed = self.stop_agreed or interrupted > 0
+        self.work += Work(int(positions), flops)
         self.seconds += time.perf_counter() - began
         return TrainStep(
             step=self.step,
@@ -228,6 +234,8 @@ class TrainingLoop:
             block_size=pending.block_size,
             phase=self.blocks.phase(index) if self.blocks else None,
             parts={name: value / max(count, 1) for name, value in zip(pending.parts, parts, strict=True)},
+            positions=self.work.positions,
+            flops=self.work.flops,
         )
 
     def save(self) -> None:
@@ -241,6 +249,7 @@ class TrainingLoop:
                     "batches": self.position,
                     "step": self.step,
                     "tokens": self.tokens,
+                    "work": astuple(self.work),
                     "seconds": self.seconds,
                 }
             )
@@ -256,6 +265,7 @@ class TrainingLoop:
             self.processes.shard_optimizer_state(optimizer)
         self.batches.load_state(state["batches"])
         self.tokens, self.seconds = state["tokens"], state["seconds"]
+        self.work = Work(*state.get("work", ()))  # older states have none
 
     def check_interrupt(self) -> None:
         """Raise KeyboardInterrupt if the training has to stop after this step: one process at once, several together."""

@@ -38,6 +38,7 @@ class Blank:
 
     def __init__(self, vocab: int = VOCAB):
         self.vocab, self.calls, self.device = vocab, [], torch.device("cpu")
+        self.config = ModelConfig(vocab, 16, 2, 4)
 
     def __call__(self, tokens, position, mask, embeddings=None, read=None, last=None):
         self.calls.append((tokens, position, mask, embeddings))

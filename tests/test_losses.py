@@ -204,6 +204,52 @@ def test_complementary_views_score_each_token_once():
         assert loss.total.item() == pytest.approx(int(batch.scored.sum()) * LOG_V, rel=1e-5)
 
 
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_more_views_cost_the_mean_of_what_each_costs_alone(block_size):
+    """Two draws with their inverses and one view with everything masked, against five forwards of one view."""
+    batch, model = batch_of([12, 9], [16], prompt=3), tiny()
+    options = {"block_size": block_size, "generator": seeded()}
+    many = Diffusion(BAND, MASK, complementary=True, draws=2, all_masked=True)(model, batch, **options)
+    single, generator = Diffusion(BAND, MASK), seeded()
+    pattern, groups = single.pattern(batch, block_size), single.groups(batch, block_size)
+    draws = [corrupt(batch.tokens, batch.scored, BAND, MASK, generator, groups) for _ in range(2)]
+    everything = batch.tokens.masked_fill(batch.scored, MASK)
+    views = [*draws[0], *draws[1], Noised(everything, batch.scored, torch.ones(batch.tokens.shape))]
+    alone = [single.score(model, batch, [view], pattern) for view in views]
+    assert torch.allclose(many.total, sum(loss.total for loss in alone) / 5, rtol=1e-5)
+    assert many.count == alone[0].count
+
+
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_a_teacher_gives_each_masked_token_its_distribution_after_the_clean_ones(block_size):
+    """Documents of their own, one masked token at a time, against the teacher's plain causal pass."""
+    model, teacher = tiny(), tiny(1)
+    batch = batch_of([7, 5], [9])  # a first token is scored, too: no AR model predicts it, it is its own target
+    objective = Diffusion(NoiseSchedule(), MASK, teacher=teacher, teacher_share=0.25)
+    pattern = objective.pattern(batch, block_size)
+    for row, columns in documents_of(batch):
+        tokens = batch.tokens[row, columns].tolist()
+        p = logits_of(teacher, tokens, lambda q, k: k <= q).softmax(dim=-1)
+        for i in range(len(tokens)):
+            masked = torch.zeros_like(batch.scored)
+            masked[row, columns.start + i] = True
+            view = Noised(batch.tokens.masked_fill(masked, MASK), masked, torch.ones(masked.shape))
+            soft = objective.score(model, batch, [view], pattern).total
+            hard = replace(objective, teacher=None).score(model, batch, [view], pattern).total
+            logits, _ = objective._predict(model, batch, [view], pattern, 0.0, None)
+            of_teacher = hard if i == 0 else -(p[i - 1] * logits[0].log_softmax(dim=-1)).sum()
+            assert torch.allclose(soft, 0.75 * hard + 0.25 * of_teacher, rtol=1e-4)
+
+
+def test_a_teachers_forward_is_work_without_a_backward_pass():
+    batch, model = batch_of([12, 9], [16], prompt=3), tiny()
+    taught = Diffusion(NoiseSchedule(), MASK, teacher=model, teacher_share=0.5)
+    one, both = (objective(model, batch, generator=seeded()) for objective in (replace(taught, teacher=None), taught))
+    extra = ar_loss(model, batch).work
+    assert both.work.positions == one.work.positions + extra.positions
+    assert both.work.flops == pytest.approx(one.work.flops + extra.flops / 3)
+
+
 def test_complementary_views_share_one_clean_half(monkeypatch):
     monkeypatch.setattr(trimming, "MULTIPLE", 1)
     model, batch = Blank(), batch_of([12])

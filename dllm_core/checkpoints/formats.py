@@ -5,7 +5,7 @@ Known layouts: this project's run folders, Hugging Face's Qwen3 and MiniMind's (
 
 import reprlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from dllm_core.common.errors import NOT_FINITE, RunError
 from dllm_core.common.files import read_json, replaced_whole
 from dllm_core.common.paths import resolve, run_path
+from dllm_core.common.records import fits
 from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.model import Transformer
@@ -33,12 +34,13 @@ VARIANTS = {"last": "model.safetensors", "best": "best.safetensors", "merged": "
 
 @dataclass
 class LoadedCheckpoint:
-    """A checkpoint ready to use. tokenizer is None for a bare state dict."""
+    """A checkpoint ready to use. tokenizer is None for a bare state dict; trained: what it cost (`price.total`)."""
 
     model: Transformer
     info: CheckpointInfo
     tokenizer: object | None
     path: Path
+    trained: list[dict] = field(default_factory=list)
 
 
 def find_checkpoint(name: str | Path) -> tuple[Path, str]:
@@ -113,7 +115,8 @@ def load_checkpoint(
     copy_weights(state, model, file)
     trained_as = (record or {}).get("dllm", {}).get("checkpoint") or {"objective": "ar", "label_shift": True}
     info = _build(CheckpointInfo, trained_as, config_file)
-    return LoadedCheckpoint(model.to(device), info, tokenizer, path)
+    trained = (record or {}).get("dllm", {}).get("trained")
+    return LoadedCheckpoint(model.to(device), info, tokenizer, path, trained if fits(trained, list[dict]) else [])
 
 
 def _refuse_other_vocabulary(rows: int, tokenizer, vocab_size: int, file: Path) -> None:

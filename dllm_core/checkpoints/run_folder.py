@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from dllm_core.checkpoints import price
 from dllm_core.checkpoints.formats import VARIANTS, hf_config, mean_weights, read_state, save_tensors, save_weights
 from dllm_core.checkpoints.run_lock import read_run, take_lock
 from dllm_core.checkpoints.same_training import same_settings, same_start, starts_from
@@ -77,7 +78,7 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         take_lock(folder)
         config = hf_config(model.config, checkpoint, settings)
-        config["dllm"]["starts_from"] = starts_from(model, settings)
+        config["dllm"]["starts_from"] = starts_from(model, settings) | {"trained": price.before(settings)}
         config = json.loads(json_text(config))  # as it will be read: tuples become lists
         trains_on = folder in _trained_here and _trained_here[folder]() is model  # its weights are no longer the first
         earlier = read_run(folder)
@@ -90,6 +91,7 @@ class RunFolder:
             run.is_finished = same and (folder / VARIANTS["last"]).is_file() and not os.environ.get("DLLM_TRAIN_AGAIN")
             if run.is_finished or (same and run._is_stopped()):
                 config["dllm"]["starts_from"] |= before
+                config["dllm"] |= {"trained": earlier["dllm"]["trained"]} if "trained" in earlier["dllm"] else {}
             else:
                 run._set_aside()
         write_json(folder / "config.json", config, indent=2)
@@ -209,8 +211,8 @@ class RunFolder:
         return state
 
     def finish(self, model: Transformer) -> None:
-        """Write the last weights and the best (a copy of the best checkpoint), and delete the state for resuming. A
-        training that had finished before keeps its last weights."""
+        """Write what the training took (`price`), the last weights and the best (a copy of the best checkpoint), and
+        delete the state for resuming. A training that had finished before keeps its last weights."""
         if rank() > 0:
             return
         with self._naming_state():
@@ -220,8 +222,17 @@ class RunFolder:
             elif not self.is_finished:
                 save_weights(model, self.folder / VARIANTS["best"])
             if not self.is_finished:
+                self._record_price(model)
                 save_weights(model, self.folder / VARIANTS["last"])
         (self.folder / "state.pt").unlink(missing_ok=True)
+
+    def _record_price(self, model: Transformer) -> None:
+        config = read_json(self.folder / "config.json", RunError)
+        record, steps = config["dllm"], self.steps()
+        if steps:
+            own = price.entry(self.folder.name, record["checkpoint"]["chat"], steps, model.device)
+            record["trained"] = [*record["starts_from"].get("trained", ()), own]
+            write_json(self.folder / "config.json", config, indent=2)
 
     def merge(self, k: int) -> dict[str, Tensor]:
         """Top-k merge (LLaDA 2.0 §4.3): write the mean of the weights of the k checkpoints best on validation to

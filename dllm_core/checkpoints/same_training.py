@@ -21,11 +21,11 @@ def same_settings(earlier: dict, config: dict) -> bool:
 
 
 def _training_of(config: dict) -> dict:
-    """A run's config.json with only the settings that change the training, and without what it starts from."""
+    """A run's config.json with only the settings that change the training, and without what it starts from and what it took."""
     record = config["dllm"]
     settings = record.get("settings", {})
     kept = {name: settings[name] for name in settings if name not in WITHOUT_EFFECT and not name.startswith("gen_")}
-    return {**config, "dllm": {**record, "settings": kept, "starts_from": None}}
+    return {**config, "dllm": {**record, "settings": kept, "starts_from": None, "trained": None}}
 
 
 def starts_from(model: Transformer, settings: dict) -> dict:

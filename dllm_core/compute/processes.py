@@ -192,7 +192,7 @@ def explain_lost_peer() -> Iterator[None]:
 
 
 class LossModule(torch.nn.Module):
-    """Model and objective as one module, from a batch to (total, count, parts) of its `Loss`: DDP must wrap everything
+    """Model and objective as one module, from a batch to the fields of its `Loss`: DDP must wrap everything
     from tokens to loss, including the tied head's use of the embedding."""
 
     def __init__(self, model: torch.nn.Module, objective: Callable):
@@ -201,7 +201,7 @@ class LossModule(torch.nn.Module):
 
     def forward(self, batch, **settings) -> tuple:
         loss = self.objective(self.model, batch, **settings)
-        return loss.total, loss.count, loss.parts
+        return loss.total, loss.count, loss.work, loss.parts
 
 
 def leave() -> None:

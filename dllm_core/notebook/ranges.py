@@ -20,7 +20,7 @@ PARAMETERS_OF = {  # setting of the library → the notebooks' parameters that h
     # noise, block schedule, loss, likelihood
     "kind": ("noise_schedule",), "alpha_min": ("llada2_alpha_min",), "alpha_max": ("llada2_alpha_max",),
     "phase_ratios": ("wsd_phase_ratios",), "up": ("wsd_block_sizes_up",), "down": ("wsd_block_sizes_down",),
-    "cap_lambda": ("llada2_cap_lambda",), "draws": ("bound_draws", "likelihood_draws"),
+    "cap_lambda": ("llada2_cap_lambda",), "draws": ("bound_draws", "likelihood_draws", "noise_draws"),
     # DecodeConfig
     "temperature": ("gen_temperature",), "top_k": ("gen_top_k",), "top_p": ("gen_top_p",), "cfg_scale": ("gen_cfg_scale",),
     "steps": ("gen_steps", "step_counts"), "threshold": ("gen_confidence_threshold", "thresholds"),
@@ -47,6 +47,7 @@ class Reading(Settings):
     num_attention_heads: Amount = 0
     alpha_min: Share = 0.0
     alpha_max: Share = 1.0
+    teacher_share: Share = 0.5
     style: Objective = "ar"
     fill: Annotated[str, Choice(("", "random", "batch"))] = ""
     turns: Annotated[str, Choice(("all", "each"))] = "all"

@@ -149,11 +149,15 @@ def _require(is_right: object, path: Path, key: str, words: str) -> None:
 
 
 def _read_cell(path: Path, text: dict, name: object, scale: str) -> tuple[str, tuple[tuple[str, dict], ...], dict]:
-    """(label, steps, measure) of a cell: the values of each notebook are those of its preset, of the step and of the cell.
+    """(label, steps, measure) of a cell: the values of each notebook are those of its preset, of the step and of the cell,
+    there under their own names, for all its notebooks, or in a dict under a notebook's name.
 
     Raises UsageError for a value that none of its notebooks takes."""
     cell = _at_scale(path, f"cell {name}", text["cells"][name] or {}, scale)
     label = cell.pop("label", str(name))
+    for key, value in cell.items():
+        known = not isinstance(value, dict) or key in (MEASURE, *(step["notebook"] for step in text.get("train", ())))
+        _require(known, path, f"cell {name}", f"{key} is none of its notebooks")
     _require(isinstance(label, str), path, f"cell {name}", f"label must be a text, not {label!r}")
     steps, unused = [], set(cell)
     measuring = {"notebook": MEASURE, "given": _at_scale(path, "measure", text["measure"], scale)}
@@ -162,7 +166,7 @@ def _read_cell(path: Path, text: dict, name: object, scale: str) -> tuple[str, t
             continue
         notebook = step["notebook"]
         declared = read_parameters(resolve(f"notebooks/{notebook}.ipynb"))
-        values = {key: value for key, value in cell.items() if key in declared}
+        values = {key: value for key, value in cell.items() if key in declared} | cell.get(notebook, {})
         values = {**step.get("given", {}), **step.get(scale, {}), **values}
         for key, value in values.items():
             if key not in declared:
@@ -170,7 +174,7 @@ def _read_cell(path: Path, text: dict, name: object, scale: str) -> tuple[str, t
             check(declared[key], value, f"{path}: {notebook}")
         preset = resolve(f"notebooks/presets/{scale}/{step.get('preset') or notebook}.yaml")
         steps.append((notebook, (read_preset(preset, declared) if preset.exists() else {}) | values))
-        unused -= set(declared)
+        unused -= {*declared, notebook}
     words = f"{', '.join(map(str, unused))}: none of the notebooks it runs has such a parameter"
     _require(not unused, path, f"cell {name}", words)
     *training, (_, measure) = steps

@@ -7,13 +7,14 @@ the measured numbers}. notebooks/sweeps/measure.ipynb calls them; `tables` pools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from statistics import median
 
 import torch
 from safetensors.torch import load_file
 
+from dllm_core.checkpoints import price
 from dllm_core.checkpoints.formats import LoadedCheckpoint, mean_weights
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.config import DecodeConfig
@@ -106,10 +107,15 @@ def speeds(contestants: Sequence[tuple[LoadedCheckpoint, DecodeConfig]], questio
         yield _row("speed", {"style": style}, **numbers, times=times["median"], least=times["low"], most=times["high"])
 
 
-def training(run: RunFolder) -> Iterator[Row]:
-    """What the training took: steps, tokens, seconds (without validation and drawing). No row without metrics."""
-    for line in run.metrics()[-1:]:
-        yield _row("training", {}, trained_steps=line["step"], tokens=line["tokens"], seconds=round(line["seconds"], 1))
+def training(loaded: LoadedCheckpoint) -> Iterator[Row]:
+    """What the last training took: steps, tokens, FLOP, seconds (without validation and drawing); beside it what all
+    fine-tunings took, and all trainings. No row without a record of it."""
+    for entry in loaded.trained[-1:]:
+        sums = {stages: price.total(loaded.trained, stages) for stages in ("fine-tuning", "all")}
+        sums = {stages.replace("-", "_"): of for stages, of in sums.items() if of}
+        more = {f"{stages}_{name}": number for stages, of in sums.items() for name, number in asdict(of).items()}
+        numbers = {name: entry.get(name) for name in price.NUMBERS}
+        yield _row("training", {}, trained_steps=entry.get("steps"), **numbers, **more)
 
 
 def first_steps(run: RunFolder) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -83,9 +83,20 @@ def test_first_steps(tmp_path):
     (row,) = measure.first_steps(run)
     assert row["step_1"] == 9.9 and math.isclose(row["step_10"], 9.45) and row["norm_10"] == 10.0
     assert math.isclose(row["step_50"], 10 - 45.5 / 10)
-    (row,) = measure.training(run)
-    assert (row["trained_steps"], row["tokens"], row["seconds"]) == (60, 60, 1.0)
-    assert list(measure.training(RunFolder(tmp_path / "absent"))) == []
+
+
+def test_a_training_and_those_before_it(loaded):
+    entries = [
+        {"run": name, "chat": chat, "steps": 5, "tokens": 10, "positions": 12, "flops": 3e9, "seconds": 1.5}
+        for name, chat in (("base", False), ("ar", True), ("diffusion", True))
+    ]
+    (row,) = measure.training(replace(loaded["llada2"], trained=entries))
+    assert (row["trained_steps"], row["tokens"], row["flops"]) == (5, 10, 3e9)
+    assert (row["fine_tuning_flops"], row["fine_tuning_seconds"], row["all_positions"]) == (6e9, 3.0, 36)
+    unknown = [{"run": "foreign"}, *entries[1:]]
+    (row,) = measure.training(replace(loaded["llada2"], trained=unknown))
+    assert row["tokens"] == 10 and row["fine_tuning_flops"] == 6e9 and "all_flops" not in row
+    assert list(measure.training(replace(loaded["llada2"], trained=[]))) == []
 
 
 def test_merges_measure_the_last_the_best_and_their_mean(loaded, tmp_path):
