@@ -1,8 +1,9 @@
 """What a checkpoint cost: each run's config.json lists, under "dllm" → "trained", its training and those before it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 
@@ -29,6 +30,7 @@ class Price:
         return f"{self.tokens / 1e6:.2f} M tokens, {self.flops:.1e} FLOP, {self.seconds:,.0f} s"
 
 
+
 def total(trained: Sequence[Mapping], stages: str = "all") -> Price | None:
     """The sum over a checkpoint's trainings, or over those on conversations (stages="fine-tuning"). None where there is
     none, or one of them has no numbers."""
@@ -36,6 +38,35 @@ def total(trained: Sequence[Mapping], stages: str = "all") -> Price | None:
     if not chosen or not all("flops" in entry for entry in chosen):
         return None
     return Price(*(sum(entry[name] for entry in chosen) for name in NUMBERS))
+
+
+def rows(trained: Sequence[Mapping]) -> list[dict]:
+    """The trainings as rows of a table, the first one first."""
+    return [
+        {
+            "run": entry["run"], "steps": entry.get("steps"), "tokens": entry.get("tokens"),
+            "positions": entry.get("positions"), "FLOP": f"{entry['flops']:.1e}" if "flops" in entry else None,
+            "seconds": round(entry["seconds"]) if "seconds" in entry else None,
+            "machine": f"{entry['machine']}, {entry['threads']} threads" if "machine" in entry else None,
+        }
+        for entry in trained
+    ]  # fmt: skip
+
+
+def cells(seeds: Sequence[Sequence[Mapping]]) -> dict[str, str]:
+    """The columns that stand beside a score: what fine-tuning took, and the FLOP of all trainings, pretraining too; the
+    mean over the seeds, each a list of trainings; – where unknown."""
+
+    def cell(stages: str, name: str, form: Callable[[float], str]) -> str:
+        prices = [total(trained, stages) for trained in seeds]
+        return form(mean(getattr(price, name) for price in prices)) if prices and all(prices) else "–"
+
+    return {
+        "fine-tuning tokens": cell("fine-tuning", "tokens", lambda tokens: f"{tokens / 1e6:.2f} M"),
+        "fine-tuning FLOP": cell("fine-tuning", "flops", "{:.1e}".format),
+        "fine-tuning s": cell("fine-tuning", "seconds", "{:,.0f}".format),
+        "FLOP in all": cell("all", "flops", "{:.1e}".format),
+    }
 
 
 def entry(run: str, chat: bool, steps: Sequence[TrainStep], device: torch.device) -> dict:

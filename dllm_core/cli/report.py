@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
 
+from dllm_core.checkpoints import price
 from dllm_core.common.errors import DataError, UsageError
 from dllm_core.common.files import read_json
 from dllm_core.common.text import safe
@@ -83,6 +84,7 @@ def settings_rows(seeds: Sequence[dict]) -> list[dict[str, str]]:
         row = quality_cells(style, threshold, [row["quality"] for row in of_seeds], _questions(seeds), _pace(of_seeds))
         row["tokens per second"] = f"{median(_speeds(seeds, style)):,.0f}" if timed else "–"
         row["nats per answer token"] = _nats(seeds, style) if timed else ""
+        row |= price.cells([scores.get("trained", {}).get(style, ()) for scores in seeds])
         rows.append(row)
     return rows
 

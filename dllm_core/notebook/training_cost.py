@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from dllm_core import patterns
 from dllm_core.compute.cpu import onednn_matmul
+from dllm_core.compute.work import training_work
 from dllm_core.config import TrainConfig
 from dllm_core.schedules import BlockSchedule
 
@@ -17,7 +19,7 @@ UTILIZATION = {"cpu": 0.3, "cuda": 0.35, "mps": 0.3}
 @dataclass(frozen=True)
 class Cost:
     """tokens: read in all, each once per epoch; positions: what they take in the network's input, clean halves included;
-    flops: 6 · parameters · positions; seconds: an estimate; memory_bytes: weights, gradients and optimizer state;
+    flops: `compute.work.training_work`; seconds: an estimate; memory_bytes: weights, gradients and optimizer state;
     disk_bytes: the run's folder at its largest, and the cached tokens."""
 
     parameters: int
@@ -43,18 +45,25 @@ def estimate(
     """Cost of training `model` under `config` on its device (a matrix product is timed there, < 1 s).
 
     blocks: LLaDA 2's block sizes. A step of block diffusion takes views + 1 positions per token, because the clean half
-    is read too; a step at full length takes `views`. This is an upper bound: clean blocks that no scored token sees are
-    left out in training. views: noisy views per token, 2 with complementary masking; AR and LLaDA 1 have one.
+    is read too; a step at full length takes `views`. This is an upper bound, as if every token were scored in each view:
+    blocks that no scored token sees are left out in training, and logits of clean tokens. views: noisy views per token, 2 with complementary masking; AR and LLaDA 1 have one.
     documents: a `TokenDataset` whose cached tokens count as disk. Validation and samples during training come on top.
     """
-    # 1. positions: tokens × how often each stands in the network's input
     tokens_per_step = config.batch_size * config.seq_len
+    # 1. work of a step without and with a clean half
+    document = torch.zeros(config.batch_size, config.seq_len, dtype=torch.long)
+    position = torch.arange(config.seq_len).expand_as(document)
+    full = patterns.bidirectional(document, position).repeat(views)
+    full = training_work(model.config, full, views * tokens_per_step)
+    block = patterns.block_diffusion(document, position, 1, views)
+    block = training_work(model.config, block, views * tokens_per_step, noisy_only=True)
+    # 2. of all steps
     steps = range(config.max_iters)
-    steps_with_clean_half = sum(blocks.block_size(step) < config.seq_len for step in steps) if blocks else 0
-    positions = tokens_per_step * (views * config.max_iters + steps_with_clean_half)
-    # 2. arithmetic: 2 operations per weight forward, 4 backward (Kaplan et al., arXiv 2001.08361, §2.1)
+    block_steps = sum(blocks.block_size(step) < config.seq_len for step in steps) if blocks else 0
+    full_steps = config.max_iters - block_steps
+    positions = full_steps * full.positions + block_steps * block.positions
+    flops = full_steps * full.flops + block_steps * block.flops
     size = sum(parameter.numel() for parameter in model.parameters())
-    flops = 6.0 * size * positions
     # 3. time: a share of the speed that a matrix product of the model's shape has on this device
     device = next(model.parameters()).device
     flops_per_second = matmul_speed(model.config, tokens_per_step, device, config.dtype) * UTILIZATION[device.type]

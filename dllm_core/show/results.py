@@ -84,8 +84,8 @@ def quality_speed(
 ) -> Picture:
     """Quality against tokens per forward: a point per row (dict), labeled with its `note`; a line joins a `group`.
 
-    y: a share in 0..1; its interval is drawn when the row has `low` and `high`.
-    Raises ValueError naming the row and the missing key.
+    y: a share in 0..1; its interval is drawn when the row has `low` and `high`. A row's `cost`, a text, stands in the
+    legend. Raises ValueError naming the row and the missing key.
     """
     x = "tokens_per_forward"
     for i, row in enumerate(rows):
@@ -98,7 +98,7 @@ def quality_speed(
         look = line_look(i)
         if name in STYLE_COLORS:
             look["color"] = COLORS[STYLE_COLORS[name]]
-        label = STYLE_NAMES.get(str(name), str(name))
+        label = STYLE_NAMES.get(str(name), str(name)) + (f", {points[0]['cost']}" if points[0].get("cost") else "")
         axes.plot([row[x] for row in points], [row[y] for row in points], markersize=8, label=label, **look)
         for row in points:
             if "low" in row and "high" in row:

@@ -14,7 +14,7 @@ from dllm_core.common.paths import resolve
 from dllm_core.show.html import table
 from dllm_core.workshop.benchmark import results as benchmark_results
 from dllm_core.workshop.sweeps.files import FOLDER, Sweep, find_sweeps
-from dllm_core.workshop.sweeps.results import Spread, draw, gather, tables
+from dllm_core.workshop.sweeps.results import PRICE, Spread, draw, gather, heading, prices, tables
 
 INTRODUCTION = (
     "Made by `dllm results` from the records in `notebooks/sweeps/records`, one small file for each cell and seed; "
@@ -149,7 +149,7 @@ def readme_parts(name: str) -> dict[str, str]:
     speed = {row["style"]: row for row in gather(records["speed"], "speed", ["style"], ["tokens_per_second", "times"])}
     old = any(record["date"] < REBUILT for record in _records(list(sweeps.values())))
     return {
-        "settings": markdown(list(settings_rows(answers, records["estimators"], speed))),
+        "settings": markdown(list(settings_rows(answers, records["estimators"], speed, prices(records["paired"])))),
         "groups": markdown(list(group_rows(answers))),
         "origin": origin(sweeps["paired"], records["paired"]),
         "code": OF_OLD_CODE[name] if old else "",
@@ -157,8 +157,10 @@ def readme_parts(name: str) -> dict[str, str]:
     }
 
 
-def settings_rows(answers: Sequence[dict], likelihoods: Sequence[dict], speed: Mapping[str, dict]) -> Iterator[dict]:
-    """One row for each contestant: exact match with the interval of the questions, pace and likelihood."""
+def settings_rows(
+    answers: Sequence[dict], likelihoods: Sequence[dict], speed: Mapping[str, dict], costs: Mapping[str, dict]
+) -> Iterator[dict]:
+    """One row for each contestant: exact match with the interval of the questions, pace, likelihood and price."""
     for label, threshold in CONTESTANTS:
         rows = sorted(_answers(answers, "answers", label, threshold), key=lambda row: row["seed"])
         shares = [row["right"].count("1") / len(row["right"]) for row in rows]
@@ -169,6 +171,7 @@ def settings_rows(answers: Sequence[dict], likelihoods: Sequence[dict], speed: M
             "tokens per second": f"{measured['tokens_per_second'].mean:,.0f}" if timed else "–",
             "times AR": f"{measured['times'].mean:.2f}" if timed else "–",
             "nats per answer token": _nats(likelihoods, label) if timed else "–",
+            **{heading(name): costs[label][name] if label in costs else "–" for name in PRICE},
         }
 
 

@@ -14,8 +14,11 @@ HEADINGS = {  # of names that do not say enough
     "error": "standard error", "block_size": "block", "step_1": "loss of step 1", "step_10": "mean of steps 1–10",
     "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10", "prompt_length": "prompt",
     "milliseconds": "ms per forward", "milliseconds_per_token": "ms per token", "k": "checkpoints averaged",
-    "direction": "told", "way": "how asked", "trained_steps": "steps", "times": "times AR",
+    "direction": "told", "way": "how asked", "trained_steps": "steps", "times": "times AR", "flops": "FLOP",
+    "fine_tuning_tokens": "fine-tuning tokens", "fine_tuning_positions": "fine-tuning positions",
+    "fine_tuning_flops": "fine-tuning FLOP", "fine_tuning_seconds": "fine-tuning s", "all_flops": "FLOP in all",
 }  # fmt: skip
+PRICE = ("fine_tuning_flops", "fine_tuning_seconds")  # the columns that stand beside a score
 OWN_ANSWERS = "exact match here: the share of held-out prompts answered as the model itself does one token a forward"
 
 
@@ -35,7 +38,8 @@ class Spread:
 
     def __str__(self) -> str:
         digits = 0 if abs(self.mean) >= 100 else 2 if abs(self.mean) >= 10 else 3
-        mean, least, greatest = (f"{value:,.{digits}f}" for value in (self.mean, min(self.values), max(self.values)))
+        style = ".1e" if self.mean >= 1e9 else f",.{digits}f"
+        mean, least, greatest = (f"{value:{style}}" for value in (self.mean, min(self.values), max(self.values)))
         return mean if least == greatest else f"{mean} ({least}–{greatest})"
 
 
@@ -54,6 +58,11 @@ def gather(records: Iterable[dict], row_kind: str, by: Sequence[str], columns: S
     return rows
 
 
+def prices(records: Iterable[dict]) -> dict[str, dict[str, Spread]]:
+    """Label of a cell → what its fine-tuning took, in the columns of `PRICE`; empty where no record has it."""
+    return {row["label"]: {name: row[name] for name in PRICE} for row in gather(records, "training", [], PRICE)}
+
+
 def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[dict]]]:
     """(caption, rows) of each table that the sweep's file asks for; columns under their headings."""
     if sweep.text.get("paired"):
@@ -62,6 +71,14 @@ def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[di
         rows = gather(records, spec["rows"], spec.get("by", []), spec["columns"])
         hidden = () if spec.get("labels", True) else ("label",)
         captions = [spec["caption"]] if spec.get("caption") else []
+        if "exact_match" in spec["columns"]:
+            of_label = prices(records)
+            if len(of_label) > 1 or "label" not in hidden:
+                unknown = dict.fromkeys(PRICE) if of_label else {}
+                rows = [row | of_label.get(row["label"], unknown) for row in rows]
+            elif of_label:
+                (price,) = of_label.values()
+                captions.append(", ".join(f"{heading(name)} {value}" for name, value in price.items()))
         if "exact_match" in spec["columns"] and any(record["asked"].get("own_answers") for record in records):
             captions.append(OWN_ANSWERS)
         rows = [{heading(key) or "cell": row[key] for key in row if key not in hidden} for row in rows]
@@ -86,7 +103,7 @@ def paired_rows(sweep: Sweep, records: Sequence[dict]) -> list[dict]:
             elif right:
                 pooled.setdefault((record["label"], threshold), []).append((seed, right, row["tokens_per_forward"]))
     label = next((record["label"] for record in records if record["cell"] == against), against)
-    rows = []
+    of_label, rows = prices(records), []
     for (name, threshold), of_seeds in pooled.items():
         pairs = []
         for seed, right, pace in of_seeds:
@@ -101,7 +118,7 @@ def paired_rows(sweep: Sweep, records: Sequence[dict]) -> list[dict]:
             "difference (95 % interval)": f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})",
             "a loss above 0.02 is excluded": "yes" if difference.low > -0.02 else "no",
             "only it right": difference.only_first, f"only {label} right": difference.only_second,
-            "tokens per forward": Spread(paces),
+            "tokens per forward": Spread(paces), **{heading(key): value for key, value in of_label.get(name, {}).items()},
         })  # fmt: skip
     return rows
 
@@ -119,6 +136,9 @@ def picture(sweep: Sweep, records: list[dict]) -> Picture:
     """
     spec = sweep.text["figure"]
     x, y = spec["x"], spec["y"]
+    if "exact_match" in (y, *spec.get("values", ())):
+        names = {label: f"{label} ({price[PRICE[0]].mean:.1e} FLOP)" for label, price in prices(records).items()}
+        records = [{**record, "label": names.get(record["label"], record["label"])} for record in records]
     figure, alt = {"heat": _heat, "dots": _dots, "lines": _lines}[spec["kind"]](records, spec)
     figure.suptitle(f"{sweep.text['title']}  ·  {len(sweep.seeds)} seeds", fontsize=12, x=0.02, ha="left")
     return Picture(figure, f"{sweep.text['title']}: {heading(y)} against {heading(x)}. {alt}")
