@@ -28,7 +28,7 @@ def chat_prompt(tokenizer, messages: str | list[dict]) -> list[int]:
     return _encode(tokenizer, [text], ["prompt"])[0]
 
 
-@dataclass
+@dataclass(slots=True)
 class Conversation:
     """A conversation on its way to tokens.
 
@@ -66,7 +66,7 @@ def encode_conversations(
     every = []
     for conversation, location in zip(quoted, locations, strict=True):
         answers = [i for i, turn in enumerate(conversation) if turn["role"] == "assistant"]
-        scored = [not conversation[i]["content"].isspace() and conversation[i]["content"] != "" for i in answers]
+        scored = [bool(conversation[i]["content"].strip()) for i in answers]
         every.append(Conversation(conversation, location, answers, scored))
 
     # An answer costs the text before it. So the answers are taken in rounds, eight first, then as many as all before,
