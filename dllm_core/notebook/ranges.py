@@ -38,6 +38,7 @@ class Reading(Settings):
     max_iters: Count = 1
     rows: Count = 1
     draws: Count = 1
+    train_items: Amount = 0
     valid_items: Amount = 0
     test_items: Amount = 0
     speed_items: Amount = 0

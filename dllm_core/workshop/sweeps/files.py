@@ -28,14 +28,17 @@ KEYS = {  # of a sweep's file, with their types
     "paired": dict, "alone": bool, "environment": str, "by_name": bool,
 }  # fmt: skip
 NEEDED_KEYS = {"title", "question", "measure", "cells"}
-FIGURES = {"lines": ("rows", "x", "y"), "dots": ("rows", "x", "y"), "heat": ("rows", "x", "y", "values")}  # kind: needs
+FIGURES = {  # kind → what it needs
+    "lines": ("rows", "x", "y"), "dots": ("rows", "x", "y"), "heat": ("rows", "x", "y", "values"),
+    "curves": ("against", "threshold"),
+}  # fmt: skip
 PART_KEYS = {  # of the dicts in it: key → (types, those that are needed)
     "train": ({"notebook": str, "preset": str, "cells": list[str], "given": dict, **dict.fromkeys(SCALES, dict)},
               {"notebook"}),
     "tables": ({"rows": str, "by": list[str], "columns": list[str], "caption": str, "labels": bool},
                {"rows", "columns"}),
     "figure": ({"kind": str, "rows": str, "x": str, "y": str, "by": list[str], "note": str, "values": list[str],
-                "only": dict, "log": bool}, {"kind"}),
+                "only": dict, "log": bool, "against": str, "threshold": float}, {"kind"}),
     "paired": ({"against": str}, {"against"}),
 }  # fmt: skip
 RECORD = {"key": str, "cell": str, "label": str, "seed": int, "asked": dict, "rows": list[dict]}  # of a trial

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dllm_core.notebook.grading import paired
 from dllm_core.show.figures import COLORS, Picture, error_bars, line_look, new_figure, our_look, save_figure
+from dllm_core.workshop.sweeps import curves
 from dllm_core.workshop.sweeps.files import Sweep
 
 HEADINGS = {  # of names that do not say enough
@@ -65,6 +66,11 @@ def prices(records: Iterable[dict]) -> dict[str, dict[str, Spread]]:
 
 def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[dict]]]:
     """(caption, rows) of each table that the sweep's file asks for; columns under their headings."""
+    figure = sweep.text.get("figure", {})
+    if figure.get("kind") == "curves":
+        points = list(curves.points(records, figure["threshold"]))
+        yield f"LLaDA 2 at threshold {figure['threshold']:g}", curves.score_rows(points)
+        yield "How many times the compute, for the same score", curves.equal_score_rows(points, figure["against"])
     if sweep.text.get("paired"):
         yield "Paired: the same questions, the same seeds", paired_rows(sweep, records)
     for spec in sweep.text.get("tables", ()):
@@ -130,17 +136,22 @@ def draw(sweep: Sweep) -> Path:
 
 @our_look()
 def picture(sweep: Sweep, records: list[dict]) -> Picture:
-    """The figure that the sweep's file describes: {rows, kind: lines | dots | heat, x, y, note or values, by, only}.
+    """The figure that the sweep's file describes: {rows, kind: lines | dots | heat, x, y, note or values, by, only}, or
+    {kind: curves, threshold, against} (`curves.picture`).
 
     Means over seeds; bars from the least to the greatest.
     """
-    spec = sweep.text["figure"]
+    spec, title = sweep.text["figure"], f"{sweep.text['title']}  ·  {len(sweep.seeds)} seeds"
+    if spec["kind"] == "curves":
+        figure, alt = curves.picture(list(curves.points(records, spec["threshold"])))
+        figure.suptitle(title, fontsize=12, x=0.02, ha="left")
+        return Picture(figure, f"{sweep.text['title']}: scores against training. {alt}")
     x, y = spec["x"], spec["y"]
     if "exact_match" in (y, *spec.get("values", ())):
         names = {label: f"{label} ({price[PRICE[0]].mean:.1e} FLOP)" for label, price in prices(records).items()}
         records = [{**record, "label": names.get(record["label"], record["label"])} for record in records]
     figure, alt = {"heat": _heat, "dots": _dots, "lines": _lines}[spec["kind"]](records, spec)
-    figure.suptitle(f"{sweep.text['title']}  ·  {len(sweep.seeds)} seeds", fontsize=12, x=0.02, ha="left")
+    figure.suptitle(title, fontsize=12, x=0.02, ha="left")
     return Picture(figure, f"{sweep.text['title']}: {heading(y)} against {heading(x)}. {alt}")
 
 
