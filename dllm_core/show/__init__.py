@@ -5,6 +5,7 @@ Drawing holds no algorithm: it reads records and tensors. A name is imported fro
 player, save_html, gif, png, terminal            a decoding, step by step
 compare, scores, quality_speed                   results
 attention, attention_picture, mask_picture       which token may see which, and why
+lookup_heads                                     which attention heads look a value up
 noise_schedules, loss_shares, block_schedule     schedules
 packing, SampleFilm                              rows of tokens as pictures
 LiveLossCurve, progress, training_curve          training while it runs
@@ -20,6 +21,7 @@ NAMES = {  # file: the names that are imported from it
     "common.progress_bar": ("interactive",),
     "common.text": ("safe",),
     "show.attention.explorer": ("attention",),
+    "show.attention.lookup": ("lookup_heads",),
     "show.attention.picture": ("attention_picture",),
     "show.figures": ("Picture", "mask_picture", "save_figure"),
     "show.film": ("SampleFilm",),
