@@ -25,7 +25,7 @@ SCALES = ("cpu", "h100", "smoke")
 KEYS = {  # of a sweep's file, with their types
     "title": str, "question": str, "answer": str, "order": float, "seeds": list[int], "chain": list[str | int],
     "train": list[dict], "measure": dict, "cells": dict[str, dict | None], "tables": list[dict], "figure": dict,
-    "paired": dict, "alone": bool, "environment": str, "by_name": bool,
+    "paired": list[dict], "alone": bool, "environment": str, "by_name": bool,
 }  # fmt: skip
 NEEDED_KEYS = {"title", "question", "measure", "cells"}
 FIGURES = {  # kind → what it needs
@@ -39,7 +39,7 @@ PART_KEYS = {  # of the dicts in it: key → (types, those that are needed)
                {"rows", "columns"}),
     "figure": ({"kind": str, "rows": str, "x": str, "y": str, "by": list[str], "note": str, "values": list[str],
                 "only": dict, "log": bool, "against": str, "threshold": float}, {"kind"}),
-    "paired": ({"against": str}, {"against"}),
+    "paired": ({"against": str, "cells": list[str]}, {"against"}),
 }  # fmt: skip
 RECORD = {"key": str, "cell": str, "label": str, "seed": int, "asked": dict, "rows": list[dict]}  # of a trial
 
@@ -132,7 +132,7 @@ def _check_keys(path: Path, text: object) -> None:
             check_fields(part, types, f"{path}: {key}", UsageError, needed)
             _require_name(path, part.get("notebook", "x"))
             _require_name(path, part.get("preset", "x"))
-            for name in part.get("cells", [part["against"]] if "against" in part else []):
+            for name in (*part.get("cells", ()), *([part["against"]] if key == "paired" else ())):
                 _require(name in text["cells"], path, key, f"there is no cell {name!r}")
             if "kind" in part:
                 needs = FIGURES.get(part["kind"], ())

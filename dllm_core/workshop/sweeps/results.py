@@ -50,6 +50,7 @@ def gather(records: Iterable[dict], row_kind: str, by: Sequence[str], columns: S
     pooled: dict[tuple, list[dict]] = {}
     for record in records:
         for row in record["rows"]:
+            row = row | {group: right / count for group, (right, count) in row.get("groups", {}).items()}
             if row.get("kind") == row_kind and all(row.get(name) is not None for name in columns):
                 pooled.setdefault((record["label"], *(row.get(name) for name in by)), []).append(row)
     rows = []
@@ -71,8 +72,8 @@ def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[di
         points = list(curves.points(records, figure["threshold"]))
         yield f"LLaDA 2 at threshold {figure['threshold']:g}", curves.score_rows(points)
         yield "How many times the compute, for the same score", curves.equal_score_rows(points, figure["against"])
-    if sweep.text.get("paired"):
-        yield "Paired: the same questions, the same seeds", paired_rows(sweep, records)
+    for spec in sweep.text.get("paired", ()):
+        yield "Paired: the same questions, the same seeds", paired_rows(records, spec["against"], spec.get("cells", ()))
     for spec in sweep.text.get("tables", ()):
         rows = gather(records, spec["rows"], spec.get("by", []), spec["columns"])
         hidden = () if spec.get("labels", True) else ("label",)
@@ -91,13 +92,12 @@ def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[di
         yield "; ".join(captions), rows
 
 
-def paired_rows(sweep: Sweep, records: Sequence[dict]) -> list[dict]:
-    """`paired: {against: CELL}`: the answers of every other cell against that cell's, question by question.
+def paired_rows(records: Sequence[dict], against: str, cells: Sequence[str]) -> list[dict]:
+    """`paired: {against: CELL}`: the answers of `cells` (none: every other) against that cell's, question by question.
 
     At each setting (at the same one, where that cell has it): the difference of exact match with its 95 % interval, and
     on how many answers only one of the two was right.
     """
-    against = sweep.text["paired"]["against"]
     references: dict[tuple, list[bool]] = {}  # (seed, threshold) → which answers of that cell are right
     pooled: dict[tuple, list[tuple]] = {}  # (label, threshold) → (seed, which answers are right, tokens per forward)
     for record in records:
@@ -106,7 +106,7 @@ def paired_rows(sweep: Sweep, records: Sequence[dict]) -> list[dict]:
             right = [mark == "1" for mark in row.get("right", "")]
             if right and record["cell"] == against:
                 references[seed, threshold] = right
-            elif right:
+            elif right and (not cells or record["cell"] in cells):
                 pooled.setdefault((record["label"], threshold), []).append((seed, right, row["tokens_per_forward"]))
     label = next((record["label"] for record in records if record["cell"] == against), against)
     of_label, rows = prices(records), []
@@ -193,7 +193,7 @@ def _dots(records, spec):
     """A row of dots for each cell, one dot per seed, a bar at their mean."""
     y, by, only = spec["y"], spec.get("by", []), spec.get("only", {})
     rows = gather(records, spec["rows"], by, [y])
-    rows = [row for row in rows if all(row[name] == value for name, value in only.items())]
+    rows = [row for row in rows if all(row[name] in (value, None) for name, value in only.items())]
     names = [_name(row, [name for name in by if name not in only]) for row in rows]
     figure, (axes,) = new_figure(7, 0.9 + 0.45 * len(rows))
     for height, row in enumerate(rows):

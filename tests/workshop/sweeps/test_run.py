@@ -99,7 +99,7 @@ def changed(toy, **keys):
     ({"tables": [{"rows": "answers"}]}, ["tables", "columns must be given"]),
     ({"figure": {"rows": "answers", "kind": "pie", "x": "a", "y": "b"}}, ["figure", "pie", "lines, dots, heat"]),
     ({"figure": {"rows": "answers", "kind": "heat", "x": "a", "y": "b"}}, ["figure", "heat needs", "values"]),
-    ({"paired": {"against": "nobody"}}, ["paired", "no cell 'nobody'"]),
+    ({"paired": [{"against": "nobody"}]}, ["paired", "no cell 'nobody'"]),
 ])  # fmt: skip
 def test_a_wrong_file_is_reported_with_its_name_and_key(toy, keys, words):
     with pytest.raises(UsageError) as error:
@@ -263,10 +263,28 @@ def test_a_table_names_the_reference_of_exact_match():
     assert [caption for caption, _ in results.tables(sweep, records)] == [""]
 
 
+def test_a_score_stands_beside_its_price():
+    """A column for several cells, the caption for one; – for a record without it."""
+    priced = list(records({"A": [{0.9: "1100"}] * 2, "B": [{0.9: "1111"}] * 2}))
+    for record in priced[:2]:
+        record["asked"] = {}
+        record["rows"].append({"kind": "training", "fine_tuning_flops": 2e13 + record["seed"] * 1e13, "fine_tuning_seconds": 50.0})
+    priced[2]["asked"] = priced[3]["asked"] = {}
+    text = {"title": "t", "tables": [{"rows": "answers", "by": ["threshold"], "columns": ["exact_match"]}]}
+    ((_, rows),) = results.tables(files.Sweep("s", text, (0, 1), ()), priced)
+    assert str(rows[0]["fine-tuning FLOP"]) == "2.5e+13 (2.0e+13–3.0e+13)" and str(rows[0]["fine-tuning s"]) == "50.00"
+    assert rows[1]["cell"] == "B" and rows[1]["fine-tuning FLOP"] is None
+    text["tables"][0]["labels"] = False
+    ((caption, rows),) = results.tables(files.Sweep("s", text, (0, 1), ()), priced[:2])
+    assert caption == "fine-tuning FLOP 2.5e+13 (2.0e+13–3.0e+13), fine-tuning s 50.00"
+    assert "fine-tuning FLOP" not in rows[0]
+    rows = results.paired_rows(priced, "b", ["a"])
+    assert str(rows[0]["fine-tuning s"]) == "50.00"
+
+
 def test_paired_against_a_cell():
     measured = list(records({"AR": [{None: "1110"}] * 2, "D": [{0.9: "0111"}, {0.9: "0111"}]}))
-    sweep = SimpleNamespace(text={"paired": {"against": "ar"}})
-    (row,) = results.paired_rows(sweep, measured)
+    (row,) = results.paired_rows(measured, "ar", ())
     assert row["difference (95 % interval)"].startswith("+0.000 (-")
     assert (row["only it right"], row["only AR right"]) == (2, 2)
     assert row["a loss above 0.02 is excluded"] == "no"
@@ -274,7 +292,7 @@ def test_paired_against_a_cell():
 
 def test_paired_at_the_same_setting():
     measured = list(records({"AR": [{0.9: "1110", 0.95: "0000"}], "D": [{0.9: "1110", 0.95: "1111", 0.99: "1111"}]}))
-    first, second = results.paired_rows(SimpleNamespace(text={"paired": {"against": "ar"}}), measured)
+    first, second = results.paired_rows(measured, "ar", ())
     assert (first["threshold"], first["only it right"], first["only AR right"]) == (0.9, 0, 0)
     assert (second["threshold"], second["only it right"], second["only AR right"]) == (0.95, 4, 0)
 
