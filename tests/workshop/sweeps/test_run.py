@@ -375,7 +375,10 @@ def test_readme_tables_take_the_seeds_mean_and_the_questions_interval():
     exact = {"kind": "likelihood", "estimator": "exact", "block_size": 1, "mean": 0.25}
     likelihoods = [{"label": label, "rows": [{"kind": "training"}, exact]} for label in results_page.STYLES]
     pace = {"tokens_per_second": results.Spread((1000.0,)), "times": results.Spread((1.0,))}
-    settings = list(results_page.settings_rows(answers, likelihoods, dict.fromkeys(results_page.STYLES.values(), pace)))
+    paces = dict.fromkeys(results_page.STYLES.values(), pace)
+    costs = {"AR": {name: results.Spread((2e13,)) for name in results.PRICE}}
+    settings = list(results_page.settings_rows(answers, likelihoods, paces, costs))
+    assert str(settings[0]["fine-tuning FLOP"]) == "2.0e+13" and settings[1]["fine-tuning FLOP"] == "–"
     assert (
         settings[0]["exact match (95 % interval)"].startswith("0.500 (0.095–0.905)")
         and settings[0]["each seed"] == "0.500 0.500"
