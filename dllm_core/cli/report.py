@@ -84,7 +84,7 @@ def settings_rows(seeds: Sequence[dict]) -> list[dict[str, str]]:
         row = quality_cells(style, threshold, [row["quality"] for row in of_seeds], _questions(seeds), _pace(of_seeds))
         row["tokens per second"] = f"{median(_speeds(seeds, style)):,.0f}" if timed else "–"
         row["nats per answer token"] = _nats(seeds, style) if timed else ""
-        row |= price.cells([scores.get("trained", {}).get(style, ()) for scores in seeds])
+        row |= _price(seeds, style)
         rows.append(row)
     return rows
 
@@ -135,7 +135,7 @@ def difference(seeds: Sequence[dict], style: str, threshold: float | None) -> Di
 
 
 def sentences(seeds: Sequence[dict]) -> list[str]:
-    """The results in sentences, one a line: exact match, paired differences from AR, ratios of speed."""
+    """The results in sentences, one a line: exact match, its price, paired differences from AR, ratios of speed."""
     parts, differences = [], []
     for (style, threshold), of_seeds in _contestants(seeds).items():
         name = f"{style} at threshold {threshold}" if threshold else style
@@ -145,7 +145,7 @@ def sentences(seeds: Sequence[dict]) -> list[str]:
             differences.append(_difference_sentence(name, result))
     quality = f"On {_questions(seeds):,} test questions, {_seeds(len(seeds))}: exact match {', '.join(parts)}."
     styles = [s for s in STYLES[1:] if all(name in scores["speed"] for scores in seeds for name in (s, "AR"))]
-    return [quality, *differences, *(_speed_sentence(style, seeds) for style in styles)]
+    return [quality, _price_sentence(seeds), *differences, *(_speed_sentence(style, seeds) for style in styles)]
 
 
 def _difference_sentence(name: str, result: Difference) -> str:
@@ -167,6 +167,18 @@ def _speed_sentence(style: str, seeds: Sequence[dict]) -> str:
         f"{style}{setting} writes {times} times as many tokens per second as cached AR "
         f"({median(speed):,.0f} against {median(ar_speed):,.0f}, medians over the seeds; batch 1)."
     )
+
+
+def _price_sentence(seeds: Sequence[dict]) -> str:
+    flops = {s: _price(seeds, s)["fine-tuning FLOP"] for s in STYLES if s in seeds[0]["exact_match"]}
+    if "–" in flops.values():
+        return "What fine-tuning took is not recorded for all of them: the scores may compare unequal trainings."
+    words = ", ".join(f"{style} {value}" for style, value in flops.items())
+    return f"Fine-tuning took, in FLOP: {words}. Where these differ, the scores compare trainings, not styles."
+
+
+def _price(seeds: Sequence[dict], style: str) -> dict[str, str]:
+    return price.cells([scores.get("trained", {}).get(style, ()) for scores in seeds])
 
 
 def _questions(seeds: Sequence[dict]) -> int:

@@ -42,7 +42,7 @@ STAGES = (
     Stage("01", "01_ar_pretrain", "01_ar_pretrain", cost=13),
     Stage("02", "02_llada1_pretrain", "02_llada1_pretrain", ("01",), cost=7),
     Stage("03", "03_llada2_pretrain", "03_llada2_pretrain", ("01",), cost=8),
-    Stage("04", "04_ar_sft", "04_ar_sft", ("01",), cost=6),
+    Stage("04", "04_ar_sft", "04_ar_sft", ("01",), cost=32),
     Stage("05-llada1", "05_llada2_sft", "05_llada1_sft", ("02",), cost=50, variant=True),
     Stage("05-llada2", "05_llada2_sft", "05_llada2_sft", ("03",), cost=48),
     Stage("06", "06_parallel_decoding", "06_parallel_decoding", ("04", "05-llada1", "05-llada2"), cost=3),

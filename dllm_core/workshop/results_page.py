@@ -29,9 +29,9 @@ OF_OLD_CODE = {  # page → note that it shows while some records are older than
     "range of the seeds.",
     "README.md": "These records were measured by the code before its rebuild (commit 7076237 and earlier), and their "
     "trainings were not equal: fine-tuning took about 5e12 FLOP for AR and 2.7e13, five times as many, for each diffusion "
-    "model. The chain now gives all three 2e13 and LLaDA 2 blocks of 8; they will be measured again.",
+    "model. The chain now gives all three 1.6e13 and LLaDA 2 blocks of 8; they will be measured again.",
     "README.zh.md": "这些记录由重构之前的代码（提交 7076237 及更早）测得，而且训练并不对等：AR 的微调约用 5e12 FLOP，"
-    "两个扩散模型各用 2.7e13，是其五倍。现在三者各用 2e13，LLaDA 2 的块长为 8；将重新测量。",
+    "两个扩散模型各用 2.7e13，是其五倍。现在三者各用 1.6e13，LLaDA 2 的块长为 8；将重新测量。",
 }
 READMES = ("README.md", "README.zh.md")
 STYLES = {"AR": "ar", "LLaDA 1": "llada1", "LLaDA 2": "llada2"}

@@ -38,7 +38,23 @@ def test_the_seeds_mean_and_an_interval_of_the_questions():
     # (14 + 18 + 16) / 60; the median speed; the mean bound, marked as a bound
     assert sure.startswith("| LLaDA 2, threshold 0.9 | 0.800 (") and "0.700 0.900 0.800" in sure
     assert "| 6.00 | 300 | ≤ 0.600 ± 0.020 |" in sure
-    assert unsure.endswith("| 4.00 | – |  |")  # not timed, not bounded
+    assert "| 4.00 | – |  |" in unsure  # not timed, not bounded
+    assert unsure.endswith("| – | – | – | – |")  # nor is it known what the trainings took
+
+
+def test_the_price_stands_beside_the_score():
+    """Fine-tuning, which is every training on conversations, and all trainings; the mean over the seeds."""
+    seeds = [scores(0, 4, 200.0), scores(1, 8, 900.0)]
+    numbers = lambda scale: {"tokens": 1_000_000 * scale, "positions": 1, "flops": 1e13 * scale, "seconds": 100 * scale}
+    for scale, of_seed in enumerate(seeds, 1):
+        base, tuned = {"run": "a", "chat": False, **numbers(1)}, {"run": "b", "chat": True, **numbers(scale)}
+        of_seed["trained"] = {"AR": [base, tuned], "LLaDA 2": [base, tuned, {**tuned, "run": "c"}]}
+    ar, llada2, _ = report.settings_rows(seeds)
+    assert list(ar.values())[-4:] == ["1.50 M", "1.5e+13", "150", "2.5e+13"]
+    assert list(llada2.values())[-4:] == ["3.00 M", "3.0e+13", "300", "4.0e+13"]
+    assert report.sentences(seeds)[1].startswith("Fine-tuning took, in FLOP: AR 1.5e+13, LLaDA 2 3.0e+13.")
+    del seeds[1]["trained"]["AR"]
+    assert report.sentences(seeds)[1].startswith("What fine-tuning took is not recorded for all")
     assert table(report.group_rows(seeds)).markdown.splitlines()[2:] == [
         "| copy | 30 | 100 % | 60 % |", "| story | 30 | 100 % | 100 % |", "| seen | 12 | 25 % | 50 % |"
     ]  # fmt: skip
@@ -121,7 +137,7 @@ def test_differences_are_paired_over_the_seeds_at_the_block_size_of_each_run():
 
 
 def test_sentences_agree_with_the_tables():
-    quality, apart, fast = report.sentences([answered(0, "1100", "1010"), answered(1, "1100", "1110")])
+    quality, _, apart, fast = report.sentences([answered(0, "1100", "1010"), answered(1, "1100", "1110")])
     assert quality == (
         "On 20 test questions, 2 seeds: exact match AR 1.000, LLaDA 2 at threshold 0.9 0.800 (6.0 tokens per forward), "
         "LLaDA 2 at threshold 0.5 0.700 (4.0 tokens per forward)."
@@ -132,15 +148,15 @@ def test_sentences_agree_with_the_tables():
         "LLaDA 2 at threshold 0.9 writes 3.3 times as many tokens per second as cached AR (330 against 100"
     )
     alike = [answered(0, "1100", "1100")]
-    assert "× 1 seed: it excludes a loss above 0.02; 0 right in it alone, 0 in AR alone." in report.sentences(alike)[1]
+    assert "× 1 seed: it excludes a loss above 0.02; 0 right in it alone, 0 in AR alone." in report.sentences(alike)[2]
     worse = [answered(0, "1" * 40, "10" * 20)]
     assert (
-        "to -0.3" in report.sentences(worse)[1] and "it shows a loss above 0.02; 0 right" in report.sentences(worse)[1]
+        "to -0.3" in report.sentences(worse)[2] and "it shows a loss above 0.02; 0 right" in report.sentences(worse)[2]
     )
 
 
 def test_files_without_single_answers_still_give_sentences():
-    assert len(report.sentences([scores(0, 4, 200.0)])) == 2
+    assert len(report.sentences([scores(0, 4, 200.0)])) == 3
 
 
 def test_the_better_estimate_of_a_bound_is_shown():

@@ -95,8 +95,8 @@ class Sweep:
         return "" if not name or os.path.isdir(os.environ.get(name, "")) else name
 
     def records(self) -> list[dict]:
-        """The records of the finished trials, in the order of the file."""
-        return [read_record(trial.path, RECORD) for trial in self.trials if trial.done]
+        """The records of the finished trials, in the order of the file and under its labels."""
+        return [read_record(trial.path, RECORD) | {"label": trial.label} for trial in self.trials if trial.done]
 
 
 def digest(value: object) -> str:
