@@ -78,5 +78,6 @@ def test_every_sweep_of_the_project_has_its_section(project, monkeypatch):
     monkeypatch.chdir(project)
     for path in (project / "notebooks/sweeps").glob("*.yaml"):
         shown = show.sweep(path.stem)
-        assert any(hasattr(item, "markdown") for item in shown), path.stem
+        unfinished = "Not run yet" in str(shown[-1])
+        assert unfinished or any(hasattr(item, "markdown") for item in shown), path.stem
         assert all(item._repr_mimebundle_() for item in shown)

@@ -126,7 +126,7 @@ def test_a_damaged_record_counts_as_absent(toy, damage):
     record = {"key": trial.key, "cell": "once", "label": "l", "seed": 0, "asked": {}, "rows": [{"kind": "answers"}]}
     trial.path.parent.mkdir(parents=True)
     trial.path.write_text(json.dumps(record), "utf-8")
-    assert trial.done and sweep.records() == [record]
+    assert trial.done and sweep.records() == [record | {"label": "trained once"}]  # the sweep's label of today
     content = json.dumps({**record, **damage} if isinstance(damage, dict) else damage)
     trial.path.write_text(content[:9] if damage == "cut" else content, "utf-8")
     assert not trial.done and not sweep.records()
@@ -337,8 +337,9 @@ def test_every_sweep_fits_its_notebooks(project, monkeypatch, scale):
     sweeps = files.find_sweeps([], scale)
     assert len(sweeps) >= 10 and all(len(sweep.seeds) >= 3 for sweep in sweeps)
     for sweep in sweeps:
-        measured = {name for record in sweep.records() for row in record["rows"] for name in row}
-        for table in sweep.text["tables"] if measured else ():
+        rows = [row for record in sweep.records() for row in record["rows"]]
+        measured = {name for row in rows for name in (*row, *row.get("groups", ()))}
+        for table in sweep.text.get("tables", ()) if measured else ():
             assert set(table["columns"]) | set(table.get("by", ())) <= measured, sweep.name
     names = run.training_names(sweeps)
     of = {(c.sweep, c.name): list(run.trainings(c))[-1] for s in sweeps for c in s.trials if c.steps and c.seed == 0}
