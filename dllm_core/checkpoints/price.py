@@ -26,16 +26,12 @@ class Price:
     flops: float
     seconds: float
 
-    def __str__(self) -> str:
-        return f"{self.tokens / 1e6:.2f} M tokens, {self.flops:.1e} FLOP, {self.seconds:,.0f} s"
-
-
 
 def total(trained: Sequence[Mapping], stages: str = "all") -> Price | None:
     """The sum over a checkpoint's trainings, or over those on conversations (stages="fine-tuning"). None where there is
     none, or one of them has no numbers."""
     chosen = [entry for entry in trained if stages == "all" or entry.get("chat")]
-    if not chosen or not all("flops" in entry for entry in chosen):
+    if not chosen or not all(isinstance(entry.get(name), int | float) for entry in chosen for name in NUMBERS):
         return None
     return Price(*(sum(entry[name] for entry in chosen) for name in NUMBERS))
 
@@ -44,7 +40,7 @@ def rows(trained: Sequence[Mapping]) -> list[dict]:
     """The trainings as rows of a table, the first one first."""
     return [
         {
-            "run": entry["run"], "steps": entry.get("steps"), "tokens": entry.get("tokens"),
+            "run": entry.get("run"), "steps": entry.get("steps"), "tokens": entry.get("tokens"),
             "positions": entry.get("positions"), "FLOP": f"{entry['flops']:.1e}" if "flops" in entry else None,
             "seconds": round(entry["seconds"]) if "seconds" in entry else None,
             "machine": f"{entry['machine']}, {entry['threads']} threads" if "machine" in entry else None,

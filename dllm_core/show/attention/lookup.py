@@ -18,7 +18,7 @@ def lookup_heads(readings: Mapping[str, Reading]) -> Picture:
     for y, row in enumerate(grid):
         for x, weight in enumerate(row):
             if weight >= 0.05:
-                axes.text(x, y, f"{weight:.2f}", ha="center", va="center", fontsize=8,
+                axes.text(x, y, f"{weight:.2f}".lstrip("0"), ha="center", va="center", fontsize=8,
                           color="black" if weight > 0.5 else "white")  # fmt: skip
         axes.text(layers * heads - 0.3, y, f"{readings[names[y]].right:.2f}", va="center", fontsize=10)
     axes.text(layers * heads - 0.3, -0.85, "p(right)", fontsize=10)
