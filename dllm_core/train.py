@@ -242,17 +242,9 @@ class TrainingLoop:
         """Write the state that `restore` continues from. All processes call it together."""
         optimizer_states = [self.processes.gather(optimizer.state_dict()) for optimizer in self.optimizers]
         if self.run:
-            self.run.save_state(
-                {
-                    "model": self.model.state_dict(),
-                    "optimizers": optimizer_states,
-                    "batches": self.position,
-                    "step": self.step,
-                    "tokens": self.tokens,
-                    "work": astuple(self.work),
-                    "seconds": self.seconds,
-                }
-            )
+            used = {"tokens": self.tokens, "work": astuple(self.work), "seconds": self.seconds}
+            trained = {"model": self.model.state_dict(), "optimizers": optimizer_states}
+            self.run.save_state({**trained, "batches": self.position, "step": self.step, **used})
         self.saved_at = self.step
 
     def restore(self, state: dict) -> None:
