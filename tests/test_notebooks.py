@@ -231,7 +231,7 @@ def test_runs_are_described_by_their_config(chain):
     for name, wanted in (
         ("minimind_pretrain", ("ar", None, False)), ("minimind_sft", ("ar", None, True)),
         ("diffusion_from_ar_eq3", ("llada1", None, False)), ("diffusion_llada1_sft", ("llada1", None, True)),
-        ("diffusion_llada2_pretrain", ("llada2", 16, False)), ("diffusion_llada2_sft", ("llada2", 16, True)),
+        ("diffusion_llada2_pretrain", ("llada2", 16, False)), ("diffusion_llada2_sft", ("llada2", 8, True)),
     ):  # fmt: skip
         info = load_checkpoint(weights / name).info
         assert (info.objective, info.block_size, info.chat) == wanted
