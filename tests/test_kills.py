@@ -106,7 +106,9 @@ class Trial:
         """What the runs left: the bytes of every file; without seconds where these are recorded."""
         assert sorted(path.name for path in (self.home / "weights").iterdir()) == sorted(self.subject.runs)
         return {
-            str(path.relative_to(self.home)): _without_seconds(path) if path.suffix == ".jsonl" else path.read_bytes()
+            str(path.relative_to(self.home)): (
+                _without_seconds(path) if path.suffix == ".jsonl" or path.name == "config.json" else path.read_bytes()
+            )
             for folder in self.folders()
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path.name != ".lock"
@@ -125,7 +127,8 @@ def _without_seconds(path: Path) -> list:
             return {key: cleaned(part) for key, part in value.items() if key != "seconds"}
         return [cleaned(part) for part in value] if isinstance(value, list) else value
 
-    return [cleaned(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    text = path.read_text("utf-8")
+    return [cleaned(json.loads(part)) for part in ([text] if path.suffix == ".json" else text.splitlines())]
 
 
 class Campaign:
