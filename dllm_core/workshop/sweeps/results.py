@@ -141,7 +141,8 @@ def picture(sweep: Sweep, records: list[dict]) -> Picture:
 
     Means over seeds; bars from the least to the greatest.
     """
-    spec, title = sweep.text["figure"], f"{sweep.text['title']}  ·  {len(sweep.seeds)} seeds"
+    spec, count = sweep.text["figure"], len({record["seed"] for record in records})
+    title = f"{sweep.text['title']}  ·  {count} seed{'s' if count > 1 else ''}"
     if spec["kind"] == "curves":
         figure, alt = curves.picture(list(curves.points(records, spec["threshold"])))
         figure.suptitle(title, fontsize=12, x=0.02, ha="left")
