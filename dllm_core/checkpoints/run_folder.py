@@ -230,8 +230,8 @@ class RunFolder:
         config = read_json(self.folder / "config.json", RunError)
         record, steps = config["dllm"], self.steps()
         if steps:
-            own = price.entry(self.folder.name, record["checkpoint"]["chat"], steps, model.device)
-            record["trained"] = [*record["starts_from"].get("trained", ()), own]
+            entry = price.entry(self.folder.name, record["checkpoint"]["chat"], steps, model.device)
+            record["trained"] = [*record["starts_from"].get("trained", ()), entry]
             write_json(self.folder / "config.json", config, indent=2)
 
     def merge(self, k: int) -> dict[str, Tensor]:

@@ -115,14 +115,14 @@ def score_rows(of: Sequence[Point]) -> list[dict]:
     return rows
 
 
-def equal_score_rows(of: Sequence[Point], reference: str, seed: int = 0) -> list[dict]:
+def equal_score_rows(of: Sequence[Point], reference: str) -> list[dict]:
     """For each cell of the other lines: how many times the FLOP that `reference` needs for the same exact match.
 
     The reference's score is interpolated linearly in log FLOP between its budgets, made non-decreasing; beyond its
     scores there is only a bound. The interval (95 %) is that of `RESAMPLES` draws of seeds and of questions, the same
     questions for all.
     """
-    cells, rng = by_cell(of), np.random.default_rng(seed)
+    cells, rng = by_cell(of), np.random.default_rng(0)
     if not any(line == reference for line, _ in cells):
         return []
     right = {cell: np.array([point.right for point in seeds], float) for cell, seeds in cells.items()}  # [seeds, items]
@@ -142,9 +142,9 @@ def equal_score_rows(of: Sequence[Point], reference: str, seed: int = 0) -> list
         }
 
     measured = times({cell: float(marks.mean()) for cell, marks in right.items()})
-    draws = []
+    draws, questions = [], next(iter(right.values())).shape[1]
     for _ in range(RESAMPLES):
-        items = rng.integers(0, next(iter(right.values())).shape[1], next(iter(right.values())).shape[1])
+        items = rng.integers(0, questions, questions)
         scores = {}
         for cell, marks in right.items():
             seeds = rng.integers(0, len(marks), len(marks))
