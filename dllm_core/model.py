@@ -49,7 +49,7 @@ class Attention(nn.Module):
         """x [B, S, hidden] → [B, S, hidden], or [n, hidden] at `read`; read, queries: see `Transformer.forward`."""
         # 1. projections, [B, heads, S, head_dim]
         x_q = x[:, :queries]
-        q, k, v = self._heads(self.q_proj(x_q)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        q, k, v = self.split_heads(self.q_proj(x_q)), self.split_heads(self.k_proj(x)), self.split_heads(self.v_proj(x))
         # 2. QK-norm and RoPE
         rope_q = (part[:, :, :queries] for part in rope)
         q, k = rotate(self.q_norm(q), *rope_q), rotate(self.k_norm(k), *rope)
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         y = attend(q, k, v, mask).transpose(1, 2).reshape(len(x), x_q.shape[1], -1)
         return self.o_proj(y if read is None else y[read])
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def split_heads(self, x: Tensor) -> Tensor:
         """[B, S, heads · head_dim] → [B, heads, S, head_dim]."""
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 

@@ -99,7 +99,7 @@ def attention_weights(model, tokens: Tensor, position: Tensor, mask: Tensor) -> 
     rope, weights = (model.rope_cos[position][:, None], model.rope_sin[position][:, None]), []
     for layer, x in zip(model.model.layers, inputs, strict=True):
         attention = layer.self_attn
-        q, k = attention._heads(attention.q_proj(x)), attention._heads(attention.k_proj(x))
+        q, k = attention.split_heads(attention.q_proj(x)), attention.split_heads(attention.k_proj(x))
         q, k = rotate(attention.q_norm(q), *rope), rotate(attention.k_norm(k), *rope)
         k = k.repeat_interleave(attention.heads // attention.kv_heads, dim=1)
         scores = (q @ k.mT) * attention.head_dim**-0.5

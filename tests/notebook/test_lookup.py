@@ -44,7 +44,7 @@ def test_the_weights_are_those_of_the_forward():
     for hook in hooks:
         hook.remove()
     for layer, of_layer, (x, y) in zip(model.model.layers, weights, outputs, strict=False):
-        v = layer.self_attn._heads(layer.self_attn.v_proj(x)).repeat_interleave(2, dim=1)
+        v = layer.self_attn.split_heads(layer.self_attn.v_proj(x)).repeat_interleave(2, dim=1)
         mine = layer.self_attn.o_proj((of_layer @ v[0]).transpose(0, 1).flatten(1))
         assert torch.allclose(mine, y[0], atol=1e-5)
         assert torch.allclose(of_layer.sum(dim=-1), torch.ones(4, 9), atol=1e-5)
