@@ -179,7 +179,7 @@ def settings_rows(
 
 def _nats(likelihoods: Sequence[dict], label: str) -> str:
     """The mean over seeds, in the block that the model was trained for (0: one block); ≤ marks an upper bound."""
-    block_size = {"AR": 1, "LLaDA 1": 0, "LLaDA 2": 16}[label]
+    block_size = {"AR": 1, "LLaDA 1": 0, "LLaDA 2": 8}[label]
     rows = [row for record in likelihoods if record["label"] == label for row in record["rows"]]
     rows = [row for row in rows if row["kind"] == "likelihood" and row["estimator"] in ("exact", "iid_t")]
     nats = Spread(tuple(row["mean"] for row in rows if row["block_size"] in (1, block_size)))
