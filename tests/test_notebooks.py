@@ -97,7 +97,7 @@ def settings_of_06(project: Path, **values) -> dict:
     declared = parameters.read_parameters(project / "notebooks/06_parallel_decoding.ipynb")
     scope = {name: parameter.default for name, parameter in declared.items()} | {"style": "llada2"} | values
     scope |= {"info": SimpleNamespace(block_size=16, chat=False), "tokenizer": None, "DecodeConfig": DecodeConfig}
-    scope["prompt_ids"] = lambda *_: [1, 2]
+    scope["notebook"] = SimpleNamespace(prompt_ids=lambda *_: [1, 2])
     exec(cell_of(project, "06_parallel_decoding", "of_style = {"), scope)  # noqa: S102
     return scope
 
@@ -129,7 +129,7 @@ def test_a_merge_without_enough_checkpoints_is_reported(project, capsys):
     stub = SimpleNamespace(path=run.folder, keep_best=3, mean=1.0, error=0.0, final=16, table=lambda *_, **__: None)
     scope = {"train": True, "llada2_topk_merge": True, "llada2_topk_merge_k": 3, "run_name": "x", "tokenizer": None}
     scope |= dict.fromkeys(("config", "before", "blocks", "show", "torch_device"), stub)
-    scope |= {"RunFolder": lambda *_, **__: run, "open_checkpoint": lambda *_, **__: stub}
+    scope["notebook"] = SimpleNamespace(RunFolder=lambda *_, **__: run, open_checkpoint=lambda *_, **__: stub)
     exec(cell_of(project, "03_llada2_pretrain", "run.merge("), scope)  # noqa: S102
     assert "no merge: 1 validated checkpoints, llada2_topk_merge_k=3" in capsys.readouterr().out
 
