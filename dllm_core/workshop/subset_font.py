@@ -19,7 +19,7 @@ from dllm_core.show.figures import FAMILY, SUBSET
 
 MOST = 2_300  # characters: less than 400 kB
 RANGES = ((0x20, 0x7F), (0xA0, 0x100), (0x2010, 0x2028), (0x3000, 0x3020), (0xFF01, 0xFF5F))  # Latin and punctuation
-FILES = ("*.md", "data/**/*", "notebooks/**/*", "dllm_core/**/*")
+FILES = ("*.md", "data/[prs]*.jsonl*", "data/tokenizer/*", "notebooks/**/*", "dllm_core/**/*")
 TEXTS = {".md", ".jsonl", ".xz", ".ipynb", ".yaml", ".py", ".js"}  # what is read of them
 
 
