@@ -12,6 +12,7 @@ LoadedCheckpoint, RunFolder                       a model with its tokenizer; a 
 prompt_ids, chat_prompt, mask_gaps                from a text to tokens
 generate_answers                                  from prompts to traces
 load_questions, grade                             questions with one right answer, and their exact match
+gloss                                             what a Chinese text says, in English
 parse_numbers                                     "4,8,16" as numbers
 """
 
@@ -26,6 +27,7 @@ NAMES = {  # file: the names that are imported from it
     "data.jsonl": ("chat_documents", "read_texts", "text_documents"),
     "data.report": ("reading_report",),
     "notebook.asking": ("generate_answers", "mask_gaps", "prompt_ids"),
+    "notebook.gloss": ("gloss",),
     "notebook.grading": ("grade", "load_questions"),
     "notebook.ranges": ("parse_numbers",),
     "notebook.setup": ("open_checkpoint", "open_start", "open_tokenizer", "preflight", "read_splits", "settings", "train_config"),

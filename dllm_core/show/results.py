@@ -1,14 +1,46 @@
-"""Figures of results: scores with their intervals, decodings over their forwards, quality against speed."""
+"""Results: answers in a table, scores with their intervals, decodings over their forwards, quality against speed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from dllm_core.notebook.gloss import gloss
 from dllm_core.notebook.grading import wilson
 from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, legend_below, line_look, new_figure, our_look
-from dllm_core.show.html import visible
+from dllm_core.show.html import Table, table, visible
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after, times, trace_labels
 from dllm_core.trace import Trace
 
 STYLE_COLORS = {"ar": "grey", "llada1": "vermilion", "llada2": "blue"}
+ANSWER_COLUMNS = (
+    "prompt", "prompt in English", "answer", "answer in English", "tokens", "tokens per forward pass", "ended",
+)  # fmt: skip
+
+
+def answers(
+    answered: Iterable[Trace | tuple[str, Trace | str]],
+    columns: Sequence[str] = ANSWER_COLUMNS,
+    caption: str | None = None,
+) -> Table:
+    """A table of answers, with an English gloss beside each Chinese text (`notebook.gloss`).
+
+    answered: (prompt, answer) pairs, as `zip(prompts, traces)`, or traces alone; an answer is a trace or a text.
+    columns: of `ANSWER_COLUMNS`; one without any entry is left out. Raises ValueError for another column, or where there
+    is no answer.
+    """
+    if other := set(columns) - set(ANSWER_COLUMNS):
+        raise ValueError(f"answers: no column {sorted(other)}; there are {', '.join(ANSWER_COLUMNS)}")
+    rows = []
+    for item in answered:
+        prompt, answer = ("", item) if isinstance(item, Trace) else item
+        numbers = (None, None, None)
+        if isinstance(answer, Trace):
+            numbers = (answer.tokens, answer.tokens_per_forward, answer.ended)
+            answer = answer.text
+        texts = (prompt, gloss(prompt), answer, gloss(answer))
+        rows.append(dict(zip(ANSWER_COLUMNS, texts + numbers, strict=True)))
+    if not rows:
+        raise ValueError("answers: the list is empty; give at least one answer")
+    used = [name for name in columns if any(row[name] not in ("", None) for row in rows)]
+    return table(rows, columns=used, caption=caption, digits=3)
 
 
 @our_look()
