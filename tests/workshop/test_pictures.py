@@ -33,11 +33,11 @@ def test_notebooks_show_existing_pictures(project):
         assert (FIGURES / name).is_file() and name.split(".")[0] in pictures.NAMES, name
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
-def test_every_picture_of_the_readme_has_a_name_that_draws_it(project, page):
-    shown = re.findall(r"\(figures/([\w.]+)\)", (project / page).read_text("utf-8"))
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "notebooks/README.md"])
+def test_every_picture_of_a_page_has_a_name_that_draws_it(project, page):
+    shown = re.findall(r"\((?:\.\./)?figures/([\w.]+)\)", (project / page).read_text("utf-8"))
     swept = {f"sweep_{path.stem}" for path in (project / "notebooks/sweeps").glob("*.yaml")}  # made by dllm results
-    assert {name.split(".")[0] for name in shown} <= {*pictures.NAMES, *swept} and len(shown) >= 6
+    assert {name.split(".")[0] for name in shown} <= {*pictures.NAMES, *swept} and len(shown) >= 2
     assert [name for name in shown if not (FIGURES / name).is_file()] == []
 
 
