@@ -1,4 +1,4 @@
-"""All seven notebooks, walked as a user walks them: papermill through the command line, in a copy of the project."""
+"""All notebooks, walked as a user walks them: papermill through the command line, in a copy of the project."""
 
 import json
 import os
@@ -44,12 +44,15 @@ FLAGS = {  # the flags of each notebook's commands
     "07_compare_styles": "checkpoint tokenizer_dir task prompt output ar_checkpoint llada1_checkpoint",
 }
 BESIDE = {"seed", "device", "dtype"}
+NOTEBOOKS = ("00_the_idea", *FLAGS)
+PARTS = ("## The smallest idea", "## Exercises", "<details>", "## What was learned", "$$")  # of every notebook
+OF_A_RUN = ("what failed", "## Your own text")  # of every notebook that reads a text
 
 
 # --- as they lie in the repository ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_sources_are_clean_and_complete(project, name):
     file = project / f"notebooks/{name}.ipynb"
     notebook = json.loads(file.read_text("utf-8"))
@@ -61,7 +64,7 @@ def test_sources_are_clean_and_complete(project, name):
     long = [cell["id"] for cell in code if len(cell["source"]) > 18 and not cell["metadata"].get("tags")]
     assert not long, f"cells of more than 18 lines: {long}"
     assert [cell["metadata"]["tags"] for cell in code if cell["metadata"].get("tags")] == [["parameters"]]
-    for part in ("## The smallest idea", "## Exercises", "<details>", "what failed", "## Your own text", "$$"):
+    for part in PARTS + OF_A_RUN * (name in FLAGS):
         assert part in prose or (part == "## The smallest idea" and name.startswith("07")), part
     assert any("show.source(" in line for cell in code for line in cell["source"])
 
@@ -78,7 +81,7 @@ def test_every_flag_of_the_report_is_a_parameter(project, name):
 def test_papermill_sees_every_parameter(project):
     from papermill import inspect_notebook
 
-    for name in FLAGS:
+    for name in NOTEBOOKS:
         file = project / f"notebooks/{name}.ipynb"
         seen = inspect_notebook(str(file))
         assert set(seen) == set(parameters.read_parameters(file))
@@ -97,7 +100,7 @@ def settings_of_06(project: Path, **values) -> dict:
     declared = parameters.read_parameters(project / "notebooks/06_parallel_decoding.ipynb")
     scope = {name: parameter.default for name, parameter in declared.items()} | {"style": "llada2"} | values
     scope |= {"info": SimpleNamespace(block_size=16, chat=False), "tokenizer": None, "DecodeConfig": DecodeConfig}
-    scope["prompt_ids"] = lambda *_: [1, 2]
+    scope["notebook"] = SimpleNamespace(prompt_ids=lambda *_: [1, 2])
     exec(cell_of(project, "06_parallel_decoding", "of_style = {"), scope)  # noqa: S102
     return scope
 
@@ -129,7 +132,7 @@ def test_a_merge_without_enough_checkpoints_is_reported(project, capsys):
     stub = SimpleNamespace(path=run.folder, keep_best=3, mean=1.0, error=0.0, final=16, table=lambda *_, **__: None)
     scope = {"train": True, "llada2_topk_merge": True, "llada2_topk_merge_k": 3, "run_name": "x", "tokenizer": None}
     scope |= dict.fromkeys(("config", "before", "blocks", "show", "torch_device"), stub)
-    scope |= {"RunFolder": lambda *_, **__: run, "open_checkpoint": lambda *_, **__: stub}
+    scope["notebook"] = SimpleNamespace(RunFolder=lambda *_, **__: run, open_checkpoint=lambda *_, **__: stub)
     exec(cell_of(project, "03_llada2_pretrain", "run.merge("), scope)  # noqa: S102
     assert "no merge: 1 validated checkpoints, llada2_topk_merge_k=3" in capsys.readouterr().out
 
@@ -182,20 +185,20 @@ def first_and_last(run: Path) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def chain(project, tmp_path_factory):
-    """The whole chain with the smoke presets: seven notebooks, 05 and 07 twice."""
+    """The whole chain with the smoke presets: all notebooks, 05 and 07 twice."""
     copy = copy_of(project, tmp_path_factory.mktemp("chain") / "project")
     copy.run("all")
     return copy
 
 
-def test_all_seven_notebooks_run(chain):
+def test_all_notebooks_run(chain):
     summary = json.loads((chain.folder / "runs/smoke/summary.json").read_text("utf-8"))
     assert {name: stage["state"] for name, stage in summary["stages"].items()} == {s.name: "done" for s in STAGES}
     for stage in STAGES:
         notebook = chain.executed(stage.preset)
         assert not [output for output in outputs(notebook) if output["output_type"] == "error"], stage.name
         assert stage.name == "06" or pictures(notebook) >= 2, stage.name
-        if stage.name not in ("01", "04"):  # the others decode in a player: a page of its own within the page
+        if stage.name not in ("00", "01", "04"):  # the others decode in a player: a page of its own within the page
             assert any("<script" in "".join(o.get("data", {}).get("text/html", "")) for o in outputs(notebook)), (
                 stage.name
             )

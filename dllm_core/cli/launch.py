@@ -27,7 +27,7 @@ from dllm_core.compute.processes import ProcessGroup, leave, rank, world_size
 from dllm_core.notebook.parameters import check, parse_value, read_code, read_parameters, unknown_name
 from dllm_core.notebook.ranges import naming_parameters
 
-TRAINS = "dllm_core.train("  # in the one cell of a notebook that trains
+TRAINS = "show.watch_training("  # in the one cell of a notebook that trains
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -61,7 +61,9 @@ def run_jobs(
                 elif reason := "--force" if force else job.why_stale():
                     job.record.unlink(missing_ok=True)  # the old result does not count from here on
                     screen.say(f"{job.stage.name:11} runs {display_path(job.notebook)}: {reason}")
-                    alone = not running and [job] == list(filter(is_ready, waiting))  # all others wait for this one
+                    # all others wait for this one, or are so short that they hardly slow it
+                    beside = [other for other in filter(is_ready, waiting) if 10 * other.stage.cost > job.stage.cost]
+                    alone = not running and beside == [job]
                     threads = job.threads or _threads(1 if alone else at_once)
                     running[job] = NotebookProcess(job, root(), threads, force or reason == CODE_CHANGED)
                 else:

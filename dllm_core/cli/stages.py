@@ -39,6 +39,7 @@ class Stage:
 
 
 STAGES = (
+    Stage("00", "00_the_idea", "00_the_idea"),
     Stage("01", "01_ar_pretrain", "01_ar_pretrain", cost=13),
     Stage("02", "02_llada1_pretrain", "02_llada1_pretrain", ("01",), cost=7),
     Stage("03", "03_llada2_pretrain", "03_llada2_pretrain", ("01",), cost=8),

@@ -2,8 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 
 from dllm_core.checkpoints.bundled import bundled_checkpoint
@@ -11,14 +11,16 @@ from dllm_core.checkpoints.formats import LoadedCheckpoint, find_checkpoint, loa
 from dllm_core.checkpoints.run_lock import check_free
 from dllm_core.common.errors import RunError
 from dllm_core.common.paths import resolve, run_path
+from dllm_core.compute.devices import pick_dtype
 from dllm_core.compute.processes import rank
-from dllm_core.config import DecodeConfig
+from dllm_core.config import DecodeConfig, TrainConfig
 from dllm_core.data.embedded import is_embedded
 from dllm_core.data.jsonl import read_texts
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
 from dllm_core.decoding_state import computed_positions
 from dllm_core.losses import Diffusion
+from dllm_core.model import Transformer
 from dllm_core.notebook.asking import prompt_ids
 from dllm_core.notebook.parameters import read_parameters
 from dllm_core.notebook.ranges import check_settings, name_parameters, naming_parameters, parse_numbers
@@ -105,6 +107,27 @@ def open_checkpoint(
             "trained with: its tokens mean something else. Leave tokenizer_dir empty to take the checkpoint's tokenizer"
         )
     return replace(loaded, tokenizer=saved or tokenizer)
+
+
+def open_start(name: str | Path, params: Mapping, device) -> LoadedCheckpoint:
+    """The checkpoint that a training starts from, with the tokenizer that the notebook's parameters ask for: one token per
+    character with use_tokenizer False, else that of tokenizer_dir, else the checkpoint's own. Raises as `open_checkpoint`."""
+    own = None if params.get("use_tokenizer", True) else open_tokenizer("", False, params["data"], params["jsonl_field"])
+    return open_checkpoint(
+        name, tokenizer_dir="" if own else params["tokenizer_dir"], tokenizer=own,
+        num_attention_heads=params["num_attention_heads"], device=device,
+    )  # fmt: skip
+
+
+def train_config(params: Mapping, model: Transformer, max_iters: int, **settings) -> TrainConfig:
+    """The training that a notebook's parameters ask for, max_iters steps long; settings: fields that they do not hold.
+    dtype "auto" becomes the type that `model` trains in fastest on its device. Raises ValueError for a bad value."""
+    field_of = {"max_seq_len": "seq_len", "torch_compile": "compile"}
+    values = {field_of.get(name, name): value for name, value in params.items()}
+    names = {field.name for field in fields(TrainConfig)}
+    values = {name: value for name, value in values.items() if name in names} | settings | {"max_iters": max_iters}
+    values["dtype"] = pick_dtype(values["dtype"], model.device, model.config.hidden_size)
+    return TrainConfig(**values)
 
 
 def _how_to_train(name: str | Path) -> str:

@@ -8,7 +8,9 @@ attention, attention_picture, mask_picture       which token may see which, and 
 lookup_heads                                     which attention heads look a value up
 noise_schedules, loss_shares, block_schedule     schedules
 packing, SampleFilm                              rows of tokens as pictures
-LiveLossCurve, progress, training_curve          training while it runs
+watch_training                                   a training with its curve and samples
+LiveLossCurve, progress, training_curve          the parts of it
+training_price, expected                         what a training took; how the recorded seeds ended
 sweep                                            the result of a sweep
 source, table, masked_row, visible, safe         text: code, numbers, noised rows, a token, what others wrote
 Html, Markdown, Table, Picture, Player           what these functions return
@@ -23,6 +25,7 @@ NAMES = {  # file: the names that are imported from it
     "show.attention.explorer": ("attention",),
     "show.attention.lookup": ("lookup_heads",),
     "show.attention.picture": ("attention_picture",),
+    "show.expected": ("expected",),
     "show.figures": ("Picture", "mask_picture", "save_figure"),
     "show.film": ("SampleFilm",),
     "show.html": ("Html", "Markdown", "Table", "source", "table", "visible"),
@@ -33,7 +36,7 @@ NAMES = {  # file: the names that are imported from it
     "show.strip": ("gif", "png"),
     "show.sweep_section": ("sweep",),
     "show.terminal": ("terminal",),
-    "show.training": ("LiveLossCurve", "progress", "training_curve"),
+    "show.training": ("LiveLossCurve", "progress", "training_curve", "training_price", "watch_training"),
 }
 
 offer(__name__, NAMES)

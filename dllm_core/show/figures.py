@@ -10,6 +10,7 @@ import io
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,28 +38,24 @@ CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
     "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "SimHei", "Arial Unicode MS",
 )  # fmt: skip
+FAMILY = "Dllm Sans SC"
+SUBSET = Path(__file__).with_name("fonts") / "DllmSansSC-Regular.otf"  # made by dllm_core/workshop/subset_font.py
 
 
 @functools.cache
 def fonts() -> tuple[str, ...]:
-    """Font families to draw with: DejaVu Sans and the first family with Chinese glyphs that is installed.
+    """Font families to draw with, each for the characters that those before it lack: DejaVu Sans, the project's subset
+    of Noto Sans CJK SC (the corpus and the most common Chinese characters) and a complete one that is installed.
 
-    Warns once when there is none (Chinese then shows as boxes).
+    A character that all of them lack is drawn as a box, without matplotlib's warning for each.
     """
-    from matplotlib.font_manager import findSystemFonts, fontManager
+    from matplotlib.font_manager import fontManager
 
-    if not any(font.name in CJK_FONTS for font in fontManager.ttflist):  # perhaps installed after the list was written
-        for path in findSystemFonts():
-            if any(word in Path(path).name.lower() for word in ("cjk", "wqy", "simhei", "msyh", "sourcehan")):
-                fontManager.addfont(path)
+    warnings.filterwarnings("ignore", "Glyph .* missing from", module="dllm_core")  # other pictures keep the warning
+    fontManager.addfont(SUBSET)
+    fontManager.ttflist.append(replace(fontManager.ttflist[-1], weight=700))  # drawn for bold, too, without a message
     installed = {font.name for font in fontManager.ttflist}
-    chinese = [name for name in CJK_FONTS if name in installed]
-    if not chinese:
-        warnings.warn(
-            "no font with Chinese glyphs found, pictures show boxes; install one: `apt-get install fonts-noto-cjk`",
-            stacklevel=2,
-        )
-    return ("DejaVu Sans", *chinese[:1])
+    return ("DejaVu Sans", FAMILY, *[name for name in CJK_FONTS if name in installed][:1])
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from dllm_core.common.files import write_whole
 from dllm_core.show.figures import fonts
-from dllm_core.show.html import MASK
 from dllm_core.show.rows import flow
 from dllm_core.show.trace_view import cells, chosen_steps, drawn_length, spread_steps, times, token_text, trace_labels
 from dllm_core.trace import Trace
@@ -30,6 +29,33 @@ LEGEND = (
 )
 
 
+class _Font:
+    """The families of `fonts()` at a size in pixels: each character is drawn with the first that has it."""
+
+    def __init__(self, size: int):
+        from matplotlib.font_manager import FontProperties, findfont, get_font
+        from PIL import ImageFont
+
+        self.faces = []  # (index of a character's glyph, 0 without one; Pillow's font)
+        for family in fonts():
+            path = findfont(FontProperties(family=family))
+            drawn = ImageFont.truetype(str(path), size, index=getattr(path, "face_index", 0))
+            self.faces.append((get_font(path).get_char_index, drawn))
+
+    def face(self, sign: str):
+        return next((drawn for glyph, drawn in self.faces if glyph(ord(sign))), self.faces[0][1])
+
+    def measure(self, text: str) -> float:
+        """Length in pixels."""
+        return sum(self.face(sign).getlength(sign) for sign in text)
+
+    def write(self, draw, x: float, base: float, text: str, fill) -> None:
+        """Draw the text from `x` on; base: y of its baseline."""
+        for sign in text:
+            draw.text((x, base), sign, font=self.face(sign), fill=fill, anchor="ls")
+            x += self.face(sign).getlength(sign)
+
+
 class _Strip:
     """The frames of a trace, all of the same layout: its final text, wrapped at `width` pixels.
 
@@ -38,11 +64,10 @@ class _Strip:
 
     def __init__(self, trace: Trace, label: str, width: int, unit: int, prompt: bool):
         self.trace, self.label, self.width, self.unit = trace, label, width, unit
-        self.latin, self.chinese = _font(fonts()[0], unit), _font(fonts()[-1], unit)
-        self.small = _font(fonts()[-1], round(unit * 0.72))
+        self.font, self.small = _Font(unit), _Font(round(unit * 0.72))
         final, height, gap = trace.final, round(unit * 1.75), round(unit * 0.22)
         positions = range(0 if prompt else len(trace.prompt), drawn_length(trace))
-        lengths = [round(self._measure(token_text(trace, final[position]))) for position in positions]
+        lengths = [round(self.font.measure(token_text(trace, final[position]))) for position in positions]
         widths = [max(round(unit * 1.5), length + round(unit * 0.5)) for length in lengths]
         places = flow([width + gap for width in widths], self.width - 2 * unit + gap)
         self.boxes = {}
@@ -50,12 +75,6 @@ class _Strip:
             top = round(unit * 2.6) + line * (height + round(unit * 0.45))
             self.boxes[position] = (unit + x, top, unit + x + across, top + height)
         self.height = max(box[3] for box in self.boxes.values()) + round(unit * 0.9)
-
-    def _face(self, sign: str):
-        return self.latin if ord(sign) < 0x2E80 and sign not in MASK else self.chinese
-
-    def _measure(self, text: str) -> float:
-        return sum(self._face(sign).getlength(sign) for sign in text)
 
     def frame(self, k: int):
         """The sequence after `k` steps."""
@@ -71,7 +90,7 @@ class _Strip:
             f"{self.label}   step {k} of {len(trace.steps)}   {times(trace)[k]} forwards   "
             f"{masked} of {decoded} cells masked"
         )
-        draw.text((unit, round(unit * 0.8)), title, font=self.small, fill=QUIET)
+        self.small.write(draw, unit, round(unit * 1.6), title, QUIET)
         first, end = trace.steps[k - 1].block if k else (0, 0)
         for cell in shown:
             box = self.boxes[cell.position]
@@ -80,7 +99,7 @@ class _Strip:
                 draw.rectangle((box[0], below, box[2], below + max(1, unit // 12)), fill=INK)
             if cell.state == "masked":
                 _dashed(draw, box, unit)
-                fits = cell.guess and self._measure(cell.guess) <= box[2] - box[0] - 4
+                fits = cell.guess and self.font.measure(cell.guess) <= box[2] - box[0] - 4
                 self._text(draw, box, cell.guess if fits else "·", GUESS if fits else QUIET)
             elif cell.state == "prompt":
                 self._text(draw, box, cell.text, QUIET)
@@ -102,32 +121,22 @@ class _Strip:
             draw.rectangle(inner, outline=color, width=thin)
 
     def _text(self, draw, box, text: str, fill) -> None:
-        x = (box[0] + box[2] - self._measure(text)) / 2
-        base = box[1] + (box[3] - box[1]) * 0.70
-        for sign in text:  # Latin and Chinese characters come from two fonts
-            draw.text((x, base), sign, font=self._face(sign), fill=fill, anchor="ls")
-            x += self._face(sign).getlength(sign)
+        x = (box[0] + box[2] - self.font.measure(text)) / 2
+        self.font.write(draw, x, box[1] + (box[3] - box[1]) * 0.70, text, fill)
 
     def legend(self):
         """The meaning of the outlines, wrapped at the width."""
         from PIL import Image, ImageDraw
 
-        between = self.small.getlength(DOT)
-        widths = [self.small.getlength(part) + between for part in LEGEND]
+        between = self.small.measure(DOT)
+        widths = [self.small.measure(part) + between for part in LEGEND]
         places = flow(widths, self.width - 2 * self.unit + between)
         image = Image.new("RGB", (self.width, round(self.unit * (1.1 * (places[-1][1] + 1) + 0.5))), PAPER)
         for line, parts in groupby(zip(places, LEGEND, strict=True), key=lambda placed: placed[0][1]):
             words = DOT.join(part for _, part in parts)
-            ImageDraw.Draw(image).text((self.unit, round(self.unit * 1.1 * line)), words, font=self.small, fill=QUIET)
+            base = round(self.unit * (1.1 * line + 0.8))
+            self.small.write(ImageDraw.Draw(image), self.unit, base, words, QUIET)
         return image
-
-
-def _font(family: str, size: int):
-    from matplotlib import font_manager
-    from PIL import ImageFont
-
-    path = font_manager.findfont(font_manager.FontProperties(family=family))
-    return ImageFont.truetype(str(path), size, index=getattr(path, "face_index", 0))
 
 
 def _tint(color: tuple[int, int, int], share: float) -> tuple[int, ...]:

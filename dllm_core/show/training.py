@@ -5,17 +5,48 @@ Outside an interactive notebook (papermill, scripts, tests) the curve is drawn o
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from dllm_core.checkpoints import price
+from dllm_core.checkpoints.formats import LoadedCheckpoint
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common import progress_bar
 from dllm_core.common.text import safe
+from dllm_core.config import DecodeConfig, TrainConfig
+from dllm_core.notebook.asking import generate_answers
+from dllm_core.schedules import BlockSchedule
 from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, shade, stretches
 from dllm_core.show.film import SampleFilm
+from dllm_core.show.html import Table, table
+from dllm_core.train import train
 
 PHASE = {"color": "#444444"}
 SHARE = 0.03  # most of the time that drawing may take
+
+
+def watch_training(
+    current: LoadedCheckpoint, batches, objective: Callable, config: TrainConfig, params: Mapping,
+    decode_config: DecodeConfig, *, title: str, validate: Callable, blocks: BlockSchedule | None = None,
+) -> None:  # fmt: skip
+    """Train `current.model` into weights/<run_name> by `dllm_core.train`, under a loss curve that grows, with an answer to
+    `prompt` every `sample_every` steps (names of the notebook's `params`, which the run records).
+
+    current: the model while it is trained, as it will be saved. validate: model → nats per token. A stopped run goes on.
+    """
+    run = RunFolder.open(params["run_name"], current.model, current.info, current.tokenizer, params, config.keep_best)
+    steps = train(current.model, batches, objective, config, blocks=blocks, validate=validate, run=run)
+    live, film = LiveLossCurve(title, run.steps()), SampleFilm(run.folder / "samples.jsonl")
+    sample = lambda step: generate_answers(current, [params["prompt"]], decode_config)[0]
+    for _ in progress(steps, config.max_iters, live, sample, params["sample_every"], film=film):
+        pass
+    run.finish(current.model)
+
+
+def training_price(trained: Sequence) -> Table:
+    """What the trainings behind a checkpoint took (`LoadedCheckpoint.trained`): tokens, positions, model FLOP, seconds."""
+    return table(price.rows(trained), caption="what this checkpoint cost")
 
 
 class LiveLossCurve:

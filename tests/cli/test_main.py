@@ -47,7 +47,7 @@ def shell(command: str, **environment) -> subprocess.CompletedProcess:
 
 def test_a_reader_that_ends_early_is_no_error(project):
     done = shell(f"cd {project} && dllm run --parameters | head -1")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "01  notebooks/01_ar_pretrain.ipynb\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "00  notebooks/00_the_idea.ipynb\n", "")
 
 
 def test_a_terminal_without_chinese_gets_the_numbers_of_its_signs(project):

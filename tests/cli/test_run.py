@@ -196,6 +196,17 @@ def test_side_by_side_takes_the_longest_chain_first_and_shares_the_cores(stub, m
     assert run("all", "--force") == 0 and set(stub.threads) == {3}
 
 
+def test_a_short_stage_takes_no_cores_from_a_long_one(stub, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
+    for cost, threads in ((13, [4, 2]), (9, [2, 2])):
+        short, long = Stage("00", "03_third", "03_third"), Stage("01", "01_first", "01_first", cost=cost)
+        monkeypatch.setattr(stages, "STAGES", (short, long))
+        stub.threads.clear()
+        assert run("all", "--jobs", "2", "--force") == 0
+        assert (stub.started[-2:], stub.threads) == (["01_first", "03_third"], threads)
+
+
 def test_what_is_done_is_skipped_with_its_reason(stub, capsys):
     run("all")
     stub.started.clear()

@@ -224,8 +224,7 @@ def test_every_notebook_that_trains_does_so_in_one_cell(project):
         cells = [
             source for source in parameters.read_code(project / f"notebooks/{notebook}.ipynb") if launch.TRAINS in source
         ]
-        assert len(cells) == (notebook < "06"), notebook
-        assert all("RunFolder.open(" in source and "run.finish(model)" in source for source in cells)
+        assert len(cells) == ("01" <= notebook < "06"), notebook
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import pytest
 import torch
 from small import tiny_of
 
+from dllm_core import notebook
 from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
-from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
+from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.data.batches import PackedBatches
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
@@ -22,6 +23,16 @@ from dllm_core.notebook.parameters import read_parameters
 @pytest.fixture(scope="module")
 def tokenizer(project):
     return load_tokenizer(project / "data/tokenizer")
+
+
+# --- under one name ---------------------------------------------------------------------------------------------------
+
+
+def test_each_name_that_the_notebooks_use_exists_and_is_described():
+    for names in notebook.NAMES.values():
+        for name in names:
+            assert getattr(notebook, name).__name__ == name
+            assert name in notebook.__doc__
 
 
 # --- opening --------------------------------------------------------------------------------------------------------
@@ -65,6 +76,26 @@ def test_a_bare_state_dict_needs_a_tokenizer_and_grows_to_it(tokenizer, tmp_path
     grown = setup.open_checkpoint(tmp_path / "bare.pt", tokenizer=tokenizer, num_attention_heads=2).model
     torch.testing.assert_close(grown.lm_head.weight[:-1], rows[:-1])
     torch.testing.assert_close(grown.lm_head.weight[-1], rows[:-1].mean(dim=0))
+
+
+def test_a_training_starts_with_the_tokenizer_that_its_parameters_name(saved, tokenizer, tmp_path):
+    params = {"tokenizer_dir": "", "num_attention_heads": 0, "data": str(tmp_path / "own.jsonl"), "jsonl_field": "text"}
+    assert setup.open_start(saved, params, "cpu").tokenizer.get_vocab() == tokenizer.get_vocab()
+    (tmp_path / "own.jsonl").write_text('{"text": "另一个"}\n', "utf-8")
+    with pytest.raises(RunError, match="is not the tokenizer that"):
+        setup.open_start(saved, params | {"use_tokenizer": False}, "cpu")
+
+
+def test_a_config_takes_its_fields_from_the_parameters(tokenizer):
+    params = {"batch_size": 3, "max_seq_len": 64, "torch_compile": True, "learning_rate": 0.5, "seed": 7,
+              "dtype": "auto", "prompt": "你好", "eval_every": 11}  # fmt: skip
+    config = setup.train_config(params, tiny_of(tokenizer), max_iters=5, keep_best=2)
+    assert config == TrainConfig(
+        5, batch_size=3, seq_len=64, compile=True, learning_rate=0.5, seed=7, eval_every=11, keep_best=2
+    )  # a narrow model trains in float32
+    assert setup.train_config(params | {"dtype": "bfloat16"}, tiny_of(tokenizer), 5).dtype == "bfloat16"
+    with pytest.raises(ValueError, match="eval_every=-1"):
+        setup.train_config(params | {"eval_every": -1}, tiny_of(tokenizer), 5)
 
 
 def test_settings_are_what_the_notebook_declares_with_the_values_in_force(project):

@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 
 from dllm_core.checkpoints.formats import VARIANTS
+from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.cli.scheduler import run_jobs
 from dllm_core.cli.stages import STAGES, NotebookJob, Stage, plan, read_record
 from dllm_core.cli.status_line import StatusLine
@@ -19,6 +20,7 @@ from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, json_text, write_json
 from dllm_core.common.paths import resolve
 from dllm_core.notebook.parameters import code_digest, read_parameters
+from dllm_core.show.expected import CHAIN_RECORDS, LAST_STEPS
 from dllm_core.workshop.sweeps.files import FOLDER, MEASURE, Sweep, Trial, digest, find_sweeps
 from dllm_core.workshop.sweeps.results import draw
 
@@ -95,6 +97,8 @@ def run_trials(jobs: dict[NotebookJob, Trial | None], at_once: int, screen: Stat
     def keep(job: NotebookJob) -> None:
         if trial := jobs[job]:
             write_record(trial, job)
+        elif job.executed.match("cpu/*/chain/*"):
+            write_chain_record(job)
 
     results, _ = run_jobs(side_by_side, at_once, False, screen, keep, longest_first=False)
     if lost := sorted({name for job in timed for name in job.stage.needs if results[name].failed}):
@@ -192,6 +196,16 @@ def write_record(trial: Trial, job: NotebookJob) -> Path:
     steps = [{"notebook": notebook, **values} for notebook, values in trial.steps]
     about |= {"date": date.today().isoformat(), "trained": steps, "asked": trial.measure}
     return write_json(trial.path, about | measured)
+
+
+def write_chain_record(job: NotebookJob) -> Path:
+    """Write how a stage's training ended, which `show.expected` shows beside a reader's own run: nats per token."""
+    steps = RunFolder(job.run_folder).steps()
+    stage, seed = job.stage.name.rsplit(".", 1)
+    last = [step.loss for step in steps[-LAST_STEPS:]]
+    ended = {"steps": len(steps), "loss": sum(last) / len(last), "validation": steps[-1].validation}
+    about = {"stage": stage, "seed": int(seed), "date": date.today().isoformat()}
+    return write_json(resolve(CHAIN_RECORDS) / f"{stage}-seed{seed}.json", about | ended)
 
 
 def _log(options: argparse.Namespace, trials: Sequence[Trial], seconds: float) -> None:

@@ -10,9 +10,11 @@ import pytest
 import yaml
 from small import ROOT, gone, notebook, wait_for
 
+from dllm_core import show
 from dllm_core.cli.main import main
 from dllm_core.cli.scheduler import Result
 from dllm_core.common.errors import UsageError
+from dllm_core.train import TrainStep
 from dllm_core.workshop.sweeps import files, results, run
 
 TRAIN = """
@@ -347,6 +349,27 @@ def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):
     assert run.chain_jobs([]) == []
     (paired,) = files.find_sweeps(["paired"], "h100")
     assert "dtype" not in run.chain_jobs(paired.trials)[0].overrides
+
+
+def test_how_a_chains_training_ended_is_recorded(tmp_path, monkeypatch):
+    """The mean of the last 50 losses, the last validation; `show.expected` reads it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    folder = tmp_path / "weights" / "tried"
+    folder.mkdir(parents=True)
+    step = {"step": 1, "loss": 100.0, "learning_rate": 0.1, "tokens": 1, "seconds": 1.0, "grad_norm": 1.0}
+    lines = [step, *({**step, "loss": loss} for loss in (1.0, 3.0) * 25)]
+    lines[-1]["validation"] = 1.5
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job = SimpleNamespace(run_folder=folder, stage=SimpleNamespace(name="05-llada1.2"))
+    record = json.loads(run.write_chain_record(job).read_text())
+    assert record == {"stage": "05-llada1", "seed": 2, "date": record["date"], "steps": 51, "loss": 2.0, "validation": 1.5}
+    shown = show.expected("05-llada1", [TrainStep(**{**step, "loss": 7.0})])
+    shown = str(shown)
+    assert "2.000 to 2.000" in shown and "7.000" in shown and "1.500 to 1.500" in shown and "seeds 2" in shown
+    with pytest.raises(UsageError, match="no record of stage '01'.*dllm sweep all"):
+        show.expected("01", [])
 
 
 @pytest.mark.parametrize("ends", ["done", "failed"])
