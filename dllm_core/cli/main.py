@@ -23,8 +23,8 @@ COMMANDS = {  # word → (module, help)
     "play": ("dllm_core.show.terminal", "draw or play a saved decoding in the terminal"),
     "report": ("dllm_core.cli.report", "sum up what notebook 07 measured in tables and sentences"),
     "bench": ("dllm_core.workshop.benchmark.main", "measure training, decoding and feeding side by side with others"),
-    "figures": ("dllm_core.workshop.pictures", "draw the pictures of README and of the notebooks"),
-    "results": ("dllm_core.workshop.results_page", "write RESULTS.md, its figures and README's tables"),
+    "figures": ("dllm_core.workshop.pictures", "draw the pictures of the pages and of the notebooks"),
+    "results": ("dllm_core.workshop.results_page", "write RESULTS.md, BENCHMARKS.md, their figures and README's tables"),
     "corpus": ("dllm_core.workshop.corpus.generator", "generate the embedded corpus anew"),
     "bundle": ("dllm_core.workshop.bundle_weights", "make the small weights that come with the project"),
 }  # fmt: skip

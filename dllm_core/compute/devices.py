@@ -44,7 +44,7 @@ def pick_dtype(name: str, device: torch.device, width: int = 0) -> str:
     hidden size.
 
     "auto" is bfloat16 on CUDA devices with units for it, and on CPUs with units for it where the model is `WIDE` enough
-    for its products to dominate (training records in RESULTS.md); else float32. Raises ValueError for another word, or
+    for its products to dominate (training records in BENCHMARKS.md); else float32. Raises ValueError for another word, or
     for bfloat16 on a CUDA device without units for it.
     """
     if name not in DTYPES:

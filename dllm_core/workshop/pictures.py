@@ -1,4 +1,4 @@
-"""`dllm figures NAME …`: the pictures of README and of the notebooks, drawn by name, or all of them.
+"""`dllm figures NAME …`: the pictures of the pages and of the notebooks, drawn by name, or all of them.
 
 Pictures of a decoding or a training need the trained chain (`dllm run all`), the screenshots (see_…) Chromium and
 Playwright.

@@ -1,65 +1,79 @@
-"""`dllm results` writes RESULTS.md, its figures and README's tables from the records of the sweeps and the benchmark.
+"""`dllm results` writes RESULTS.md, BENCHMARKS.md, their figures and README's generated parts.
 
-A cell of a table is the mean over seeds, with the smallest and the largest value in brackets.
+All comes from the records of the sweeps and of the benchmark. A cell of a table is the mean over seeds, with the smallest and
+the largest value in brackets.
 """
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from dllm_core.cli.report import quality_cells
-from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, read_json_lines, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.show.html import table
+from dllm_core.workshop import readme_parts
 from dllm_core.workshop.benchmark import results as benchmark_results
+from dllm_core.workshop.sweeps.effects import effect
 from dllm_core.workshop.sweeps.files import FOLDER, Sweep, find_sweeps
-from dllm_core.workshop.sweeps.results import PRICE, Spread, draw, gather, heading, prices, tables
+from dllm_core.workshop.sweeps.results import REBUILT, draw, is_old, origin, tables
 
 INTRODUCTION = (
-    "Made by `dllm results` from the records in `notebooks/sweeps/records`, one small file for each cell and seed; "
-    "nothing here is typed by hand but the questions and the answers in words, which stand in the sweeps' files. "
-    "`dllm sweep all` runs what has no record yet, `dllm sweep NAME --force` a sweep again. A number is the mean over "
-    "seeds; in brackets the least and the greatest."
+    "Made by `dllm results` from the records in `notebooks/sweeps/records`, one small file for each configuration and "
+    "seed. Only the questions and the answers in words are typed; they stand in the sweeps' files. A number is the mean "
+    "over seeds; in brackets the least and the greatest. An effect is a difference of two configurations, seed by seed. "
+    "[How to run a sweep](notebooks/README.md#sweeps) · [what the columns mean](notebooks/GLOSSARY.md#measures) · "
+    "[speed beside other libraries](BENCHMARKS.md)."
 )
-REBUILT = "2026-11-30"  # the day from which on noise is drawn by (seed, step, part)
-OF_OLD_CODE = {  # page → note that it shows while some records are older than `REBUILT`
-    "RESULTS.md": "The records dated before 2026-11-30 were measured by the code before its rebuild (commit 7076237 "
-    "and earlier). Noise is drawn in another way since, so a sweep that is run again gives other numbers, within the "
-    "range of the seeds.",
-    "README.md": "These records were measured by the code before its rebuild (commit 7076237 and earlier), and their "
-    "trainings were not equal: fine-tuning took about 5e12 FLOP for AR and 2.7e13, five times as many, for each diffusion "
-    "model. The chain now gives all three 1.6e13 and LLaDA 2 blocks of 8; they will be measured again.",
-    "README.zh.md": "这些记录由重构之前的代码（提交 7076237 及更早）测得，而且训练并不对等：AR 的微调约用 5e12 FLOP，"
-    "两个扩散模型各用 2.7e13，是其五倍。现在三者各用 1.6e13，LLaDA 2 的块长为 8；将重新测量。",
-}
-READMES = ("README.md", "README.zh.md")
-STYLES = {"AR": "ar", "LLaDA 1": "llada1", "LLaDA 2": "llada2"}
-CONTESTANTS = (  # (label, threshold) of a row of README's table
-    ("AR", None), ("LLaDA 1", None), ("LLaDA 2", 0.99), ("LLaDA 2", 0.95), ("LLaDA 2", 0.9),
-)  # fmt: skip
-TIMED = (None, 0.9)  # the thresholds for which speed and likelihood are measured
+OF_OLD_CODE = (
+    f"The records dated before {REBUILT} were measured by the code before its rebuild (commit 7076237 and earlier). Noise "
+    "is drawn in another way since, so a sweep that is run again gives other numbers, within the range of the seeds."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `dllm results`."""
-    parser.add_argument("--output", default="RESULTS.md", help="where the page goes (default: RESULTS.md)")
+    """`dllm results` has no options."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw the figures of all sweeps with records, write the page and README's tables. Raises UsageError without records."""
+    """Draw the figures and write the pages. Raises UsageError without the records that README needs."""
     sweeps = find_sweeps()
     for sweep in sweeps:
         if sweep.text.get("figure") and sweep.records():
             draw(sweep)
     benchmark_results.draw()
-    print(display_path(write_whole(resolve(options.output), page(sweeps))))
-    for name in READMES:
-        text = resolve(name).read_text("utf-8")
-        print(display_path(write_whole(resolve(name), filled(text, readme_parts(name)))))
+    pages = {"RESULTS.md": page(sweeps), "BENCHMARKS.md": benchmark_results.page()}
+    for name in readme_parts.PAGES:
+        pages[name] = readme_parts.filled(resolve(name).read_text("utf-8"), readme_parts.parts(name))
+    for name, text in pages.items():
+        print(display_path(write_whole(resolve(name), text)))
 
 
-# RESULTS.md ----------------------------------------------------------------------------------------------------------
+def page(sweeps: Sequence[Sweep]) -> str:
+    """RESULTS.md."""
+    parts = ["# Results", INTRODUCTION]
+    if any(is_old(record) for sweep in sweeps for record in sweep.records()):
+        parts.append(OF_OLD_CODE)
+    parts += [answers(sweeps), _time_taken(sweeps), *(section(sweep) for sweep in sweeps)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def answers(sweeps: Sequence[Sweep]) -> str:
+    """The table of all questions: the answer in a few words, the effect with its range, the section."""
+    rows = []
+    for sweep in sweeps:
+        records, title = sweep.records(), sweep.text["title"]
+        rows.append({
+            "question": sweep.text["question"].strip(),
+            "answer": sweep.text.get("short", "–") if records else "not measured yet",
+            "effect (mean over seeds, range)": effect(sweep, records),
+            "where": f"[{title}](#{anchor(title)})",
+        })  # fmt: skip
+    return markdown(rows)
+
+
+def anchor(title: str) -> str:
+    """The anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def markdown(rows: Sequence[Mapping]) -> str:
@@ -73,20 +87,6 @@ def _cell(value: object) -> str | None:
     if value is None:
         return None
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def page(sweeps: Sequence[Sweep]) -> str:
-    """RESULTS.md."""
-    parts = ["# Results", INTRODUCTION]
-    benchmark = benchmark_results.section()
-    if any(record["date"] < REBUILT for record in (*_records(sweeps), *benchmark_results.read_records())):
-        parts.append(OF_OLD_CODE["RESULTS.md"])
-    parts += [_time_taken(sweeps), *(section(sweep) for sweep in sweeps), benchmark]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _records(sweeps: Sequence[Sweep]) -> list[dict]:
-    return [record for sweep in sweeps for record in sweep.records()]
 
 
 def _time_taken(sweeps: Sequence[Sweep]) -> str:
@@ -124,88 +124,3 @@ def section(sweep: Sweep) -> str:
             parts.append(caption)
         parts.append(markdown(rows))
     return "\n\n".join([*parts, origin(sweep, records)])
-
-
-def origin(sweep: Sweep, records: Sequence[dict]) -> str:
-    """What a sweep was measured with: command, seeds, machine, dates."""
-    seeds = ", ".join(str(seed) for seed in sorted({record["seed"] for record in records}))
-    versions = [record["versions"] for record in records]
-    machines = sorted({f"{version['device']}, torch {version['torch']}" for version in versions})
-    dates = sorted({record["date"] for record in records})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    done, count = len(records), len(sweep.trials)
-    unfinished = "" if done == count else f" **{done} of {count} cells are done.**"
-    return f"`dllm sweep {sweep.name}` · seeds {seeds} · {'; '.join(machines)} · {when}.{unfinished}"
-
-
-# README's tables -----------------------------------------------------------------------------------------------------
-
-
-def readme_parts(name: str) -> dict[str, str]:
-    """Mark → Markdown of the README `name`. Raises UsageError when a sweep that the tables need has no records."""
-    sweeps = {sweep.name: sweep for sweep in find_sweeps(["paired", "estimators", "speed"])}
-    records = {name: sweep.records() for name, sweep in sweeps.items()}
-    if missing := [name for name, of_sweep in records.items() if not of_sweep]:
-        raise UsageError(f"no records of {', '.join(missing)}: run `dllm sweep {' '.join(missing)}`")
-    answers = [{**record, **row} for record in records["paired"] for row in record["rows"]]
-    speed = {row["style"]: row for row in gather(records["speed"], "speed", ["style"], ["tokens_per_second", "times"])}
-    old = any(record["date"] < REBUILT for record in _records(list(sweeps.values())))
-    return {
-        "settings": markdown(list(settings_rows(answers, records["estimators"], speed, prices(records["paired"])))),
-        "groups": markdown(list(group_rows(answers))),
-        "origin": origin(sweeps["paired"], records["paired"]),
-        "code": OF_OLD_CODE[name] if old else "",
-        "speed": markdown(benchmark_results.headlines()),
-    }
-
-
-def settings_rows(
-    answers: Sequence[dict], likelihoods: Sequence[dict], speed: Mapping[str, dict], costs: Mapping[str, dict]
-) -> Iterator[dict]:
-    """One row for each contestant: exact match with the interval of the questions, pace, likelihood and price."""
-    for label, threshold in CONTESTANTS:
-        rows = sorted(_answers(answers, "answers", label, threshold), key=lambda row: row["seed"])
-        shares = [row["right"].count("1") / len(row["right"]) for row in rows]
-        pace = sum(row["tokens_per_forward"] for row in rows) / len(rows)
-        timed, measured = threshold in TIMED, speed[STYLES[label]]
-        yield {
-            **quality_cells(label, threshold, shares, len(rows[0]["right"]), pace),
-            "tokens per second": f"{measured['tokens_per_second'].mean:,.0f}" if timed else "–",
-            "times AR": f"{measured['times'].mean:.2f}" if timed else "–",
-            "nats per answer token": _nats(likelihoods, label) if timed else "–",
-            **{heading(name): costs[label][name] if label in costs else "–" for name in PRICE},
-        }
-
-
-def _nats(likelihoods: Sequence[dict], label: str) -> str:
-    """The mean over seeds, in the block that the model was trained for (0: one block); ≤ marks an upper bound."""
-    block_size = {"AR": 1, "LLaDA 1": 0, "LLaDA 2": 8}[label]
-    rows = [row for record in likelihoods if record["label"] == label for row in record["rows"]]
-    rows = [row for row in rows if row["kind"] == "likelihood" and row["estimator"] in ("exact", "iid_t")]
-    nats = Spread(tuple(row["mean"] for row in rows if row["block_size"] in (1, block_size)))
-    return f"{'' if label == 'AR' else '≤ '}{nats.mean:.3f}"
-
-
-def group_rows(answers: Sequence[dict]) -> Iterator[dict]:
-    """One row for each group of questions, one column for each style: right answers in per cent, pooled over seeds."""
-    styles = [(label, threshold) for label, threshold in CONTESTANTS if threshold in TIMED]
-    for row_kind in ("answers", "answers apart"):
-        rows = {label: _answers(answers, row_kind, label, threshold) for label, threshold in styles}
-        first = rows["AR"]
-        for group in first[0]["groups"] if first else ():
-            shares = {}
-            for label, of_style in rows.items():
-                right, count = (sum(row["groups"][group][index] for row in of_style) for index in (0, 1))
-                shares[label] = f"{100 * right / count:.0f} %"
-            yield {"group": group, "questions × seeds": f"{first[0]['groups'][group][1]} × {len(first)}", **shares}
-
-
-def _answers(answers: Sequence[dict], row_kind: str, label: str, threshold: float | None) -> list[dict]:
-    wanted = (row_kind, label, threshold)
-    return [row for row in answers if (row["kind"], row["label"], row.get("threshold")) == wanted]
-
-
-def filled(text: str, parts: Mapping[str, str]) -> str:
-    """The text in which each part between `<!-- made: NAME -->` and `<!-- end -->` is replaced by `parts[NAME]`."""
-    stretch = r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)"
-    return re.sub(stretch, lambda match: f"{match[1]}{parts[match[2]]}\n{match[3]}", text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Screenshots for README: the player and the explorers in JupyterLab, in the light and the dark theme.
+"""Screenshots for the pages: the player and the explorers in JupyterLab, in the light and the dark theme.
 
 `dllm figures see_player see_live see_attention see_schedules`. They need Chromium (the one that DLLM_CHROMIUM names,
 else on the path) and Playwright (the `dev` extra), and take about a minute. The server listens on 127.0.0.1.

@@ -28,16 +28,16 @@ def test_notebooks_show_existing_pictures(project):
         cells = json.loads(notebook.read_text("utf-8"))["cells"]
         text = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
         shown[notebook.name] = re.findall(r"!\[[^\]]+\]\(\.\./figures/([\w.]+)\)", text)
-    assert [name for name in shown if not shown[name] and name < "06"] == []
+    assert [name for name in shown if not shown[name] and "01" <= name < "06"] == []
     for name in itertools.chain(*shown.values()):
         assert (FIGURES / name).is_file() and name.split(".")[0] in pictures.NAMES, name
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
-def test_every_picture_of_the_readme_has_a_name_that_draws_it(project, page):
-    shown = re.findall(r"\(figures/([\w.]+)\)", (project / page).read_text("utf-8"))
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "notebooks/README.md"])
+def test_every_picture_of_a_page_has_a_name_that_draws_it(project, page):
+    shown = re.findall(r"\((?:\.\./)?figures/([\w.]+)\)", (project / page).read_text("utf-8"))
     swept = {f"sweep_{path.stem}" for path in (project / "notebooks/sweeps").glob("*.yaml")}  # made by dllm results
-    assert {name.split(".")[0] for name in shown} <= {*pictures.NAMES, *swept} and len(shown) >= 6
+    assert {name.split(".")[0] for name in shown} <= {*pictures.NAMES, *swept} and len(shown) >= 2
     assert [name for name in shown if not (FIGURES / name).is_file()] == []
 
 

@@ -1,7 +1,7 @@
 """`dllm bench`: training, decoding and feeding, compared with plain implementations and with other libraries.
 
 Every comparison is a ratio of two jobs that take turns in one process; its median and its range over the rounds are
-printed. RESULTS.md and figures/benchmark.png come from the JSON that it writes to notebooks/benchmarks.
+printed. BENCHMARKS.md and figures/benchmark.png come from the JSON that it writes to notebooks/benchmarks.
 """
 
 import argparse

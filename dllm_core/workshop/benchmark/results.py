@@ -1,5 +1,4 @@
-"""The benchmark's records, notebooks/benchmarks/MACHINE/*.json, as tables of RESULTS.md and as pictures. Nothing is
-measured."""
+"""The benchmark's records, notebooks/benchmarks/MACHINE/*.json, as BENCHMARKS.md and as pictures. Nothing is measured."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,19 +15,25 @@ RECORDS = "notebooks/benchmarks"
 RECORD = {"machine": str, "part": str, "shape": str, "dtype": str, "threads": int, "rows": list[dict]}  # of a setting
 PARTS = {"decode": "Decoding", "train": "Training", "feed": "Feeding"}  # in the order of the page
 UNITS = {"decode": ("ms per token", 1e3), "train": ("µs per token", 1e6)}  # of curves
-INTRODUCTION = (
-    "Made by `dllm bench`, one file for each part, shape, precision and number of threads, in `notebooks/benchmarks`. "
-    "Jobs take turns in one process; a figure is the median over rounds, in brackets the least and the greatest. "
-    "Decoding runs random weights: an oracle overwrites the logits after each real forward so that a fixed number of "
-    "masked positions (4) passes the threshold, the same for everyone; its time is subtracted; rows against the plain "
-    "loop and diffusers write equal tokens. Positions per token do not count the prompt. *Matmuls alone* is the least "
-    "time: the matrix products of the same forwards and nothing else. On a CPU this project's decoders lay out the "
-    "larger weights once (prepack them); the others, and the rows *not prepacked*, have it done again in every "
-    "product. Training is whole steps, optimizer included. Machines of one name differ, hence the speed of a product "
-    "of square matrices (1,024², on a GPU 8,192²) beside each. Hugging Face's AR attends across the documents of a "
-    "packed row, this project's does not. By positions, both views beside one clean half can be 4/3 times as fast as "
-    "a pass for each (three halves instead of four)."
-)
+INTRODUCTION = """\
+Made by `dllm results` from the records that `dllm bench` wrote to `notebooks/benchmarks`, one file for each part, shape,
+precision and number of threads ([how to run it](dllm_core/README.md#benchmark)). How to read the tables:
+
+- Jobs take turns in one process. A figure is the median over rounds; in brackets the least and the greatest.
+- Decoding runs random weights. After each real forward pass an oracle overwrites the logits, so that a fixed number of masked
+  positions (4) passes the threshold, the same for everyone; its time is subtracted. The plain loop and diffusers write equal
+  tokens. Positions per token do not count the prompt.
+- *Matmuls alone* is the least time: the matrix products of the same forward passes and nothing else.
+- On a CPU this project's decoders lay out the larger weights once for all products (they prepack them; this takes their memory a
+  second time). The other libraries, and the lines *not prepacked*, have it done again in every product.
+- One prompt at a time, LLaDA 2 reads the weights once for several tokens, cached AR for one. In a batch AR, too, reads them once for
+  several tokens, one of each sequence. So its disadvantage shrinks as the batch grows, and can turn into an advantage.
+- Training is whole steps, optimizer included. Hugging Face's AR attends across the documents of a packed sequence, this project's
+  does not. By positions, both views beside one clean half can be 4/3 times as fast as a pass for each (three halves instead of
+  four).
+- Machines of one name differ, hence the speed of a product of square matrices (1,024², on a GPU 8,192²) beside each."""
+HEADLINES_INTRODUCTION = "The main ratios at 26 M parameters (hidden size 512, 8 layers), from the tables below:"
+FIGURES = {"benchmark": "Ratios", "benchmark_growth": "Time per token against lengths"}
 BATCH_1, BATCH_8 = "batch 1, prompt 32", "batch 8, prompt 32"
 HEADLINES = (  # (in words, part, words of the case, job, the job it is compared with) of the 26 M shape
     ("decoding, batch 1: LLaDA 2 against diffusers' pipeline", "decode", BATCH_1, decode.LLADA2, decode.DIFFUSERS),
@@ -120,24 +125,24 @@ def headlines() -> list[dict]:
     return rows
 
 
-def section() -> str:
-    """The part of RESULTS.md about speed, or "" where nothing was measured."""
+def page() -> str:
+    """BENCHMARKS.md."""
     records = read_records()
-    if not records:
-        return ""
-    parts = ["## Speed, side by side", INTRODUCTION]
-    for name, words in (("benchmark", "Ratios"), ("benchmark_growth", "Time per token against lengths")):
-        if resolve(f"figures/{name}.png").exists():
-            parts.append(f"![{words}](figures/{name}.png)")
+    parts = ["# Speed, side by side", INTRODUCTION]
+    if rows := headlines():
+        parts += [HEADLINES_INTRODUCTION, table(rows).markdown]
+    parts += [
+        f"![{words}](figures/{name}.png)" for name, words in FIGURES.items() if resolve(f"figures/{name}.png").exists()
+    ]
     for record in records:
         dtype = f", {record['dtype']}" if record["part"] != "feed" else ""
-        parts.append(f"### {PARTS[record['part']]}, {record['shape']}{dtype}, {plural(record['threads'], 'thread')}")
+        parts.append(f"## {PARTS[record['part']]}, {record['shape']}{dtype}, {plural(record['threads'], 'thread')}")
         parts.append(table(comparisons(record)).markdown)
         for axis, lines in curves(record).items():
             rows = curve_rows(lines, axis, UNITS[record["part"]][0])
             parts += [f"Time per token along the {axis}:", table(rows).markdown]
         parts.append(origin(record))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) + "\n"
 
 
 def origin(record: dict) -> str:

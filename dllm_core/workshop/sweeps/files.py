@@ -23,11 +23,12 @@ FOLDER = "notebooks/sweeps"
 MEASURE = "sweeps/measure"  # the notebook that measures a trial
 SCALES = ("cpu", "h100", "smoke")
 KEYS = {  # of a sweep's file, with their types
-    "title": str, "question": str, "answer": str, "order": float, "seeds": list[int], "chain": list[str | int],
-    "train": list[dict], "measure": dict, "cells": dict[str, dict | None], "tables": list[dict], "figure": dict,
-    "paired": list[dict], "alone": bool, "environment": str, "by_name": bool,
+    "title": str, "question": str, "answer": str, "short": str, "effect": dict, "order": float, "seeds": list[int],
+    "chain": list[str | int], "train": list[dict], "measure": dict, "cells": dict[str, dict | None],
+    "tables": list[dict], "figure": dict, "paired": list[dict], "alone": bool, "environment": str, "by_name": bool,
 }  # fmt: skip
 NEEDED_KEYS = {"title", "question", "measure", "cells"}
+SHORT = 5  # most words of a short answer
 FIGURES = {  # kind → what it needs
     "lines": ("rows", "x", "y"), "dots": ("rows", "x", "y"), "heat": ("rows", "x", "y", "values"),
     "curves": ("against", "threshold"),
@@ -40,6 +41,7 @@ PART_KEYS = {  # of the dicts in it: key → (types, those that are needed)
     "figure": ({"kind": str, "rows": str, "x": str, "y": str, "by": list[str], "note": str, "values": list[str],
                 "only": dict, "log": bool, "against": str, "threshold": float}, {"kind"}),
     "paired": ({"against": str, "cells": list[str]}, {"against"}),
+    "effect": ({"rows": str, "column": str, "of": dict, "against": dict}, {"rows", "column", "of"}),
 }  # fmt: skip
 RECORD = {"key": str, "cell": str, "label": str, "seed": int, "asked": dict, "rows": list[dict]}  # of a trial
 
@@ -126,18 +128,29 @@ def _check_keys(path: Path, text: object) -> None:
     check_fields(text, KEYS, str(path), UsageError, NEEDED_KEYS)
     for name in (path.stem, *text["cells"]):
         _require_name(path, name)
+    _require(len(text.get("short", "").split()) <= SHORT, path, "short", f"must have at most {SHORT} words")
     for key, (types, needed) in PART_KEYS.items():
         parts = text.get(key, [])
         for part in parts if isinstance(parts, list) else [parts]:
             check_fields(part, types, f"{path}: {key}", UsageError, needed)
             _require_name(path, part.get("notebook", "x"))
             _require_name(path, part.get("preset", "x"))
-            for name in (*part.get("cells", ()), *([part["against"]] if key == "paired" else ())):
+            for name in _cells_of(key, part):
                 _require(name in text["cells"], path, key, f"there is no cell {name!r}")
             if "kind" in part:
                 needs = FIGURES.get(part["kind"], ())
                 _require(needs, path, key, f"there is no kind {part['kind']!r}, only {', '.join(FIGURES)}")
                 _require(set(needs) <= set(part), path, key, f"kind {part['kind']} needs {', '.join(needs)}")
+
+
+def _cells_of(key: str, part: dict) -> list[str]:
+    """The cells that a dict of `PART_KEYS` names."""
+    names = [*part.get("cells", ())]
+    if key == "paired":
+        names.append(part["against"])
+    if key == "effect":
+        names += [part[side]["cell"] for side in ("of", "against") if "cell" in part.get(side, {})]
+    return names
 
 
 def _require_name(path: Path, name: str) -> None:

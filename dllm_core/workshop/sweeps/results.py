@@ -16,15 +16,26 @@ HEADINGS = {  # of names that do not say enough
     "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10", "prompt_length": "prompt",
     "milliseconds": "ms per forward", "milliseconds_per_token": "ms per token", "k": "checkpoints averaged",
     "direction": "told", "way": "how asked", "trained_steps": "steps", "times": "times AR", "flops": "FLOP",
-    "fine_tuning_tokens": "fine-tuning tokens", "fine_tuning_positions": "fine-tuning positions",
+    "right": "share right", "fine_tuning_tokens": "fine-tuning tokens", "fine_tuning_positions": "fine-tuning positions",
     "fine_tuning_flops": "fine-tuning FLOP", "fine_tuning_seconds": "fine-tuning s", "all_flops": "FLOP in all",
 }  # fmt: skip
+REBUILT = "2026-11-30"  # the day from which on noise is drawn by (seed, step, part)
 PRICE = ("fine_tuning_flops", "fine_tuning_seconds")  # the columns that stand beside a score
+FULL = "full attention"  # a block size of 0: one block
 OWN_ANSWERS = "exact match here: the share of held-out prompts answered as the model itself does one token a forward"
 
 
 def heading(name: str) -> str:
     return HEADINGS.get(name, name.replace("_", " "))
+
+
+def setting(name: str, value: object) -> str:
+    """A setting in words: "threshold 0.9"; a value of several words speaks for itself."""
+    if name == "block_size" and value == 0:
+        return FULL
+    if isinstance(value, str):
+        return value if " " in value else f"{heading(name)} {value}"
+    return f"{heading(name)} {value:g}"
 
 
 @dataclass(frozen=True)
@@ -38,10 +49,18 @@ class Spread:
         return sum(self.values) / len(self.values)
 
     def __str__(self) -> str:
+        return self._text("", "–")
+
+    @property
+    def signed(self) -> str:
+        """A difference in words: "+0.12 (+0.04 to +0.19)"."""
+        return self._text("+", " to ")
+
+    def _text(self, sign: str, between: str) -> str:
         digits = 0 if abs(self.mean) >= 100 else 2 if abs(self.mean) >= 10 else 3
         style = ".1e" if self.mean >= 1e9 else f",.{digits}f"
-        mean, least, greatest = (f"{value:{style}}" for value in (self.mean, min(self.values), max(self.values)))
-        return mean if least == greatest else f"{mean} ({least}–{greatest})"
+        mean, least, greatest = (f"{value:{sign}{style}}" for value in (self.mean, min(self.values), max(self.values)))
+        return mean if least == greatest else f"{mean} ({least}{between}{greatest})"
 
 
 def gather(records: Iterable[dict], row_kind: str, by: Sequence[str], columns: Sequence[str]) -> list[dict]:
@@ -58,6 +77,23 @@ def gather(records: Iterable[dict], row_kind: str, by: Sequence[str], columns: S
         spreads = {name: Spread(tuple(float(row[name]) for row in values)) for name in columns}
         rows.append(dict(zip(("label", *by), key, strict=True)) | spreads)
     return rows
+
+
+def is_old(record: dict) -> bool:
+    """Whether a record was measured before the code was rebuilt."""
+    return record["date"] < REBUILT
+
+
+def origin(sweep: Sweep, records: Sequence[dict]) -> str:
+    """What a sweep was measured with: command, seeds, machine, dates."""
+    seeds = ", ".join(str(seed) for seed in sorted({record["seed"] for record in records}))
+    versions = [record["versions"] for record in records]
+    machines = sorted({f"{version['device']}, torch {version['torch']}" for version in versions})
+    dates = sorted({record["date"] for record in records})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    done, count = len(records), len(sweep.trials)
+    unfinished = "" if done == count else f" **{done} of {count} measurements are done.**"
+    return f"`dllm sweep {sweep.name}` · seeds {seeds} · {'; '.join(machines)} · {when}.{unfinished}"
 
 
 def prices(records: Iterable[dict]) -> dict[str, dict[str, Spread]]:
@@ -88,7 +124,8 @@ def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[di
                 captions.append(", ".join(f"{heading(name)} {value}" for name, value in price.items()))
         if "exact_match" in spec["columns"] and any(record["asked"].get("own_answers") for record in records):
             captions.append(OWN_ANSWERS)
-        rows = [{heading(key) or "cell": row[key] for key in row if key not in hidden} for row in rows]
+        rows = [row | {"block_size": FULL} if row.get("block_size") == 0 else row for row in rows]
+        rows = [{heading(key) or "configuration": row[key] for key in row if key not in hidden} for row in rows]
         yield "; ".join(captions), rows
 
 
@@ -185,9 +222,10 @@ def _lines(records, spec):
 
 def _name(row: dict, by: list[str]) -> str:
     """The name of a line or a row of dots: its cell, and the settings that the cell's lines differ in."""
-    named = [(heading(name), row[name]) for name in by if row[name] is not None]
-    cell = [row["label"]] * all(name != row["label"] for name, _ in named)  # "guidance 2", not "guidance, guidance 2"
-    return ", ".join([*cell, *(value if isinstance(value, str) else f"{name} {value:g}" for name, value in named)])
+    named = [(name, row[name]) for name in by if row[name] is not None]
+    is_named = any(heading(name) == row["label"] for name, _ in named)  # "guidance 2", not "guidance, guidance 2"
+    words = [value if isinstance(value, str) else setting(name, value) for name, value in named]
+    return ", ".join(words if is_named else [row["label"], *words])
 
 
 def _dots(records, spec):

@@ -126,14 +126,14 @@ def test_the_page_has_a_section_for_each_record(tmp_path, monkeypatch):
     folder = tmp_path / "notebooks/benchmarks/chip"
     folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert results.section() == "" and results.headlines() == []
+    assert "|" not in results.page() and results.headlines() == []
     aimed = row("decode", "tiny float32, batch 1", target="at least 1.8", **{"ms per token": 0.1234})
     for part, rows in (("train", [row("train")]), ("decode", [aimed])):
         (folder / f"{part}.json").write_text(json.dumps(record(part, rows)))
     for name, content in (("cut", "{"), ("empty", "{}"), ("number", "5"), ("rows", json.dumps(record("feed", [5])))):
         (folder / f"{name}.json").write_text(content)  # a damaged record counts as absent
-    page = results.section()
-    assert page.index("### Decoding, tiny, float32, 1 thread") < page.index("### Training, tiny")
+    page = results.page()
+    assert page.index("## Decoding, tiny, float32, 1 thread") < page.index("## Training, tiny")
     assert "| batch 1 | **fast** against slow | 2 (1.5–2.5) | at least 1.8 | ms per token 0.123 |" in page
     assert "`dllm bench decode --shape tiny --dtype float32 --threads 1 --rounds 3` · cpu: A Chip" in page
     picture = results.ratios(results.read_records())
@@ -141,10 +141,10 @@ def test_the_page_has_a_section_for_each_record(tmp_path, monkeypatch):
 
 
 def test_committed_records_are_read():
-    """Their tables stand in RESULTS.md and the README, whatever has changed in the code that wrote them."""
+    """Their tables stand in BENCHMARKS.md, whatever has changed in the code that wrote them."""
     rows = results.headlines()
     assert len(rows) == len(results.HEADLINES) and all("(" in "".join(list(row.values())[1:]) for row in rows)
-    assert results.section() in (ROOT / "RESULTS.md").read_text("utf-8")
+    assert results.page() == (ROOT / "BENCHMARKS.md").read_text("utf-8")
 
 
 def test_a_quick_run_writes_nothing(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ from dllm_core.cli.main import main
 from dllm_core.cli.scheduler import Result
 from dllm_core.common.errors import UsageError
 from dllm_core.train import TrainStep
-from dllm_core.workshop import results_page
 from dllm_core.workshop.sweeps import files, results, run
 
 TRAIN = """
@@ -102,6 +101,9 @@ def changed(toy, **keys):
     ({"figure": {"rows": "answers", "kind": "pie", "x": "a", "y": "b"}}, ["figure", "pie", "lines, dots, heat"]),
     ({"figure": {"rows": "answers", "kind": "heat", "x": "a", "y": "b"}}, ["figure", "heat needs", "values"]),
     ({"paired": [{"against": "nobody"}]}, ["paired", "no cell 'nobody'"]),
+    ({"short": "this answer has six words, alas"}, ["short", "at most 5 words"]),
+    ({"effect": {"rows": "answers", "column": "exact_match"}}, ["effect", "of must be given"]),
+    ({"effect": {"rows": "answers", "column": "x", "of": {"cell": "nobody"}}}, ["effect", "no cell 'nobody'"]),
 ])  # fmt: skip
 def test_a_wrong_file_is_reported_with_its_name_and_key(toy, keys, words):
     with pytest.raises(UsageError) as error:
@@ -275,7 +277,7 @@ def test_a_score_stands_beside_its_price():
     text = {"title": "t", "tables": [{"rows": "answers", "by": ["threshold"], "columns": ["exact_match"]}]}
     ((_, rows),) = results.tables(files.Sweep("s", text, (0, 1), ()), priced)
     assert str(rows[0]["fine-tuning FLOP"]) == "2.5e+13 (2.0e+13–3.0e+13)" and str(rows[0]["fine-tuning s"]) == "50.00"
-    assert rows[1]["cell"] == "B" and rows[1]["fine-tuning FLOP"] is None
+    assert rows[1]["configuration"] == "B" and rows[1]["fine-tuning FLOP"] is None
     text["tables"][0]["labels"] = False
     ((caption, rows),) = results.tables(files.Sweep("s", text, (0, 1), ()), priced[:2])
     assert caption == "fine-tuning FLOP 2.5e+13 (2.0e+13–3.0e+13), fine-tuning s 50.00"
@@ -297,28 +299,6 @@ def test_paired_at_the_same_setting():
     first, second = results.paired_rows(measured, "ar", ())
     assert (first["threshold"], first["only it right"], first["only AR right"]) == (0.9, 0, 0)
     assert (second["threshold"], second["only it right"], second["only AR right"]) == (0.95, 4, 0)
-
-
-def test_a_markdown_table():
-    assert results_page.markdown([]) == "*nothing measured*"
-    assert results_page.markdown([{"a|b": 1, "c": None}, {"a|b": "x|y", "c": 0.5}]).splitlines()[2:] == [
-        "| 1 | – |",
-        "| x\\|y | 0.5 |",
-    ]
-
-
-@pytest.mark.parametrize("key", ["environment: NOWHERE\n", "by_name: true\n"])
-def test_the_page_lists_separately_the_minutes_of_what_all_leaves_out(toy, key):
-    like = (toy / "notebooks/sweeps/toy.yaml").read_text("utf-8")
-    (toy / "notebooks/sweeps/apart.yaml").write_text(like + key, "utf-8")
-    lines = [(600, ["toy/once.seed0", "apart/once.seed0"], "cpu"), (120, [], "cpu"), (300, ["apart/once.seed1"], "cpu"),
-             (9000, ["toy/once.seed0"], "h100")]  # fmt: skip
-    text = "".join(json.dumps({"seconds": s, "cells": c, "scale": n, "jobs": 2}) + "\n" for s, c, n in lines)
-    folder = toy / "notebooks/sweeps/records"
-    folder.mkdir(exist_ok=True)
-    (folder / "log.jsonl").write_text(text, "utf-8")
-    page = results_page.page(files.find_sweeps([]))
-    assert "took 12 minutes (2 invocations" in page and "need other data (apart) took 5 minutes." in page
 
 
 def test_sweeps_that_need_their_name_are_not_among_all(toy, capsys):
@@ -347,47 +327,6 @@ def test_every_sweep_fits_its_notebooks(project, monkeypatch, scale):
     of = {(c.sweep, c.name): list(run.trainings(c))[-1] for s in sweeps for c in s.trials if c.steps and c.seed == 0}
     assert names[of["cap", "lambda-0.1"]] == names[of["complementary", "twin"]] == names[of["filling", "scored"]]
     assert names[of["curriculum", "wsd"]] == names[of["merge", "falling"]] == names[of["shift", "plain"]]
-
-
-def test_the_results_page_is_what_its_command_writes(project, monkeypatch):
-    monkeypatch.chdir(project)
-    assert (project / "RESULTS.md").read_text("utf-8") == results_page.page(files.find_sweeps([]))
-
-
-@pytest.mark.parametrize("name", results_page.READMES)
-def test_the_readme_shows_what_its_command_writes(project, monkeypatch, name):
-    monkeypatch.chdir(project)
-    parts = results_page.readme_parts(name)
-    text = (project / name).read_text("utf-8")
-    assert all(f"<!-- made: {part} -->" in text for part in parts), name
-    assert results_page.filled(text, parts) == text, f"{name}: `dllm results` writes it anew"
-
-
-def test_stretches_between_marks_are_replaced_and_nothing_else():
-    text = "a\n<!-- made: x -->\n<!-- end -->\nb\n<!-- made: y -->\nold\nlines\n<!-- end -->\nc\n"
-    new = results_page.filled(text, {"x": "1", "y": "2"})
-    assert new == "a\n<!-- made: x -->\n1\n<!-- end -->\nb\n<!-- made: y -->\n2\n<!-- end -->\nc\n"
-    assert results_page.filled(new, {"x": "1", "y": "2"}) == new
-
-
-def test_readme_tables_take_the_seeds_mean_and_the_questions_interval():
-    row = {"kind": "answers", "label": "AR", "threshold": None, "groups": {"a": [1, 2]}, "right": "10",
-           "exact_match": 0.5, "tokens_per_forward": 1.0}  # fmt: skip
-    others = [row | {"label": "LLaDA 1"}, *(row | {"label": "LLaDA 2", "threshold": t} for t in (0.99, 0.95, 0.9))]
-    answers = [r | {"seed": seed} for r in (row, *others) for seed in (0, 1)]
-    exact = {"kind": "likelihood", "estimator": "exact", "block_size": 1, "mean": 0.25}
-    likelihoods = [{"label": label, "rows": [{"kind": "training"}, exact]} for label in results_page.STYLES]
-    pace = {"tokens_per_second": results.Spread((1000.0,)), "times": results.Spread((1.0,))}
-    paces = dict.fromkeys(results_page.STYLES.values(), pace)
-    costs = {"AR": {name: results.Spread((2e13,)) for name in results.PRICE}}
-    settings = list(results_page.settings_rows(answers, likelihoods, paces, costs))
-    assert str(settings[0]["fine-tuning FLOP"]) == "2.0e+13" and settings[1]["fine-tuning FLOP"] == "–"
-    assert (
-        settings[0]["exact match (95 % interval)"].startswith("0.500 (0.095–0.905)")
-        and settings[0]["each seed"] == "0.500 0.500"
-    )
-    (group,) = results_page.group_rows(answers)
-    assert group["questions × seeds"] == "2 × 2" and group["LLaDA 2"] == "50 %"
 
 
 def test_the_chains_of_all_seeds_are_one_plan(project, monkeypatch):

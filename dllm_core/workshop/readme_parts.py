@@ -1,0 +1,118 @@
+"""The generated parts of README.md and README.zh.md: the scores with their price, where they come from, the seconds."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from dllm_core.cli.report import quality_cells
+from dllm_core.common.errors import UsageError
+from dllm_core.show.html import table
+from dllm_core.workshop.sweeps.files import find_sweeps
+from dllm_core.workshop.sweeps.results import PRICE, Spread, gather, heading, is_old, origin, prices
+
+PAGES = ("README.md", "README.zh.md")
+CONTESTANTS = (  # (label, threshold) of a row
+    ("AR", None), ("LLaDA 1", None), ("LLaDA 2", 0.99), ("LLaDA 2", 0.95), ("LLaDA 2", 0.9),
+)  # fmt: skip
+STYLES = {"AR": "ar", "LLaDA 1": "llada1", "LLaDA 2": "llada2"}
+TIMED = (None, 0.9)  # the thresholds for which speed and likelihood are measured
+BLOCKS = {"AR": 1, "LLaDA 1": 0, "LLaDA 2": 8}  # block size of each style's training; 0: full attention
+OF_OLD_CODE = (
+    "These records were measured by the code before its rebuild (commit 7076237 and earlier), and their trainings were "
+    "not equal: fine-tuning took about 5e12 FLOP for AR and 2.7e13, five times as many, for each diffusion model. The "
+    "chain now gives all three 1.6e13 and LLaDA 2 blocks of 8; they will be measured again."
+)
+SECONDS = "Seconds of training on one thread, mean over the seeds of `dllm sweep paired`"
+CHINESE = {  # of what the parts say
+    OF_OLD_CODE: "这些记录由重构之前的代码（提交 7076237 及更早）测得，而且训练并不对等：AR 的微调约用 5e12 FLOP，"
+    "两个扩散模型各用 2.7e13，是其五倍。现在三者各用 1.6e13，LLaDA 2 的块大小为 8；将重新测量。",
+    SECONDS: "单线程训练的秒数，`dllm sweep paired` 各种子的平均",
+    "exact match (95 % interval)": "精确匹配率（95 % 置信区间）",
+    "tokens per forward": "每次前向的 token 数",
+    "tokens per second": "每秒 token 数",
+    "nats per answer token": "每个答案 token 的 nats",
+    "fine-tuning FLOP": "微调 FLOP",
+    "fine-tuning s": "微调秒数",
+    ", threshold ": "，阈值 ",
+    "· seeds ": "· 种子 ",
+    " cores": " 核",
+    " to ": " 至 ",
+    " of ": " / ",
+    " measurements are done": " 项测量已完成",
+    "style": "方式",
+}
+
+
+def parts(page: str) -> dict[str, str]:
+    """Mark → Markdown. page: of `PAGES`. Raises UsageError when a sweep that the parts need has no records."""
+    sweeps = {sweep.name: sweep for sweep in find_sweeps(["paired", "estimators", "speed"])}
+    records = {name: sweep.records() for name, sweep in sweeps.items()}
+    if missing := [name for name, of_sweep in records.items() if not of_sweep]:
+        raise UsageError(f"no records of {', '.join(missing)}: run `dllm sweep {' '.join(missing)}`")
+    answers = [{**record, **row} for record in records["paired"] for row in record["rows"]]
+    timed = gather(records["speed"], "speed", ["style"], ["tokens_per_second"])
+    speed = {row["style"]: row["tokens_per_second"] for row in timed}
+    scores = score_rows(answers, records["estimators"], speed, prices(records["paired"]))
+    notes = [origin(sweeps["paired"], records["paired"])]
+    if any(is_old(record) for of_sweep in records.values() for record in of_sweep):
+        notes.append(OF_OLD_CODE)
+    seconds = " · ".join(f"{stage} {of_stage:.0f}" for stage, of_stage in training_seconds(records["paired"]).items())
+    made = {
+        "scores": table(scores).markdown,
+        "origin": "\n\n".join(notes),
+        "seconds": f"{SECONDS}: {seconds}." if seconds else "",
+    }
+    return made if page == "README.md" else {mark: in_chinese(text) for mark, text in made.items()}
+
+
+def score_rows(
+    answers: Sequence[dict], likelihoods: Sequence[dict], speed: Mapping[str, Spread], costs: Mapping[str, dict]
+) -> Iterator[dict]:
+    """One row for each contestant: exact match with the interval of the questions, pace, likelihood and price."""
+    for label, threshold in CONTESTANTS:
+        wanted = ("answers", label, threshold)
+        rows = [row for row in answers if (row["kind"], row["label"], row.get("threshold")) == wanted]
+        rows.sort(key=lambda row: row["seed"])
+        shares = [row["right"].count("1") / len(row["right"]) for row in rows]
+        pace = sum(row["tokens_per_forward"] for row in rows) / len(rows)
+        timed = threshold in TIMED
+        quality = quality_cells(label, threshold, shares, len(rows[0]["right"]), pace)
+        del quality["each seed"]  # RESULTS.md has the range of the seeds
+        yield {
+            **quality,
+            "tokens per second": f"{speed[STYLES[label]].mean:,.0f}" if timed else "–",
+            "nats per answer token": _nats(likelihoods, label) if timed else "–",
+            **{heading(name): str(costs[label][name]) if label in costs else "–" for name in PRICE},
+        }
+
+
+def _nats(likelihoods: Sequence[dict], label: str) -> str:
+    """The mean over seeds, in the block that the model was trained for; ≤ marks an upper bound, – what has no record."""
+    rows = [row for record in likelihoods if record["label"] == label for row in record["rows"]]
+    rows = [row for row in rows if row["kind"] == "likelihood" and row["estimator"] in ("exact", "iid_t")]
+    nats = [row["mean"] for row in rows if row["block_size"] == BLOCKS[label]]
+    return f"{'' if label == 'AR' else '≤ '}{sum(nats) / len(nats):.3f}" if nats else "–"
+
+
+def training_seconds(records: Sequence[dict]) -> dict[str, float]:
+    """Stage of `dllm run` → seconds of its training, the mean over the seeds; empty where they were not recorded."""
+    rows = gather(records, "training", [], ["all_seconds", "fine_tuning_seconds"])
+    fine = {row["label"]: row["fine_tuning_seconds"].mean for row in rows}
+    before = {row["label"]: row["all_seconds"].mean - fine[row["label"]] for row in rows}
+    if set(fine) != set(STYLES):
+        return {}
+    first = before["AR"]  # 02 and 03 start from 01
+    pretraining = {"01": first, "02": before["LLaDA 1"] - first, "03": before["LLaDA 2"] - first}
+    return pretraining | {"04": fine["AR"], "05-llada1": fine["LLaDA 1"], "05-llada2": fine["LLaDA 2"]}
+
+
+def in_chinese(text: str) -> str:
+    """The same part with its headings and words in Chinese."""
+    for english, chinese in CHINESE.items():
+        text = text.replace(english, chinese)
+    return text
+
+
+def filled(text: str, made: Mapping[str, str]) -> str:
+    """The text in which each part between `<!-- made: NAME -->` and `<!-- end -->` is replaced by `made[NAME]`."""
+    stretch = r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)"
+    return re.sub(stretch, lambda match: f"{match[1]}{made[match[2]]}\n{match[3]}", text, flags=re.DOTALL)

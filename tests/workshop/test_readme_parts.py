@@ -1,0 +1,68 @@
+"""The generated parts of README and README.zh: what they hold, and that the committed pages are what the command writes."""
+
+import re
+
+import pytest
+
+from dllm_core.workshop import readme_parts
+from dllm_core.workshop.sweeps.results import PRICE, Spread
+
+
+@pytest.mark.parametrize("page", readme_parts.PAGES)
+def test_the_readme_shows_what_its_command_writes(project, monkeypatch, page):
+    monkeypatch.chdir(project)
+    made = readme_parts.parts(page)
+    text = (project / page).read_text("utf-8")
+    assert all(f"<!-- made: {mark} -->" in text for mark in made)
+    assert readme_parts.filled(text, made) == text, f"{page}: `dllm results` writes it anew"
+
+
+def test_stretches_between_marks_are_replaced_and_nothing_else():
+    text = "a\n<!-- made: x -->\n<!-- end -->\nb\n<!-- made: y -->\nold\nlines\n<!-- end -->\nc\n"
+    new = readme_parts.filled(text, {"x": "1", "y": "2"})
+    assert new == "a\n<!-- made: x -->\n1\n<!-- end -->\nb\n<!-- made: y -->\n2\n<!-- end -->\nc\n"
+    assert readme_parts.filled(new, {"x": "1", "y": "2"}) == new
+
+
+def test_scores_take_the_seeds_mean_the_questions_interval_and_the_trained_block():
+    row = {"kind": "answers", "label": "AR", "threshold": None, "right": "10", "tokens_per_forward": 1.0}
+    others = [row | {"label": "LLaDA 1"}, *(row | {"label": "LLaDA 2", "threshold": t} for t in (0.99, 0.95, 0.9))]
+    answers = [r | {"seed": seed} for r in (row, *others) for seed in (0, 1)]
+    bound = {"kind": "likelihood", "estimator": "iid_t", "block_size": 8, "mean": 0.5}
+    wide = bound | {"block_size": 16, "mean": 9.0}
+    likelihoods = [
+        {"label": "AR", "rows": [{"kind": "training"}, bound | {"estimator": "exact", "block_size": 1, "mean": 0.25}]},
+        {"label": "LLaDA 2", "rows": [bound, wide]}, {"label": "LLaDA 2", "rows": [bound | {"mean": 0.7}, wide]},
+    ]  # fmt: skip
+    speed = dict.fromkeys(readme_parts.STYLES.values(), Spread((1000.0,)))
+    costs = {"AR": {name: Spread((2e13,)) for name in PRICE}}
+    rows = list(readme_parts.score_rows(answers, likelihoods, speed, costs))
+    assert [row["fine-tuning FLOP"] for row in rows] == ["2.0e+13", *["–"] * 4]
+    assert rows[0]["exact match (95 % interval)"].startswith("0.500 (0.095–0.905)")
+    assert [row["nats per answer token"] for row in rows] == ["0.250", "–", "–", "–", "≤ 0.600"]
+    assert [row["tokens per second"] for row in rows] == ["1,000", "1,000", "–", "–", "1,000"]
+
+
+def test_the_seconds_of_a_stage_are_those_of_its_training_alone():
+    record = lambda label, *numbers: {"label": label, "rows": [
+        {"kind": "training", "all_seconds": all_seconds, "fine_tuning_seconds": fine} for all_seconds, fine in numbers
+    ]}  # fmt: skip
+    records = [
+        record("AR", (150.0, 50.0), (170.0, 70.0)),
+        record("LLaDA 1", (200.0, 40.0)),
+        record("LLaDA 2", (300.0, 110.0)),
+    ]
+    seconds = {"01": 100.0, "02": 60.0, "03": 90.0, "04": 60.0, "05-llada1": 40.0, "05-llada2": 110.0}
+    assert readme_parts.training_seconds(records) == seconds
+    assert readme_parts.training_seconds(records[:2]) == {}
+
+
+def test_the_chinese_parts_have_no_english_words(project, monkeypatch):
+    monkeypatch.chdir(project)
+    made = readme_parts.parts("README.zh.md")
+    prose = re.sub(
+        r"`[^`]*`|cpu: [^,]*|\b(?:AR|LLaDA|FLOP|token|torch|nats|cpu)\b|[0-9.]+\+cpu|\d+e\d+",
+        "",
+        "".join(made.values()),
+    )
+    assert re.findall(r"[a-z]{2,}", prose) == []
