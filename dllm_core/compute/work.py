@@ -1,4 +1,4 @@
-"""What a training computes: positions and floating-point operations, by one formula for all styles."""
+"""What a training and a decoding compute: positions and floating-point operations, by one formula for all styles."""
 
 from dataclasses import dataclass
 
@@ -44,3 +44,13 @@ def training_work(config: ModelConfig, pattern: AttentionPattern, predicted: int
     of_noisy, of_clean = pattern.views * size * (clean + size), clean * clean
     pairs = batch * (layers * (of_noisy + of_clean) + of_noisy + (0 if noisy_only else of_clean))
     return Work(elements, 6.0 * products + 12.0 * pairs * config.num_attention_heads * config.head_dim)
+
+
+def decoding_flops(model, positions: int, predictions: int) -> float:
+    """2 FLOP for each weight of a matrix and each state of a Transformer that it multiplies, as in `training_work` without
+    attention. positions: run through the network in all forward passes; predictions: states read, for a logit each."""
+    size = lambda part: sum(weight.numel() for weight in part.parameters() if weight.ndim == 2)
+    last = model.model.layers[-1]
+    where_read = size(last.self_attn.o_proj) + size(last.mlp)
+    everywhere = size(model.model.layers) - where_read
+    return 2.0 * (everywhere * positions + (where_read + size(model.lm_head)) * predictions)

@@ -2,7 +2,8 @@
 
 import itertools
 import platform
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dllm_core.common import files
 from dllm_core.common.paths import resolve
 from dllm_core.compute.devices import machine
 from dllm_core.config import DecodeConfig
+from dllm_core.notebook.gloss import gloss
 from dllm_core.trace import Trace
 
 SCHEMA = {  # key of a line → what it says, in the order of the line
@@ -91,6 +93,36 @@ def record(trace: Trace, /, **about) -> dict:
         },
         "settings": trace.settings,
     }  # fmt: skip
+
+
+def distinct_texts(lines: Iterable[dict], right: Mapping[str, str]) -> list[dict]:
+    """A row for each text that a prompt got, with its gloss and the runs that wrote it, in the order of `lines`.
+
+    right: prompt → its only right answer. It is marked among the texts; where no run wrote it, it has a row of its own.
+    """
+    written: dict[str, dict[str, list[dict]]] = {}
+    for line in lines:
+        written.setdefault(line["prompt"], {}).setdefault(line["text"], []).append(line)
+    rows = []
+    for prompt, texts in written.items():
+        answer, about = right.get(prompt), {"prompt": prompt, "prompt in English": gloss(prompt)}
+        if answer is not None:
+            texts.setdefault(answer, [])
+        runs_of = Counter(line["name"] for lines_of_text in texts.values() for line in lines_of_text)
+        for text, lines_of_text in texts.items():
+            by = []
+            for line in lines_of_text:
+                setting = describe_setting(DecodeConfig(**line["settings"]))
+                by.append(f"{line['name']} ({setting})" if runs_of[line["name"]] > 1 else line["name"])
+            row = about | {"text": text, "text in English": gloss(text), "written by": "; ".join(by) or "none of them"}
+            rows.append(row if answer is None else row | {"right": text == answer})
+            about = {"prompt": "", "prompt in English": ""}
+    return rows
+
+
+def write_scores(output: str | Path, result: dict) -> Path:
+    """`write_json` beside the comparison file: outputs/compare_sft.jsonl → outputs/compare_sft.scores.json."""
+    return write_json(Path(output).with_suffix(".scores.json"), result)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:

@@ -34,6 +34,7 @@ LINES = (
     ("purple", ":", "D"), ("orange", "-", "v"), ("grey", "--", "P"),
 )  # fmt: skip
 HATCHES = ("", "//", "..", "xx", "\\\\")
+STYLES = ("AR", "LLaDA 1", "LLaDA 2")  # the first three of LINES and HATCHES, also in the player
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
     "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "SimHei", "Arial Unicode MS",
@@ -138,6 +139,13 @@ def line_look(i: int) -> dict:
     """Color, line style and marker of the i-th line of a figure, for matplotlib's `plot`."""
     color, line, marker = LINES[i % len(LINES)]
     return {"color": COLORS[color], "linestyle": line, "marker": marker}
+
+
+def look_numbers(names: Sequence[str]) -> list[int]:
+    """The i of `line_look` for each named line: a style has the same in every figure; other names take the next ones,
+    beside styles those that no style has."""
+    free = itertools.count(len(STYLES) if set(STYLES) & set(names) else 0)
+    return [STYLES.index(name) if name in STYLES else next(free) for name in names]
 
 
 def error_bars(spreads: list[tuple[float, float, float]]) -> list[list[float]]:

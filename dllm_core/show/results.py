@@ -4,12 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dllm_core.notebook.gloss import gloss
 from dllm_core.notebook.grading import wilson
-from dllm_core.show.figures import COLORS, HATCHES, LINES, Picture, legend_below, line_look, new_figure, our_look
+from dllm_core.show.figures import HATCHES, Picture, legend_below, line_look, look_numbers, new_figure, our_look
 from dllm_core.show.html import Table, table, visible
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after, times, trace_labels
 from dllm_core.trace import Trace
 
-STYLE_COLORS = {"ar": "grey", "llada1": "vermilion", "llada2": "blue"}
 ANSWER_COLUMNS = (
     "prompt", "prompt in English", "answer", "answer in English", "tokens", "tokens per forward pass", "ended",
 )  # fmt: skip
@@ -59,15 +58,15 @@ def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match p
         raise ValueError("scores: the table is empty; give at least one group's score")
     figure, (axes,) = new_figure(8, 1.3 + len(groups) * (0.22 + 0.26 * len(named)))
     thick = 0.84 / len(named)
-    for i, (name, rows) in enumerate(named.items()):
-        color = COLORS[LINES[i % len(LINES)][0]]
+    for i, (look, (name, rows)) in enumerate(zip(look_numbers(list(named)), named.items(), strict=True)):
+        color = line_look(look)["color"]
         for j, group in enumerate(groups):
             if group not in rows:
                 continue
             right, count = rows[group]
             share, (low, high) = right / max(count, 1), wilson(right, count)
             y = j + (i - (len(named) - 1) / 2) * thick
-            axes.barh(y, share, thick * 0.9, color=color, alpha=0.55, hatch=HATCHES[i % len(HATCHES)],
+            axes.barh(y, share, thick * 0.9, color=color, alpha=0.55, hatch=HATCHES[look % len(HATCHES)],
                       edgecolor=color, label=name if group == next(iter(rows)) else None)  # fmt: skip
             axes.plot([low, high], [y, y], color="#1a1a1a", linewidth=1.3, marker="|", markersize=6)
             axes.annotate(f"{right}/{count}", (1.015, y), va="center", fontsize=9, annotation_clip=False)
@@ -93,7 +92,7 @@ def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock:
         raise ValueError("compare: the list is empty; give at least one Trace")
     figure, (left, right) = new_figure(10, 3.6, columns=2)
     labels = trace_labels(traces, labels)
-    for i, (trace, label) in enumerate(zip(traces, labels, strict=True)):
+    for trace, label, i in zip(traces, labels, look_numbers(labels), strict=True):
         x, forwards = times(trace, clock), times(trace)
         masked = [masked_after(trace, k) for k in range(len(trace.steps) + 1)]
         done, rates = 0, []
@@ -101,36 +100,36 @@ def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock:
             done += sum(commit.reason != "edit" for commit in step.commits)
             rates.append(done / max(passed, 1))
         look = line_look(i) | {"markevery": max(1, len(x) // 12)}
-        left.plot(x, masked, label=f"{label}: {trace.tokens} tokens in {trace.forwards} forwards", **look)
+        left.plot(x, masked, label=f"{label}: {trace.tokens} tokens in {trace.forwards} forward passes", **look)
         right.plot(x[1:], rates, **look)
-    for axes, title in ((left, "positions still masked"), (right, "positions filled per forward, so far")):
-        axes.set(title=title, ylim=(0, None), xlabel="model forwards" if clock == "forwards" else "seconds")
+    for axes, title in ((left, "positions still masked"), (right, "positions written per forward pass, so far")):
+        axes.set(title=title, ylim=(0, None), xlabel="forward passes" if clock == "forwards" else "seconds")
     legend_below(figure, left, min(len(traces), 3))
     rates = {label: trace.tokens_per_forward for label, trace in zip(labels, traces, strict=True)}
-    return Picture(figure, "; ".join(f"{label}: {rate:.2f} tokens per forward" for label, rate in rates.items()))
+    return Picture(figure, "; ".join(f"{label}: {rate:.2f} tokens per forward pass" for label, rate in rates.items()))
 
 
 @our_look()
 def quality_speed(
-    rows: Sequence[Mapping], *, y: str = "exact_match", group: str = "style", note: str = "threshold"
-) -> Picture:
-    """Quality against tokens per forward: a point per row (dict), labeled with its `note`; a line joins a `group`.
+    rows: Sequence[Mapping], *, y: str = "exact_match", group: str = "style", note: str = "threshold",
+    levels: Mapping[str, float] | None = None,
+) -> Picture:  # fmt: skip
+    """Quality against tokens per forward pass: a point per row (dict), labeled with its `note`; a line joins a `group`.
 
     y: a share in 0..1; its interval is drawn when the row has `low` and `high`. A row's `cost`, a text, stands in the
-    legend. Raises ValueError naming the row and the missing key.
+    legend. levels: name → a share to compare with, a dotted line. Raises ValueError naming the row and the missing key.
     """
     x = "tokens_per_forward"
     for i, row in enumerate(rows):
         for key in (x, y, group):
             if key not in row:
                 raise ValueError(f"quality_speed: row {i} has no {key!r}; it has {', '.join(map(str, row))}")
-    figure, (axes,) = new_figure(7, 4)
-    for i, name in enumerate(dict.fromkeys(row[group] for row in rows)):
-        points = [row for row in rows if row[group] == name]
-        look = line_look(i)
-        if name in STYLE_COLORS:
-            look["color"] = COLORS[STYLE_COLORS[name]]
-        label = STYLE_NAMES.get(str(name), str(name)) + (f", {points[0]['cost']}" if points[0].get("cost") else "")
+    figure, (axes,) = new_figure(7, 4.4)
+    named: dict[str, list[Mapping]] = {}
+    for row in rows:
+        named.setdefault(STYLE_NAMES.get(str(row[group]), str(row[group])), []).append(row)
+    for i, (name, points) in zip(look_numbers(list(named)), named.items(), strict=True):
+        look, label = line_look(i), name + (f", {points[0]['cost']}" if points[0].get("cost") else "")
         axes.plot([row[x] for row in points], [row[y] for row in points], markersize=8, label=label, **look)
         for row in points:
             if "low" in row and "high" in row:
@@ -138,12 +137,43 @@ def quality_speed(
             if row.get(note) is not None:
                 axes.annotate(visible(str(row[note])), (row[x], row[y]), xytext=(6, 6), textcoords="offset points",
                               fontsize=10)  # fmt: skip
+    for name, value in (levels or {}).items():
+        axes.axhline(value, color="#444444", linestyle=":", label=name)
+    top = max([row.get("high", row[y]) for row in rows] + list((levels or {}).values()), default=1)
     axes.set(
         title=f"quality against speed (numbers at the points: {note.replace('_', ' ')})",
-        xlabel="tokens per forward",
+        xlabel="tokens per forward pass",
         ylabel=y.replace("_", " "),
-        xlim=(0, None),
-        ylim=(0, 1.05),
+        xlim=(0, 1.08 * max((row[x] for row in rows), default=1)),
+        ylim=(0, 1.05 if top > 0.5 else 1.3 * top),
     )
-    axes.legend(loc="lower right")
-    return Picture(figure, "; ".join(f"{row[group]}: {row[y]:.3f} at {row[x]:.2f} tokens per forward" for row in rows))
+    legend_below(figure, axes, 1)
+    return Picture(
+        figure, "; ".join(f"{row[group]}: {row[y]:.3f} at {row[x]:.2f} tokens per forward pass" for row in rows)
+    )
+
+
+@our_look()
+def batch_speed(rows: Sequence[Mapping], crossing: float | None = None) -> Picture:
+    """Three panels over the batch size, a line for each name: tokens per second, and what each token costs of the two
+    things that limit it, weights read and arithmetic.
+
+    rows: of `notebook.batch_speed.measure`. crossing: a batch size to mark. Raises ValueError for an empty list.
+    """
+    if not rows:
+        raise ValueError("batch_speed: the list is empty; give at least one row")
+    figure, panels = new_figure(12, 3.8, columns=3)
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    for axes, y in zip(panels, ("tokens per second", "MB of weights per token", "MFLOP per token"), strict=True):
+        for i, name in zip(look_numbers(names), names, strict=True):
+            points = [(row["batch"], row[y]) for row in rows if row["name"] == name]
+            axes.plot(*zip(*points, strict=True), markersize=7, label=name, **line_look(i))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({row["batch"] for row in rows}))
+        axes.xaxis.set_major_formatter("{x:g}")  # powers would be math text, which the look leaves as it is written
+        axes.set(title=y, xlabel="sequences in a batch", ylim=(0, None))
+    if crossing is not None:
+        panels[0].axvline(crossing, color="#444444", linestyle=":", label=f"equally fast at {crossing:.3g}")
+    legend_below(figure, panels[0], len(names) + 1)
+    lines = (f"{row['name']}, batch {row['batch']}: {row['tokens per second']:,.0f} tokens per second" for row in rows)
+    return Picture(figure, "; ".join(lines))

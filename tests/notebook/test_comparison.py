@@ -41,6 +41,27 @@ def test_a_line_names_its_saved_trace(workspace):
     assert Trace.load(workspace / path) == trace
 
 
+def test_texts_that_several_runs_wrote_stand_once():
+    def line(name, text, prompt="你好", threshold=0.9):
+        settings = DecodeConfig("ar" if name == "AR" else "llada2", threshold=threshold, block_length=8).to_dict()
+        return {"prompt": prompt, "name": name, "text": text, "settings": settings}
+
+    lines = [line("AR", "你好！"), line("LLaDA 2", "你好！"), line("LLaDA 2", "好", threshold=0.5), line("AR", "A", "B")]
+    first, second, other = comparison.distinct_texts(lines, {"B": "C"})[:3]
+    assert (first["prompt"], first["prompt in English"], second["prompt"]) == ("你好", "Hello", "")
+    assert first["written by"] == "AR; LLaDA 2 (threshold 0.9, block 8)"
+    assert second["written by"] == "LLaDA 2 (threshold 0.5, block 8)" and "right" not in second
+    assert (other["prompt"], other["text"], other["right"]) == ("B", "A", False)
+    *_, missing = comparison.distinct_texts(lines, {"B": "C"})
+    assert (missing["text"], missing["written by"], missing["right"]) == ("C", "none of them", True)
+    assert [row["right"] for row in comparison.distinct_texts(lines, {"你好": "好"}) if "right" in row] == [False, True]
+
+
+def test_scores_stand_beside_the_lines(workspace):
+    path = comparison.write_scores("outputs/compare_sft.jsonl", {"task": "sft"})
+    assert path == workspace / "outputs/compare_sft.scores.json" and json.loads(path.read_text("utf-8")) == {"task": "sft"}
+
+
 def test_variants_are_every_combination():
     fast = DecodeConfig("llada2", 32, block_length=16, threshold=0.9)
     configs = comparison.variants(fast, block_length=(8, 16), threshold=(0.5, 0.9))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dllm_core.notebook.grading import wilson
-from dllm_core.show.figures import legend_below, line_look, new_figure
+from dllm_core.show.figures import legend_below, line_look, look_numbers, new_figure
 
 GROUPS = ("reading", "reverse", "operation")  # the groups in which styles differ
 PANELS = {  # of the figure: what is drawn → its title
@@ -74,7 +74,7 @@ def picture(of: Sequence[Point]):
     panels = [(name, "flops", title) for name, title in PANELS.items()]
     panels.append(("exact_match", "seconds", "all groups, against seconds"))
     for axis, (name, x, title) in zip(axes, panels, strict=False):
-        for i, line in enumerate(lines):
+        for i, line in zip(look_numbers(lines), lines, strict=True):
             look = line_look(i)
             means = []
             for (of_line, _), seeds in cells.items():

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dllm_core.notebook.grading import paired
-from dllm_core.show.figures import COLORS, Picture, error_bars, line_look, new_figure, our_look, save_figure
+from dllm_core.show.figures import (
+    COLORS,
+    Picture,
+    error_bars,
+    line_look,
+    look_numbers,
+    new_figure,
+    our_look,
+    save_figure,
+)
 from dllm_core.workshop.sweeps import curves
 from dllm_core.workshop.sweeps.files import Sweep
 
@@ -200,7 +209,8 @@ def _lines(records, spec):
     settings = [name for name in dict.fromkeys((*by, note, x)) if name in known]
     rows = gather(records, spec["rows"], settings, [name for name in (x, y) if name not in settings])
     figure, (axes,) = new_figure(7, 4)
-    for i, name in enumerate(dict.fromkeys(_name(row, by) for row in rows)):
+    names = list(dict.fromkeys(_name(row, by) for row in rows))
+    for i, name in zip(look_numbers([name.partition(" (")[0] for name in names]), names, strict=True):  # without FLOP
         points = [row for row in rows if _name(row, by) == name]
         at = [row[x].mean if isinstance(row[x], Spread) else row[x] for row in points]
         means = [row[y].mean for row in points]
