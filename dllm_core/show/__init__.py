@@ -9,6 +9,7 @@ lookup_heads                                     which attention heads look a va
 noise_schedules, loss_shares, block_schedule     schedules
 packing, SampleFilm                              rows of tokens as pictures
 LiveLossCurve, progress, training_curve          training while it runs
+training_curves                                  short trainings beside each other
 sweep                                            the result of a sweep
 source, table, masked_row, visible, safe         text: code, numbers, noised rows, a token, what others wrote
 Html, Markdown, Table, Picture, Player           what these functions return
@@ -33,7 +34,7 @@ NAMES = {  # file: the names that are imported from it
     "show.strip": ("gif", "png"),
     "show.sweep_section": ("sweep",),
     "show.terminal": ("terminal",),
-    "show.training": ("LiveLossCurve", "progress", "training_curve"),
+    "show.training": ("LiveLossCurve", "progress", "training_curve", "training_curves"),
 }
 
 offer(__name__, NAMES)
