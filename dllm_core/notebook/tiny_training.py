@@ -19,8 +19,8 @@ BLOCK_SIZE = 8  # of `block_loss`
 
 @dataclass(frozen=True)
 class Curves:
-    """training: the loss of each step, as the loss function has it. bound: before the first step and after each, the bound
-    on the negative log-likelihood of documents that are not trained on, by the library. Both in nats per token."""
+    """training: the loss of each step, as the loss function has it. bound: before the first step and after each, the
+    bound on the negative log-likelihood of documents held out, by the library. Both in nats per token."""
 
     training: list[float]
     bound: list[float]
@@ -31,17 +31,17 @@ def train_tiny(
 ) -> Curves:
     """Train a new tiny model by `reference.train` on the first `steps` documents, one a step; the others are held out.
 
-    loss_of: (model, x_0, mask_token_id, t, masked) → scalar tensor, as `reference.llada1_loss`. documents: [L] int64 each,
-    of one length; the mask's id is their largest token + 1. block_size: of the bound; None is full diffusion.
+    loss_of: (model, x_0, mask_token_id, t, masked) → scalar tensor, as `reference.llada1_loss`. documents: [L] int64
+    each, of one length; the mask's id is their largest token + 1. block_size: of the bound; None is full diffusion.
     Raises ValueError when there are not more documents than steps.
 
     What five bugs do to the curves, beside those of the right loss with the same seed:
     - the weight of a second, independent t: the training loss jumps by orders of magnitude, since 1/t does not fit the
       number of masked tokens any more.
-    - 1/t on a mean over the masked tokens: the training loss is about 1/t times too high. It jumps at every small t, and
-      the few masked tokens of those steps rule the gradient. Where no token is masked it is nan.
+    - 1/t on a mean over the masked tokens: the training loss is about 1/t times too high. It jumps at every small t,
+      and the few masked tokens of those steps rule the gradient. Where no token is masked it is nan.
     - 1/t²: nearly the same curve. The sum of the masked tokens over t · L is about their mean.
-    - the label off by one: the training loss falls like the right one; the model learns another task, and the bound rises.
+    - the label off by one: the training loss falls like the right one, the model learns another task, the bound rises.
     - the leak of the clean copy: no model can predict `random_letters` better than log V. The training loss falls below
       that, the model copies, and the bound rises.
     """
@@ -95,11 +95,11 @@ def tiny_model(vocab_size: int, seed: int = 0) -> Transformer:
 
 
 def counting(count: int = 48, length: int = 128, seed: int = 0) -> list[Tensor]:
-    """Documents [length] int64 that count in a circle from a random letter on, 3 4 0 1 2 3 …: each token tells all others."""
+    """Documents [length] int64 that count in a circle from a random letter, 3 4 0 1 …: each token tells all others."""
     start = torch.randint(LETTERS, (count, 1), generator=torch.Generator().manual_seed(seed))
     return list((start + torch.arange(length)) % LETTERS)
 
 
 def random_letters(count: int = 48, length: int = 128, seed: int = 0) -> list[Tensor]:
-    """Documents [length] int64 of independent, uniform letters: no model can predict one, at log LETTERS nats per token."""
+    """Documents [length] int64 of independent, uniform letters: no model is better than log LETTERS nats per token."""
     return list(torch.randint(LETTERS, (count, length), generator=torch.Generator().manual_seed(seed)))

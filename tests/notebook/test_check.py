@@ -110,8 +110,8 @@ def test_the_first_entry_that_differs_is_shown(capsys):
         return mask
 
     assert said(capsys, check.block_mask, leaky) == (
-        "✗ block_mask: 8 tokens in blocks of 4: the result[7, 15] (x_t[7] of block 1 looks at x_0[7] of block 1) is True, "
-        "expected False (1 of 256 entries differ)\n"
+        "✗ block_mask: 8 tokens in blocks of 4: the result[7, 15] (x_t[7] of block 1 looks at x_0[7] of block 1) "
+        "is True, expected False (1 of 256 entries differ)\n"
     )
 
 
@@ -199,7 +199,8 @@ def in_place_commit(confidence, masked, threshold):
 
 @pytest.mark.parametrize("exercise, function, name", [
     (check.corrupt, in_place_corrupt, "x_0"), (check.llada1_loss, in_place_loss, "x_0"),
-    (check.top_k_merge, in_place_merge, "checkpoints[0]"), (check.commit_above_threshold, in_place_commit, "confidence"),
+    (check.top_k_merge, in_place_merge, "checkpoints[0]"),
+    (check.commit_above_threshold, in_place_commit, "confidence"),
 ], ids=name_of)  # fmt: skip
 def test_a_changed_input_is_named(exercise, function, name, capsys):
     assert f"it changes its input {name}" in said(capsys, exercise, function)

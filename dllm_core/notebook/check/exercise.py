@@ -20,10 +20,10 @@ def nowhere(index: list[int], arguments: dict) -> str:
 class Exercise:
     """A function that a learner writes, and what shows whether it is right.
 
-    returns: what it returns, in words. right: the function asked for. cases: a case in words → its arguments by name, made
-    anew by each call. mistakes: a likely mistake in words → the function that makes it. unsteady: what it means that two
-    equal calls differ. place: (index, arguments) → which entry of the result that is, in words. measure: (function, make)
-    → what is compared where the results are random. tolerance: relative and absolute, of what is compared.
+    returns: what it returns, in words. right: the function asked for. cases: a case in words → its arguments by name,
+    made anew by each call. mistakes: a likely mistake in words → the function that makes it. unsteady: what it means
+    that two equal calls differ. place: (index, arguments) → which entry of the result that is, in words. measure:
+    (function, make) → what is compared where the results are random. tolerance: relative and absolute, of it.
     """
 
     name: str

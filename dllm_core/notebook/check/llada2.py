@@ -1,4 +1,4 @@
-"""The exercises of notebooks 03, 05 and 06: the mask, the merge, the complementary views and the threshold of LLaDA 2."""
+"""The exercises of notebooks 03, 05 and 06: the mask, the merge, the two views and the threshold of LLaDA 2."""
 
 from collections.abc import Callable
 
@@ -57,7 +57,7 @@ block_mask = Exercise(
 
 
 def merge_by(choose: Callable, change: Callable = lambda mean, k: mean) -> Callable:
-    """choose: (state dicts, best first, k) → those to average. change: (the mean of a tensor, k) → the result's tensor."""
+    """choose: (state dicts, best first, k) → those to average. change: (a mean, k) → the tensor of the result."""
 
     def merge(checkpoints, k):
         states = [state for _, state in sorted(checkpoints, key=lambda checkpoint: checkpoint[0])]
