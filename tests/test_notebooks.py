@@ -129,10 +129,9 @@ def test_a_choice_that_greedy_decoding_leaves_out_is_reported(project, capsys):
 
 def test_a_merge_without_enough_checkpoints_is_reported(project, capsys):
     run = SimpleNamespace(checkpoints=lambda: [(1.0, "a")], folder=Path("nowhere"))
-    stub = SimpleNamespace(path=run.folder, keep_best=3, mean=1.0, error=0.0, final=16, table=lambda *_, **__: None)
-    scope = {"train": True, "llada2_topk_merge": True, "llada2_topk_merge_k": 3, "run_name": "x", "tokenizer": None}
-    scope |= dict.fromkeys(("config", "before", "blocks", "show", "torch_device"), stub)
-    scope["notebook"] = SimpleNamespace(RunFolder=lambda *_, **__: run, open_checkpoint=lambda *_, **__: stub)
+    stub = SimpleNamespace(mean=1.0, error=0.0, final=16, table=lambda *_, **__: None)
+    scope = {"train": True, "llada2_topk_merge": True, "llada2_topk_merge_k": 3, "run": run}
+    scope |= dict.fromkeys(("before", "blocks", "show"), stub)
     exec(cell_of(project, "03_llada2_pretrain", "run.merge("), scope)  # noqa: S102
     assert "no merge: 1 validated checkpoints, llada2_topk_merge_k=3" in capsys.readouterr().out
 
