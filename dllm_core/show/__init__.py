@@ -8,6 +8,7 @@ attention, attention_picture, mask_picture       which token may see which, and 
 lookup_heads                                     which attention heads look a value up
 noise_schedules, loss_shares, block_schedule     schedules
 packing, SampleFilm                              rows of tokens as pictures
+noise_explorer, packing_explorer                 the noise of a sequence and the layout of a batch, with controls
 watch_training                                   a training with its curve and samples
 LiveLossCurve, progress, training_curve          the parts of it
 training_price, expected                         what a training took; how the recorded seeds ended
@@ -37,6 +38,7 @@ NAMES = {  # file: the names that are imported from it
     "show.sweep_section": ("sweep",),
     "show.terminal": ("terminal",),
     "show.training": ("LiveLossCurve", "progress", "training_curve", "training_price", "watch_training"),
+    "show.widgets.explorers": ("noise_explorer", "packing_explorer"),
 }
 
 offer(__name__, NAMES)
