@@ -245,6 +245,21 @@ def test_runs_are_described_by_their_config(chain):
     assert (weights / "diffusion_llada2_pretrain/merged.safetensors").is_file()
 
 
+def test_05_explains_the_model_that_it_trains(chain):
+    says = {}
+    for preset in ("05_llada1_sft", "05_llada2_sft"):
+        shown = [output.get("data", {}) for output in outputs(chain.executed(preset))]
+        kinds = ("text/markdown", "text/plain")
+        says[preset] = "".join("".join(data[kind]) for data in shown for kind in kinds if kind in data)
+    llada1, llada2 = says.values()
+    for words, text, other in (
+        ("This run: LLaDA 1", llada1, llada2), ("def llada1_loss", llada1, llada2), ("0 to 32 tokens", llada1, llada2),
+        ("This run: LLaDA 2", llada2, llada1), ("def llada2_loss", llada2, llada1), ("Two complementary", llada2, llada1),
+        ("def correct_token_entropy", llada2, llada1), ("blocks of 4", llada2, llada1),
+    ):  # fmt: skip
+        assert words in text and words not in other, words
+
+
 def test_decoding_keeps_its_promises(chain):
     assert "batch equals single: True | cached equals uncached: True" in printed(
         chain.executed("06_parallel_decoding"), "promises"

@@ -8,8 +8,9 @@ attention, attention_picture, mask_picture       which token may see which, and 
 lookup_heads                                     which attention heads look a value up
 prediction_arrows                                which position predicts which token
 noise_schedules, loss_shares, block_schedule     schedules
-block_explorer                                   block sizes over a run, with controls
 packing, token_losses, SampleFilm                rows of tokens as pictures
+noise_explorer, packing_explorer                 the noise of a sequence and the layout of a batch, with controls
+block_explorer                                   block sizes over a run, with controls
 watch_training                                   a training with its curve and samples
 LiveLossCurve, progress, training_curve          the parts of it
 training_price, expected                         what a training took; how the recorded seeds ended
@@ -43,7 +44,7 @@ NAMES = {  # file: the names that are imported from it
     "show.training": (
         "LiveLossCurve", "progress", "training_curve", "training_curves", "training_price", "watch_training",
     ),  # fmt: skip
-    "show.widgets.explorers": ("block_explorer",),
+    "show.widgets.explorers": ("block_explorer", "noise_explorer", "packing_explorer"),
 }
 
 offer(__name__, NAMES)
