@@ -7,7 +7,7 @@ answers, compare, scores, quality_speed          results
 attention, attention_picture, mask_picture       which token may see which, and why
 lookup_heads                                     which attention heads look a value up
 noise_schedules, loss_shares, block_schedule     schedules
-packing, SampleFilm                              rows of tokens as pictures
+packing, token_losses, SampleFilm                rows of tokens as pictures
 watch_training                                   a training with its curve and samples
 LiveLossCurve, progress, training_curve          the parts of it
 training_price, expected                         what a training took; how the recorded seeds ended
@@ -31,7 +31,7 @@ NAMES = {  # file: the names that are imported from it
     "show.html": ("Html", "Markdown", "Table", "source", "table", "visible"),
     "show.player.page": ("Player", "player", "save_html"),
     "show.results": ("answers", "compare", "quality_speed", "scores"),
-    "show.rows": ("masked_row", "packing"),
+    "show.rows": ("masked_row", "packing", "token_losses"),
     "show.schedules": ("block_schedule", "loss_shares", "noise_schedules"),
     "show.strip": ("gif", "png"),
     "show.sweep_section": ("sweep",),

@@ -135,7 +135,7 @@ def packing_explorer(documents, length: int = 128, block_size: int = 16, interac
         for name in dict.fromkeys([PACKED, layout]):
             size = {"block_size": block_size} if name == FILLED else {}
             batches[name] = next(PackedBatches(documents, **LAYOUTS[name], **size, **common))
-        return show.packing(batches, documents.eos_token_id, block_size, rows)
+        return show.packing(batches, documents.eos_token_id, {FILLED: block_size}, rows)
 
     controls = {
         "layout": (FILLED if length % block_size == 0 else PACKED,

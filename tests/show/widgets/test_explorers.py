@@ -57,5 +57,5 @@ def test_packing_explorer_draws_every_layout():
         controls.children[0].value = name
         assert complaint.value == "" and f"{name}:" in stage.children[0].value.replace("&amp;", "&")
     controls.children[0].value = widgets.FILLED
-    assert re.search(r"whole, packed: \d+ % scored, \d+ % prompt, 0 % filling", stage.children[0].value)
-    assert re.search(r"LLaDA 2\): \d+ % scored, \d+ % prompt, [1-9]\d* % filling", stage.children[0].value)
+    assert re.search(r"whole, packed: \d+ % prompt, \d+ % answer, 0 % EOS padding", stage.children[0].value)
+    assert re.search(r"LLaDA 2\): \d+ % prompt, \d+ % answer, [1-9]\d* % EOS padding", stage.children[0].value)
