@@ -11,6 +11,7 @@ packing, token_losses, SampleFilm                rows of tokens as pictures
 watch_training                                   a training with its curve and samples
 LiveLossCurve, progress, training_curve          the parts of it
 training_price, expected                         what a training took; how the recorded seeds ended
+training_curves                                  short trainings beside each other
 sweep                                            the result of a sweep
 source, table, masked_row, visible, safe         text: code, numbers, noised rows, a token, what others wrote
 Html, Markdown, Table, Picture, Player           what these functions return
@@ -36,7 +37,9 @@ NAMES = {  # file: the names that are imported from it
     "show.strip": ("gif", "png"),
     "show.sweep_section": ("sweep",),
     "show.terminal": ("terminal",),
-    "show.training": ("LiveLossCurve", "progress", "training_curve", "training_price", "watch_training"),
+    "show.training": (
+        "LiveLossCurve", "progress", "training_curve", "training_curves", "training_price", "watch_training",
+    ),  # fmt: skip
 }
 
 offer(__name__, NAMES)
