@@ -7,11 +7,15 @@ answers, compare, scores, quality_speed          results
 batch_speed                                      speed in batches, and what each token costs
 attention, attention_picture, mask_picture       which token may see which, and why
 lookup_heads                                     which attention heads look a value up
+prediction_arrows                                which position predicts which token
 noise_schedules, loss_shares, block_schedule     schedules
 packing, token_losses, SampleFilm                rows of tokens as pictures
+noise_explorer, packing_explorer                 the noise of a sequence and the layout of a batch, with controls
+block_explorer                                   block sizes over a run, with controls
 watch_training                                   a training with its curve and samples
 LiveLossCurve, progress, training_curve          the parts of it
 training_price, expected                         what a training took; how the recorded seeds ended
+training_curves                                  short trainings beside each other
 sweep                                            the result of a sweep
 source, table, masked_row, visible, safe         text: code, numbers, noised rows, a token, what others wrote
 Html, Markdown, Table, Picture, Player           what these functions return
@@ -23,6 +27,7 @@ from dllm_core.common.lazy import offer
 NAMES = {  # file: the names that are imported from it
     "common.progress_bar": ("interactive",),
     "common.text": ("safe",),
+    "show.arrows": ("prediction_arrows",),
     "show.attention.explorer": ("attention",),
     "show.attention.lookup": ("lookup_heads",),
     "show.attention.picture": ("attention_picture",),
@@ -37,7 +42,10 @@ NAMES = {  # file: the names that are imported from it
     "show.strip": ("gif", "png"),
     "show.sweep_section": ("sweep",),
     "show.terminal": ("terminal",),
-    "show.training": ("LiveLossCurve", "progress", "training_curve", "training_price", "watch_training"),
+    "show.training": (
+        "LiveLossCurve", "progress", "training_curve", "training_curves", "training_price", "watch_training",
+    ),
+    "show.widgets.explorers": ("block_explorer", "noise_explorer", "packing_explorer"),
 }
 
 offer(__name__, NAMES)

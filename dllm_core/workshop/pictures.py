@@ -155,11 +155,6 @@ def training() -> show.Picture:
     return show.training_curve(steps, "LLaDA 2 pretraining", [int(file.stem) for _, file in merged])
 
 
-def film() -> show.Picture:
-    file = find_checkpoint("weights/diffusion_llada2_sft")[0] / "samples.jsonl"
-    return show.SampleFilm(file, "LLaDA 2 learns to answer").picture()
-
-
 def parameters(notebook: str) -> dict:
     """The values in a notebook's parameters cell."""
     declared = read_parameters(resolve(f"notebooks/{notebook}.ipynb"))
@@ -180,6 +175,5 @@ PICTURES = {
     "block_schedule": block_schedule,
     "packing": packing,
     "training": training,
-    "film": film,
 }
 NAMES = ("decoding", *RACES, *PICTURES, *screenshots.VIEWS)
