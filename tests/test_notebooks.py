@@ -65,7 +65,7 @@ def test_sources_are_clean_and_complete(project, name):
     assert not long, f"cells of more than 18 lines: {long}"
     assert [cell["metadata"]["tags"] for cell in code if cell["metadata"].get("tags")] == [["parameters"]]
     for part in PARTS + OF_A_RUN * (name in FLAGS):
-        assert part in prose or (part == "## The smallest idea" and name.startswith("07")), part
+        assert part in prose, part
     assert any("show.source(" in line for cell in code for line in cell["source"])
 
 
@@ -75,7 +75,7 @@ def test_every_flag_of_the_report_is_a_parameter(project, name):
     assert set(FLAGS[name].split()) | BESIDE <= set(declared)
     assert all(parameter.default is not None for parameter in declared.values())  # papermill can show each one's type
     bare = [parameter.name for parameter in declared.values() if not parameter.help]
-    assert not bare or name == "07_compare_styles", f"parameters without a comment that says what they do: {bare}"
+    assert not bare, f"parameters without a comment that says what they do: {bare}"
 
 
 def test_papermill_sees_every_parameter(project):

@@ -28,8 +28,10 @@ def prose(path: Path) -> str:
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors that GitHub gives to a page's headings."""
-    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", path.read_text("utf-8")), re.MULTILINE)
+    """The anchors that GitHub gives to a page's headings, and JupyterLab and nbconvert to a notebook's."""
+    titles = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    if path.suffix == ".ipynb":
+        return {title.replace(" ", "-") for title in titles}
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
@@ -41,7 +43,7 @@ def broken(path: Path) -> list[str]:
         if re.match(r"\w+:", name):
             continue
         target = (path.parent / name).resolve() if name else path
-        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+        if not target.exists() or (anchor and target.suffix in (".md", ".ipynb") and anchor not in anchors(target)):
             wrong.append(link)
     return wrong
 
@@ -53,6 +55,10 @@ def test_a_broken_link_is_found(tmp_path):
         "[x](b.md#what-1t-is-twice) [x](b.md#no-heading) [x](c.md) [x](https://a.b/c) `[x](d.md)` ![](b.md)\n"
     )
     assert broken(page) == ["b.md#no-heading", "c.md"]
+    cells = [{"cell_type": "markdown", "source": ["# Why 1/t?\n", "text"]}, {"cell_type": "code", "source": ["# code"]}]
+    (tmp_path / "n.ipynb").write_text(json.dumps({"cells": cells}))
+    page.write_text("[x](n.ipynb#Why-1/t?) [x](n.ipynb#code) [x](n.ipynb)")
+    assert broken(page) == ["n.ipynb#code"]
 
 
 @pytest.mark.parametrize("path", [*PAGES, *sorted((ROOT / "notebooks").glob("*.ipynb"))], ids=lambda path: path.name)

@@ -42,6 +42,7 @@ class Reading(Settings):
     valid_items: Amount = 0
     test_items: Amount = 0
     speed_items: Amount = 0
+    batch_sizes: Count = 1
     sample_every: Amount = 0
     base_max_new_tokens: Count = 1
     max_fill: Amount = 0
@@ -81,8 +82,9 @@ def _values(annotation, parameter: Parameter, value) -> list:
     """What a parameter's value means for a setting: several numbers where it is a list such as "8,16", nothing where a
     0, an empty text or "auto" leaves it to the notebook."""
     kind, _, is_optional = parts(annotation)
-    is_list = parameter.type is str and kind in (int, float) and value
-    values = parse_numbers(value, kind) if is_list else [value]
+    values = [value]
+    if parameter.type is str and kind in (int, float):
+        values = parse_numbers(value, kind) if value else ()
     return [v for v in values if v != "auto" and (v or not (is_optional or v == parameter.default))]
 
 

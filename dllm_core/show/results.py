@@ -112,12 +112,13 @@ def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock:
 @our_look()
 def quality_speed(
     rows: Sequence[Mapping], *, y: str = "exact_match", group: str = "style", note: str = "threshold",
-    levels: Mapping[str, float] | None = None,
+    levels: Mapping[str, float] | None = None, log: bool = False,
 ) -> Picture:  # fmt: skip
     """Quality against tokens per forward pass: a point per row (dict), labeled with its `note`; a line joins a `group`.
 
     y: a share in 0..1; its interval is drawn when the row has `low` and `high`. A row's `cost`, a text, stands in the
-    legend. levels: name → a share to compare with, a dotted line. Raises ValueError naming the row and the missing key.
+    legend. levels: name → a share to compare with, a dotted line. log: a logarithmic axis of quality. Raises ValueError
+    naming the row and the missing key.
     """
     x = "tokens_per_forward"
     for i, row in enumerate(rows):
@@ -135,18 +136,22 @@ def quality_speed(
             if "low" in row and "high" in row:
                 axes.plot([row[x]] * 2, [row["low"], row["high"]], color=look["color"], linewidth=1, marker="_")
             if row.get(note) is not None:
-                axes.annotate(visible(str(row[note])), (row[x], row[y]), xytext=(6, 6), textcoords="offset points",
-                              fontsize=10)  # fmt: skip
+                side, align = (-8, "right") if i % 2 else (6, "left")  # the notes of neighboring lines stand apart
+                axes.annotate(visible(str(row[note])), (row[x], row[y]), xytext=(side, 6), textcoords="offset points",
+                              ha=align, fontsize=10)  # fmt: skip
     for name, value in (levels or {}).items():
         axes.axhline(value, color="#444444", linestyle=":", label=name)
-    top = max([row.get("high", row[y]) for row in rows] + list((levels or {}).values()), default=1)
     axes.set(
         title=f"quality against speed (numbers at the points: {note.replace('_', ' ')})",
         xlabel="tokens per forward pass",
         ylabel=y.replace("_", " "),
         xlim=(0, 1.08 * max((row[x] for row in rows), default=1)),
-        ylim=(0, 1.05 if top > 0.5 else 1.3 * top),
     )
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # powers would be math text, which the look leaves as it is written
+    else:
+        axes.set_ylim(0, 1.05)
     legend_below(figure, axes, 1)
     return Picture(
         figure, "; ".join(f"{row[group]}: {row[y]:.3f} at {row[x]:.2f} tokens per forward pass" for row in rows)

@@ -58,9 +58,11 @@ def _drawn(block: str) -> SavedPicture | Table:
 
 
 def _value(cell: str) -> str | float | None:
-    """A number where its text is exactly that of the number, None for a dash, else the text."""
+    """A number where its text is exactly that of the number, None for a dash, else the text, as of 1.6e+13."""
     if cell == "–":
         return None
+    if "e" in cell:
+        return cell
     try:
         return float(cell) if f"{float(cell):.4g}" == cell else cell
     except ValueError:

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from traces import ALL, is_png
+from matplotlib.colors import to_hex
+from traces import ALL, ar, is_png, llada2
 
 from dllm_core import show
 from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
+from dllm_core.show.figures import look_numbers
 
 
 def test_figures_draw():
@@ -27,6 +29,20 @@ def test_figures_draw():
     assert all(map(is_png, pictures))
     assert "8 → 16 → 64 → 16 → 8" in repr(pictures[1]) and "3 cells open" in repr(pictures[2])
     assert "3/4" in repr(pictures[4])
+
+
+def test_a_style_looks_the_same_in_every_figure():
+    assert look_numbers(["LLaDA 2", "AR"]) == [2, 0]
+    assert look_numbers(["small", "AR", "large"]) == [3, 0, 4]  # others take what no style has
+    assert look_numbers(["small", "large"]) == [0, 1]
+    points = [{"style": style, "exact_match": 0.5, "tokens_per_forward": 1} for style in ("llada2", "ar")]
+    line = show.quality_speed(points, levels={"people": 0.4}).figure.axes[0].lines
+    assert [part.get_label() for part in line] == ["LLaDA 2", "AR", "people"]
+    of_speed = show.compare([ar(), llada2()], ["AR", "LLaDA 2"]).figure.axes[0].lines
+    bars = show.scores({"LLaDA 2": [{"group": "a", "right": 1, "count": 2}]}).figure.axes[0].patches
+    assert line[0].get_color() == of_speed[1].get_color() != line[1].get_color() == of_speed[0].get_color()
+    assert line[0].get_marker() == of_speed[1].get_marker() != line[1].get_marker()
+    assert to_hex(bars[0].get_facecolor()) == line[0].get_color().lower()
 
 
 def test_figure_errors_name_the_argument():

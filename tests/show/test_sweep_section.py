@@ -19,10 +19,10 @@ Yes, `much`.
 
 a caption
 
-| cell | block | exact match |
-|---|---:|---|
-| a\\|b | 4 | 0.500 (0.400–0.600) |
-| – | 16 | 1.000 |
+| cell | block | exact match | FLOP |
+|---|---:|---|---|
+| a\\|b | 4 | 0.500 (0.400–0.600) | 1.6e+13 |
+| – | 16 | 1.000 | 1.6e+13 |
 
 `dllm sweep toy` · seeds 0, 1
 
@@ -57,9 +57,9 @@ def test_a_sweep_is_its_section_with_picture_and_table(results):
     assert data == {"image/png": (results / "figures/sweep_toy.png").read_bytes(), "text/plain": "A toy"}
     assert about == {"needs_background": "light"}
     _, _, first, second = table.text.splitlines()
-    assert first.split() == ["a|b", "4", "0.500", "(0.400–0.600)"] and second.startswith("–   ")
+    assert first.split() == ["a|b", "4", "0.500", "(0.400–0.600)", "1.6e+13"] and second.startswith("–   ")
     assert first.index("4") == second.index("6")  # numbers end at the same column
-    assert second.endswith("1.000")  # as it stands in the page
+    assert second.split()[-2:] == ["1.000", "1.6e+13"]  # as it stands in the page
     assert origin.text == "`dllm sweep toy` · seeds 0, 1"
 
 
