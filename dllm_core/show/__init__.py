@@ -6,6 +6,7 @@ player, save_html, gif, png, terminal            a decoding, step by step
 answers, compare, scores, quality_speed          results
 attention, attention_picture, mask_picture       which token may see which, and why
 lookup_heads                                     which attention heads look a value up
+cache_picture                                    which keys and values a decoding computes, stores and reads
 noise_schedules, loss_shares, block_schedule     schedules
 packing, SampleFilm                              rows of tokens as pictures
 watch_training                                   a training with its curve and samples
@@ -25,6 +26,7 @@ NAMES = {  # file: the names that are imported from it
     "show.attention.explorer": ("attention",),
     "show.attention.lookup": ("lookup_heads",),
     "show.attention.picture": ("attention_picture",),
+    "show.cache": ("cache_picture",),
     "show.expected": ("expected",),
     "show.figures": ("Picture", "mask_picture", "save_figure"),
     "show.film": ("SampleFilm",),
