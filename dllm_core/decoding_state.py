@@ -48,7 +48,7 @@ class DecodingState:
         `time.perf_counter()` when the decoding began. Raises ValueError where a sequence is longer than the model's
         positions."""
         self.model, self.config, self.label_shift, self.began = model, config, checkpoint.info.label_shift, began
-        self.name, tokenizer = getattr(checkpoint, "path", "the model"), checkpoint.tokenizer
+        self.name, tokenizer = getattr(checkpoint, "path", None) or "the model", checkpoint.tokenizer
         self.mask_token_id, self.eos_token_id = tokenizer.mask_token_id, tokenizer.eos_token_id
         self.generator = torch.Generator().manual_seed(config.seed)
         self.steps_done = [0] * len(sequences)  # by the row's number at the start

@@ -4,7 +4,7 @@ Slow, and meant to be read first. `losses`, `train` and `samplers` compute the s
 and all blocks in one pass and from a cache; tests hold them against these. Shapes: L tokens, V entries of the vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ def ar_loss(model, x: Tensor) -> Tensor:
 
 
 def llada1_loss(
-    model, x_0: Tensor, mask_token_id: int, t: float | None = None, masked: Tensor | None = None,
+    model, x_0: Tensor, mask_token_id: int, t: float | Tensor | None = None, masked: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """LLaDA Eq. 3 (arXiv 2502.09992) for one document x_0 [L] int64, in nats per token: −1/t Σ_masked log p(x_0^i | x_t) / L.
@@ -57,26 +57,26 @@ def llada2_loss(
 
 
 def train(
-    model, documents: Iterable[Tensor], mask_token_id: int, learning_rate: float = 4e-4, seed: int = 0
-) -> list[float]:  # fmt: skip
-    """Train `model` in place by LLaDA Eq. 3, one document x_0 [L] int64 a step; the loss of each step, nats per token."""
+    model, documents: Iterable[Tensor], mask_token_id: int, learning_rate: float = 4e-4, seed: int = 0,
+    loss_of: Callable = llada1_loss,
+) -> Iterator[float]:  # fmt: skip
+    """Train `model` in place, one document x_0 [L] int64 a step; yield the loss of each step, nats per token.
+
+    loss_of: (model, x_0, mask_token_id, t, masked) → scalar tensor; `llada1_loss` makes it LLaDA Eq. 3.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    losses = []
     for step, x_0 in enumerate(documents):
         # 1. draw t, mask each token with probability t
         generator = generator_for(seed, step)
         t = 1e-3 + (1 - 1e-3) * torch.rand((), generator=generator)
         masked = torch.rand(len(x_0), generator=generator) < t
-        x_t = x_0.masked_fill(masked, mask_token_id)
-        # 2. forward, cross entropy on the masked tokens, weighted by 1/t
-        logits = forward(model, x_t, block_size=len(x_0))
-        loss = F.cross_entropy(logits[masked], x_0[masked], reduction="sum") / t / len(x_0)
+        # 2. forward, loss
+        loss = loss_of(model, x_0, mask_token_id, t, masked)
         # 3. backward, step
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    return losses
+        yield loss.item()
 
 
 def block_logits(model, x_0: Tensor, x_t: Tensor, block_size: int, label_shift: bool = False) -> Tensor:

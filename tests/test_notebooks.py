@@ -129,10 +129,9 @@ def test_a_choice_that_greedy_decoding_leaves_out_is_reported(project, capsys):
 
 def test_a_merge_without_enough_checkpoints_is_reported(project, capsys):
     run = SimpleNamespace(checkpoints=lambda: [(1.0, "a")], folder=Path("nowhere"))
-    stub = SimpleNamespace(path=run.folder, keep_best=3, mean=1.0, error=0.0, final=16, table=lambda *_, **__: None)
-    scope = {"train": True, "llada2_topk_merge": True, "llada2_topk_merge_k": 3, "run_name": "x", "tokenizer": None}
-    scope |= dict.fromkeys(("config", "before", "blocks", "show", "torch_device"), stub)
-    scope["notebook"] = SimpleNamespace(RunFolder=lambda *_, **__: run, open_checkpoint=lambda *_, **__: stub)
+    stub = SimpleNamespace(mean=1.0, error=0.0, final=16, table=lambda *_, **__: None)
+    scope = {"train": True, "llada2_topk_merge": True, "llada2_topk_merge_k": 3, "run": run}
+    scope |= dict.fromkeys(("before", "blocks", "show"), stub)
     exec(cell_of(project, "03_llada2_pretrain", "run.merge("), scope)  # noqa: S102
     assert "no merge: 1 validated checkpoints, llada2_topk_merge_k=3" in capsys.readouterr().out
 
@@ -244,6 +243,21 @@ def test_runs_are_described_by_their_config(chain):
     ]
     assert [step["block_size"] for step in steps][::5] == [4, 16, 64, 32] and steps[-1]["block_size"] == 16
     assert (weights / "diffusion_llada2_pretrain/merged.safetensors").is_file()
+
+
+def test_05_explains_the_model_that_it_trains(chain):
+    says = {}
+    for preset in ("05_llada1_sft", "05_llada2_sft"):
+        shown = [output.get("data", {}) for output in outputs(chain.executed(preset))]
+        kinds = ("text/markdown", "text/plain")
+        says[preset] = "".join("".join(data[kind]) for data in shown for kind in kinds if kind in data)
+    llada1, llada2 = says.values()
+    for words, text, other in (
+        ("This run: LLaDA 1", llada1, llada2), ("def llada1_loss", llada1, llada2), ("0 to 32 tokens", llada1, llada2),
+        ("This run: LLaDA 2", llada2, llada1), ("def llada2_loss", llada2, llada1), ("Two complementary", llada2, llada1),
+        ("def correct_token_entropy", llada2, llada1), ("blocks of 4", llada2, llada1),
+    ):  # fmt: skip
+        assert words in text and words not in other, words
 
 
 def test_decoding_keeps_its_promises(chain):

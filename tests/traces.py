@@ -100,7 +100,7 @@ def expected_cells(trace: Trace, k: int) -> list[dict]:
     return cells
 
 
-def packing_explorer(interactive=None):
+def packing_explorer(interactive=None, fill="block"):
     """The explorer of packing, over 24 small documents."""
     from dllm_core.data.token_cache import TokenDataset
     from dllm_core.show.widgets import explorers
@@ -108,4 +108,4 @@ def packing_explorer(interactive=None):
     rows = [[1, 5, 6, 7, EOS], [1, 8, EOS], [1, 9, 10, 11, 12, 13, EOS]] * 8
     scored = [[False, False] + [True] * (len(row) - 2) for row in rows]
     documents = TokenDataset.of(rows, scored, pad_token_id=0, eos_token_id=EOS)
-    return explorers.packing_explorer(documents, length=32, block_size=4, interactive=interactive)
+    return explorers.packing_explorer(documents, length=32, block_size=4, fill=fill, interactive=interactive)

@@ -34,12 +34,13 @@ VARIANTS = {"last": "model.safetensors", "best": "best.safetensors", "merged": "
 
 @dataclass
 class LoadedCheckpoint:
-    """A checkpoint ready to use. tokenizer is None for a bare state dict; trained: what it cost (`price.total`)."""
+    """A checkpoint ready to use. tokenizer is None for a bare state dict, path before the first save; trained: what it cost
+    (`price.total`)."""
 
     model: Transformer
     info: CheckpointInfo
     tokenizer: object | None
-    path: Path
+    path: Path | None = None
     trained: list[dict] = field(default_factory=list)
 
 

@@ -8,7 +8,7 @@ read_texts, text_documents, chat_documents        the lines of a file, as texts 
 read_splits, reading_report                       training and validation data; what was read
 PackedBatches, validation_batches                 rows of tokens
 train_config, estimate, preflight                 a training: its configuration, its cost, what would stop it
-LoadedCheckpoint, RunFolder                       a model with its tokenizer; a run on disk
+LoadedCheckpoint, RunFolder, read_state           a model with its tokenizer; a run on disk; the tensors of a file
 prompt_ids, chat_prompt, mask_gaps                from a text to tokens
 generate_answers                                  from prompts to traces
 load_questions, grade                             questions with one right answer, and their exact match
@@ -19,7 +19,7 @@ parse_numbers                                     "4,8,16" as numbers
 from dllm_core.common.lazy import offer
 
 NAMES = {  # file: the names that are imported from it
-    "checkpoints.formats": ("LoadedCheckpoint",),
+    "checkpoints.formats": ("LoadedCheckpoint", "read_state"),
     "checkpoints.run_folder": ("RunFolder",),
     "compute.devices": ("pick_device", "pick_dtype"),
     "data.batches": ("PackedBatches", "validation_batches"),

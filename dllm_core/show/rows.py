@@ -117,6 +117,31 @@ def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = "")
     return Picture(figure, "\n".join([title, *lines] if title else lines))
 
 
+def token_losses(
+    documents: Sequence[tuple[Sequence[str], Sequence[float | None]]], most: float, title: str = ""
+) -> Picture:
+    """The loss of every token as a heat map: documents as rows of tokens, shaded from 0 nats (light) to `most` and above
+    (dark), with the scale in the last row.
+
+    documents: (texts [L], losses [L] in nats) each; None where a token is not predicted, which has no frame.
+    Raises ValueError when there is no document.
+    """
+    if not documents:
+        raise ValueError("token_losses: the list is empty; give at least one document")
+    rows = []
+    for number, (texts, losses) in enumerate(documents, 1):
+        predicted = [loss for loss in losses if loss is not None]
+        boxes = []
+        for text, loss in zip(texts, losses, strict=True):
+            state = "prompt" if loss is None else "filled"
+            boxes.append((visible(text), state, min((loss or 0.0) / most, 1.0)))
+        mean = sum(predicted) / max(len(predicted), 1)
+        rows.append(TokenRow(f"document {number}", f"mean {mean:.2f} nats", boxes))
+    scale = [most * i / 6 for i in range(7)]
+    rows.append(TokenRow("color scale", "nats", [(f"{value:.1f}", "filled", value / most) for value in scale]))
+    return draw_token_rows(rows, title)
+
+
 def flow(widths: Iterable[float], room: float) -> list[tuple[float, int]]:
     """(x, line) of boxes one after another, wrapped into lines of at most `room`."""
     places, x, line = [], 0, 0
@@ -131,24 +156,25 @@ def flow(widths: Iterable[float], room: float) -> list[tuple[float, int]]:
 # packed batches ----------------------------------------------------------------------------------------------------
 
 STATES = {  # state of a token in a packed row → how it is drawn
-    "prompt: seen, not scored": {"facecolor": "#d9d9d9", "hatch": ""},
-    "scored": {"facecolor": COLORS["sky"], "hatch": ""},
-    "eos filling": {"facecolor": "white", "hatch": "...."},
-    "padding: wasted": {"facecolor": "white", "hatch": "xxx"},
+    "prompt: seen, not counted in the loss": {"facecolor": "#d9d9d9", "hatch": ""},
+    "answer: counted in the loss": {"facecolor": COLORS["sky"], "hatch": ""},
+    "EOS padding": {"facecolor": "white", "hatch": "...."},
+    "padding: teaches nothing": {"facecolor": "white", "hatch": "xxx"},
 }
-PROMPT, SCORED, FILLING, PADDING = range(4)
+PROMPT, ANSWER, EOS_PADDING, PADDING = range(4)
 DOCUMENT_LINE = {"color": "#1a1a1a", "linewidth": 2.4}
 BLOCK_LINE = {"color": COLORS["vermilion"], "linewidth": 1.1}
 
 
 @our_look()
-def packing(batches: Mapping[str, object], eos: int, block_size: int | None = None, rows: int = 6) -> Picture:
-    """Packed batches: a panel for each name → `Batch`, with a strip for each of its first `rows` rows.
+def packing(batches: Mapping[str, object], eos: int, blocks: Mapping[str, int] | None = None, rows: int = 6) -> Picture:
+    """Packed batches: a panel for each name → `Batch`, with a strip for each of its first `rows` sequences.
 
-    A token belongs to a prompt (not scored), is scored, is eos filling, or is padding. Thick ticks mark the beginning of
-    a document, thin ones its block borders. block_size: tokens. eos: the id of the eos token.
-    Raises ValueError when there is no batch.
+    A token belongs to a prompt (not counted in the loss) or to an answer, is EOS padding, or is padding. Thick ticks mark
+    the beginning of a document. blocks: name → tokens of a block, for the panels whose block borders get thin ticks.
+    eos: the id of the eos token. Raises ValueError when there is no batch.
     """
+    blocks = blocks or {}
     if not batches:
         raise ValueError("packing: the mapping is empty; pass at least one name → Batch")
     figure, axes = new_figure(10.5, 0.5 + len(batches) * (0.75 + 0.27 * rows), rows=len(batches))
@@ -157,19 +183,19 @@ def packing(batches: Mapping[str, object], eos: int, block_size: int | None = No
         states = _states(batch, eos)
         share = [round(100 * (states == state).mean()) for state in range(4)]
         titles.append(
-            f"{name}: {share[SCORED]} % scored, {share[PROMPT]} % prompt, {share[FILLING]} % filling, "
+            f"{name}: {share[PROMPT]} % prompt, {share[ANSWER]} % answer, {share[EOS_PADDING]} % EOS padding, "
             f"{share[PADDING]} % padding"
         )
-        _draw_packed(ax, batch, states[:rows].tolist(), block_size)
+        _draw_packed(ax, batch, states[:rows].tolist(), blocks.get(name))
         ax.set_title(titles[-1], fontsize=11)
     longest = max(batch.tokens.shape[1] for batch in batches.values())
-    axes[-1].set(xlabel="token of the row", xlim=(-1, longest + 1))
-    figure.legend(handles=_packing_legend(block_size), loc="outside lower center", ncols=3)
+    axes[-1].set(xlabel="position in the sequence", xlim=(-1, longest + 1))
+    figure.legend(handles=_packing_legend(set(blocks.values())), loc="outside lower center", ncols=3)
     return Picture(figure, "; ".join(titles))
 
 
 def _draw_packed(ax, batch, states: list[list[int]], block_size: int | None) -> None:
-    """The rows of a batch as strips, from the states of their tokens."""
+    """The sequences of a batch as strips, from the states of their tokens."""
     looks = list(STATES.values())
     for row, line in enumerate(states):
         for start, end, state in stretches(line):
@@ -181,24 +207,24 @@ def _draw_packed(ax, batch, states: list[list[int]], block_size: int | None) -> 
             elif number >= 0 and block_size and offset % block_size == 0:
                 ax.plot([x, x], [row - 0.36, row + 0.36], **BLOCK_LINE)
     ax.set_yticks(range(len(states)), [str(i + 1) for i in range(len(states))])
-    ax.set(ylim=(len(states) - 0.4, -0.6), ylabel="row")
+    ax.set(ylim=(len(states) - 0.4, -0.6), ylabel="sequence")
     ax.grid(False)
 
 
-def _packing_legend(block_size: int | None) -> list:
+def _packing_legend(block_sizes: set[int]) -> list:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     patches = [Patch(label=label, edgecolor="#555555", **look) for label, look in STATES.items()]
     lines = [Line2D([], [], label="document begins", **DOCUMENT_LINE)]
-    lines += [Line2D([], [], label=f"block of {block_size}", **BLOCK_LINE)] if block_size else []
+    lines += [Line2D([], [], label=f"block of {size} tokens begins", **BLOCK_LINE) for size in sorted(block_sizes)]
     return patches + lines
 
 
 def _states(batch, eos: int):
-    """[B, L] int: the state of each token. Filling: an eos after an eos of the same document."""
+    """[B, L] int: the state of each token. EOS padding: an eos after an eos of the same document."""
     tokens, document, scored = batch.tokens.numpy(), batch.document.numpy(), batch.scored.numpy()
     both_eos = (tokens[:, 1:] == eos) & (tokens[:, :-1] == eos)
     repeated = np.zeros_like(scored)
     repeated[:, 1:] = both_eos & (document[:, 1:] == document[:, :-1])
-    return np.select([document < 0, repeated, scored], [PADDING, FILLING, SCORED], PROMPT)
+    return np.select([document < 0, repeated, scored], [PADDING, EOS_PADDING, ANSWER], PROMPT)

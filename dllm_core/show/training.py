@@ -17,7 +17,7 @@ from dllm_core.common.text import safe
 from dllm_core.config import DecodeConfig, TrainConfig
 from dllm_core.notebook.asking import generate_answers
 from dllm_core.schedules import BlockSchedule
-from dllm_core.show.figures import COLORS, Picture, new_figure, our_look, shade, stretches
+from dllm_core.show.figures import COLORS, Picture, line_look, new_figure, our_look, shade, stretches
 from dllm_core.show.film import SampleFilm
 from dllm_core.show.html import Table, table
 from dllm_core.train import train
@@ -134,6 +134,36 @@ def training_curve(steps: Sequence, title: str = "training", merged: Iterable[in
     lower.set(ylim=(0, None), xlabel="step", ylabel="learning\nrate")
     lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     return Picture(figure, f"{title}: {len(steps)} steps, smoothed loss {smooth[0]:.3f} to {smooth[-1]:.3f}")
+
+
+@our_look()
+def training_curves(runs: Mapping[str, object], log_v: float | None = None) -> Picture:
+    """Short trainings beside each other: the training loss of each step on a logarithmic axis, and the bound.
+
+    runs: name → `notebook.tiny_training.Curves`. log_v: what uniform predictions cost, a dotted line. Raises ValueError
+    when there are no runs.
+    """
+    from matplotlib.ticker import LogLocator
+
+    if not runs:
+        raise ValueError("training_curves: runs is empty; give at least one")
+    figure, panels = new_figure(9, 3.4, columns=2)
+    titles = {"training": "training loss", "bound": "bound of documents held out"}
+    for axes, (part, title) in zip(panels, titles.items(), strict=True):
+        for i, (name, curves) in enumerate(runs.items()):
+            values = getattr(curves, part)
+            steps = np.arange(len(values)) + (part == "training")  # the bound is measured before the first step, too
+            axes.plot(steps, values, label=name, markersize=3, **line_look(i))
+        if log_v is not None:
+            axes.axhline(log_v, color=COLORS["grey"], linestyle=":", label="log V")
+        axes.set(title=title, xlabel="step", ylabel="nats/token")
+    panels[0].set_yscale("log", nonpositive="mask")  # the loss of a step without a masked token is 0
+    panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[0].yaxis.set_major_formatter("{x:g}")  # powers would be math text, which the look leaves as it is written
+    panels[0].yaxis.set_minor_formatter("")
+    panels[1].legend()
+    words = (f"{name} from {curves.bound[0]:.2f} to {curves.bound[-1]:.2f}" for name, curves in runs.items())
+    return Picture(figure, f"bound of {'; '.join(words)} nats per token")
 
 
 def _smoothed(loss):

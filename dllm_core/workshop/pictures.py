@@ -137,14 +137,15 @@ def noise() -> show.Picture:
 
 def packing() -> show.Picture:
     tokenizer, chats = tokenizer_and_chats()
+    to_blocks = "packed, each padded to whole blocks (LLaDA 2)"
     fills = {
         "whole conversations, packed (AR)": {},
-        "packed, filled to blocks (LLaDA 2)": {"fill": "block", "block_size": 16},
-        "one to a row, filled to the longest (LLaDA 1)": {"fill": "batch"},
+        to_blocks: {"fill": "block", "block_size": 16},
+        "one to a sequence, padded to the longest (LLaDA 1)": {"fill": "batch"},
     }
     rows = {"batch_size": 8, "seq_len": 128, "pack": "whole"}
     batches = {words: next(PackedBatches(chats, **rows, **fill)) for words, fill in fills.items()}
-    return show.packing(batches, tokenizer.eos_token_id, 16, rows=4)
+    return show.packing(batches, tokenizer.eos_token_id, {to_blocks: 16}, rows=4)
 
 
 def training() -> show.Picture:
@@ -152,11 +153,6 @@ def training() -> show.Picture:
     steps = folder.steps()
     merged = folder.checkpoints()[: parameters("03_llada2_pretrain")["llada2_topk_merge_k"]]
     return show.training_curve(steps, "LLaDA 2 pretraining", [int(file.stem) for _, file in merged])
-
-
-def film() -> show.Picture:
-    file = find_checkpoint("weights/diffusion_llada2_sft")[0] / "samples.jsonl"
-    return show.SampleFilm(file, "LLaDA 2 learns to answer").picture()
 
 
 def parameters(notebook: str) -> dict:
@@ -179,6 +175,5 @@ PICTURES = {
     "block_schedule": block_schedule,
     "packing": packing,
     "training": training,
-    "film": film,
 }
 NAMES = ("decoding", *RACES, *PICTURES, *screenshots.VIEWS)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dllm_core.cli.report import quality_cells
 from dllm_core.common.errors import UsageError
+from dllm_core.notebook.grading import paired
 from dllm_core.show.html import table
 from dllm_core.workshop.sweeps.files import find_sweeps
 from dllm_core.workshop.sweeps.results import PRICE, Spread, gather, heading, is_old, origin, prices
@@ -26,6 +27,13 @@ CHINESE = {  # of what the parts say
     OF_OLD_CODE: "这些记录由重构之前的代码（提交 7076237 及更早）测得，而且训练并不对等：AR 的微调约用 5e12 FLOP，"
     "两个扩散模型各用 2.7e13，是其五倍。现在三者各用 1.6e13，LLaDA 2 的块大小为 8；将重新测量。",
     SECONDS: "单线程训练的秒数，`dllm sweep paired` 各种子的平均",
+    "AR answers ": "AR 答对测试题的 ",
+    " of the test questions.": "。",
+    " at threshold ": "，阈值 ",
+    " points against AR (95 % interval ": " 个百分点（相对 AR；95 % 置信区间 ",
+    ").": "）。",
+    ": +": "：+",
+    ": -": "：-",
     "exact match (95 % interval)": "精确匹配率（95 % 置信区间）",
     "tokens per forward": "每次前向的 token 数",
     "tokens per second": "每秒 token 数",
@@ -57,11 +65,28 @@ def parts(page: str) -> dict[str, str]:
         notes.append(OF_OLD_CODE)
     seconds = " · ".join(f"{stage} {of_stage:.0f}" for stage, of_stage in training_seconds(records["paired"]).items())
     made = {
+        "headline": headline(answers),
         "scores": table(scores).markdown,
         "origin": "\n\n".join(notes),
         "seconds": f"{SECONDS}: {seconds}." if seconds else "",
     }
     return made if page == "README.md" else {mark: in_chinese(text) for mark, text in made.items()}
+
+
+def headline(answers: Sequence[dict]) -> str:
+    """AR's exact match, and how far each diffusion model is from it, question by question: points of a hundred."""
+    rights = {}  # (label, threshold) → per seed, which of the questions are right
+    for row in sorted((row for row in answers if row["kind"] == "answers"), key=lambda row: row["seed"]):
+        rights.setdefault((row["label"], row.get("threshold")), []).append([mark == "1" for mark in row["right"]])
+    reference = rights["AR", None]
+    sentences = [f"AR answers {100 * sum(map(sum, reference)) / sum(map(len, reference)):.1f} % of the test questions."]
+    for label, threshold in CONTESTANTS[1:]:
+        difference = paired(rights[label, threshold], reference)
+        points, *bounds = (100 * value for value in (difference.mean, difference.low, difference.high))
+        name = label if threshold is None else f"{label} at threshold {threshold}"
+        interval = " to ".join(f"{bound:+.1f}" for bound in bounds)
+        sentences.append(f"{name}: {points:+.1f} points against AR (95 % interval {interval}).")
+    return " ".join(sentences)
 
 
 def score_rows(

@@ -24,15 +24,18 @@ def test_masked_row_and_its_complement_partition_the_tokens():
         show.masked_row(["a", "b", "c"], [True, False])
 
 
-def test_packing_marks_prompt_scored_filling_and_padding():
+def test_packing_marks_prompt_answer_eos_padding_and_padding():
     batch = batch_of([4, 3], [5], prompt=2, width=8)
     batch.tokens[0, 5:7] = EOS
     assert _states(batch, EOS)[0].tolist() == [0, 0, 1, 1, 0, 0, 2, 3]
-    batch.tokens[0, 3:5] = EOS  # an eos that ends a document, and one that begins the next: no filling
+    batch.tokens[0, 3:5] = EOS  # an eos that ends a document, and one that begins the next: no padding
     assert _states(batch, EOS)[0, 3:5].tolist() == [1, 0]
     batch.tokens[0, 3:7] = 5
-    picture = show.packing({"a": batch}, EOS, 2)
-    assert is_png(picture) and repr(picture) == "a: 38 % scored, 38 % prompt, 0 % filling, 25 % padding"
+    picture = show.packing({"a": batch, "b": batch}, EOS, {"b": 2})
+    share = "38 % prompt, 38 % answer, 0 % EOS padding, 25 % padding"
+    assert is_png(picture) and repr(picture) == f"a: {share}; b: {share}"
+    without, with_blocks = (len(axes.lines) for axes in picture.figure.axes)
+    assert without < with_blocks  # ticks of blocks only in the panel that has blocks
     with pytest.raises(ValueError, match="the mapping is empty"):
         show.packing({}, EOS)
 
@@ -44,3 +47,16 @@ def test_token_rows_wrap_and_keep_every_token():
     assert is_png(picture) and [text for text in drawn if text in {box[0] for box in boxes}] == [box[0] for box in boxes]
     assert len({round(text.get_position()[1], 2) for text in picture.figure.axes[0].texts}) > 4  # several lines
     assert repr(picture).splitlines() == ["title", "x_t: " + "".join(box[0] for box in boxes)]
+
+
+def test_token_losses_shade_by_the_loss_on_one_scale():
+    documents = [(["⟨bos⟩", "甲", "乙"], [None, 0.0, 3.5]), (["x", HOSTILE], [7.0, 9.0])]
+    picture = show.token_losses(documents, most=7.0, title="nats")
+    boxes = picture.figure.axes[0].patches
+    alpha = [box.get_facecolor()[3] for box in boxes]
+    assert is_png(picture) and len(boxes) == 4 + 7  # ⟨bos⟩ is not predicted; the scale has seven
+    zero, half, most = alpha[4], alpha[7], alpha[10]
+    assert alpha[:4] == [zero, half, most, most] and zero < half < most
+    assert "mean 1.75 nats" in [text.get_text() for text in picture.figure.axes[0].texts]
+    with pytest.raises(ValueError, match="the list is empty"):
+        show.token_losses([], most=7.0)

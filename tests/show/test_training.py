@@ -1,5 +1,6 @@
 """Training while it runs: the curve, the progress bar and the film of samples."""
 
+import math
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from traces import is_png, llada2
 
 from dllm_core import show
+from dllm_core.notebook.tiny_training import Curves
 from dllm_core.show.training import _smoothed
 from dllm_core.train import TrainStep
 
@@ -55,6 +57,17 @@ def test_live_picture_and_phases():
     assert [text.get_text() for text in picture.figure.axes[0].texts] == ["4", "8"]
     with pytest.raises(ValueError, match="empty"):
         show.training_curve([])
+
+
+def test_short_trainings_are_drawn_beside_each_other():
+    runs = {"right": Curves([2.0, 0.0, 1.0], [2.0, 1.5, 1.2, 1.0]), "wrong": Curves([2.0, math.nan], [2.0, 2.5, 3.0])}
+    picture = show.training_curves(runs, log_v=1.6)
+    assert is_png(picture) and repr(picture) == "bound of right from 2.00 to 1.00; wrong from 2.00 to 3.00 nats per token"
+    training, bound = picture.figure.axes
+    assert [list(line.get_xdata()) for line in training.lines[:2]] == [[1, 2, 3], [1, 2]]  # a loss belongs to its step,
+    assert [list(line.get_xdata()) for line in bound.lines[:2]] == [[0, 1, 2, 3], [0, 1, 2]]  # a bound comes after it
+    with pytest.raises(ValueError, match="empty"):
+        show.training_curves({})
 
 
 def test_smoothing_is_a_mean():

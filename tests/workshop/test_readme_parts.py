@@ -24,6 +24,15 @@ def test_stretches_between_marks_are_replaced_and_nothing_else():
     assert readme_parts.filled(new, {"x": "1", "y": "2"}) == new
 
 
+def test_the_headline_is_paired_with_ar_question_by_question():
+    row = {"kind": "answers", "label": "AR", "threshold": None, "seed": 0, "right": "1110"}
+    others = [row | {"label": "LLaDA 1", "right": "1101"}]
+    others += [row | {"label": "LLaDA 2", "threshold": t, "right": "1000"} for t in (0.99, 0.95, 0.9)]
+    text = readme_parts.headline([*others, row])
+    assert text.startswith("AR answers 75.0 % of the test questions. LLaDA 1: +0.0 points against AR (95 % interval -80.0 to +80.0).")
+    assert "LLaDA 2 at threshold 0.95: -50.0 points against AR (95 % interval -106.6 to +6.6)." in text
+
+
 def test_scores_take_the_seeds_mean_the_questions_interval_and_the_trained_block():
     row = {"kind": "answers", "label": "AR", "threshold": None, "right": "10", "tokens_per_forward": 1.0}
     others = [row | {"label": "LLaDA 1"}, *(row | {"label": "LLaDA 2", "threshold": t} for t in (0.99, 0.95, 0.9))]

@@ -74,12 +74,13 @@ def _sizes(name: str, text: str) -> tuple[int, ...]:
 
 
 def noise_explorer(
-    texts: Sequence[str] = POEM, maskable: Sequence[bool] | None = None, interactive: bool | None = None
-):
-    """The noisy view of a row at a chosen t and the complementary view, with the weight of each masked token.
+    texts: Sequence[str] = POEM, maskable: Sequence[bool] | None = None, complement: bool = True,
+    interactive: bool | None = None,
+):  # fmt: skip
+    """The noisy view of a sequence at a chosen t and the complementary view, with the weight of each masked token.
 
-    texts: [L] tokens; maskable: [L] bool, False on a prompt, which is never masked. The random numbers are fixed, so a
-    larger t masks the same tokens and more.
+    texts: [L] tokens; maskable: [L] bool, False on a prompt, which is never masked. complement: whether the complementary
+    view is shown at first. The random numbers are fixed, so a larger t masks the same tokens and more.
     """
     ids = torch.arange(len(texts))[None]
     free = torch.ones_like(ids, dtype=torch.bool) if maskable is None else torch.tensor([[*map(bool, maskable)]])
@@ -105,7 +106,7 @@ def noise_explorer(
                            min=0.01, max=0.99, step=0.01, **AT_REST)),
         "curve": ("linear", Control("Dropdown", "alpha(t)", "how the share of clean tokens falls with t",
                                    options=list(ALPHAS))),
-        "complement": (True, Control("Checkbox", "complementary view", "masked where the first view is clean")),
+        "complement": (complement, Control("Checkbox", "complementary view", "masked where the first view is clean")),
     }  # fmt: skip
     return explorer(draw, controls, interactive)
 
@@ -121,12 +122,20 @@ LAYOUTS = {  # how documents become rows → arguments of `PackedBatches`
 }
 
 
-def packing_explorer(documents, length: int = 128, block_size: int = 16, interactive: bool | None = None):
-    """Rows of `documents` (a `TokenDataset`) under packing, filling and LLaDA 2.0's quantized effective length.
+def packing_explorer(
+    documents, length: int = 128, block_size: int = 16, fill: str | None = "block", interactive: bool | None = None
+):
+    """Sequences of `documents` (a `TokenDataset`) under packing, EOS padding and LLaDA 2.0's quantized effective length.
 
-    length: tokens per row; block_size: tokens per block. The chosen layout is drawn below packed whole
-    documents; only the first 512 documents are used.
+    length: tokens of a sequence; block_size: tokens of a block; fill: the EOS padding of the layout that is shown at first,
+    as in `PackedBatches`. The chosen layout is drawn below packed whole documents; only the first 512 documents are used.
+    Raises ValueError where no layout has this padding.
     """
+    if fill == "block" and length % block_size:
+        fill = None
+    whole = {options.get("fill"): name for name, options in LAYOUTS.items() if options["pack"] == "whole"}
+    if fill not in whole:
+        raise ValueError(f"packing_explorer: fill={fill!r}: must be one of {', '.join(map(repr, whole))}")
     documents = documents.select(range(min(512, len(documents))))
 
     def draw(layout: str, length: int, block_size: int, rows: int):
@@ -135,11 +144,10 @@ def packing_explorer(documents, length: int = 128, block_size: int = 16, interac
         for name in dict.fromkeys([PACKED, layout]):
             size = {"block_size": block_size} if name == FILLED else {}
             batches[name] = next(PackedBatches(documents, **LAYOUTS[name], **size, **common))
-        return show.packing(batches, documents.eos_token_id, block_size, rows)
+        return show.packing(batches, documents.eos_token_id, {FILLED: block_size}, rows)
 
     controls = {
-        "layout": (FILLED if length % block_size == 0 else PACKED,
-                   Control("Dropdown", "layout", "how documents become rows", options=list(LAYOUTS))),
+        "layout": (whole[fill], Control("Dropdown", "layout", "how documents become rows", options=list(LAYOUTS))),
         "length": (length, Control("Dropdown", "row length (tokens)", "longer documents are cut",
                                    options=sorted({32, 64, 128, 256, length}))),
         "block_size": (block_size, Control("Dropdown", "block size (tokens)", "filling ends a block",

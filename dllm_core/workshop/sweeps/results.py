@@ -21,7 +21,7 @@ HEADINGS = {  # of names that do not say enough
 }  # fmt: skip
 REBUILT = "2026-11-30"  # the day from which on noise is drawn by (seed, step, part)
 PRICE = ("fine_tuning_flops", "fine_tuning_seconds")  # the columns that stand beside a score
-FULL = "full attention"  # a block size of 0: one block
+IN_WORDS = {("block_size", 0): "full attention", ("k", 0): "last weights"}  # settings whose number says nothing
 OWN_ANSWERS = "exact match here: the share of held-out prompts answered as the model itself does one token a forward"
 
 
@@ -31,8 +31,8 @@ def heading(name: str) -> str:
 
 def setting(name: str, value: object) -> str:
     """A setting in words: "threshold 0.9"; a value of several words speaks for itself."""
-    if name == "block_size" and value == 0:
-        return FULL
+    if (name, value) in IN_WORDS:
+        return IN_WORDS[name, value]
     if isinstance(value, str):
         return value if " " in value else f"{heading(name)} {value}"
     return f"{heading(name)} {value:g}"
@@ -124,7 +124,7 @@ def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[di
                 captions.append(", ".join(f"{heading(name)} {value}" for name, value in price.items()))
         if "exact_match" in spec["columns"] and any(record["asked"].get("own_answers") for record in records):
             captions.append(OWN_ANSWERS)
-        rows = [row | {"block_size": FULL} if row.get("block_size") == 0 else row for row in rows]
+        rows = [{name: IN_WORDS.get((name, value), value) for name, value in row.items()} for row in rows]
         rows = [{heading(key) or "configuration": row[key] for key in row if key not in hidden} for row in rows]
         yield "; ".join(captions), rows
 
@@ -214,6 +214,9 @@ def _lines(records, spec):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")  # powers would be math text, which the look leaves as it is written
         axes.xaxis.set_minor_formatter("")
+    words = {row[x]: IN_WORDS.get((x, row[x])) for row in rows}
+    if any(words.values()):
+        axes.set_xticks(list(words), [word or f"{value:g}" for value, word in words.items()])
     axes.set_xlabel(heading(x) + (f" (at the points: {heading(note)})" if note else ""))
     axes.set_ylabel(heading(y))
     axes.legend(loc="best")
@@ -238,8 +241,8 @@ def _dots(records, spec):
     for height, row in enumerate(rows):
         axes.plot(row[y].values, [height] * len(row[y].values), "o", color=COLORS["blue"], alpha=0.6, markersize=7)
         axes.plot([row[y].mean] * 2, [height - 0.3, height + 0.3], color=COLORS["vermilion"], linewidth=2)
-        axes.annotate(f"{row[y].mean:.3g}", (row[y].mean, height), xytext=(0, 9), textcoords="offset points",
-                      fontsize=9, ha="center")  # fmt: skip
+        axes.annotate(f"{row[y].mean:.3g}", (row[y].mean, height - 0.3), xytext=(0, 1), textcoords="offset points",
+                      fontsize=9, ha="center", va="bottom")  # fmt: skip
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel(f"{heading(y)} (dots: seeds; bar: mean)")

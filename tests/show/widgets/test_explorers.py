@@ -51,11 +51,26 @@ def test_raising_t_only_masks_more_and_the_complement_is_the_rest():
     assert len(stage.children) == 1
 
 
+def test_the_noise_explorer_begins_with_the_views_that_are_asked_for():
+    both, one = (widgets.noise_explorer("abcd", None, which, interactive=False).text for which in (True, False))
+    assert "complementary view" in both and "complementary view" not in one
+
+
+@pytest.mark.parametrize(
+    "fill, words", [("block", "filled to blocks"), ("random", "random tail"), ("batch", "one to a row")]
+)
+def test_the_packing_explorer_begins_with_the_padding_that_is_asked_for(fill, words):
+    assert words in packing_explorer(interactive=False, fill=fill).text
+    assert words not in packing_explorer(interactive=False, fill=None).text
+    with pytest.raises(ValueError, match="fill='eos': must be one of None, 'block', 'random', 'batch'"):
+        packing_explorer(interactive=False, fill="eos")
+
+
 def test_packing_explorer_draws_every_layout():
     controls, complaint, stage = packing_explorer(interactive=True).children
     for name in widgets.LAYOUTS:
         controls.children[0].value = name
         assert complaint.value == "" and f"{name}:" in stage.children[0].value.replace("&amp;", "&")
     controls.children[0].value = widgets.FILLED
-    assert re.search(r"whole, packed: \d+ % scored, \d+ % prompt, 0 % filling", stage.children[0].value)
-    assert re.search(r"LLaDA 2\): \d+ % scored, \d+ % prompt, [1-9]\d* % filling", stage.children[0].value)
+    assert re.search(r"whole, packed: \d+ % prompt, \d+ % answer, 0 % EOS padding", stage.children[0].value)
+    assert re.search(r"LLaDA 2\): \d+ % prompt, \d+ % answer, [1-9]\d* % EOS padding", stage.children[0].value)

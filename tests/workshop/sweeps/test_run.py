@@ -267,6 +267,21 @@ def test_a_table_names_the_reference_of_exact_match():
     assert [caption for caption, _ in results.tables(sweep, records)] == [""]
 
 
+def test_a_setting_of_0_is_said_in_words():
+    rows = [{"kind": "merge", "settings": ["k", "block_size"], "k": k, "block_size": size, "mean": 2.5 + k}
+            for k, size in ((0, 16), (3, 0))]  # fmt: skip
+    text = {"title": "t", "tables": [{"rows": "merge", "by": ["k", "block_size"], "columns": ["mean"]}],
+            "figure": {"rows": "merge", "kind": "lines", "x": "k", "y": "mean"}}  # fmt: skip
+    sweep = files.Sweep("s", text, (0,), ())
+    records = [{"label": "a", "seed": 0, "cell": "a", "asked": {}, "rows": rows}]
+    ((_, (first, second)),) = results.tables(sweep, records)
+    assert (first["checkpoints averaged"], first["block"]) == ("last weights", 16)
+    assert (second["checkpoints averaged"], second["block"]) == (3, "full attention")
+    (axes,) = results.picture(sweep, records).figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["last weights", "3"]
+    assert results.setting("k", 0) == "last weights" and results.setting("k", 3) == "checkpoints averaged 3"
+
+
 def test_a_score_stands_beside_its_price():
     """A column for several cells, the caption for one; – for a record without it."""
     priced = list(records({"A": [{0.9: "1100"}] * 2, "B": [{0.9: "1111"}] * 2}))
