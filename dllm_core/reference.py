@@ -1,4 +1,4 @@
-"""The losses, the training loop and the decoders as the papers write them: one equation, one forward after another.
+"""Noise, losses, training loop and decoders as the papers write them: one equation, one forward after another.
 
 Slow, and meant to be read first. `losses`, `train` and `samplers` compute the same for packed rows, prompts, several views
 and all blocks in one pass and from a cache; tests hold them against these. Shapes: L tokens, V entries of the vocabulary.
@@ -11,6 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core.noise import generator_for
+
+
+def corrupt(x_0: Tensor, t: float | Tensor, mask_token_id: int, generator: torch.Generator | None = None) -> Tensor:
+    """The forward process q(x_t | x_0) of one document: x_0 [L] int64 → x_t [L], each token masked with probability t."""
+    u = torch.rand(len(x_0), generator=generator).to(x_0.device)
+    masked = u < t
+    return x_0.masked_fill(masked, mask_token_id)
 
 
 def ar_loss(model, x: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class NoiseSchedule(Settings):
     @property
     def name(self) -> str:
         """The kind and the weight in words, for titles."""
-        weights = {"elbo": "1/t-type", "uniform": "uniform", "squared": "1/t²-type (a mistake)"}
+        weights = {"elbo": "ELBO", "uniform": "uniform", "squared": "1/t² (a mistake)"}
         return f"{self.kind}, {weights[self.weighting]} weight"
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from small import MASK, batch_of, documents_of
 
+from dllm_core import reference
 from dllm_core.losses import Diffusion
 from dllm_core.noise import corrupt, flatten_groups, generator_for
 from dllm_core.schedules import ALPHAS, NoiseSchedule
@@ -27,7 +28,6 @@ def test_noise_depends_only_on_seed_step_and_part():
         assert tuple(torch.rand(4, generator=generator_for(seed, step, part)).tolist()) == drawn
 
 
-
 @pytest.mark.parametrize("schedule_name", sorted(ALPHAS))
 def test_the_weight_belongs_to_the_time_that_drew_the_mask(schedule_name):
     """In each long row the share of masked tokens is 1 − alpha(t) for the very t whose weights stand beside it."""
@@ -42,6 +42,18 @@ def test_the_weight_belongs_to_the_time_that_drew_the_mask(schedule_name):
         p = 1 - schedule.alpha(t[nearest]) if noise is first else schedule.alpha(t[nearest])
         assert ((noise.masked.float().mean(dim=1) - p).abs() < 5 * (p * (1 - p) / count).sqrt() + 1e-3).all()
     assert first.weight[:, 0].unique().numel() > 150
+
+
+@pytest.mark.parametrize("schedule_name", sorted(ALPHAS))
+def test_the_reference_masks_the_same_tokens(schedule_name):
+    """One document; the generator gives t first, then a number for each token."""
+    schedule, x_0 = NoiseSchedule(schedule_name), batch_of([50]).tokens
+    for seed in range(5):
+        view, _ = corrupt(x_0, torch.ones_like(x_0, dtype=torch.bool), schedule, MASK, seeded(seed))
+        generator = seeded(seed)
+        x_t = reference.corrupt(x_0[0], 1 - schedule.alpha(schedule.draw((1,), generator)), MASK, generator)
+        assert torch.equal(x_t, view.x_t[0])
+    assert 0 < view.masked.sum() < 50
 
 
 def test_the_two_views_partition_the_maskable_tokens():

@@ -45,7 +45,7 @@ NAMES = {  # file: the names that are imported from it
     "show.terminal": ("terminal",),
     "show.training": (
         "LiveLossCurve", "progress", "training_curve", "training_curves", "training_price", "watch_training",
-    ),  # fmt: skip
+    ),
     "show.widgets.explorers": ("block_explorer", "noise_explorer", "packing_explorer"),
 }
 

@@ -17,7 +17,7 @@ from dllm_core.common.text import safe
 from dllm_core.config import DecodeConfig, TrainConfig
 from dllm_core.notebook.asking import generate_answers
 from dllm_core.schedules import BlockSchedule
-from dllm_core.show.figures import COLORS, Picture, line_look, new_figure, our_look, shade, stretches
+from dllm_core.show.figures import COLORS, Picture, legend_below, line_look, new_figure, our_look, shade, stretches
 from dllm_core.show.film import SampleFilm
 from dllm_core.show.html import Table, table
 from dllm_core.train import train
@@ -161,7 +161,7 @@ def training_curves(runs: Mapping[str, object], log_v: float | None = None) -> P
     panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[0].yaxis.set_major_formatter("{x:g}")  # powers would be math text, which the look leaves as it is written
     panels[0].yaxis.set_minor_formatter("")
-    panels[1].legend()
+    legend_below(figure, panels[1], len(runs) + 1)
     words = (f"{name} from {curves.bound[0]:.2f} to {curves.bound[-1]:.2f}" for name, curves in runs.items())
     return Picture(figure, f"bound of {'; '.join(words)} nats per token")
 

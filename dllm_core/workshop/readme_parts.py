@@ -8,7 +8,7 @@ from dllm_core.common.errors import UsageError
 from dllm_core.notebook.grading import paired
 from dllm_core.show.html import table
 from dllm_core.workshop.sweeps.files import find_sweeps
-from dllm_core.workshop.sweeps.results import PRICE, Spread, gather, heading, is_old, origin, prices
+from dllm_core.workshop.sweeps.results import PRICE, Spread, gather, heading, origin, prices
 
 PAGES = ("README.md", "README.zh.md")
 CONTESTANTS = (  # (label, threshold) of a row
@@ -17,15 +17,8 @@ CONTESTANTS = (  # (label, threshold) of a row
 STYLES = {"AR": "ar", "LLaDA 1": "llada1", "LLaDA 2": "llada2"}
 TIMED = (None, 0.9)  # the thresholds for which speed and likelihood are measured
 BLOCKS = {"AR": 1, "LLaDA 1": 0, "LLaDA 2": 8}  # block size of each style's training; 0: full attention
-OF_OLD_CODE = (
-    "These records were measured by the code before its rebuild (commit 7076237 and earlier), and their trainings were "
-    "not equal: fine-tuning took about 5e12 FLOP for AR and 2.7e13, five times as many, for each diffusion model. The "
-    "chain now gives all three 1.6e13 and LLaDA 2 blocks of 8; they will be measured again."
-)
 SECONDS = "Seconds of training on one thread, mean over the seeds of `dllm sweep paired`"
 CHINESE = {  # of what the parts say
-    OF_OLD_CODE: "这些记录由重构之前的代码（提交 7076237 及更早）测得，而且训练并不对等：AR 的微调约用 5e12 FLOP，"
-    "两个扩散模型各用 2.7e13，是其五倍。现在三者各用 1.6e13，LLaDA 2 的块大小为 8；将重新测量。",
     SECONDS: "单线程训练的秒数，`dllm sweep paired` 各种子的平均",
     "AR answers ": "AR 答对测试题的 ",
     " of the test questions.": "。",
@@ -60,14 +53,11 @@ def parts(page: str) -> dict[str, str]:
     timed = gather(records["speed"], "speed", ["style"], ["tokens_per_second"])
     speed = {row["style"]: row["tokens_per_second"] for row in timed}
     scores = score_rows(answers, records["estimators"], speed, prices(records["paired"]))
-    notes = [origin(sweeps["paired"], records["paired"])]
-    if any(is_old(record) for of_sweep in records.values() for record in of_sweep):
-        notes.append(OF_OLD_CODE)
     seconds = " · ".join(f"{stage} {of_stage:.0f}" for stage, of_stage in training_seconds(records["paired"]).items())
     made = {
         "headline": headline(answers),
         "scores": table(scores).markdown,
-        "origin": "\n\n".join(notes),
+        "origin": origin(sweeps["paired"], records["paired"]),
         "seconds": f"{SECONDS}: {seconds}." if seconds else "",
     }
     return made if page == "README.md" else {mark: in_chinese(text) for mark, text in made.items()}
