@@ -36,7 +36,9 @@ VIEWS = {  # cell → its source: what notebooks 01 to 05 show, on data made her
     "picture": "show.mask_picture([[1, 0], [1, 1]])",
 }  # fmt: skip
 LENGTH = 16
-QUIET = {"prompts": "你是谁？", "max_new_tokens": LENGTH, "base_max_new_tokens": 4, "likelihood_draws": 2}
+QUIET = {
+    "prompts": "你是谁？", "max_new_tokens": LENGTH, "base_max_new_tokens": 4, "likelihood_draws": 2, "valid_data": "",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
