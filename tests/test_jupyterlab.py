@@ -353,10 +353,10 @@ def test_no_error_and_no_word_to_other_machines(notebook, views):
         assert page.problems == []
 
 
-def test_the_executed_notebook_as_a_page(browser, project, folder, tmp_path):
+def test_the_executed_notebook_as_a_page(browser, folder):
     """papermill runs it, nbconvert turns it into HTML; the page is opened with the network off."""
     env = environment(folder)
-    executed = tmp_path / "made.ipynb"
+    executed = folder / "notebooks/made.ipynb"  # where its pictures are found
     for command in (
         ["papermill", "-k", "python3", folder / f"notebooks/{NOTEBOOK}.ipynb", executed, "--cwd", folder],
         ["nbconvert", "--to", "html", executed],
