@@ -36,7 +36,9 @@ VIEWS = {  # cell → its source: what notebooks 01 to 05 show, on data made her
     "picture": "show.mask_picture([[1, 0], [1, 1]])",
 }  # fmt: skip
 LENGTH = 16
-QUIET = {"prompts": "你是谁？", "max_new_tokens": LENGTH, "base_max_new_tokens": 4, "likelihood_draws": 2}
+QUIET = {
+    "prompts": "你是谁？", "max_new_tokens": LENGTH, "base_max_new_tokens": 4, "likelihood_draws": 2, "valid_data": "",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -351,10 +353,10 @@ def test_no_error_and_no_word_to_other_machines(notebook, views):
         assert page.problems == []
 
 
-def test_the_executed_notebook_as_a_page(browser, project, folder, tmp_path):
+def test_the_executed_notebook_as_a_page(browser, folder):
     """papermill runs it, nbconvert turns it into HTML; the page is opened with the network off."""
     env = environment(folder)
-    executed = tmp_path / "made.ipynb"
+    executed = folder / "notebooks/made.ipynb"  # where its pictures are found
     for command in (
         ["papermill", "-k", "python3", folder / f"notebooks/{NOTEBOOK}.ipynb", executed, "--cwd", folder],
         ["nbconvert", "--to", "html", executed],

@@ -330,7 +330,7 @@ def test_real_text(project, real_data, tmp_path):
     copy.run("01", "02", "03", "-p", "data", poems, *own_data, *theirs)
     copy.run("04", "05", "-p", "data", chats, *own_data)
     none = ("-p", "valid_data", "", "-p", "test_data", "", "-p", "reversal_data", "")
-    copy.run("06")
+    copy.run("06", "-p", "valid_data", "")
     copy.run("07-pretrain", *none, "-p", "data", poems)
     copy.run("07-sft", *none, "-p", "data", chats)
     weights = copy.folder / "weights"

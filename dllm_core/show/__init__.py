@@ -7,6 +7,7 @@ answers, compare, scores, quality_speed          results
 batch_speed                                      speed in batches, and what each token costs
 attention, attention_picture, mask_picture       which token may see which, and why
 lookup_heads                                     which attention heads look a value up
+cache_picture                                    which keys and values a decoding computes, stores and reads
 prediction_arrows                                which position predicts which token
 noise_schedules, loss_shares, block_schedule     schedules
 packing, token_losses, SampleFilm                rows of tokens as pictures
@@ -31,6 +32,7 @@ NAMES = {  # file: the names that are imported from it
     "show.attention.explorer": ("attention",),
     "show.attention.lookup": ("lookup_heads",),
     "show.attention.picture": ("attention_picture",),
+    "show.cache": ("cache_picture",),
     "show.expected": ("expected",),
     "show.figures": ("Picture", "mask_picture", "save_figure"),
     "show.film": ("SampleFilm",),
