@@ -289,7 +289,11 @@ def test_the_comparison_is_written(chain, task):
     for name, value in result["likelihood_exact_masks"].items():
         other = result["likelihood"][name]
         assert value["mean"] == pytest.approx(other["mean"], abs=6 * (value["error"] + other["error"]) + 1e-6), name
+    batches = [(row["name"], row["batch"]) for row in result["batches"]]
+    if task == "pretrain":  # AR judges, and not itself
+        assert {row["style"] for row in result["quality_speed"]} == {"LLaDA 1", "LLaDA 2"} and not batches
     if task == "sft":
+        assert batches == [("AR", 1), ("AR", 2), ("LLaDA 2", 1), ("LLaDA 2", 2)]
         assert set(result["exact_match_overall"]) == set(result["speed"])
         assert [score["count"] for score in result["exact_match"]["AR"]] == [1] * 7
         assert [row["name"] for row in result["answers"]] == ["AR", "LLaDA 1", "LLaDA 2", "LLaDA 2", "LLaDA 2 as 1"]

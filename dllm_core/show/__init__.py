@@ -3,7 +3,7 @@
 Drawing holds no algorithm: it reads records and tensors. A name is imported from its file when it is first used.
 
 player, save_html, gif, png, terminal            a decoding, step by step
-answers, compare, scores, quality_speed          results
+answers, scores, quality_speed                   results
 batch_speed                                      speed in batches, and what each token costs
 attention, attention_picture, mask_picture       which token may see which, and why
 lookup_heads                                     which attention heads look a value up
@@ -38,7 +38,7 @@ NAMES = {  # file: the names that are imported from it
     "show.film": ("SampleFilm",),
     "show.html": ("Html", "Markdown", "Table", "source", "table", "visible"),
     "show.player.page": ("Player", "player", "save_html"),
-    "show.results": ("answers", "batch_speed", "compare", "quality_speed", "scores"),
+    "show.results": ("answers", "batch_speed", "quality_speed", "scores"),
     "show.rows": ("masked_row", "packing", "token_losses"),
     "show.schedules": ("block_schedule", "loss_shares", "noise_schedules"),
     "show.strip": ("gif", "png"),

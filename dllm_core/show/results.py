@@ -1,4 +1,4 @@
-"""Results: answers in a table, scores with their intervals, decodings over their forwards, quality against speed."""
+"""Results: answers in a table, scores with their intervals, quality against speed, speed in batches."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,7 +6,7 @@ from dllm_core.notebook.gloss import gloss
 from dllm_core.notebook.grading import wilson
 from dllm_core.show.figures import HATCHES, Picture, legend_below, line_look, look_numbers, new_figure, our_look
 from dllm_core.show.html import Table, table, visible
-from dllm_core.show.trace_view import STYLE_NAMES, masked_after, times, trace_labels
+from dllm_core.show.trace_view import STYLE_NAMES
 from dllm_core.trace import Trace
 
 ANSWER_COLUMNS = (
@@ -79,34 +79,6 @@ def scores(table: Mapping[str, Sequence] | Sequence, title: str = "exact match p
         legend_below(figure, axes, len(named))
     lines = [f"{name} {group} {r}/{c}".strip() for name, rows in named.items() for group, (r, c) in rows.items()]
     return Picture(figure, f"{title}: " + ", ".join(lines))
-
-
-@our_look()
-def compare(traces: Sequence[Trace], labels: Sequence[str] | None = None, clock: str = "forwards") -> Picture:
-    """Two curves per decoding over a common clock: positions still masked, and tokens per forward so far.
-
-    clock: "forwards" or "seconds". Raises ValueError for an empty list.
-    """
-    traces = list(traces)
-    if not traces:
-        raise ValueError("compare: the list is empty; give at least one Trace")
-    figure, (left, right) = new_figure(10, 3.6, columns=2)
-    labels = trace_labels(traces, labels)
-    for trace, label, i in zip(traces, labels, look_numbers(labels), strict=True):
-        x, forwards = times(trace, clock), times(trace)
-        masked = [masked_after(trace, k) for k in range(len(trace.steps) + 1)]
-        done, rates = 0, []
-        for step, passed in zip(trace.steps, forwards[1:], strict=True):
-            done += sum(commit.reason != "edit" for commit in step.commits)
-            rates.append(done / max(passed, 1))
-        look = line_look(i) | {"markevery": max(1, len(x) // 12)}
-        left.plot(x, masked, label=f"{label}: {trace.tokens} tokens in {trace.forwards} forward passes", **look)
-        right.plot(x[1:], rates, **look)
-    for axes, title in ((left, "positions still masked"), (right, "positions written per forward pass, so far")):
-        axes.set(title=title, ylim=(0, None), xlabel="forward passes" if clock == "forwards" else "seconds")
-    legend_below(figure, left, min(len(traces), 3))
-    rates = {label: trace.tokens_per_forward for label, trace in zip(labels, traces, strict=True)}
-    return Picture(figure, "; ".join(f"{label}: {rate:.2f} tokens per forward pass" for label, rate in rates.items()))
 
 
 @our_look()

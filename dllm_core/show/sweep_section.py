@@ -14,11 +14,11 @@ ORIGIN = re.compile(r"(?:\*Not run yet: )?`dllm sweep (\S+)`")  # how the last p
 PICTURE = re.compile(r"!\[(.*)\]\((.+)\)")
 
 
-def sweep(name: str) -> tuple:
+def sweep(name: str, brief: bool = False) -> tuple:
     """What a notebook displays of a sweep, `display(*show.sweep("cap"))`: question, answer, figure, tables, and the
     command, seeds and machine they come from. It is the sweep's section of RESULTS.md; without one, the command.
 
-    Raises UsageError when there is no such sweep.
+    brief: question, answer and origin alone. Raises UsageError when there is no such sweep.
     """
     section = _sections().get(name)
     if section is None:
@@ -26,6 +26,8 @@ def sweep(name: str) -> tuple:
         if name not in sweeps:
             raise UsageError(f"no sweep {name!r} in {SWEEPS}; there are {', '.join(sweeps)}")
         return (Markdown(f"Not in RESULTS.md yet: `dllm sweep {name}` measures it, `dllm results` writes it there."),)
+    if brief and len(section) > 2:
+        section = [*section[:2], section[-1]]
     shown = []
     for is_text, blocks in groupby(section, key=lambda block: not block.startswith(("|", "!["))):
         if is_text:

@@ -73,5 +73,3 @@ def test_where_two_curves_cross():
     assert crossing(rows, "LLaDA 2", "AR") == pytest.approx(4 * 2**1.0)  # twice as fast at 4, half as fast at 16
     assert crossing(rows, "AR", "LLaDA 2") is None  # behind from the start
     assert crossing(rows[:2] + rows[3:5], "LLaDA 2", "AR") is None  # ahead to the end
-    with pytest.raises(ValueError, match="empty"):
-        show.batch_speed([])

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from matplotlib.colors import to_hex
-from traces import ALL, ar, is_png, llada2
+from traces import is_png
 
 from dllm_core import show
 from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
 from dllm_core.show.figures import look_numbers
+
+COSTS = ("tokens per second", "MB of weights per token", "MFLOP per token")
 
 
 def test_figures_draw():
@@ -23,7 +25,6 @@ def test_figures_draw():
         show.mask_picture([[1, 0], [1, 1]], ["床", "░"], "causal", {"x": (0, 1)}),
         show.scores({"AR": score, "LLaDA 2": []}),
         show.scores(score),
-        show.compare([make() for make in ALL], clock="seconds"),
         show.quality_speed([{"style": "ar", "exact_match": 0.5, "tokens_per_forward": 1.0, "low": 0.4, "high": 0.6}]),
     ]
     assert all(map(is_png, pictures))
@@ -38,7 +39,8 @@ def test_a_style_looks_the_same_in_every_figure():
     points = [{"style": style, "exact_match": 0.5, "tokens_per_forward": 1} for style in ("llada2", "ar")]
     line = show.quality_speed(points, levels={"people": 0.4}).figure.axes[0].lines
     assert [part.get_label() for part in line] == ["LLaDA 2", "AR", "people"]
-    of_speed = show.compare([ar(), llada2()], ["AR", "LLaDA 2"]).figure.axes[0].lines
+    rows = [{"name": name, "batch": 1, **dict.fromkeys(COSTS, 1.0)} for name in ("AR", "LLaDA 2")]
+    of_speed = show.batch_speed(rows).figure.axes[0].lines
     bars = show.scores({"LLaDA 2": [{"group": "a", "right": 1, "count": 2}]}).figure.axes[0].patches
     assert line[0].get_color() == of_speed[1].get_color() != line[1].get_color() == of_speed[0].get_color()
     assert line[0].get_marker() == of_speed[1].get_marker() != line[1].get_marker()
@@ -54,7 +56,7 @@ def test_figure_errors_name_the_argument():
         show.quality_speed([{"style": "ar", "tokens_per_forward": 1}])
     with pytest.raises(ValueError, match="49 entries for total_steps=50"):
         show.block_schedule(BlockSchedule.constant(8, 50, 4), 50, [1.0] * 49)
-    for call in (show.noise_schedules, show.compare, show.scores):
+    for call in (show.noise_schedules, show.batch_speed, show.scores):
         with pytest.raises(ValueError, match="empty"):
             call([])
 

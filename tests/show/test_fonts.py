@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 from matplotlib.font_manager import fontManager, get_font
-from traces import ALL, WORDS, llada2
+from traces import WORDS, llada2
 
 from dllm_core import show
 from dllm_core.show.figures import FAMILY, SUBSET, fonts
@@ -35,7 +35,6 @@ def test_pictures_on_a_bare_machine_lack_no_character(bare, caplog):
         show.attention_picture(),
         show.mask_picture([[1, 0], [1, 1]], ["床", "░"], "因果"),
         show.scores([{"group": "复制", "right": 3, "count": 4}]),
-        show.compare([make() for make in ALL]),
     ]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -44,7 +44,6 @@ def test_a_foreign_trace_in_the_terminal_and_in_the_player(foreign, tmp_path):
 def test_names_in_rows_and_in_what_a_picture_says():
     assert is_clean(show.masked_row(["a"], [True], name=ESCAPES).text)
     assert is_clean(show.masked_row(["a"], [True], name=ESCAPES).html)
-    assert is_clean(show.compare([llada2()], labels=[ESCAPES]).text)
     assert is_clean(show.scores([{"group": ESCAPES, "right": 1, "count": 2}]).text)
 
 
@@ -73,7 +72,7 @@ def test_dollar_signs_are_drawn_as_letters():
     trace = replace(llada2(), vocabulary={**llada2().vocabulary, 4: "$\\no{formula$"})
     film = show.SampleFilm()
     film.add(1, trace)
-    for picture in (film.picture(), show.compare([trace], ["$\\no{$"]), show.scores([{"group": "$^$", "right": 1, "count": 2}])):
+    for picture in (film.picture(), show.scores([{"group": "$^$", "right": 1, "count": 2}])):
         assert picture.png().startswith(b"\x89PNG")
 
 

@@ -61,6 +61,8 @@ def test_a_sweep_is_its_section_with_picture_and_table(results):
     assert first.index("4") == second.index("6")  # numbers end at the same column
     assert second.split()[-2:] == ["1.000", "1.6e+13"]  # as it stands in the page
     assert origin.text == "`dllm sweep toy` · seeds 0, 1"
+    assert [str(part) for part in show.sweep("toy", brief=True)] == [f"{words.text}\n\n{origin.text}"]
+    assert show.sweep("later", brief=True) == show.sweep("later")
 
 
 def test_a_sweep_without_records_names_the_command(results):
