@@ -46,9 +46,8 @@ class MeteredModel:
 def measure(
     contestants: Mapping[str, tuple[LoadedCheckpoint, DecodeConfig]], prompts: Sequence[Prompt], sizes: Sequence[int]
 ) -> list[dict]:
-    """A row for each contestant and batch size, in which it answers all `prompts`, those of like lengths together. Up to a
-    second of the network's time, or three rounds, the fastest of which counts. A forward pass reads each weight once;
-    a megabyte is 10⁶ bytes."""
+    """A row for each contestant and batch size: it answers all `prompts`, those of like lengths together, for up to a second
+    of the network's time or three rounds; the fastest counts. A forward pass reads each weight once; MB are 10⁶ bytes."""
     rows = []
     for (name, (loaded, config)), size in itertools.product(contestants.items(), sizes):
         ids = sorted((prompt_ids(loaded.tokenizer, prompt, loaded.info.chat) for prompt in prompts), key=len)
