@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+from jupyter_client import BlockingKernelClient
 
 from dllm_core.cli.stages import NotebookJob
 from dllm_core.common.files import write_whole
@@ -31,6 +32,7 @@ LOG.addHandler(logging.NullHandler())  # errors are shown by `NotebookProcess.fa
 
 # An expression for the kernel: the most memory that it and the largest of its ended children held, as the system counts
 PEAKS = "[__import__('resource').getrusage(who).ru_maxrss for who in (0, -1)]"
+LOST = 5.0  # seconds in which a cell that has ended is written down
 
 
 class NotebookProcess:
@@ -46,6 +48,9 @@ class NotebookProcess:
         self.error: BaseException | None = None
         self.stopping = False
         self.kernel: psutil.Process | None = None
+        self.connection_file = ""
+        self._probe: BlockingKernelClient | None = None
+        self._answered = 0.0  # when the kernel answered the probe
         values = yaml.safe_dump(job.overrides, allow_unicode=True, sort_keys=False)
         write_whole(job.executed.with_suffix(".yaml"), values)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -92,6 +97,18 @@ class NotebookProcess:
             if self.kernel:
                 self.kernel.send_signal(signal.SIGINT)
 
+    def has_lost_its_cell(self) -> bool:
+        """Whether, some seconds ago, the kernel answered another question although a cell is running: an interrupt that
+        comes as the kernel takes up a cell loses the cell, and it never ends. To be asked after `interrupt`."""
+        if self._probe is None and self.connection_file:
+            self._probe = BlockingKernelClient(connection_file=self.connection_file)
+            self._probe.load_connection_file()
+            self._probe.start_channels(iopub=False, stdin=False, hb=False, control=False)
+            self._probe.kernel_info()  # the kernel answers one after another
+        if self._probe and not self._answered and self._probe.shell_channel.msg_ready():
+            self._answered = time.monotonic()
+        return bool(self._answered) and time.monotonic() - self._answered > LOST
+
     def kill(self) -> None:
         """End the kernel and the processes that it started at once."""
         self.stopping = True
@@ -125,6 +142,7 @@ class _Client(PapermillNotebookClient):
 
     def papermill_execute_cells(self) -> None:
         self.process.cells = len(self.nb.cells)
+        self.process.connection_file = self.km.connection_file
         self.process.kernel = psutil.Process(self.km.provisioner.pid)
         super().papermill_execute_cells()
         self.process.peak = max(self.process.peak, self._peak())

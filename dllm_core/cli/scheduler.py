@@ -121,6 +121,9 @@ def _stop(running: list, screen: StatusLine) -> None:
             process.interrupt()
         while not all(process.ended for process in running):
             time.sleep(0.1)
+            for process in running:
+                if not process.ended and process.has_lost_its_cell():
+                    process.kill()
     finally:
         for process in running:
             process.kill()

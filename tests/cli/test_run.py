@@ -10,7 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from small import gone, notebook, wait_for
+from small import HANG_LIMIT, gone, notebook, wait_for
 
 from dllm_core.cli import scheduler, stages
 from dllm_core.cli.main import main
@@ -395,6 +395,21 @@ def test_ctrl_c_lets_the_cell_save_and_starts_no_other(toy, project, sent):
     assert process.returncode == 130 and "interrupted" in out
     assert (toy / "saved").exists() and not (toy / "went_on").exists()
     assert not (toy / "runs/cpu/01_first.json").exists() and (toy / "runs/cpu/01_first.ipynb").exists()
+    wait_for(lambda: gone(kernel), "the kernel lives on")
+
+
+def test_ctrl_c_between_two_cells_ends_the_command(toy, project):
+    """A kernel that is interrupted as it takes up a cell never answers: here it drops every cell after the first."""
+    deaf = BEGIN + "async def drop(*_):\n    begun()\nget_ipython().kernel.shell_handlers['execute_request'] = drop"
+    (toy / "notebooks/01_first.ipynb").write_text(notebook(deaf, "1", parameters=PARAMETERS["01_first"]), "utf-8")
+    process = command(toy, project)
+    try:
+        kernel = kernel_of(toy)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=HANG_LIMIT)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "interrupted" in out
     wait_for(lambda: gone(kernel), "the kernel lives on")
 
 
