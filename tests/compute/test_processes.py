@@ -207,7 +207,7 @@ def test_a_notebook_is_trained_by_accelerate_launch_and_its_run_by_a_notebook(tm
     assert done.returncode == 0, done.said
     folder = tmp_path / "minimind_pretrain"
     first = load_file(folder / "model.safetensors")
-    assert done.said.count("same text with and without the cache: True") == 1  # the notebook's end, once
+    assert done.said.count("same text with and without the cache: yes") == 1  # the notebook's end, once
     settings = json.loads((folder / "config.json").read_text())["dllm"]["settings"]
     assert settings["hidden_size"] == 32 and settings["valid_rows"] == 4
     code = textwrap.dedent(NOTEBOOK).format(folder=str(folder))
