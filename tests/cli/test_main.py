@@ -40,7 +40,7 @@ def test_an_installed_package_reports_that_it_has_no_workshop(monkeypatch, capsy
 def shell(command: str, **environment) -> subprocess.CompletedProcess:
     """A shell's command line; `dllm` in it is this project's."""
     dllm = f"{sys.executable} -m dllm_core.cli.main"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path)), **environment}
     return subprocess.run(["bash", "-o", "pipefail", "-c", command.replace("dllm ", dllm + " ")], env=environment,
                           check=False, capture_output=True, text=True)  # fmt: skip
 
