@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 from dllm_core import show
-from dllm_core.checkpoints.formats import find_checkpoint, load_checkpoint
-from dllm_core.checkpoints.run_folder import RunFolder
+from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.common.errors import UsageError
 from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve
@@ -25,9 +24,7 @@ from dllm_core.data.jsonl import TokenDataset, chat_documents
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.noise import corrupt
 from dllm_core.notebook.asking import generate_answers
-from dllm_core.notebook.parameters import read_parameters
-from dllm_core.notebook.setup import parse_numbers
-from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
+from dllm_core.schedules import NoiseSchedule
 from dllm_core.show.html import MASK
 from dllm_core.show.rows import TokenRow, draw_token_rows
 from dllm_core.show.strip import stacked
@@ -108,17 +105,6 @@ def race(traces: Sequence[Trace], path: Path) -> Path:
     return write_whole(path, out.getvalue())
 
 
-def block_schedule() -> show.Picture:
-    values = parameters("03_llada2_pretrain")
-    steps = values["max_iters"]
-    ratios = parse_numbers(values["wsd_phase_ratios"], float)
-    up, down = parse_numbers(values["wsd_block_sizes_up"]), parse_numbers(values["wsd_block_sizes_down"])
-    blocks = BlockSchedule(values["seq_len"], steps, ratios, up, down)
-    shape = {"warmup": values["warmup_steps"], "decay_ratio": values["decay_ratio"]}
-    factors = [learning_rate(step, steps, **shape, min_ratio=values["min_lr_ratio"]) for step in range(steps)]
-    return show.block_schedule(blocks, steps, [values["learning_rate"] * factor for factor in factors])
-
-
 def noise() -> show.Picture:
     tokenizer, chats = tokenizer_and_chats()
     tokens, scored = min((chats[i] for i in range(20)), key=lambda example: len(example[0]))
@@ -148,19 +134,6 @@ def packing() -> show.Picture:
     return show.packing(batches, tokenizer.eos_token_id, {to_blocks: 16}, rows=4)
 
 
-def training() -> show.Picture:
-    folder = RunFolder(find_checkpoint("weights/diffusion_llada2_pretrain")[0])
-    steps = folder.steps()
-    merged = folder.checkpoints()[: parameters("03_llada2_pretrain")["llada2_topk_merge_k"]]
-    return show.training_curve(steps, "LLaDA 2 pretraining", [int(file.stem) for _, file in merged])
-
-
-def parameters(notebook: str) -> dict:
-    """The values in a notebook's parameters cell."""
-    declared = read_parameters(resolve(f"notebooks/{notebook}.ipynb"))
-    return {name: parameter.default for name, parameter in declared.items()}
-
-
 def tokenizer_and_chats() -> tuple[object, TokenDataset]:
     tokenizer = load_tokenizer("data/tokenizer")
     return tokenizer, chat_documents("data/sft_tiny.jsonl", tokenizer, 128)
@@ -171,9 +144,6 @@ PICTURES = {
     "attention": show.attention_picture,
     "noise": noise,
     "noise_schedules": partial(show.noise_schedules, [NoiseSchedule(curve) for curve in CURVES]),
-    "loss_shares": partial(show.loss_shares, [NoiseSchedule.band(0.05, 0.95, curve) for curve in CURVES]),
-    "block_schedule": block_schedule,
     "packing": packing,
-    "training": training,
 }
 NAMES = ("decoding", *RACES, *PICTURES, *screenshots.VIEWS)
