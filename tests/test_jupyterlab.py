@@ -321,10 +321,10 @@ def test_player_by_keyboard_only(views):
     cells, clock, why = cells_of(views), cell.locator(".dllm-clock"), cell.locator(".dllm-why")
     for key, at in (("End", 4), ("ArrowLeft", 3), (",", 2), ("c", 2), ("z", 2), ("g", 2), ("Home", 0), (".", 1)):
         views.keyboard.press(key)
-        assert clock.inner_text() == f"{at} of 4 forwards", key
+        assert clock.inner_text() == f"{at} of 4 forward passes", key
     tab_on(views, "one step on")
     views.keyboard.press("Enter")
-    assert clock.inner_text() == "2 of 4 forwards"
+    assert clock.inner_text() == "2 of 4 forward passes"
     tab_on(views, "position 2")
     for key, position in (("ArrowRight", 3), ("ArrowDown", None), ("Enter", None)):
         views.keyboard.press(key)

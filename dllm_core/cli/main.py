@@ -25,6 +25,7 @@ COMMANDS = {  # word → (module, help)
     "bench": ("dllm_core.workshop.benchmark.main", "measure training, decoding and feeding side by side with others"),
     "figures": ("dllm_core.workshop.pictures", "draw the pictures of the pages and of the notebooks"),
     "results": ("dllm_core.workshop.results_page", "write RESULTS.md, BENCHMARKS.md, their figures and README's tables"),
+    "executed": ("dllm_core.workshop.executed", "copy the executed notebooks to notebooks/executed, or write them as a site"),
     "corpus": ("dllm_core.workshop.corpus.generator", "generate the embedded corpus anew"),
     "bundle": ("dllm_core.workshop.bundle_weights", "make the small weights that come with the project"),
 }  # fmt: skip

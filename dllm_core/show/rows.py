@@ -190,7 +190,7 @@ def packing(batches: Mapping[str, object], eos: int, blocks: Mapping[str, int] |
         ax.set_title(titles[-1], fontsize=11)
     longest = max(batch.tokens.shape[1] for batch in batches.values())
     axes[-1].set(xlabel="position in the sequence", xlim=(-1, longest + 1))
-    figure.legend(handles=_packing_legend(set(blocks.values())), loc="outside lower center", ncols=3)
+    figure.legend(handles=_packing_legend({blocks[name] for name in batches if name in blocks}), loc="outside lower center", ncols=3)
     return Picture(figure, "; ".join(titles))
 
 

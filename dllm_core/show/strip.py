@@ -87,7 +87,7 @@ class _Strip:
         masked = sum(cell.state == "masked" for cell in shown)
         decoded = sum(cell.state != "prompt" for cell in shown)
         title = (
-            f"{self.label}   step {k} of {len(trace.steps)}   {times(trace)[k]} forwards   "
+            f"{self.label}   step {k} of {len(trace.steps)}   {times(trace)[k]} forward passes   "
             f"{masked} of {decoded} cells masked"
         )
         self.small.write(draw, unit, round(unit * 1.6), title, QUIET)

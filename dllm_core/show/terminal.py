@@ -42,7 +42,7 @@ def _head(trace: Trace, k: int) -> Iterator[tuple[str, str]]:
     full = round(BAR * (start - masked) / max(start, 1))
     yield f"step {k} of {len(trace.steps)} ", "bold"
     yield "█" * full + "░" * (BAR - full), "blue"
-    yield f" {trace_view.times(trace)[k]} forwards, {masked} masked", "default"
+    yield f" {trace_view.times(trace)[k]} forward passes, {masked} masked", "default"
     if not k:
         return
     step, words = trace.steps[k - 1], trace_view.reasons(trace)

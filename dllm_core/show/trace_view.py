@@ -131,7 +131,7 @@ def times(trace: Trace, clock: str = "forwards") -> list[float]:
 
 
 def summary(trace: Trace) -> str:
-    return f"{trace.tokens} tokens, {trace.forwards} forwards, {trace.tokens_per_forward:.2f} tokens per forward"
+    return f"{trace.tokens} tokens, {trace.forwards} forward passes, {trace.tokens_per_forward:.2f} tokens per forward pass"
 
 
 def reasons(trace: Trace) -> dict[str, str]:

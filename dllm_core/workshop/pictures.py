@@ -8,7 +8,7 @@ import argparse
 import io
 import tempfile
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,11 +34,10 @@ from dllm_core.workshop import screenshots
 
 MOST = 300_000  # bytes of a picture that is committed
 PAUSE = 260  # milliseconds per forward in a race
-CURVES = ("linear", "cosine", "cosine_squared")
 ANSWERS = {  # style → (checkpoint, how it is decoded)
     "ar": ("minimind_sft", DecodeConfig("ar", 64)),
     "llada1": ("diffusion_llada1_sft", DecodeConfig("llada1", 64, block_length=16, draft=True)),
-    "llada2": ("diffusion_llada2_sft", DecodeConfig("llada2", 64, block_length=16, threshold=0.9, draft=True)),
+    "llada2": ("diffusion_llada2_sft", DecodeConfig("llada2", 64, threshold=0.9, draft=True)),
 }
 
 
@@ -65,17 +64,20 @@ def run(options: argparse.Namespace) -> None:
 def draw(name: str) -> list[Path]:
     """The files of one picture of `PICTURES`, `RACES` or "decoding"."""
     if name == "decoding":
-        trace, folder = answer("llada2"), resolve("figures")
-        return [show.gif(trace, folder / "decoding.gif"), show.png(trace, folder / "decoding.png")]
+        return [show.gif(answer("llada2"), resolve("figures/decoding.gif"))]
     if name in RACES:
         return [race([answer(style) for style in RACES[name]], resolve(f"figures/{name}.gif"))]
     return [show.save_figure(PICTURES[name](), name)]
 
 
 def answer(style: str) -> Trace:
-    """The answer of the style's SFT checkpoint. LLaDA 1 writes one token a step, in blocks as in notebook 05."""
+    """The answer of the style's SFT checkpoint. LLaDA 1 writes one token a step, in blocks as in notebook 05; LLaDA 2 in
+    those of its training."""
     checkpoint, config = ANSWERS[style]
-    return generate_answers(load_checkpoint(f"weights/{checkpoint}_best.pt"), ["你是谁？"], config)[0]
+    loaded = load_checkpoint(f"weights/{checkpoint}_best.pt")
+    if style == "llada2":
+        config = replace(config, block_length=loaded.info.block_size)
+    return generate_answers(loaded, ["你是谁？"], config)[0]
 
 
 def race(traces: Sequence[Trace], path: Path) -> Path:
@@ -126,12 +128,12 @@ def packing() -> show.Picture:
     to_blocks = "packed, each padded to whole blocks (LLaDA 2)"
     fills = {
         "whole conversations, packed (AR)": {},
-        to_blocks: {"fill": "block", "block_size": 16},
+        to_blocks: {"fill": "block", "block_size": 8},
         "one to a sequence, padded to the longest (LLaDA 1)": {"fill": "batch"},
     }
     rows = {"batch_size": 8, "seq_len": 128, "pack": "whole"}
     batches = {words: next(PackedBatches(chats, **rows, **fill)) for words, fill in fills.items()}
-    return show.packing(batches, tokenizer.eos_token_id, {to_blocks: 16}, rows=4)
+    return show.packing(batches, tokenizer.eos_token_id, {to_blocks: 8}, rows=4)
 
 
 def tokenizer_and_chats() -> tuple[object, TokenDataset]:
@@ -143,7 +145,6 @@ RACES = {"race": ("ar", "llada1", "llada2"), "ar": ("ar",), "llada1": ("llada1",
 PICTURES = {
     "attention": show.attention_picture,
     "noise": noise,
-    "noise_schedules": partial(show.noise_schedules, [NoiseSchedule(curve) for curve in CURVES]),
     "packing": packing,
 }
 NAMES = ("decoding", *RACES, *PICTURES, *screenshots.VIEWS)

@@ -36,7 +36,7 @@ from dllm_core.show.widgets.explorers import block_explorer, packing_explorer
 def answer(name, config):
     return generate_answers(open_checkpoint(name, shipped=True), ["你是谁？"], config)[0]
 llada2 = open_checkpoint("weights/diffusion_llada2_sft_best.pt", shipped=True)
-config = DecodeConfig("llada2", 48, block_length=16, threshold=0.9, alternatives=3, draft=True)"""
+config = DecodeConfig("llada2", 48, block_length=llada2.info.block_size, threshold=0.9, alternatives=3, draft=True)"""
 PLAYERS = """llada1_config = DecodeConfig("llada1", 32, block_length=16, alternatives=3, draft=True)
 show.player(
     answer("weights/minimind_sft_best.pt", DecodeConfig("ar", 32, alternatives=3)),
@@ -44,7 +44,7 @@ show.player(
     generate_answers(llada2, ["你是谁？"], config)[0],
 )"""
 PACKING = """data = chat_documents("data/sft_tiny.jsonl", llada2.tokenizer, 128)
-packing_explorer(data, 128, 16)"""
+packing_explorer(data, 128, 8)"""
 CELLS = {
     "setup": SETUP, "player": PLAYERS, "live": 'decoding_explorer(llada2, "你是谁？", config)',
     "attention": "show.attention()", "block": "block_explorer()", "packing": PACKING,

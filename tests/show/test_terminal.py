@@ -21,8 +21,8 @@ def drawn(what, **options) -> str:
 def test_terminal_lists_the_steps():
     text = drawn(terminal(llada2(), drafts=True, prompt=True))
     lines = text.splitlines()
-    assert lines[0].startswith("LLaDA 2: 5 tokens, 4 forwards, 1.25 tokens per forward")
-    assert lines[1].endswith("0 forwards, 6 masked") and lines[2].startswith("  ⟨bos⟩你░░░")
+    assert lines[0].startswith("LLaDA 2: 5 tokens, 4 forward passes, 1.25 tokens per forward pass")
+    assert lines[1].endswith("0 forward passes, 6 masked") and lines[2].startswith("  ⟨bos⟩你░░░")
     assert "‹1 fallback›: too few were above the threshold 0.9: it was among the most confident" in text
     assert "‹1 budget›: above the threshold 0.9, and let through by the step's budget, which held 1 more back" in text
     assert "⟨bos⟩你好😀‹你›░你░好" in text  # the guesses behind their masks

@@ -75,6 +75,8 @@ def test_smoothing_is_a_mean():
 
     assert np.allclose(_smoothed(np.full(100, 2.5)), 2.5)
     assert _smoothed(np.array([1.0, 3.0]))[-1] == 3.0  # a short run is not smoothed
+    falling = np.linspace(9.0, 1.0, 600)
+    assert np.allclose(_smoothed(falling)[10:-10], falling[10:-10])  # and a line is met, not lagged behind
 
 
 def test_progress_yields_on_samples_and_closes(capsys):

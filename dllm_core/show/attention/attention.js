@@ -32,7 +32,7 @@ async function start(root, packed) {
   const legend = node("ul", { class: "legend" });
   const right = node("div", {}, why, sees);
   const keys = node("p", { class: "keys" });
-  keys.textContent = "Point at a cell, or focus the picture: arrow keys move, Home and End go to the row's ends, comma and full stop step through a decoder's forwards.";
+  keys.textContent = "Point at a cell, or focus the picture: arrow keys move, Home and End go to the row's ends, comma and full stop step through a decoder's forward passes.";
   root.append(bar, steps, node("div", { class: "stage" }, figure, right), legend, keys);
 
   const selects = {};

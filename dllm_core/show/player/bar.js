@@ -18,7 +18,7 @@ class Bar {
     });
     this.clock = make("span", { class: "dllm-clock" });
     this.choices = {
-      t: this.choice("clock", [["forwards", "forwards"], ["seconds", "seconds"]], player.unit, (value) => player.setClock(value)),
+      t: this.choice("clock", [["forwards", "forward passes"], ["seconds", "seconds"]], player.unit, (value) => player.setClock(value)),
       s: this.choice("speed", SPEEDS.map((value) => [String(value), `${value} ×`]), "1", (value) => player.setSpeed(Number(value))),
       c: this.choice("color", [["confidence", "confidence"], ["step", "step filled"]], player.color, (value) => player.setView("color", value)),
       ...(player.sides.some(({ record }) => record.drafted) ? {

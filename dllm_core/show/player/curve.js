@@ -37,7 +37,7 @@ class Curve {
     });
     this.svg.replaceChildren(this.cursor, ...paths, ...this.dots);
     this.high.textContent = plain(this.top, this.top < 10 ? this.digits : 0);
-    this.last.textContent = unit === "forwards" ? `${total} forwards` : duration(total);
+    this.last.textContent = unit === "forwards" ? `${total} forward passes` : duration(total);
   }
 
   x(time) {

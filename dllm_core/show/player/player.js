@@ -84,7 +84,7 @@ class Player {
     this.sides.forEach((side) => side.show(side.record.stepAt(this.unit, time), force));
     this.curves.forEach((curve) => curve.show(time));
     this.sides.forEach((side) => side.reveal());
-    const words = this.unit === "forwards" ? `${time} of ${this.total} forwards` : `${duration(time)} of ${duration(this.total)}`;
+    const words = this.unit === "forwards" ? `${time} of ${this.total} forward passes` : `${duration(time)} of ${duration(this.total)}`;
     const slower = this.scale / 1000;
     this.bar.show(this.index, words, this.playing && this.unit === "seconds" && slower > 1.05 ? `, ${plain(slower, 1)} × slower` : "");
   }

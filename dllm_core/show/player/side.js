@@ -137,7 +137,7 @@ class Side {
   // Two lines: where the decoding is, and what this step did.
   summary(k, guessed) {
     const { record, player } = this;
-    const where = [`step ${k} of ${record.steps.length}`, `${record.forwards[k]} forwards`, duration(record.seconds[k]),
+    const where = [`step ${k} of ${record.steps.length}`, `${record.forwards[k]} forward passes`, duration(record.seconds[k]),
       `${record.masked(k)} masked`];
     if (!k) return [where, ["nothing filled yet"]];
     const { commits, held } = record.steps[k - 1];

@@ -210,7 +210,7 @@ class DecodingPanel:
             began = time.perf_counter()
             if began - drawn > max(0.1, cost / SHARE):
                 filled = f"filled {self.bar.value} of {total} positions"
-                self._say(f"step {len(trace.steps)}, forwards {trace.forwards}, {filled}")
+                self._say(f"step {len(trace.steps)}, forward passes {trace.forwards}, {filled}")
                 self._show([(label, with_text(trace, self.loaded.tokenizer))])
                 drawn = time.perf_counter()
                 cost = drawn - began
@@ -231,7 +231,7 @@ class DecodingPanel:
         self.rows = [request.run_row(self.count, run, trace, text), *self.rows][:KEPT]
         self.past.value = _table(self.rows).html
         self._show([(label, trace)])
-        self._say(f"{end}: {trace.tokens} tokens in {trace.forwards} forwards, {trace.seconds:.2f} s of decoding")
+        self._say(f"{end}: {trace.tokens} tokens in {trace.forwards} forward passes, {trace.seconds:.2f} s of decoding")
         self.bar.value = self.bar.value if self.stopping else self.bar.max
 
     def show_sides(self) -> None:

@@ -43,7 +43,7 @@ CONTROLS = {  # in the order in which they are shown
                      min=0, max=1, step=0.05),
     "temperature": Control("FloatSlider", "temperature", "0: greedy, the most probable token", min=0, max=2, step=0.05),
     "seed": Control("BoundedIntText", "seed", "of the random choice, with a temperature above 0", min=0, max=2**31 - 1),
-    "cfg_scale": Control("FloatSlider", "guidance (scale)", "0: off; else two forwards a step, one without the prompt",
+    "cfg_scale": Control("FloatSlider", "guidance (scale)", "0: off; else two forward passes a step, one without the prompt",
                          min=0, max=4, step=0.1),
     "max_decode_per_step": Control("BoundedIntText", "most per step (tokens)", "0: no limit", **_COUNT),
     "cap_start_ratio": Control("FloatSlider", "budget at first (share)",

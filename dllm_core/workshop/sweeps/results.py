@@ -30,7 +30,10 @@ HEADINGS = {  # of names that do not say enough
 }  # fmt: skip
 REBUILT = "2026-11-30"  # the day from which on noise is drawn by (seed, step, part)
 PRICE = ("fine_tuning_flops", "fine_tuning_seconds")  # the columns that stand beside a score
-IN_WORDS = {("block_size", 0): "full attention", ("k", 0): "last weights"}  # settings whose number says nothing
+IN_WORDS = {  # settings whose value alone says nothing
+    ("block_size", 0): "full attention", ("k", 0): "last weights", ("cache", "with"): "with cache",
+    ("cache", "without"): "without cache",
+}  # fmt: skip
 OWN_ANSWERS = "exact match here: the share of held-out prompts answered as the model itself does one token a forward"
 
 
@@ -210,16 +213,19 @@ def _lines(records, spec):
     rows = gather(records, spec["rows"], settings, [name for name in (x, y) if name not in settings])
     figure, (axes,) = new_figure(7, 4)
     names = list(dict.fromkeys(_name(row, by) for row in rows))
+    noted = list(dict.fromkeys(_name(row, by) for row in rows if note and row[note] is not None))
     for i, name in zip(look_numbers([name.partition(" (")[0] for name in names]), names, strict=True):  # without FLOP
         points = [row for row in rows if _name(row, by) == name]
         at = [row[x].mean if isinstance(row[x], Spread) else row[x] for row in points]
         means = [row[y].mean for row in points]
         bars = error_bars([(row[y].mean, min(row[y].values), max(row[y].values)) for row in points])
         axes.errorbar(at, means, yerr=bars, capsize=3, elinewidth=1, label=name, **line_look(i))
+        if name not in (*noted[:1], *noted[-1:]):
+            continue  # the points between have the same settings in the same order
+        where = (-5, -13) if name in noted[1:] else (5, 5)
         for x_value, row in zip(at, points, strict=True):
-            if note and row[note] is not None:
-                where = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 9}
-                axes.annotate(f"{row[note]:g}", (x_value, row[y].mean), **where)
+            axes.annotate(f"{row[note]:g}", (x_value, row[y].mean), xytext=where, textcoords="offset points",
+                          ha="right" if name in noted[1:] else "left", fontsize=9)  # fmt: skip
     if spec.get("log"):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")  # powers would be math text, which the look leaves as it is written
@@ -236,9 +242,11 @@ def _lines(records, spec):
 def _name(row: dict, by: list[str]) -> str:
     """The name of a line or a row of dots: its cell, and the settings that the cell's lines differ in."""
     named = [(name, row[name]) for name in by if row[name] is not None]
-    is_named = any(heading(name) == row["label"] for name, _ in named)  # "guidance 2", not "guidance, guidance 2"
-    words = [value if isinstance(value, str) else setting(name, value) for name, value in named]
-    return ", ".join(words if is_named else [row["label"], *words])
+    label, bracket, price = row["label"].partition(" (")
+    words = [IN_WORDS.get(pair, pair[1]) if isinstance(pair[1], str) else setting(*pair) for pair in named]
+    if any(heading(name) == label for name, _ in named):  # "guidance 2", not "guidance, guidance 2"
+        return ", ".join(words) + bracket + price
+    return ", ".join([row["label"], *words])
 
 
 def _dots(records, spec):
@@ -255,6 +263,7 @@ def _dots(records, spec):
                       fontsize=9, ha="center", va="bottom")  # fmt: skip
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.margins(x=0.08)  # for the number above the outermost bar
     axes.set_xlabel(f"{heading(y)} (dots: seeds; bar: mean)")
     return figure, "; ".join(f"{name} {row[y]}" for name, row in zip(names, rows, strict=True))
 

@@ -211,7 +211,7 @@ def test_three_traces_share_a_clock(browser, tmp_path):
             for n, trace in enumerate(traces):
                 k = max(i for i, time in enumerate(times(trace, unit)) if time <= tick)
                 state = page.locator(".dllm-state").nth(n).inner_text()
-                assert state.startswith(f"step {k} of {len(trace.steps)} · {times(trace)[k]} forwards")
+                assert state.startswith(f"step {k} of {len(trace.steps)} · {times(trace)[k]} forward passes")
                 assert state.endswith("finished") == (k == len(trace.steps))
                 assert f"{trace.steps[k - 1].masked if k else trace.initial.count(MASK)} masked" in state
             page.locator(".dllm-player").press("ArrowRight")
@@ -234,7 +234,7 @@ def test_curves_follow_the_cursor(browser, tmp_path):
     assert places == [[0] * 4, [150] * 4, [300] * 4]
     box = page.locator("figure svg:not(.dllm-dash)").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + 10)
-    assert page.locator(".dllm-clock").inner_text() == "2 of 4 forwards"
+    assert page.locator(".dllm-clock").inner_text() == "2 of 4 forward passes"
     page.close()
 
 
@@ -246,13 +246,13 @@ def test_keys_views_and_the_kept_token(browser, tmp_path):
         page.locator(".dllm-cells .dllm-cell"),
     )
     player.press("c")  # from the start, the view by step shows the finished text
-    assert page.locator(".dllm-clock").inner_text() == "4 of 4 forwards"
+    assert page.locator(".dllm-clock").inner_text() == "4 of 4 forward passes"
     assert cell.nth(5).get_attribute("data-step") == "3" and "color-mix" in cell.nth(5).get_attribute("style")
     player.press("c")
     assert cell.nth(5).get_attribute("data-step") == ""
     for key, at in (("Home", 0), (".", 1), ("PageDown", 4), (",", 3), ("PageUp", 0), ("End", 4), ("ArrowLeft", 3)):
         player.press(key)
-        assert page.locator(".dllm-clock").inner_text() == f"{at} of 4 forwards"
+        assert page.locator(".dllm-clock").inner_text() == f"{at} of 4 forward passes"
     assert cell.nth(6).inner_text() == "好" and "remasked" not in cell.nth(6).get_attribute("class")
     player.press("g")
     assert "remasked" in cell.nth(6).get_attribute("class").split()
@@ -275,7 +275,7 @@ def test_keys_views_and_the_kept_token(browser, tmp_path):
     assert "position 3, token 8: filled in step 1" in panel.inner_text()
     page.get_by_role("button", name="show that step").focus()
     page.keyboard.press("Enter")
-    assert page.locator(".dllm-clock").inner_text() == "1 of 4 forwards"
+    assert page.locator(".dllm-clock").inner_text() == "1 of 4 forward passes"
     player.press("Escape")
     assert "Point at a token" in panel.inner_text()
     page.get_by_label("speed").select_option("4")
@@ -381,7 +381,7 @@ def test_a_long_live_trace_shows_its_end(browser, tmp_path):
     assert '"deflate"' in text  # it starts after it was unpacked
     path.write_text(text.replace('<div class="dllm-player"', '<div data-at="end" class="dllm-player"'), "utf-8")
     page = open_page(browser, path)
-    assert page.locator(".dllm-clock").inner_text() == "128 of 128 forwards" and clean(page)
+    assert page.locator(".dllm-clock").inner_text() == "128 of 128 forward passes" and clean(page)
     page.close()
 
 
@@ -413,8 +413,8 @@ def test_two_players_in_an_exported_notebook(browser, tmp_path):
     page = open_page(browser, path)
     first, second = page.locator(".dllm-player").all()
     second.press("End")
-    assert first.locator(".dllm-clock").inner_text() == "0 of 4 forwards"
-    assert second.locator(".dllm-clock").inner_text() == "4 of 4 forwards" and second.locator(".dllm-side").count() == 2
+    assert first.locator(".dllm-clock").inner_text() == "0 of 4 forward passes"
+    assert second.locator(".dllm-clock").inner_text() == "4 of 4 forward passes" and second.locator(".dllm-side").count() == 2
     first.press("ArrowRight")
     assert first.locator(".dllm-cells .now").count() == 2 and page.locator(".dllm-static").count() == 0
     assert page.evaluate("window.hit") is None
