@@ -169,7 +169,10 @@ class Transformer(nn.Module):
             raise ValueError(f"position {int(position.max())}: beyond max_position_embeddings={most}; shorten the row")
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., D] → [..., V]."""
+        """[..., D] → [..., V]; on a CPU in float32 also under autocast, for bfloat16 logits near 16 lie 0.125 apart."""
+        if hidden.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.logits(hidden.to(self.lm_head.weight.dtype))
         with onednn_matmul(hidden.numel() // hidden.shape[-1], hidden.shape[-1], hidden.device):
             return self.lm_head(hidden)
 

@@ -69,6 +69,15 @@ def test_tied_head_is_one_tensor():
     assert untied.num_parameters - tied.num_parameters == VOCAB * 16
 
 
+def test_logits_are_float32_under_autocast():
+    model, hidden = tiny(), torch.randn(3, tiny().config.hidden_size)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, half = model.logits(hidden), model.logits(hidden.bfloat16())
+    exact = hidden.double() @ model.lm_head.weight.double().T
+    torch.testing.assert_close(logits, exact.float(), rtol=1e-5, atol=1e-6)  # of bfloat16: 0.004
+    assert half.dtype == torch.float32
+
+
 def test_qk_norm_and_its_first_gain():
     assert "model.layers.0.self_attn.q_norm.weight" not in tiny(qk_norm=False).state_dict()
     assert tiny(qk_norm_init=1.4).state_dict()["model.layers.1.self_attn.k_norm.weight"].unique().tolist() == [
