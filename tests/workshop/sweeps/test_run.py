@@ -382,7 +382,11 @@ def test_how_a_chains_training_ended_is_recorded(tmp_path, monkeypatch):
     assert record == {"stage": "05-llada1", "seed": 2, "date": record["date"], "steps": 51, "loss": 2.0, "validation": 1.5}
     shown = show.expected("05-llada1", [TrainStep(**{**step, "loss": 7.0})])
     shown = str(shown)
-    assert "2.000 to 2.000" in shown and "7.000" in shown and "1.500 to 1.500" in shown and "seeds 2" in shown
+    assert "2.000" in shown and "7.000" in shown and "1.500" in shown and "seeds 2" in shown and "expected" not in shown
+    for seed, value in ((0, 1.0), (1, 2.5)):  # with seed 2: mean 5/3, s = 0.7638, t = 4.303, √(4/3): ± 3.795
+        other = {**record, "seed": seed, "validation": value}
+        (tmp_path / f"notebooks/sweeps/records/chain/05-llada1-seed{seed}.json").write_text(json.dumps(other))
+    assert "1.000, 2.500, 1.500" in str(show.expected("05-llada1", [])) and "0.000 to 5.4" in str(show.expected("05-llada1", []))
     with pytest.raises(UsageError, match="no record of stage '01'.*dllm sweep all"):
         show.expected("01", [])
 
