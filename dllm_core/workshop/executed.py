@@ -98,7 +98,9 @@ def _light(output: dict) -> dict:
         html = EMBEDDED.sub(lambda match: match[1] + few_colours(match[2]), "".join(data["text/html"]))
         return output | {"data": {"text/html": html.splitlines(keepends=True)}}
     if "image/png" in data:
-        return output | {"data": data | {"image/png": few_colours("".join(data["image/png"]))}}
+        words = "".join(data.get("text/plain", "")).partition("\n")[0]
+        picture = data | {"image/png": few_colours("".join(data["image/png"]))}
+        return output | {"data": picture, "metadata": {"image/png": {"alt": words}}}
     return output
 
 
