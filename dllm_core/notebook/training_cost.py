@@ -32,10 +32,11 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters / 1e6:.2f} M parameters, {self.tokens / 1e6:.3g} M tokens as {self.positions / 1e6:.3g} M "
-            f"positions, {self.flops:.2e} floating-point operations: about {_duration(self.seconds)}, within a factor "
-            f"of two; {self.memory_bytes / 2**20:,.0f} MiB for weights and optimizer (activations come on top); "
-            f"{self.disk_bytes / 2**20:,.0f} MiB of disk"
+            f"{self.parameters / 1e6:.2f} M parameters; at most {self.tokens / 1e6:.3g} M tokens as "
+            f"{self.positions / 1e6:.3g} M positions, {self.flops:.1e} FLOP (the price after the training is lower: without "
+            f"padding tokens, and without logits and clean blocks that the loss does not need); about "
+            f"{_duration(self.seconds)}, within a factor of two; {self.memory_bytes / 2**20:,.0f} MiB for weights and "
+            f"optimizer (activations come on top); {self.disk_bytes / 2**20:,.0f} MiB of disk"
         )
 
 

@@ -34,6 +34,7 @@ LINES = (
     ("purple", ":", "D"), ("orange", "-", "v"), ("grey", "--", "P"),
 )  # fmt: skip
 HATCHES = ("", "//", "..", "xx", "\\\\")
+SQUARES = ("#f2f2f2", COLORS["blue"], COLORS["green"])  # of an attention mask: closed, own block, earlier clean
 STYLES = ("AR", "LLaDA 1", "LLaDA 2")  # the first three of LINES and HATCHES, also in the player
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
@@ -221,6 +222,8 @@ def mask_picture(
 ) -> Picture:
     """An attention mask [Q, K] bool: row q may see column k where filled. labels: [Q] (square masks) or absent.
 
+    Two colors tell the two terms of a square mask, as in `attention_picture`: tokens of one block see each other (blue,
+    a dot); a clean token of an earlier block is seen and does not look back (green, a bar).
     parts: name → [start, end), ranges of tokens to outline, e.g. {"x_t": (0, 8), "x_0": (8, 16)}.
     Raises ValueError when the mask is not two-dimensional or the labels do not fit.
     """
@@ -232,10 +235,13 @@ def mask_picture(
         raise ValueError(f"labels: {len(labels)} for {columns} columns; give one per column")
     side = min(7.5, max(3.0, 0.32 * columns + 1.2))
     figure, (axes,) = new_figure(side, side * (rows + 1) / (columns + 1) + 0.4)
-    draw_cells(axes, mask.astype(float), ("#f2f2f2", COLORS["blue"]), lines=columns <= 64)
-    if columns <= 64:  # a dot in each open cell: readable without color
-        q, k = np.nonzero(mask)
-        axes.plot(k, q, ".", color="white", markersize=max(2, 40 / columns))
+    mutual = mask & mask.T if rows == columns else mask
+    one_way = mask & ~mutual
+    draw_cells(axes, mutual + 2 * one_way, SQUARES, lines=columns <= 64)
+    if columns <= 64:  # a mark in each open cell: readable without color
+        for marked, marker, size in ((mutual, ".", 40), (one_way, "_", 70)):
+            q, k = np.nonzero(marked)
+            axes.plot(k, q, marker, color="white", markersize=max(2, size / columns))
     if labels is not None and columns <= 40:
         names = [visible(str(label)) for label in labels]
         turn = 0 if max(map(len, names)) <= 2 else 90
@@ -253,4 +259,21 @@ def mask_picture(
     axes.set(xlabel="token that is seen (key)", ylabel="token that looks (query)")
     if title:
         figure.suptitle(title, fontsize=12)
-    return Picture(figure, f"{title or 'attention mask'}: {rows} × {columns}, {int(mask.sum())} cells open")
+    words = f"{title or 'attention mask'}: {rows} × {columns}, {int(mask.sum())} cells open"
+    if mutual.any() and one_way.any():
+        alone = int(mutual.sum()) == rows  # blocks of one token
+        names = ("itself", "earlier") if alone else ("own block", "earlier clean")
+        _mask_legend(figure, names)
+        words += f": {int(mutual.sum())} {names[0]}, {int(one_way.sum())} {names[1]}"
+    return Picture(figure, words)
+
+
+def _mask_legend(figure, names: Sequence[str]) -> None:
+    """The two kinds of open cells, below the figure: a square with its mark each."""
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for color, marker, size in zip(SQUARES[1:], (".", "_"), (6, 8), strict=True):
+        square = Line2D([], [], linestyle="none", marker="s", markersize=13, color=color)
+        handles.append((square, Line2D([], [], linestyle="none", marker=marker, markersize=size, color="white")))
+    figure.legend(handles, names, loc="outside lower center", ncols=2)

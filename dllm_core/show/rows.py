@@ -70,8 +70,8 @@ def masked_row(
 class TokenRow:
     """A row of token boxes with a head and a note at its left.
 
-    boxes: (text, state, shade 0..1). State: "masked" (dashed), "prompt" (no frame), "filled" (framed and shaded) or
-    "end" (dotted).
+    boxes: (text, state, shade 0..1). State: "masked" (dashed), "prompt" (no frame), "filled" (framed and shaded blue),
+    "loss" (framed and shaded orange: dark is bad) or "end" (dotted).
     """
 
     head: str
@@ -82,6 +82,7 @@ class TokenRow:
 @our_look()
 def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = "") -> Picture:
     """The rows one under the other, each wrapped at the picture's width."""
+    from matplotlib.colors import to_rgba
     from matplotlib.patches import Rectangle
     from rich.cells import cell_len
 
@@ -105,7 +106,8 @@ def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = "")
             elif state == "end":
                 look = {"facecolor": "white", "edgecolor": "#555555", "linestyle": ":"}
             else:
-                look = {"facecolor": (0.0, 0.447, 0.698, 0.06 + 0.4 * shade), "edgecolor": COLORS["blue"]}
+                color, strength = COLORS["vermilion" if state == "loss" else "blue"], 0.06 + 0.4 * shade
+                look = {"facecolor": to_rgba(color, strength), "edgecolor": color}
             if state != "prompt":
                 ax.add_patch(Rectangle((x, y), inner, 1.0, linewidth=1, **look))
             color = "#6a6a6a" if state in ("prompt", "masked") else "#1a1a1a"
@@ -120,8 +122,8 @@ def draw_token_rows(rows: Sequence[TokenRow], title: str = "", footer: str = "")
 def token_losses(
     documents: Sequence[tuple[Sequence[str], Sequence[float | None]]], most: float, title: str = ""
 ) -> Picture:
-    """The loss of every token as a heat map: documents as rows of tokens, shaded from 0 nats (light) to `most` and above
-    (dark), with the scale in the last row.
+    """The loss of every token as a heat map: documents as rows of tokens, shaded orange from 0 nats (light) to `most` and
+    above (dark), with the scale in the last row. (Blue shades mean confidence, where dark is good.)
 
     documents: (texts [L], losses [L] in nats) each; None where a token is not predicted, which has no frame.
     Raises ValueError when there is no document.
@@ -133,12 +135,12 @@ def token_losses(
         predicted = [loss for loss in losses if loss is not None]
         boxes = []
         for text, loss in zip(texts, losses, strict=True):
-            state = "prompt" if loss is None else "filled"
+            state = "prompt" if loss is None else "loss"
             boxes.append((visible(text), state, min((loss or 0.0) / most, 1.0)))
         mean = sum(predicted) / max(len(predicted), 1)
         rows.append(TokenRow(f"document {number}", f"mean {mean:.2f} nats", boxes))
     scale = [most * i / 6 for i in range(7)]
-    rows.append(TokenRow("color scale", "nats", [(f"{value:.1f}", "filled", value / most) for value in scale]))
+    rows.append(TokenRow("color scale", "nats", [(f"{value:.1f}", "loss", value / most) for value in scale]))
     return draw_token_rows(rows, title)
 
 

@@ -93,7 +93,7 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
                    label="this model")  # fmt: skip
             top = max(top, trained.max())
         ax.axvspan(schedule.t_min, schedule.t_max, color=COLORS["orange"], alpha=0.15, linewidth=0, zorder=0,
-                   label="drawn t")  # fmt: skip
+                   label="range from which t is drawn")  # fmt: skip
         band = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
         low, high = (1 - schedule.alpha(band)).tolist()
         ax.set_title(f"{schedule.name}\nmask ratio {low:.2f} to {high:.2f}", fontsize=10.5)
@@ -109,7 +109,8 @@ def loss_shares(schedules: Iterable, measured: Mapping[float, float] | None = No
 def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] | None = None) -> Picture:
     """Block size over training steps with its phases shaded, below the learning rate of each step if it is passed.
 
-    schedule: anything with block_size(step) and phase(step), such as `BlockSchedule`; learning_rates: [total_steps].
+    schedule: anything with block_size(step) and phase(step), such as `BlockSchedule`; learning_rates: [total_steps], as
+    shares of their peak (`schedules.learning_rate`), which every optimizer has in common.
     """
     if learning_rates is not None and len(learning_rates) != total_steps:
         raise ValueError(f"learning_rates: has {len(learning_rates)} entries for total_steps={total_steps}")
@@ -129,6 +130,6 @@ def block_schedule(schedule, total_steps: int, learning_rates: Sequence[float] |
     lower.set(ylim=(min(sizes) / 2.2, max(sizes) * 1.3), xlabel="training step", ylabel="block size\n(tokens)")
     if learning_rates is not None:
         axes[0].plot(range(total_steps), learning_rates, color=COLORS["green"], linewidth=2)
-        axes[0].set(ylim=(0, None), ylabel="learning\nrate")
+        axes[0].set(ylim=(0, None), ylabel="learning rate\n(1: its peak)")
     course = " → ".join(str(size) for _, _, size in stretches(sizes))
     return Picture(figure, f"block size over {total_steps} steps: {course}")

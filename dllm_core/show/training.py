@@ -131,7 +131,7 @@ def training_curve(steps: Sequence, title: str = "training", merged: Iterable[in
     upper.set_title(heading, pad=20 if named else None)
     upper.legend(loc="upper right", ncols=3)
     lower.plot(x[thin], [steps[i].learning_rate for i in thin], color=COLORS["green"])
-    lower.set(ylim=(0, None), xlabel="step", ylabel="learning\nrate")
+    lower.set(ylim=(0, None), xlabel="step", ylabel="AdamW's\nrate")
     lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     return Picture(figure, f"{title}: {len(steps)} steps, smoothed loss {smooth[0]:.3f} to {smooth[-1]:.3f}")
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.colors import to_hex
 from traces import is_png
 
@@ -78,3 +79,15 @@ def test_save_figure_stays_in_its_folder(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["one.png"]
     with pytest.raises(ValueError, match="plain file name"):
         show.save_figure(show.mask_picture([[1]]), "../one")
+
+
+def test_a_mask_tells_its_two_terms():
+    """Two blocks of two, noisy and clean: 16 cells within a block, 8 towards a clean earlier one."""
+    block = torch.tensor([0, 0, 1, 1])
+    own, earlier = block[:, None] == block[None, :], block[:, None] > block[None, :]
+    noisy = torch.cat([own, earlier], dim=1)
+    mask = torch.cat([noisy, torch.cat([torch.zeros(4, 4, dtype=torch.bool), own | earlier], dim=1)])
+    assert show.mask_picture(mask).text.endswith("24 cells open: 16 own block, 8 earlier clean")
+    causal = torch.ones(5, 5, dtype=torch.bool).tril()
+    assert show.mask_picture(causal).text.endswith("15 cells open: 5 itself, 10 earlier")
+    assert show.mask_picture(torch.ones(3, 3, dtype=torch.bool)).text.endswith("9 cells open")

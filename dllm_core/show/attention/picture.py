@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from dllm_core.show.attention.scenes import PATTERNS, POEM, training_scene
-from dllm_core.show.figures import COLORS, Picture, draw_cells, our_look
+from dllm_core.show.figures import COLORS, SQUARES, Picture, draw_cells, our_look
 from dllm_core.show.html import MASK
 
 TITLES = ("causal", "bidirectional", "block-causal", "[x_t ; x_0]")  # of the first four `PATTERNS`
-SQUARES = ("#f2f2f2", COLORS["blue"], COLORS["green"])
 MARKS = (  # matplotlib's marker and its color, index in SQUARES, codes of `RULES`, meaning
     ("o", "white", 1, "of", "own block"),
     ("_", "white", 2, "ec", "clean, earlier block"),
