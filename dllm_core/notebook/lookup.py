@@ -13,10 +13,10 @@ from dllm_core.compute.cpu import rotate
 from dllm_core.notebook.asking import prompt_ids
 from dllm_core.notebook.grading import Question
 
-CONDITIONS = {  # what is masked of the answer → whether the token at `offset` from the value's first is
-    "the value": lambda offset: offset == 0,
-    "the value and what follows": lambda offset: offset >= 0,
-    "the value and what stands before": lambda offset: offset <= 0,
+CONDITIONS = {  # masked is the value's first token; of its block → whether the token at `offset` from it is, too
+    "key visible": lambda offset: offset == 0,
+    "key visible, the rest masked": lambda offset: offset >= 0,
+    "key masked": lambda offset: offset <= 0,  # with all that stands before it in the block
 }
 
 

@@ -6,15 +6,19 @@ nothing tells of the machine.
 
 import argparse
 import base64
+import datetime
 import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from dllm_core.cli.stages import STAGES, plan
 from dllm_core.common.errors import RunError
 from dllm_core.common.files import display_path, read_json, write_json
 from dllm_core.common.paths import resolve
+from dllm_core.compute.devices import machine
 from dllm_core.workshop import site
 from dllm_core.workshop.site import COPIES, EXECUTED
 
@@ -31,9 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Make the copies, or the site of them. Raises RunError for a notebook that was not executed as it stands."""
-    paths = site.write(Path(options.site)) if options.site else [write_json(path, copy) for path, copy in copies()]
+    if options.site:
+        paths = site.write(Path(options.site))
+    else:
+        paths = [write_json(path, copy) for path, copy in copies()] + list(keep_summary())
     for path in paths:
         print(display_path(path))
+
+
+def keep_summary() -> Iterator[Path]:
+    """Keep the seconds and the memory of the last run if it was one of the whole chain, with its machine and date."""
+    path = resolve("runs/cpu/summary.json")
+    summary = read_json(path) if path.exists() else {"stages": {}}
+    if {name: stage["state"] for name, stage in summary["stages"].items()} == {s.name: "done" for s in STAGES}:
+        date = datetime.date.fromtimestamp(path.stat().st_mtime).isoformat()
+        more = {"machine": machine(torch.device("cpu")), "date": date}
+        yield write_json(resolve(EXECUTED) / "summary.json", summary | more)
 
 
 def copies() -> Iterator[tuple[Path, dict]]:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dllm_core.cli.report import quality_cells
 from dllm_core.common.errors import UsageError
+from dllm_core.common.files import read_json
+from dllm_core.common.paths import resolve
 from dllm_core.notebook.grading import paired
 from dllm_core.show.html import table
 from dllm_core.workshop.sweeps.files import find_sweeps
@@ -17,11 +19,19 @@ CONTESTANTS = (  # (label, threshold) of a row
 STYLES = {"AR": "ar", "LLaDA 1": "llada1", "LLaDA 2": "llada2"}
 TIMED = (None, 0.9)  # the thresholds for which speed and likelihood are measured
 BLOCKS = {"AR": 1, "LLaDA 1": 0, "LLaDA 2": 8}  # block size of each style's training; 0: full attention
-SECONDS = "Seconds of training on one thread, mean over the seeds of `dllm sweep paired`"
+CHAIN = "Seconds of one run of the chain"
+CHAIN_RECORD = "notebooks/executed/summary.json"
 CHINESE = {  # of what the parts say
-    SECONDS: "单线程训练的秒数，`dllm sweep paired` 各种子的平均",
+    CHAIN: "整条链跑一次的秒数",
+    " · together ": " · 一共 ",
+    " min, two at a time.": " 分钟，两个同时跑。",
     "AR answers ": "AR 答对测试题的 ",
     " of the test questions.": "。",
+    "With ": "各用 ",
+    " FLOP each (`dllm sweep gap`, validation questions): ": " FLOP 时（`dllm sweep gap`，验证题）：",
+    " points at threshold ": " 个百分点，阈值 ",
+    "), at ": ")，",
+    " tokens per forward pass.": " 个 token / 前向。",
     " at threshold ": "，阈值 ",
     " points against AR (95 % interval ": " 个百分点（相对 AR；95 % 置信区间 ",
     ").": "）。",
@@ -45,7 +55,7 @@ CHINESE = {  # of what the parts say
 
 def parts(page: str) -> dict[str, str]:
     """Mark → Markdown. page: of `PAGES`. Raises UsageError when a sweep that the parts need has no records."""
-    sweeps = {sweep.name: sweep for sweep in find_sweeps(["paired", "estimators", "speed"])}
+    sweeps = {sweep.name: sweep for sweep in find_sweeps(["paired", "estimators", "speed", "gap"])}
     records = {name: sweep.records() for name, sweep in sweeps.items()}
     if missing := [name for name, of_sweep in records.items() if not of_sweep]:
         raise UsageError(f"no records of {', '.join(missing)}: run `dllm sweep {' '.join(missing)}`")
@@ -53,12 +63,11 @@ def parts(page: str) -> dict[str, str]:
     timed = gather(records["speed"], "speed", ["style"], ["tokens_per_second"])
     speed = {row["style"]: row["tokens_per_second"] for row in timed}
     scores = score_rows(answers, records["estimators"], speed, prices(records["paired"]))
-    seconds = " · ".join(f"{stage} {of_stage:.0f}" for stage, of_stage in training_seconds(records["paired"]).items())
     made = {
-        "headline": headline(answers),
+        "headline": f"{headline(answers)} {with_more_training(records['gap'])}",
         "scores": table(scores).markdown,
         "origin": origin(sweeps["paired"], records["paired"]),
-        "seconds": f"{SECONDS}: {seconds}." if seconds else "",
+        "seconds": chain_seconds(read_json(resolve(CHAIN_RECORD))),
     }
     return made if page == "README.md" else {mark: in_chinese(text) for mark, text in made.items()}
 
@@ -77,6 +86,26 @@ def headline(answers: Sequence[dict]) -> str:
         interval = " to ".join(f"{bound:+.1f}" for bound in bounds)
         sentences.append(f"{name}: {points:+.1f} points against AR (95 % interval {interval}).")
     return " ".join(sentences)
+
+
+def with_more_training(records: Sequence[dict]) -> str:
+    """How far LLaDA 2 is from AR, and how fast, at the full budget of the sweep `gap`."""
+    rights, pace, threshold = {"full-ar": [], "full-reference": []}, [], 0.99
+    for record in sorted(records, key=lambda record: record["seed"]):
+        for row in record["rows"]:
+            if record["cell"] in rights and row["kind"] == "answers" and row.get("threshold") in (None, threshold):
+                rights[record["cell"]].append([mark == "1" for mark in row["right"]])
+                if row.get("threshold"):
+                    pace.append(row["tokens_per_forward"])
+    if len(rights["full-ar"]) != len(rights["full-reference"]) or not pace:
+        return ""
+    flops = prices(records)["LLaDA 2 as in 05, full budget"]["fine_tuning_flops"].mean
+    difference = paired(rights["full-reference"], rights["full-ar"])
+    points, *bounds = (100 * value for value in (difference.mean, difference.low, difference.high))
+    return (
+        f"With {flops:.1e} FLOP each (`dllm sweep gap`, validation questions): {points:+.1f} points at threshold {threshold} "
+        f"({' to '.join(f'{bound:+.1f}' for bound in bounds)}), at {sum(pace) / len(pace):.1f} tokens per forward pass."
+    )
 
 
 def score_rows(
@@ -108,16 +137,12 @@ def _nats(likelihoods: Sequence[dict], label: str) -> str:
     return f"{'' if label == 'AR' else '≤ '}{sum(nats) / len(nats):.3f}" if nats else "–"
 
 
-def training_seconds(records: Sequence[dict]) -> dict[str, float]:
-    """Stage of `dllm run` → seconds of its training, the mean over the seeds; empty where they were not recorded."""
-    rows = gather(records, "training", [], ["all_seconds", "fine_tuning_seconds"])
-    fine = {row["label"]: row["fine_tuning_seconds"].mean for row in rows}
-    before = {row["label"]: row["all_seconds"].mean - fine[row["label"]] for row in rows}
-    if set(fine) != set(STYLES):
-        return {}
-    first = before["AR"]  # 02 and 03 start from 01
-    pretraining = {"01": first, "02": before["LLaDA 1"] - first, "03": before["LLaDA 2"] - first}
-    return pretraining | {"04": fine["AR"], "05-llada1": fine["LLaDA 1"], "05-llada2": fine["LLaDA 2"]}
+def chain_seconds(summary: Mapping) -> str:
+    """What one run of the chain took, from the record that `dllm executed` keeps of it."""
+    stages = " · ".join(f"{name} {stage['seconds']:.0f}" for name, stage in summary["stages"].items())
+    minutes = summary["seconds"] / 60
+    where = f"{summary['machine']}, {summary['date']}, `dllm run all --jobs {summary['jobs']}`"
+    return f"{CHAIN} ({where}): {stages} · together {minutes:.1f} min, two at a time."
 
 
 def in_chinese(text: str) -> str:

@@ -52,25 +52,20 @@ def test_scores_take_the_seeds_mean_the_questions_interval_and_the_trained_block
     assert [row["tokens per second"] for row in rows] == ["1,000", "1,000", "–", "–", "1,000"]
 
 
-def test_the_seconds_of_a_stage_are_those_of_its_training_alone():
-    record = lambda label, *numbers: {"label": label, "rows": [
-        {"kind": "training", "all_seconds": all_seconds, "fine_tuning_seconds": fine} for all_seconds, fine in numbers
-    ]}  # fmt: skip
-    records = [
-        record("AR", (150.0, 50.0), (170.0, 70.0)),
-        record("LLaDA 1", (200.0, 40.0)),
-        record("LLaDA 2", (300.0, 110.0)),
-    ]
-    seconds = {"01": 100.0, "02": 60.0, "03": 90.0, "04": 60.0, "05-llada1": 40.0, "05-llada2": 110.0}
-    assert readme_parts.training_seconds(records) == seconds
-    assert readme_parts.training_seconds(records[:2]) == {}
+def test_the_seconds_of_the_chain():
+    stages = {"00": {"state": "done", "seconds": 5.0, "memory_gib": 0.3}, "01": {"state": "done", "seconds": 96.1}}
+    summary = {"machine": "cpu: some, 2 cores", "date": "2026-01-01", "jobs": 2, "seconds": 90.0, "stages": stages}
+    assert readme_parts.chain_seconds(summary) == (
+        "Seconds of one run of the chain (cpu: some, 2 cores, 2026-01-01, `dllm run all --jobs 2`): "
+        "00 5 · 01 96 · together 1.5 min, two at a time."
+    )
 
 
 def test_the_chinese_parts_have_no_english_words(project, monkeypatch):
     monkeypatch.chdir(project)
     made = readme_parts.parts("README.zh.md")
     prose = re.sub(
-        r"`[^`]*`|cpu: [^,]*|\b(?:AR|LLaDA|FLOP|token|torch|nats|cpu|llada\d)\b|[0-9.]+\+cpu|\d+e\d+",
+        r"`[^`]*`|cpu: [^,]*|0\d-\w+|\b(?:AR|LLaDA|FLOP|token|torch|nats|cpu|llada\d)\b|[0-9.]+\+cpu|\d+e\d+",
         "",
         "".join(made.values()),
     )

@@ -22,7 +22,7 @@ HEADINGS = {  # of names that do not say enough
     "label": "", "cfg_scale": "guidance", "ended": "ends with eos", "length": "tokens of an answer",
     "too_long": "longer than asked", "distinct_2": "distinct pairs", "repetition": "repeated", "mean": "nats per token",
     "error": "standard error", "block_size": "block", "step_1": "loss of step 1", "step_10": "mean of steps 1–10",
-    "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10", "prompt_length": "prompt",
+    "step_50": "mean of steps 41–50", "norm_10": "largest gradient of steps 1–10", "prompt_length": "prompt tokens",
     "milliseconds": "ms per forward", "milliseconds_per_token": "ms per token", "k": "checkpoints averaged",
     "direction": "told", "way": "how asked", "trained_steps": "steps", "times": "times AR", "flops": "FLOP",
     "right": "share right", "fine_tuning_tokens": "fine-tuning tokens", "fine_tuning_positions": "fine-tuning positions",
@@ -34,6 +34,7 @@ IN_WORDS = {  # settings whose value alone says nothing
     ("block_size", 0): "full attention", ("k", 0): "last weights", ("cache", "with"): "with cache",
     ("cache", "without"): "without cache",
 }  # fmt: skip
+PAIRED = "Paired: the same questions, the same seeds; a loss above 0.02 is excluded where the interval is above -0.02"
 OWN_ANSWERS = "exact match here: the share of held-out prompts answered as the model itself does one token a forward"
 
 
@@ -113,6 +114,18 @@ def prices(records: Iterable[dict]) -> dict[str, dict[str, Spread]]:
     return {row["label"]: {name: row[name] for name in PRICE} for row in gather(records, "training", [], PRICE)}
 
 
+def questions(records: Iterable[dict]) -> list[str]:
+    """Which questions were graded: "N = 42 questions of sft_test.jsonl, 6 of each group"; empty where no record says it."""
+    found = {}
+    for record in records:
+        for row in record["rows"]:
+            if record["asked"].get("test_data") and row.get("kind") == "answers" and row.get("groups"):
+                of_group = {count for _, count in row["groups"].values()}
+                each = f", {of_group.pop()} of each group" if len(of_group) == 1 else ""
+                found[f"N = {row['items']:,} questions of {Path(record['asked']['test_data']).name}{each}"] = True
+    return list(found)
+
+
 def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[dict]]]:
     """(caption, rows) of each table that the sweep's file asks for; columns under their headings."""
     figure = sweep.text.get("figure", {})
@@ -121,12 +134,13 @@ def tables(sweep: Sweep, records: Sequence[dict]) -> Iterator[tuple[str, list[di
         yield f"LLaDA 2 at threshold {figure['threshold']:g}", curves.score_rows(points)
         yield "How many times the compute, for the same score", curves.equal_score_rows(points, figure["against"])
     for spec in sweep.text.get("paired", ()):
-        yield "Paired: the same questions, the same seeds", paired_rows(records, spec["against"], spec.get("cells", ()))
+        yield PAIRED, paired_rows(records, spec["against"], spec.get("cells", ()))
     for spec in sweep.text.get("tables", ()):
         rows = gather(records, spec["rows"], spec.get("by", []), spec["columns"])
         hidden = () if spec.get("labels", True) else ("label",)
         captions = [spec["caption"]] if spec.get("caption") else []
         if "exact_match" in spec["columns"]:
+            captions += questions(records)
             of_label = prices(records)
             if len(of_label) > 1 or "label" not in hidden:
                 unknown = dict.fromkeys(PRICE) if of_label else {}
