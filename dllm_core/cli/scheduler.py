@@ -25,21 +25,21 @@ class Result:
 
 def run_jobs(
     jobs: Sequence[NotebookJob], at_once: int, force: bool, screen: StatusLine,
-    on_result: Callable[[NotebookJob], object] = lambda job: None, longest_first: bool = True,
+    on_result: Callable[[NotebookJob], object] = lambda job: None, best_order: bool = True,
 ) -> tuple[dict[str, Result], int]:  # fmt: skip
     """Run what is not up to date, at most `at_once` jobs side by side; return each stage's result and the peak memory
     of all together in bytes.
 
-    longest_first: start the job with the longest chain after it first, else in the order of `jobs`. on_result: called
-    with each job that has its result. On Ctrl-C the running cells are interrupted, and KeyboardInterrupt is raised.
+    best_order: start them in the order that ends soonest by their costs, else in that of `jobs`. on_result: called with
+    each job that has its result. On Ctrl-C the running cells are interrupted, and KeyboardInterrupt is raised.
     """
     from dllm_core.cli.notebook_process import NotebookProcess  # imports papermill, which takes half a second
 
     names = {job.stage.name for job in jobs}
     waiting, running, results = list(jobs), {}, {}
     peak, measured = 0, 0.0
-    if at_once > 1 and longest_first:
-        waiting.sort(key=lambda job: _chain_cost(job, jobs), reverse=True)
+    if at_once > 1 and best_order:
+        waiting = _best_order(jobs, at_once)
 
     def settle(job: NotebookJob, state: str, text: str, record: dict) -> None:
         results[job.stage.name] = Result(state, record)
@@ -96,6 +96,33 @@ def _outcome(job: NotebookJob, process) -> tuple[str, str, dict]:
     }  # fmt: skip
     write_json(job.record, record)
     return "done", f"done in {seconds:.0f} s, {gib:.2f} GiB -> {display_path(job.executed)}", record
+
+
+def _best_order(jobs: Sequence[NotebookJob], at_once: int) -> list[NotebookJob]:
+    """Those with the longest chain after them first, then changed, one job to the front at a time, while that ends sooner."""
+    order = sorted(jobs, key=lambda job: _chain_cost(job, jobs), reverse=True)
+    while True:
+        moves = [[job, *(other for other in order if other is not job)] for job in order]
+        best = min(moves, key=lambda move: _duration(move, at_once))
+        if _duration(best, at_once) >= _duration(order, at_once):
+            return order
+        order = best
+
+
+def _duration(order: Sequence[NotebookJob], at_once: int) -> int:
+    """When the last job ends, by their costs, if whenever one may start the first that is ready does."""
+    names = {job.stage.name for job in order}
+    waiting, ends, now = list(order), {}, 0
+    while waiting:
+        running = [end for end in ends.values() if end > now]
+        done = {name for name, end in ends.items() if end <= now}
+        ready = [job for job in waiting if names & set(job.stage.needs) <= done]
+        if ready and len(running) < at_once:
+            ends[ready[0].stage.name] = now + ready[0].stage.cost
+            waiting.remove(ready[0])
+        else:
+            now = min(running)
+    return max(ends.values(), default=0)
 
 
 def _chain_cost(job: NotebookJob, jobs: Sequence[NotebookJob]) -> int:

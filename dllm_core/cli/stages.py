@@ -40,15 +40,15 @@ class Stage:
 
 STAGES = (
     Stage("00", "00_the_idea", "00_the_idea"),
-    Stage("01", "01_ar_pretrain", "01_ar_pretrain", cost=13),
-    Stage("02", "02_llada1_pretrain", "02_llada1_pretrain", ("01",), cost=7),
-    Stage("03", "03_llada2_pretrain", "03_llada2_pretrain", ("01",), cost=8),
-    Stage("04", "04_ar_sft", "04_ar_sft", ("01",), cost=32),
-    Stage("05-llada1", "05_llada2_sft", "05_llada1_sft", ("02",), cost=50, variant=True),
+    Stage("01", "01_ar_pretrain", "01_ar_pretrain", cost=19),
+    Stage("02", "02_llada1_pretrain", "02_llada1_pretrain", ("01",), cost=10),
+    Stage("03", "03_llada2_pretrain", "03_llada2_pretrain", ("01",), cost=11),
+    Stage("04", "04_ar_sft", "04_ar_sft", ("01",), cost=42),
+    Stage("05-llada1", "05_llada2_sft", "05_llada1_sft", ("02",), cost=47, variant=True),
     Stage("05-llada2", "05_llada2_sft", "05_llada2_sft", ("03",), cost=48),
-    Stage("06", "06_parallel_decoding", "06_parallel_decoding", ("04", "05-llada1", "05-llada2"), cost=3),
-    Stage("07-pretrain", "07_compare_styles", "07_compare_pretrain", ("01", "02", "03"), cost=2, variant=True),
-    Stage("07-sft", "07_compare_styles", "07_compare_sft", ("04", "05-llada1", "05-llada2"), cost=3),
+    Stage("06", "06_parallel_decoding", "06_parallel_decoding", ("04", "05-llada1", "05-llada2"), cost=4),
+    Stage("07-pretrain", "07_compare_styles", "07_compare_pretrain", ("01", "02", "03"), cost=4, variant=True),
+    Stage("07-sft", "07_compare_styles", "07_compare_sft", ("04", "05-llada1", "05-llada2"), cost=10),
 )
 
 

@@ -196,6 +196,15 @@ def test_side_by_side_takes_the_longest_chain_first_and_shares_the_cores(stub, m
     assert run("all", "--force") == 0 and set(stub.threads) == {3}
 
 
+def test_a_long_stage_is_not_left_for_the_end():
+    """Longest chain first would start b and c, then their ends side by side, and leave a to run alone."""
+    costs = {"a": (8, ()), "b": (2, ()), "c": (2, ()), "b2": (9, ("b",)), "c2": (9, ("c",))}
+    jobs = [SimpleNamespace(stage=Stage(name, name, name, needs, cost)) for name, (cost, needs) in costs.items()]
+    order = scheduler._best_order(jobs, 2)
+    assert scheduler._duration(order, 2) == 17 and scheduler._duration([jobs[i] for i in (1, 2, 3, 4, 0)], 2) == 19
+    assert scheduler._duration(scheduler._best_order(jobs, 3), 3) == 11 and scheduler._duration(jobs, 1) == 30
+
+
 def test_a_short_stage_takes_no_cores_from_a_long_one(stub, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)

@@ -100,11 +100,11 @@ def run_trials(jobs: dict[NotebookJob, Trial | None], at_once: int, screen: Stat
         elif job.executed.match("cpu/*/chain/*"):
             write_chain_record(job)
 
-    results, _ = run_jobs(side_by_side, at_once, False, screen, keep, longest_first=False)
+    results, _ = run_jobs(side_by_side, at_once, False, screen, keep, best_order=False)
     if lost := sorted({name for job in timed for name in job.stage.needs if results[name].failed}):
         screen.say(f"what is timed is not run: {', '.join(lost)} did not come through")
         return False
-    results |= run_jobs(timed, 1, False, screen, keep, longest_first=False)[0]
+    results |= run_jobs(timed, 1, False, screen, keep, best_order=False)[0]
     return not any(result.failed for result in results.values())
 
 
