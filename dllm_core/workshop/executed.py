@@ -24,6 +24,7 @@ from dllm_core.workshop.site import COPIES, EXECUTED
 
 LINK = re.compile(r'(\]\(|(?:src|href)=")(?!\w+:|#)([^)"]+)')  # a link of Markdown or HTML to a file
 EMBEDDED = re.compile(r'(src="data:image/png;base64,)([^"]+)')
+STYLE = re.compile(r"(?s)<style>.*?</style>\s*")
 COLOURS = 64  # of a picture: a curve with its antialiasing needs no more
 INJECTED = "injected-parameters"  # papermill's tag for the cell of the values that a preset gives
 
@@ -71,14 +72,14 @@ def copy(source: dict, executed: dict) -> dict:
     """The source notebook with the outputs of the executed one, and the cell of its preset's parameters."""
     outputs = {cell["id"]: cell for cell in executed["cells"] if cell["cell_type"] == "code"}
     injected = [cell for cell in executed["cells"] if INJECTED in cell["metadata"].get("tags", ())]
-    cells = []
+    cells, styles = [], set()
     for cell in source["cells"]:
         if cell["cell_type"] == "markdown":
             cells.append(cell | {"source": relinked(cell["source"])})
             continue
-        cells.append(_filled(cell, outputs[cell["id"]]))
+        cells.append(_filled(cell, outputs[cell["id"]], styles))
         if "parameters" in cell["metadata"].get("tags", ()):
-            cells += [_filled(other | {"metadata": {"tags": [INJECTED]}}, other) for other in injected]
+            cells += [_filled(other | {"metadata": {"tags": [INJECTED]}}, other, styles) for other in injected]
     return source | {"cells": cells}
 
 
@@ -103,16 +104,18 @@ def relinked(lines: list[str]) -> list[str]:
     return [LINK.sub(deeper, line) for line in lines]
 
 
-def _filled(cell: dict, executed: dict) -> dict:
-    outputs = [_light(output) for output in executed["outputs"]]
+def _filled(cell: dict, executed: dict, styles: set[str]) -> dict:
+    outputs = [_light(output, styles) for output in executed["outputs"]]
     return cell | {"outputs": outputs, "execution_count": executed["execution_count"]}
 
 
-def _light(output: dict) -> dict:
-    """The output in the one form that a web page shows: HTML, else a picture with its words, else text."""
+def _light(output: dict, styles: set[str]) -> dict:
+    """The output in the one form that a web page shows: HTML, else a picture with its words, else text. styles: the style
+    elements that the page has already; it gets each once."""
     data = output.get("data", {})
     if "text/html" in data:
         html = EMBEDDED.sub(lambda match: match[1] + few_colours(match[2]), "".join(data["text/html"]))
+        html = STYLE.sub(lambda match: "" if match[0] in styles else styles.add(match[0]) or match[0], html)
         return output | {"data": {"text/html": html.splitlines(keepends=True)}}
     if "image/png" in data:
         words = "".join(data.get("text/plain", "")).partition("\n")[0]

@@ -92,3 +92,10 @@ def test_every_link_of_the_site_leads_to_a_file(published):
     assert broken == []
     first = (published / "index.html").read_text("utf-8")
     assert "notebooks/executed/00_the_idea.html" in first and resolve(".").as_posix() not in first
+
+
+def test_a_page_gets_a_style_once():
+    styles = set()
+    html = {"output_type": "display_data", "data": {"text/html": ["<style>a</style>\n<b>x</b>"], "text/plain": "x"}}
+    first, second = (executed._light(html, styles)["data"] for _ in range(2))
+    assert first == {"text/html": ["<style>a</style>\n", "<b>x</b>"]} and second == {"text/html": ["<b>x</b>"]}
