@@ -64,7 +64,8 @@ def _lines(records, spec):
         where = (-5, -13) if name in noted[1:] else (5, 5)
         for x_value, row in zip(at, points, strict=True):
             axes.annotate(f"{row[note]:g}", (x_value, row[y].mean), xytext=where, textcoords="offset points",
-                          ha="right" if name in noted[1:] else "left", fontsize=9)  # fmt: skip
+                          ha="right" if name in noted[1:] else "left", fontsize=9,
+                          color=line_look(i)["color"])  # fmt: skip
     if spec.get("log"):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")  # powers would be math text, which the look leaves as it is written
