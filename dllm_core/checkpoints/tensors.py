@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dllm_core.common.errors import NOT_FINITE, RunError
 from dllm_core.common.files import read_json, replaced_whole
@@ -107,10 +108,17 @@ def grow_vocabulary(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
     return grown
 
 
+class _Undrawn(TorchFunctionMode):
+    """Within it no initial weights are drawn: on the meta device the first draw would import sympy, 75 MB."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **(kwargs or {}))
+
+
 def build(config: ModelConfig, state: dict[str, Tensor], where: Path) -> Transformer:
     """The model whose parameters `state` becomes, without a copy, in the precision of its embedding. Raises RunError
     naming a tensor that is missing, left over or of another shape."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         model = Transformer(config)
     expected = model.state_dict()
     if config.tie_word_embeddings:

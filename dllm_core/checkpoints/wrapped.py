@@ -1,0 +1,124 @@
+"""Any causal language model of transformers, driven by this project's decoders: 4D masks, its own attention, our cache.
+
+    model = AutoModelForCausalLM.from_pretrained(folder)  # experts, half-rotary, YaRN, …: whatever it computes
+    checkpoint = wrap(model, tokenizer, CheckpointInfo("llada2", block_size=32))
+    traces = generate(checkpoint, prompts, DecodeConfig("llada2", block_length=32))
+
+A model of `Transformer`'s layout is opened by `load_checkpoint`, which is faster and trains.
+"""
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from dllm_core.checkpoints.formats import LoadedCheckpoint
+from dllm_core.common.errors import RunError
+from dllm_core.compute.kv_cache import KVCache
+from dllm_core.config import CheckpointInfo
+
+TOLERANCE = 1e-3  # of the greatest logit: float32 under another mask differs by 1e-6, a mask that is ignored by far more
+
+
+def wrap(model, tokenizer, info: CheckpointInfo, eos_token_ids: tuple[int, ...] = ()) -> LoadedCheckpoint:
+    """A checkpoint that `decode`, `generate` and `infill` take. model: of transformers, with its weights, any precision.
+
+    Raises RunError, which names what stands against it, for a model whose layers see a window or keep a state instead of
+    keys and values, and for one that does not honour the mask and the positions that it is given: each is tried.
+    """
+    try:
+        wrapped = WrappedModel(model)
+        wrapped.check()
+    except RunError:
+        raise
+    except Exception as error:  # whatever a model raises that cannot take a 4D mask, positions or a cache
+        raise RunError(f"{type(model).__name__}: cannot be driven with a 4D mask: {error}") from error
+    return LoadedCheckpoint(wrapped, info, tokenizer, Path(model.name_or_path), [], eos_token_ids)
+
+
+class Slots(DynamicCache):
+    """Our cache as transformers' layers see it: what they compute goes to `slots` [B, S], and they attend to the first
+    `length` positions."""
+
+    def __init__(self, cache: KVCache, slots: Tensor, length: int):
+        super().__init__()
+        self.cache, self.slots, self.length = cache, slots, length
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *args, **options) -> tuple[Tensor, Tensor]:
+        return self.cache.write(layer, key, value, self.slots, self.length)
+
+
+class WrappedModel:
+    """Takes a `Transformer`'s place in decoding. Its "hidden states" are the logits, for what stands between them
+    differs from model to model."""
+
+    def __init__(self, model):
+        self.model, self.device, self.lm_head = model.eval(), model.device, model.get_output_embeddings()
+        text = model.config.get_text_config()
+        self.name, windows = type(model).__name__, _windows(text)
+        if windows:
+            raise RunError(f"{self.name}: {windows}: layers that do not see all positions, whatever the mask says")
+        self.selects = "logits_to_keep" in inspect.signature(model.forward).parameters
+        keys = self._shape_of_keys()
+        most = getattr(text, "max_position_embeddings", None) or 2**31 - 1
+        heads = {"num_key_value_heads": keys[1], "head_dim": keys[3], "num_hidden_layers": text.num_hidden_layers}
+        self.config = SimpleNamespace(vocab_size=text.vocab_size, max_position_embeddings=most, **heads)
+
+    @torch.inference_mode()
+    def __call__(
+        self, tokens: Tensor, position: Tensor, mask: Tensor, cache: KVCache | None = None, slots: Tensor | None = None,
+        read: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """tokens, position [B, S], mask [B, S, K] bool as for `Transformer` → logits [B, S, V], or [n, V] at `read`."""
+        dtype = self.model.dtype
+        closed = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+        options = {"use_cache": cache is not None}
+        if cache is not None:
+            options["past_key_values"] = Slots(cache, position if slots is None else slots, mask.shape[-1])
+        columns = None
+        if read is not None and self.selects:  # of a large vocabulary only the columns that are read
+            columns, at = read[1].unique(return_inverse=True)
+            options["logits_to_keep"] = columns
+        output = self.model(input_ids=tokens, position_ids=position, attention_mask=closed[:, None], **options)
+        return output.logits if read is None else output.logits[read[0], read[1] if columns is None else at]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    @torch.inference_mode()
+    def _shape_of_keys(self) -> torch.Size:
+        """[1, H, 1, D] of every layer's keys and values. Raises RunError where layers keep something else."""
+        past = self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=True).past_key_values
+        stored = [(type(layer).__name__, layer.keys, layer.values) for layer in getattr(past, "layers", ())]
+        shapes = {(kind, keys.shape, values.shape) for kind, keys, values in stored}
+        if len(shapes) != 1 or any(kind != "DynamicLayer" or keys != values for kind, keys, values in shapes):
+            kinds = ", ".join(sorted({kind for kind, *_ in shapes})) or type(past).__name__
+            raise RunError(f"{self.name}: its cache ({kinds}) is not one of equally shaped keys and values")
+        return stored[0][1].shape
+
+    def check(self) -> None:
+        """Raise RunError unless a causal mask gives what the model gives by itself, and another mask or other positions
+        give something else."""
+        tokens = torch.arange(1, 7, device=self.device)[None] % self.config.vocab_size
+        position = torch.arange(6, device=self.device)[None]
+        causal = torch.ones(1, 6, 6, dtype=torch.bool, device=self.device).tril()
+        with torch.inference_mode():
+            own = self.model(input_ids=tokens, use_cache=False).logits.float()
+        near = TOLERANCE * own.abs().max()
+        given = [self(tokens, position, causal), self(tokens, position, causal | True), self(tokens, 2 * position, causal)]
+        same, other_mask, other_position = ((logits.float() - own).abs().max() for logits in given)
+        if self.model.dtype == torch.float32 and not same <= near:
+            raise RunError(f"{self.name}: with a causal 4D mask it computes something else than by itself (by {same:.2g})")
+        for what, difference in (("mask (attention_mask)", other_mask), ("positions (position_ids)", other_position)):
+            if not difference > 0:
+                raise RunError(f"{self.name}: ignores the {what} that it is given")
+
+
+def _windows(text) -> str:
+    """The field of a config that says that layers attend to a window only; "" where none does."""
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    return f"layer_types with {', '.join(sorted(kinds))}" if kinds else f"sliding_window={window}" if window else ""
