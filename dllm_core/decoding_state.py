@@ -55,14 +55,12 @@ class DecodingState:
         positions."""
         self.model, self.config, self.label_shift, self.began = model, config, checkpoint.info.label_shift, began
         self.name, tokenizer = getattr(checkpoint, "path", None) or "the model", checkpoint.tokenizer
-        self.mask_token_id = tokenizer.mask_token_id
+        self.mask_token_id, self.eos_token_id = tokenizer.mask_token_id, tokenizer.eos_token_id
         self.generator = torch.Generator().manual_seed(config.seed)
         self.steps_done = [0] * len(sequences)  # by the row's number at the start
         offsets = [grid_offset(length, config, checkpoint.info.grid) for length in prompt_lengths]
         ends = [computed_positions(len(s), config, offset) for s, offset in zip(sequences, offsets, strict=True)]
         device, batch, longest = model.device, len(sequences), max(ends)
-        eos_ids = {tokenizer.eos_token_id, *getattr(checkpoint, "eos_token_ids", ())}
-        self.eos_ids = torch.tensor(sorted(eos_ids), device=device)  # each ends an answer
         most = model.config.max_position_embeddings
         if longest > most:
             raise ValueError(f"prompt and answer take {longest} positions: more than max_position_embeddings={most}")
@@ -124,7 +122,7 @@ class DecodingState:
     def ended(self) -> Tensor:
         """[B] bool: eos stands in the answer with no mask before it."""
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        eos = torch.isin(self.tokens, self.eos_ids) & (columns >= self.prompt[:, None])
+        eos = (self.tokens == self.eos_token_id) & (columns >= self.prompt[:, None])
         return (eos & (self.answer_masks().int().cumsum(dim=1) == 0)).any(dim=1)
 
     def keep(self, rows: Tensor) -> None:

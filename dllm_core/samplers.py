@@ -97,7 +97,7 @@ def gap_config(tokens: list[int], config: DecodeConfig, mask_token_id: int) -> D
 def new_trace(checkpoint: Decodable, prompt: list[int], config: DecodeConfig) -> Trace:
     """The record of a decoding that has had no step yet."""
     initial = initial_tokens(prompt, config, checkpoint.tokenizer.mask_token_id)
-    return Trace.begin(checkpoint.tokenizer, prompt, initial, config, getattr(checkpoint, "eos_token_ids", ()))
+    return Trace.begin(checkpoint.tokenizer, prompt, initial, config)
 
 
 def new_gap_trace(checkpoint: Decodable, tokens: list[int], config: DecodeConfig) -> Trace:
@@ -127,7 +127,7 @@ def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
         position = position + 1
         unfinished = position < state.length
         if config.eos_early_stop:
-            unfinished &= ~torch.isin(prediction.token[:, 0], state.eos_ids)
+            unfinished &= prediction.token[:, 0] != state.eos_token_id
         if not unfinished.all():
             position = position[unfinished]
             state.keep(unfinished)

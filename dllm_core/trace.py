@@ -1,6 +1,5 @@
 """The record of one decoding, step by step, that players, tables, benchmarks and files are all made from."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -60,7 +59,7 @@ class Trace:
 
     style: "ar", "llada1" or "llada2". prompt: token ids, none for infilling. initial: the sequence before the first
     step, with masks after the prompt, or anywhere for infilling. settings: of the `DecodeConfig`. vocabulary: the text
-    of each token id that occurs. text: the answer, or the filled text. other_eos: more ids that end an answer.
+    of each token id that occurs. text: the answer, or the filled text.
     """
 
     style: str
@@ -72,21 +71,12 @@ class Trace:
     settings: dict = field(default_factory=dict)
     vocabulary: dict[int, str] = field(default_factory=dict)
     text: str = ""
-    other_eos: list[int] = field(default_factory=list)
-
-    @property
-    def eos_ids(self) -> set[int]:
-        """All ids that end an answer."""
-        return {self.eos_token_id, *self.other_eos}
 
     @classmethod
-    def begin(
-        cls, tokenizer, prompt: list[int], initial: list[int], config: DecodeConfig, eos_token_ids: Sequence[int] = ()
-    ) -> "Trace":
-        """The record of a decoding before its first step. eos_token_ids: those beside the tokenizer's own."""
+    def begin(cls, tokenizer, prompt: list[int], initial: list[int], config: DecodeConfig) -> "Trace":
+        """The record of a decoding before its first step."""
         special = (tokenizer.mask_token_id, tokenizer.eos_token_id)
-        others = sorted(set(eos_token_ids) - {tokenizer.eos_token_id})
-        return cls(config.style, list(prompt), list(initial), *special, settings=config.to_dict(), other_eos=others)
+        return cls(config.style, list(prompt), list(initial), *special, settings=config.to_dict())
 
     def tokens_at(self, k: int) -> list[int]:
         """The sequence after the first `k` steps (0: the start)."""
@@ -103,21 +93,19 @@ class Trace:
     def _through_eos(self) -> list[int]:
         """What stands where a mask stood at the start, tokens and masks, through the first eos."""
         decoded = [token for token, start in zip(self.final, self.initial, strict=True) if start == self.mask_token_id]
-        ends = self.eos_ids
-        end = next((i for i, token in enumerate(decoded) if token in ends), len(decoded))
-        return decoded[: end + 1]
+        has_eos = self.eos_token_id in decoded
+        return decoded[: decoded.index(self.eos_token_id) + 1] if has_eos else decoded
 
     @property
     def ended(self) -> bool:
         """Whether the answer holds an eos with no mask before it."""
         decoded = self._through_eos()
-        return not self.eos_ids.isdisjoint(decoded) and self.mask_token_id not in decoded
+        return self.eos_token_id in decoded and self.mask_token_id not in decoded
 
     @property
     def answer(self) -> list[int]:
         """The decoded tokens up to the first eos, without it and without positions that are still masked."""
-        left_out = {self.mask_token_id, *self.eos_ids}
-        return [token for token in self._through_eos() if token not in left_out]
+        return [token for token in self._through_eos() if token not in (self.mask_token_id, self.eos_token_id)]
 
     @property
     def tokens(self) -> int:
@@ -127,8 +115,8 @@ class Trace:
     def written(self) -> list[int]:
         """[steps + 1]: answer tokens written after 0, 1, 2, … steps, up to the final eos; the last is `tokens`."""
         answer = [i for i, start in enumerate(self.initial) if start == self.mask_token_id]
-        final, ends = self.final, self.eos_ids
-        end = next((i for i in answer if final[i] in ends), len(final))
+        final = self.final
+        end = next((i for i in answer if final[i] == self.eos_token_id), len(final))
         positions: set[int] = set()
         counts = [0]
         for step in self.steps:

@@ -27,14 +27,13 @@ VARIANTS = {"last": "model.safetensors", "best": "best.safetensors", "merged": "
 @dataclass
 class LoadedCheckpoint:
     """A checkpoint ready to use. tokenizer is None for a bare state dict, path before the first save; trained: what it cost
-    (`price.total`); eos_token_ids: those that end an answer, beside the tokenizer's."""
+    (`price.total`)."""
 
     model: Transformer
     info: CheckpointInfo
     tokenizer: object | None
     path: Path | None = None
     trained: list[dict] = field(default_factory=list)
-    eos_token_ids: tuple[int, ...] = ()
 
 
 def find_checkpoint(name: str | Path) -> tuple[Path, str]:
@@ -125,7 +124,7 @@ def load_checkpoint(
     if family.change:
         family.change(state, config)
     # 3. the tokenizer, and rows of the embedding for all of its entries
-    mask = family.mask_token_id if record is None else record.get("mask_token_id", family.mask_token_id)
+    mask = None if record and record.get("mask_token_id") is not None else family.mask_token_id
     tokenizer = _tokenizer(folder, mask) if (folder / "tokenizer.json").is_file() else None
     _refuse_other_vocabulary(config.vocab_size, tokenizer, vocab_size or 0, file)
     entries = vocab_size or len(tokenizer or ())
@@ -135,7 +134,7 @@ def load_checkpoint(
     model = build(config, state, file)
     trained = (record or {}).get("dllm", {}).get("trained")
     trained = trained if fits(trained, list[dict]) else []
-    return LoadedCheckpoint(model.to(device), info, tokenizer, path, trained, ends_of(folder, record or {}))
+    return LoadedCheckpoint(model.to(device), info, tokenizer, path, trained)
 
 
 def family_by_tensors(state: dict[str, torch.Tensor]) -> Family:
@@ -144,18 +143,8 @@ def family_by_tensors(state: dict[str, torch.Tensor]) -> Family:
 
 
 def _tokenizer(folder: Path, mask_token_id: int | None):
-    """The folder's tokenizer, with the mask that the model was trained with where the folder names it."""
+    """The folder's tokenizer; mask_token_id: the trained mask, where only the family tells it."""
     return load_tokenizer(folder) if mask_token_id is None else load_tokenizer(folder, mask_token_id=mask_token_id)
-
-
-def ends_of(folder: Path, record: dict) -> tuple[int, ...]:
-    """The ids that end an answer by the folder's generation_config.json, else its config.json. Raises RunError."""
-    file = folder / "generation_config.json"
-    source = read_json(file, RunError) if file.is_file() else record
-    ends = source.get("eos_token_id")
-    if not fits(ends, int | list[int] | None):
-        raise RunError(f"{folder}: eos_token_id={ends!r} must be a token id or a list of them")
-    return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
 
 
 def _refuse_other_vocabulary(rows: int, tokenizer, vocab_size: int, file: Path) -> None:

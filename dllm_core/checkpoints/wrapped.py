@@ -23,7 +23,7 @@ from dllm_core.config import CheckpointInfo
 TOLERANCE = 1e-3  # of the greatest logit: float32 under another mask differs by 1e-6, a mask that is ignored by far more
 
 
-def wrap(model, tokenizer, info: CheckpointInfo, eos_token_ids: tuple[int, ...] = ()) -> LoadedCheckpoint:
+def wrap(model, tokenizer, info: CheckpointInfo) -> LoadedCheckpoint:
     """A checkpoint that `decode`, `generate` and `infill` take. model: of transformers, with its weights, any precision.
 
     Raises RunError, which names what stands against it, for a model whose layers see a window or keep a state instead of
@@ -36,7 +36,7 @@ def wrap(model, tokenizer, info: CheckpointInfo, eos_token_ids: tuple[int, ...] 
         raise
     except Exception as error:  # whatever a model raises that cannot take a 4D mask, positions or a cache
         raise RunError(f"{type(model).__name__}: cannot be driven with a 4D mask: {error}") from error
-    return LoadedCheckpoint(wrapped, info, tokenizer, Path(model.name_or_path), [], eos_token_ids)
+    return LoadedCheckpoint(wrapped, info, tokenizer, Path(model.name_or_path))
 
 
 class Slots(DynamicCache):
@@ -63,8 +63,10 @@ class WrappedModel:
             raise RunError(f"{self.name}: {windows}: layers that do not see all positions, whatever the mask says")
         self.selects = "logits_to_keep" in inspect.signature(model.forward).parameters
         keys = self._shape_of_keys()
+        self.has_cache = keys is not None
         most = getattr(text, "max_position_embeddings", None) or 2**31 - 1
-        heads = {"num_key_value_heads": keys[1], "head_dim": keys[3], "num_hidden_layers": text.num_hidden_layers}
+        _, heads, _, size = keys or (1, 1, 1, 2)
+        heads = {"num_key_value_heads": heads, "head_dim": size, "num_hidden_layers": text.num_hidden_layers}
         self.config = SimpleNamespace(vocab_size=text.vocab_size, max_position_embeddings=most, **heads)
 
     @torch.inference_mode()
@@ -75,8 +77,11 @@ class WrappedModel:
         """tokens, position [B, S], mask [B, S, K] bool as for `Transformer` → logits [B, S, V], or [n, V] at `read`."""
         dtype = self.model.dtype
         closed = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
-        options = {"use_cache": cache is not None}
-        if cache is not None:
+        options = {}
+        if not self.has_cache and mask.shape[-1] > mask.shape[-2]:
+            raise RunError(f"{self.name}: keeps no keys and values: decode with use_cache=False")
+        if cache is not None and self.has_cache:
+            options["use_cache"] = True
             options["past_key_values"] = Slots(cache, position if slots is None else slots, mask.shape[-1])
         columns = None
         if read is not None and self.selects:  # of a large vocabulary only the columns that are read
@@ -100,21 +105,22 @@ class WrappedModel:
         return stored[0][1].shape
 
     def check(self) -> None:
-        """Raise RunError unless a causal mask gives what the model gives by itself, and another mask or other positions
-        give something else."""
+        """Raise RunError unless the model by itself computes what it computes under a causal or an open mask, and the
+        mask and the positions matter."""
         tokens = torch.arange(1, 7, device=self.device)[None] % self.config.vocab_size
         position = torch.arange(6, device=self.device)[None]
-        causal = torch.ones(1, 6, 6, dtype=torch.bool, device=self.device).tril()
+        opened = torch.ones(1, 6, 6, dtype=torch.bool, device=self.device)
         with torch.inference_mode():
             own = self.model(input_ids=tokens, use_cache=False).logits.float()
-        near = TOLERANCE * own.abs().max()
-        given = [self(tokens, position, causal), self(tokens, position, causal | True), self(tokens, 2 * position, causal)]
-        same, other_mask, other_position = ((logits.float() - own).abs().max() for logits in given)
-        if self.model.dtype == torch.float32 and not same <= near:
-            raise RunError(f"{self.name}: with a causal 4D mask it computes something else than by itself (by {same:.2g})")
-        for what, difference in (("mask (attention_mask)", other_mask), ("positions (position_ids)", other_position)):
-            if not difference > 0:
-                raise RunError(f"{self.name}: ignores the {what} that it is given")
+        given = (position, opened.tril()), (position, opened), (2 * position, opened)
+        causal, full, spread = (self(tokens, positions, mask).float() for positions, mask in given)
+        differs = min(float((own - logits).abs().max()) for logits in (causal, full))
+        if self.model.dtype == torch.float32 and not differs <= TOLERANCE * float(own.abs().max()):
+            raise RunError(f"{self.name}: with a 4D mask it computes something else than by itself (by {differs:.2g})")
+        if causal.equal(full):
+            raise RunError(f"{self.name}: ignores the mask (attention_mask) that it is given")
+        if spread.equal(full):
+            raise RunError(f"{self.name}: ignores the positions (position_ids) that it is given")
 
 
 def _windows(text) -> str:

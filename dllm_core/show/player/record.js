@@ -59,7 +59,7 @@ class Record {
     });
     this.drafted = this.draftsAt.some((events) => events.length);
     this.edited = this.commitsAt.some((events) => events.length > 1);
-    this.ends = [...this.commitsAt.keys()].filter((at) => this.commitsAt[at].some(({ token }) => this.eos.includes(token)));
+    this.ends = [...this.commitsAt.keys()].filter((at) => this.commitsAt[at].some(({ token }) => token === this.eos));
   }
 
   text(token) {
@@ -89,7 +89,7 @@ class Record {
 
   // Position of the first eos decoded so far; the tokens behind it are filling.
   end(k) {
-    return this.ends.find((position) => this.eos.includes(lastBefore(this.commitsAt[position], k)?.token)) ?? Infinity;
+    return this.ends.find((position) => lastBefore(this.commitsAt[position], k)?.token === this.eos) ?? Infinity;
   }
 
   stepAt(unit, time) {
