@@ -20,6 +20,8 @@ from dllm_core.common.errors import RunError
 from dllm_core.compute.kv_cache import KVCache
 from dllm_core.config import CheckpointInfo
 
+# What a model's own code raises for a mask or a cache that it does not know.
+UNABLE = (ValueError, TypeError, AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError)
 TOLERANCE = 1e-3  # of the greatest logit: float32 under another mask differs by 1e-6, a mask that is ignored by far more
 
 
@@ -34,8 +36,8 @@ def wrap(model, tokenizer, info: CheckpointInfo) -> LoadedCheckpoint:
         wrapped.check()
     except RunError:
         raise
-    except Exception as error:  # whatever a model raises that cannot take a 4D mask, positions or a cache
-        raise RunError(f"{type(model).__name__}: cannot be driven with a 4D mask: {error}") from error
+    except UNABLE as error:
+        raise RunError(f"{type(model).__name__}: cannot be driven with a mask and positions: {error}") from error
     return LoadedCheckpoint(wrapped, info, tokenizer, Path(model.name_or_path))
 
 
@@ -63,7 +65,7 @@ class WrappedModel:
             raise RunError(f"{self.name}: {windows}: layers that do not see all positions, whatever the mask says")
         self.selects = "logits_to_keep" in inspect.signature(model.forward).parameters
         keys = self._shape_of_keys()
-        self.has_cache = keys is not None
+        self.has_cache, self.takes_4d = keys is not None, True
         most = getattr(text, "max_position_embeddings", None) or 2**31 - 1
         _, heads, _, size = keys or (1, 1, 1, 2)
         heads = {"num_key_value_heads": heads, "head_dim": size, "num_hidden_layers": text.num_hidden_layers}
@@ -75,28 +77,39 @@ class WrappedModel:
         read: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """tokens, position [B, S], mask [B, S, K] bool as for `Transformer` → logits [B, S, V], or [n, V] at `read`."""
-        dtype = self.model.dtype
-        closed = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
-        options = {}
         if not self.has_cache and mask.shape[-1] > mask.shape[-2]:
             raise RunError(f"{self.name}: keeps no keys and values: decode with use_cache=False")
-        if cache is not None and self.has_cache:
-            options["use_cache"] = True
+        options = {"use_cache": cache is not None and self.has_cache}
+        if options["use_cache"]:
             options["past_key_values"] = Slots(cache, position if slots is None else slots, mask.shape[-1])
         columns = None
         if read is not None and self.selects:  # of a large vocabulary only the columns that are read
             columns, at = read[1].unique(return_inverse=True)
             options["logits_to_keep"] = columns
-        output = self.model(input_ids=tokens, position_ids=position, attention_mask=closed[:, None], **options)
+        output = self.model(input_ids=tokens, position_ids=position, attention_mask=self._in_its_form(mask), **options)
         return output.logits if read is None else output.logits[read[0], read[1] if columns is None else at]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden
 
+    def _in_its_form(self, mask: Tensor) -> Tensor:
+        """The mask as the model takes it: [B, 1, S, K] to add to the scores, or [B, K] for full attention alone."""
+        if self.takes_4d:
+            lowest = torch.finfo(self.model.dtype).min
+            return torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device).masked_fill_(~mask, lowest)[:, None]
+        if not mask.equal(mask[:, :1].expand_as(mask)):
+            raise RunError(f"{self.name}: takes no 4D mask, so it has full attention alone: decode it as 'llada1'")
+        return mask[:, 0].long()
+
     @torch.inference_mode()
-    def _shape_of_keys(self) -> torch.Size:
-        """[1, H, 1, D] of every layer's keys and values. Raises RunError where layers keep something else."""
-        past = self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=True).past_key_values
+    def _shape_of_keys(self) -> torch.Size | None:
+        """[1, H, 1, D] of every layer's keys and values; None for a model that keeps none, as LLaDA-MoE. Raises RunError
+        where layers keep something else."""
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        try:
+            past = self.model(input_ids=token, use_cache=True).past_key_values
+        except UNABLE:
+            return None
         stored = [(type(layer).__name__, layer.keys, layer.values) for layer in getattr(past, "layers", ())]
         shapes = {(kind, keys.shape, values.shape) for kind, keys, values in stored}
         if len(shapes) != 1 or any(kind != "DynamicLayer" or keys != values for kind, keys, values in shapes):
@@ -112,11 +125,15 @@ class WrappedModel:
         opened = torch.ones(1, 6, 6, dtype=torch.bool, device=self.device)
         with torch.inference_mode():
             own = self.model(input_ids=tokens, use_cache=False).logits.float()
-        given = (position, opened.tril()), (position, opened), (2 * position, opened)
-        causal, full, spread = (self(tokens, positions, mask).float() for positions, mask in given)
+        try:
+            causal = self(tokens, position, opened.tril()).float()
+        except UNABLE:  # LLaDA-MoE takes a mask [B, K] alone
+            self.takes_4d = False
+            causal = self(tokens, position, opened & (position != 5)).float()
+        full, spread = self(tokens, position, opened).float(), self(tokens, 2 * position, opened).float()
         differs = min(float((own - logits).abs().max()) for logits in (causal, full))
         if self.model.dtype == torch.float32 and not differs <= TOLERANCE * float(own.abs().max()):
-            raise RunError(f"{self.name}: with a 4D mask it computes something else than by itself (by {differs:.2g})")
+            raise RunError(f"{self.name}: with a mask it computes something else than by itself (by {differs:.2g})")
         if causal.equal(full):
             raise RunError(f"{self.name}: ignores the mask (attention_mask) that it is given")
         if spread.equal(full):

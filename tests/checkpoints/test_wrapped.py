@@ -98,3 +98,19 @@ def test_a_model_that_ignores_its_mask_or_positions_is_refused(ignored):
     )  # fmt: skip
     with pytest.raises(RunError, match=f"LlamaForCausalLM: ignores the .*{ignored}"):
         wrap(theirs, IDS, CheckpointInfo("ar"))
+
+
+def test_a_model_without_a_cache_decodes_without_one():
+    theirs = model_of("Qwen3")
+    forward, config = theirs.forward, STYLES["llada2"]
+    expected = answers(wrap(theirs, IDS, CheckpointInfo("llada2", 4)), PROMPTS, config)
+
+    def without_cache(input_ids, attention_mask=None, position_ids=None, logits_to_keep=0, use_cache=False):
+        assert not use_cache
+        return forward(input_ids, attention_mask, position_ids, logits_to_keep=logits_to_keep, use_cache=False)
+
+    theirs.forward = without_cache
+    checkpoint = wrap(theirs, IDS, CheckpointInfo("llada2", 4))
+    assert answers(checkpoint, PROMPTS, DecodeConfig(**{**config.to_dict(), "use_cache": False})) == expected
+    with pytest.raises(RunError, match="Qwen3ForCausalLM: keeps no keys and values: decode with use_cache=False"):
+        answers(checkpoint, PROMPTS, config)
