@@ -27,9 +27,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from dllm_core.checkpoints import price
-from dllm_core.checkpoints.formats import VARIANTS, hf_config, mean_weights, read_state, save_tensors, save_weights
+from dllm_core.checkpoints.formats import VARIANTS, hf_config
 from dllm_core.checkpoints.run_lock import read_run, take_lock
 from dllm_core.checkpoints.same_training import same_settings, same_start, starts_from
+from dllm_core.checkpoints.tensors import mean_weights, read_state, save_tensors, save_weights
 from dllm_core.common.errors import RunError
 from dllm_core.common.files import (
     display_path,

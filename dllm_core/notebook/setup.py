@@ -18,7 +18,7 @@ from dllm_core.data.embedded import is_embedded
 from dllm_core.data.jsonl import read_texts
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
-from dllm_core.decoding_state import computed_positions
+from dllm_core.decoding_state import computed_positions, grid_offset
 from dllm_core.losses import Diffusion
 from dllm_core.model import Transformer
 from dllm_core.notebook.asking import prompt_ids
@@ -163,7 +163,8 @@ def preflight(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, check
     """
     tokens = prompt_ids(loaded.tokenizer, prompt, loaded.info.chat)
     sequence = initial_tokens(tokens, config, loaded.tokenizer.mask_token_id)
-    length, most = computed_positions(len(sequence), config), loaded.model.config.max_position_embeddings
+    offset = grid_offset(len(tokens), config, loaded.info.grid)
+    length, most = computed_positions(len(sequence), config, offset), loaded.model.config.max_position_embeddings
     if length > most:
         raise ValueError(
             f"prompt: its {len(tokens)} tokens and max_new_tokens={config.max_new_tokens} take {length} positions, "

@@ -7,7 +7,8 @@ import argparse
 from pathlib import Path
 
 from dllm_core.checkpoints.bundled import BUNDLED
-from dllm_core.checkpoints.formats import load_checkpoint, save_weights
+from dllm_core.checkpoints.formats import load_checkpoint
+from dllm_core.checkpoints.tensors import save_weights
 from dllm_core.cli import report
 from dllm_core.common.errors import RunError
 from dllm_core.common.files import display_path, read_json, write_json, write_whole

@@ -8,15 +8,10 @@ from run_folders import changed, finished, same
 from safetensors.torch import load_file, save_file
 from small import MASK, VOCAB, NoTokenizer, logits_of, tiny
 
-from dllm_core.checkpoints.formats import (
-    find_checkpoint,
-    load_checkpoint,
-    mean_weights,
-    model_config,
-    read_state,
-    save_weights,
-)
+from dllm_core.checkpoints.configs import model_config
+from dllm_core.checkpoints.formats import find_checkpoint, load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
+from dllm_core.checkpoints.tensors import mean_weights, read_state, save_weights
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.tokenizer import character_tokenizer
