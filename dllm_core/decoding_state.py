@@ -13,7 +13,7 @@ from dllm_core.compute.kv_cache import KVCache
 from dllm_core.config import DecodeConfig
 from dllm_core.policies import Commits
 from dllm_core.sampling import Prediction, guide
-from dllm_core.trace import REASONS, Commit, DecodeStep
+from dllm_core.trace import REASONS, Commit, DecodeStep, end_token_ids
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class DecodingState:
         positions."""
         self.model, self.config, self.label_shift, self.began = model, config, checkpoint.info.label_shift, began
         self.name, tokenizer = getattr(checkpoint, "path", None) or "the model", checkpoint.tokenizer
-        self.mask_token_id, self.eos_token_id = tokenizer.mask_token_id, tokenizer.eos_token_id
+        self.mask_token_id = tokenizer.mask_token_id
+        self.ends = torch.tensor(end_token_ids(tokenizer), device=model.device)  # [E], the tokens that end an answer
         self.generator = torch.Generator().manual_seed(config.seed)
         self.steps_done = [0] * len(sequences)  # by the row's number at the start
         ends = [computed_positions(len(sequence), config) for sequence in sequences]
@@ -111,10 +112,10 @@ class DecodingState:
         return self.asked & (self.tokens == self.mask_token_id)
 
     def ended(self) -> Tensor:
-        """[B] bool: eos stands in the answer with no mask before it."""
+        """[B] bool: a token that ends an answer stands in the answer with no mask before it."""
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        eos = (self.tokens == self.eos_token_id) & (columns >= self.prompt[:, None])
-        return (eos & (self.answer_masks().int().cumsum(dim=1) == 0)).any(dim=1)
+        end = (self.tokens[..., None] == self.ends).any(dim=-1) & (columns >= self.prompt[:, None])
+        return (end & (self.answer_masks().int().cumsum(dim=1) == 0)).any(dim=1)
 
     def keep(self, rows: Tensor) -> None:
         """Drop finished rows (bool [B], True stays), so that the others run in a smaller batch."""

@@ -127,7 +127,7 @@ def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
         position = position + 1
         unfinished = position < state.length
         if config.eos_early_stop:
-            unfinished &= prediction.token[:, 0] != state.eos_token_id
+            unfinished &= (prediction.token != state.ends).all(dim=1)
         if not unfinished.all():
             position = position[unfinished]
             state.keep(unfinished)
