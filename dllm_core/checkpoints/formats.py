@@ -17,7 +17,7 @@ from dllm_core.common.files import read_json, replaced_whole
 from dllm_core.common.paths import resolve, run_path
 from dllm_core.common.records import fits
 from dllm_core.config import CheckpointInfo, ModelConfig
-from dllm_core.data.tokenizer import load_tokenizer
+from dllm_core.data.tokenizer import own_tokenizer
 from dllm_core.model import Transformer
 
 # Fields of a Hugging Face config that change what a model computes, with the values under which it computes what
@@ -106,7 +106,7 @@ def load_checkpoint(
         config = infer_config(state, num_attention_heads, file)
     else:
         config = model_config(record, state, config_file)
-    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+    tokenizer = own_tokenizer(folder, is_needed=vocab_size is None)  # a given tokenizer may take its place
     _refuse_other_vocabulary(config.vocab_size, tokenizer, vocab_size or 0, file)
     entries = vocab_size or len(tokenizer or ())
     if entries > config.vocab_size:
