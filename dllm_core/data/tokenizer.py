@@ -205,14 +205,18 @@ def _read(folder: Path):
 
 
 def _require_sentencepiece(folder: Path) -> None:
-    """Raise DataError where the folder has only SentencePiece's file, as LLaMA 2's, and the package that reads it is not
-    installed."""
-    is_only = (folder / "tokenizer.model").is_file() and not (folder / "vocab.json").is_file()
-    if is_only and not find_spec("sentencepiece"):
-        raise DataError(
-            f"{folder}: has tokenizer.model, SentencePiece's format, and no tokenizer.json. Put the tokenizer.json of the "
-            "same model there, or install what reads it: pip install sentencepiece protobuf"
-        )
+    """Raise DataError where the folder has only SentencePiece's file, as LLaMA 2's, and either the package that reads it
+    or the class that it belongs to is absent: without one, transformers gives the first word other tokens."""
+    if not (folder / "tokenizer.model").is_file() or (folder / "vocab.json").is_file():
+        return
+    problem = (
+        f"{folder}: has tokenizer.model, SentencePiece's format, and no tokenizer.json. Put the tokenizer.json of the same "
+        "model there, or"
+    )
+    if not find_spec("sentencepiece"):
+        raise DataError(f"{problem} install what reads it: pip install sentencepiece protobuf")
+    if not any((folder / name).is_file() for name in ("tokenizer_config.json", "config.json")):
+        raise DataError(f'{problem} a tokenizer_config.json such as {{"tokenizer_class": "LlamaTokenizer"}}')
 
 
 def _refuse_added_tokens(folder: Path, tokenizer, vocabulary: dict, config: dict, added: dict, roles: dict) -> None:

@@ -167,3 +167,6 @@ def test_a_sentencepiece_file_alone_says_what_reads_it(workspace, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"t: has tokenizer.model.*Put the tokenizer.json .*pip install sentencepiece"):
         load_tokenizer("t")
+    monkeypatch.setattr(module, "find_spec", lambda name: True)
+    with pytest.raises(DataError, match=r"Put the tokenizer.json .*, or a tokenizer_config.json such as .*LlamaTokenizer"):
+        load_tokenizer("t")
