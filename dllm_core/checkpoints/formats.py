@@ -17,7 +17,7 @@ from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve, run_path
 from dllm_core.common.records import fits
 from dllm_core.config import CheckpointInfo, ModelConfig
-from dllm_core.data.tokenizer import load_tokenizer
+from dllm_core.data.tokenizer import own_tokenizer
 from dllm_core.model import Transformer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "file": None}
@@ -123,9 +123,9 @@ def load_checkpoint(
         config = model_config(record, state, config_file, family)
     if family.change:
         family.change(state, config)
-    # 3. the tokenizer, and rows of the embedding for all of its entries
+    # 3. the tokenizer, unless a given one takes its place, and rows of the embedding for all of its entries
     mask = None if record and record.get("mask_token_id") is not None else family.mask_token_id
-    tokenizer = _tokenizer(folder, mask) if (folder / "tokenizer.json").is_file() else None
+    tokenizer = own_tokenizer(folder, mask, is_needed=vocab_size is None)
     _refuse_other_vocabulary(config.vocab_size, tokenizer, vocab_size or 0, file)
     entries = vocab_size or len(tokenizer or ())
     if entries > config.vocab_size:
@@ -140,11 +140,6 @@ def load_checkpoint(
 def family_by_tensors(state: dict[str, torch.Tensor]) -> Family:
     """The family of a bare state dict: minimind-diffusion's by its names, else MiniMind's or Qwen3's."""
     return MINIMIND_DIFFUSION if "model.embed.weight" in state else FAMILIES["minimind"]
-
-
-def _tokenizer(folder: Path, mask_token_id: int | None):
-    """The folder's tokenizer; mask_token_id: the trained mask, where only the family tells it."""
-    return load_tokenizer(folder) if mask_token_id is None else load_tokenizer(folder, mask_token_id=mask_token_id)
 
 
 def _refuse_other_vocabulary(rows: int, tokenizer, vocab_size: int, file: Path) -> None:

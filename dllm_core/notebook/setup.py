@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dllm_core.checkpoints.bundled import bundled_checkpoint
 from dllm_core.checkpoints.formats import LoadedCheckpoint, find_checkpoint, load_checkpoint, run_folders, run_name
 from dllm_core.checkpoints.run_lock import check_free
 from dllm_core.common.errors import RunError
+from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve, run_path
 from dllm_core.compute.devices import pick_dtype
 from dllm_core.compute.processes import rank
@@ -84,12 +86,13 @@ def open_checkpoint(
 ) -> LoadedCheckpoint:
     """A checkpoint with its tokenizer; its embedding grows where the tokenizer has more entries.
 
-    The tokenizer is `tokenizer`, else that of `tokenizer_dir`, else the checkpoint's.
+    The tokenizer is `tokenizer`, else that of `tokenizer_dir` (with the mask of the checkpoint's config.json), else the
+    checkpoint's, which need not be readable where one is given.
     shipped: where the run has not been trained yet, load the small copy of it that comes with the project (the result's
     `path` tells which was loaded). Raises RunError when there is no such checkpoint (the message names the command that
     trains it), when it has no tokenizer, or when the tokenizer is not the one it was trained with.
     """
-    tokenizer = tokenizer or (load_tokenizer(tokenizer_dir) if tokenizer_dir else None)
+    tokenizer = tokenizer or (load_tokenizer(tokenizer_dir, _trained_mask(name)) if tokenizer_dir else None)
     size = len(tokenizer) if tokenizer else None
     try:
         loaded = load_checkpoint(name, num_attention_heads=num_attention_heads or None, vocab_size=size, device=device)
@@ -106,7 +109,16 @@ def open_checkpoint(
             f"tokenizer_dir={tokenizer_dir or tokenizer.name_or_path!r} is not the tokenizer that {loaded.path} was "
             "trained with: its tokens mean something else. Leave tokenizer_dir empty to take the checkpoint's tokenizer"
         )
-    return replace(loaded, tokenizer=saved or tokenizer)
+    return replace(loaded, tokenizer=tokenizer or saved)
+
+
+def _trained_mask(name: str | Path) -> int | None:
+    """The id that a checkpoint's config.json names as its mask; None where there is no such checkpoint, file or field."""
+    with suppress(RunError):
+        path, variant = find_checkpoint(name)
+        file = (path.parent if variant == "file" else path) / "config.json"
+        return read_json(file, RunError).get("mask_token_id") if file.is_file() else None
+    return None
 
 
 def open_start(name: str | Path, params: Mapping, device) -> LoadedCheckpoint:

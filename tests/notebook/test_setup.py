@@ -1,5 +1,6 @@
 """What a notebook opens first: settings, checkpoints, data; errors that name its parameters; checks before a training."""
 
+import json
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from small import tiny_of
 from dllm_core import notebook
 from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.checkpoints.run_folder import RunFolder
-from dllm_core.common.errors import RunError
+from dllm_core.common.errors import DataError, RunError
 from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.data.batches import PackedBatches
 from dllm_core.data.token_cache import TokenDataset
@@ -54,6 +55,23 @@ def test_a_checkpoint_brings_its_tokenizer_and_refuses_another(saved, tokenizer)
     assert setup.open_checkpoint(f"{saved}_best.pt", tokenizer=tokenizer).path == saved
     with pytest.raises(RunError, match="is not the tokenizer that .*tried was trained with"):
         setup.open_checkpoint(saved, tokenizer=character_tokenizer(["另一个"]))
+
+
+def test_a_given_tokenizer_goes_before_the_folders_own(saved, tokenizer, tmp_path):
+    """Also where the own one is refused; its mask is the one that the checkpoint's config.json names."""
+    tokenizer.save_pretrained(tmp_path / "given")
+    config = json.loads((saved / "tokenizer_config.json").read_text("utf-8"))
+    (saved / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": None}), "utf-8")
+    with pytest.raises(DataError, match="tried: the tokenizer has no eos token"):
+        setup.open_checkpoint(saved)
+    loaded = setup.open_checkpoint(saved, tokenizer_dir=str(tmp_path / "given"))
+    assert loaded.tokenizer.name_or_path == str(tmp_path / "given")
+    assert loaded.model.config.vocab_size == len(tokenizer)
+    unknown = tokenizer.unk_token_id  # a token of its own; the tokenizer's folder names another as its mask
+    config = json.loads((saved / "config.json").read_text("utf-8"))
+    (saved / "config.json").write_text(json.dumps(config | {"mask_token_id": unknown}), "utf-8")
+    with pytest.warns(UserWarning, match=f"mask is .* .id {unknown}, as given"):
+        assert setup.open_checkpoint(saved, tokenizer_dir=str(tmp_path / "given")).tokenizer.mask_token_id == unknown
 
 
 def test_absent_weights_name_their_command(tmp_path, monkeypatch):
