@@ -90,8 +90,9 @@ def _refuse_unsupported(asked: dict, family: Family, where: Path) -> None:
         if values is not ANY and asked.get(name) not in values:
             _refuse(name, asked.get(name), where)
     known = {field.name for field in fields(ModelConfig)} | set(family.fields) | set(honoured) | NEUTRAL
+    known |= set(DIFFUSION_FIELDS) if family.usual is AR else {family.block_field}
     for name, value in asked.items():
-        if value is not None and name not in known | {family.block_field, *DIFFUSION_FIELDS}:
+        if value is not None and name not in known:
             raise RunError(
                 f"{where}: {name}={reprlib.repr(value)} is not understood and may change what the model computes. If you "
                 "know that it does not, delete it from the file"
