@@ -14,8 +14,9 @@ from dllm_core.show.html import table
 from dllm_core.workshop import readme_parts
 from dllm_core.workshop.benchmark import results as benchmark_results
 from dllm_core.workshop.sweeps.effects import effect
+from dllm_core.workshop.sweeps.figures import draw
 from dllm_core.workshop.sweeps.files import FOLDER, Sweep, find_sweeps
-from dllm_core.workshop.sweeps.results import REBUILT, draw, is_old, origin, tables
+from dllm_core.workshop.sweeps.results import REBUILT, is_old, origin, tables
 
 INTRODUCTION = (
     "Made by `dllm results` from the records in `notebooks/sweeps/records`, one small file for each configuration and "

@@ -21,8 +21,8 @@ from dllm_core.common.files import display_path, json_text, write_json
 from dllm_core.common.paths import resolve
 from dllm_core.notebook.parameters import code_digest, read_parameters
 from dllm_core.show.expected import CHAIN_RECORDS, LAST_STEPS
+from dllm_core.workshop.sweeps.figures import draw
 from dllm_core.workshop.sweeps.files import FOLDER, MEASURE, Sweep, Trial, digest, find_sweeps
-from dllm_core.workshop.sweeps.results import draw
 
 NOT_WATCHED = {"eval_every": 100_000, "sample_every": 100_000}
 ALIKE = {"cpu": {"dtype": "float32"}}  # by scale, for all trainings: "auto" would make results depend on the processor

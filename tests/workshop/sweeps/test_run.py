@@ -15,7 +15,7 @@ from dllm_core.cli.main import main
 from dllm_core.cli.scheduler import Result
 from dllm_core.common.errors import UsageError
 from dllm_core.train import TrainStep
-from dllm_core.workshop.sweeps import files, results, run
+from dllm_core.workshop.sweeps import figures, files, results, run
 
 TRAIN = """
 from dllm_core.common.paths import resolve
@@ -277,7 +277,7 @@ def test_a_setting_of_0_is_said_in_words():
     ((_, (first, second)),) = results.tables(sweep, records)
     assert (first["checkpoints averaged"], first["block"]) == ("last weights", 16)
     assert (second["checkpoints averaged"], second["block"]) == (3, "full attention")
-    (axes,) = results.picture(sweep, records).figure.axes
+    (axes,) = figures.picture(sweep, records).figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["last weights", "3"]
     assert results.setting("k", 0) == "last weights" and results.setting("k", 3) == "checkpoints averaged 3"
 
