@@ -54,6 +54,7 @@ CONFIGS = {  # as the families' published config.json have them, with small numb
         "inference_rope_scaling": False, "flash_attn": True, "dropout": 0.0, "norm_topk_prob": True,
         "router_aux_loss_coef": 5e-4, "moe_intermediate_size": 24,
     },
+    "nano-llada": SHAPE | {"model_type": "nano-llada", "num_key_value_heads": HEADS, "inference_rope_scaling": False},
 }  # fmt: skip
 
 
@@ -93,10 +94,19 @@ def _minimind_diffusion_tensors() -> dict[str, tuple[int, ...]]:
     return {".".join(names.get(part, part) for part in name.split(".")): shape for name, shape in qwen_tensors().items()}
 
 
+def _nano_llada_tensors() -> dict[str, tuple[int, ...]]:
+    tensors = {"token_emb.weight": (VOCAB, HIDDEN), "lm_head.weight": (VOCAB, HIDDEN)}
+    for layer in range(LAYERS):
+        tensors |= {f"blocks.{layer}.attn.c_{part}.weight": (HIDDEN, HIDDEN) for part in ("q", "k", "v", "proj")}
+        tensors |= {f"blocks.{layer}.mlp.{part}_proj.weight": (INNER, HIDDEN) for part in ("gate", "up")}
+        tensors |= {f"blocks.{layer}.mlp.down_proj.weight": (HIDDEN, INNER)}
+    return tensors
+
+
 TENSORS = {
     "sdar": qwen_tensors(), "a2d-qwen3": qwen_tensors(), "minimind": qwen_tensors(), "llada": _llada_tensors(),
     "dream": qwen_tensors(biased=True, normed=False), "a2d-qwen2": qwen_tensors(biased=True, normed=False),
-    "minimind-diffusion": _minimind_diffusion_tensors(),
+    "minimind-diffusion": _minimind_diffusion_tensors(), "nano-llada": _nano_llada_tensors(),
 }  # fmt: skip
 FIGURES = Path(__file__).parent / "checkpoints" / "figures.json"
 

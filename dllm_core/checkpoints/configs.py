@@ -56,6 +56,8 @@ def family_of(record: dict, declared: Mapping, where: Path) -> Family:
     if not (model_type is None or isinstance(model_type, str)) or model_type not in FAMILIES:
         _refuse("model_type", model_type, where)
     family = FAMILIES[model_type]
+    if "checkpoint" in (record.get("dllm") or {}) and family.usual is not AR:
+        family = FAMILIES[None]  # our own record says what it is, whatever other programs are told
     is_diffusion = declared.get("objective") not in (None, "ar")
     if model_type == "llama" and is_diffusion and declared.get("label_shift"):
         family = DIFFULLAMA
@@ -146,7 +148,7 @@ def model_config(record: dict, state: dict[str, Tensor], where: Path, family: Fa
     gate = state.get("model.layers.0.mlp.gate_proj.weight")
     if "intermediate_size" not in known and gate is not None:
         known["intermediate_size"] = gate.shape[0]
-    return checked(ModelConfig, {**known, **layout_of(state)}, where)
+    return checked(ModelConfig, {**known, **layout_of(state), **family.layout}, where)
 
 
 def layout_of(state: dict[str, Tensor]) -> dict[str, bool]:
@@ -180,6 +182,8 @@ def kind_of(record: dict, family: Family, declared: Mapping, where: Path) -> Che
     is_usual = family.usual.get("objective") in (None, declared.get("objective", family.usual.get("objective")))
     values = {**(family.usual if is_usual else {}), **said, **declared}
     needed = {"ar": (), "llada2": ("label_shift", "block_size")}.get(values.get("objective"), ("objective", "label_shift"))
+    if values.get("objective") == "ar":
+        values["label_shift"] = True
     absent = [name for name in needed if name not in values]
     if absent and not own_record:
         raise RunError(f"{where}: nothing says {' and '.join(absent)} of this model: declare {', '.join(absent)}")

@@ -11,13 +11,17 @@
 | Fast_dLLM_Qwen | Fast-dLLM v2 | the code beside its weights |
 | llama, declared as diffusion with shifted labels | DiffuLLaMA | HKUNLP/DiffuLLaMA c17e897 |
 | none: tensors named `model.embed` | minimind-diffusion | adenzhou1350/minimind-diffusion cb73fe2 |
+| nano-llada, in a config.json of the user's | Nano-LLaDA without YaRN | JayCheng113/Nano-LLaDA 28f02d8 |
 """
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from dllm_core.checkpoints.tensors import EMBEDDING
+from dllm_core.compute.cpu import rms_norm
 from dllm_core.config import ModelConfig
 
 ANY = object()  # in `Family.allows`: every value
@@ -33,7 +37,7 @@ class Family:
     fields: config.json's name → `ModelConfig`'s. defaults: `ModelConfig` fields that its config.json may leave out.
     allows: beside `HONOURED`, the values under which other fields change nothing.
     layer, parts, outer: the prefix of a layer's tensors, the names within it and those outside → Qwen3's.
-    change: applied to the renamed state dict, in place.
+    layout: `ModelConfig` fields that the tensors would tell otherwise. change: applied to the renamed state dict, in place.
     """
 
     kind: Mapping = field(default_factory=dict)
@@ -46,6 +50,7 @@ class Family:
     layer: str = "model.layers."
     parts: Mapping[str, str] = field(default_factory=dict)
     outer: Mapping[str, str] = field(default_factory=dict)
+    layout: Mapping = field(default_factory=dict)
     change: Callable[[dict[str, Tensor], ModelConfig], None] | None = None
 
     def rename(self, name: str) -> str:
@@ -65,6 +70,19 @@ def _split_pairs(state: dict[str, Tensor], config: ModelConfig) -> None:
         if any(part in name for part in ("q_proj", "k_proj", "q_norm", "k_norm")):
             heads = tensor.unflatten(0, (-1, config.head_dim // 2, 2))
             state[name] = heads.transpose(1, 2).flatten(0, 2).contiguous()
+
+
+def _fold_norms(state: dict[str, Tensor], config: ModelConfig) -> None:
+    """Norms without a gain have a gain of 1. The norm of the embedding's output is that of its rows; QK-norm after RoPE
+    is QK-norm before it, since a rotation keeps the length."""
+    rows = state[EMBEDDING]
+    state[EMBEDDING] = rms_norm(rows, torch.ones(config.hidden_size, dtype=rows.dtype), config.rms_norm_eps)
+    state["model.norm.weight"] = rows.new_ones(config.hidden_size)
+    for layer in range(config.num_hidden_layers):
+        for part in ("input_layernorm", "post_attention_layernorm"):
+            state[f"model.layers.{layer}.{part}.weight"] = rows.new_ones(config.hidden_size)
+        for part in ("q_norm", "k_norm"):
+            state[f"model.layers.{layer}.self_attn.{part}.weight"] = rows.new_ones(config.head_dim)
 
 
 AR = {"objective": "ar", "label_shift": True}
@@ -115,6 +133,16 @@ FAMILIES: dict[str | None, Family] = {
             "model.transformer.wte": "model.embed_tokens", "model.transformer.ln_f": "model.norm",
             "model.transformer.ff_out": "lm_head",
         },
+    ),
+    "nano-llada": Family(
+        usual={"label_shift": False}, defaults={"rope_theta": 1e6, "rms_norm_eps": 1e-5},
+        layout={"qk_norm": True}, layer="blocks.",
+        parts={
+            "attn.c_q": "self_attn.q_proj", "attn.c_k": "self_attn.k_proj", "attn.c_v": "self_attn.v_proj",
+            "attn.c_proj": "self_attn.o_proj", "mlp.gate_proj": "mlp.gate_proj", "mlp.up_proj": "mlp.up_proj",
+            "mlp.down_proj": "mlp.down_proj",
+        },
+        outer={"token_emb": "model.embed_tokens"}, change=_fold_norms,
     ),
 }  # fmt: skip
 MINIMIND_DIFFUSION = Family(

@@ -114,7 +114,7 @@ def load_checkpoint(
     # 2. the tensors, under Qwen3's names
     state = read_state(file, DTYPES[dtype])
     if record is None:
-        family = family_by_tensors(state)
+        family = family_by_tensors(state, file)
         info = kind_of({}, family, declared, where)
     state = {family.rename(name): tensor for name, tensor in state.items()}
     if record is None:
@@ -137,8 +137,15 @@ def load_checkpoint(
     return LoadedCheckpoint(model.to(device), info, tokenizer, path, trained)
 
 
-def family_by_tensors(state: dict[str, torch.Tensor]) -> Family:
-    """The family of a bare state dict: minimind-diffusion's by its names, else MiniMind's or Qwen3's."""
+def family_by_tensors(state: dict[str, torch.Tensor], file: Path) -> Family:
+    """The family of a bare state dict: minimind-diffusion's by its names, else MiniMind's or Qwen3's. Raises RunError for
+    Nano-LLaDA's, which does not tell its RoPE."""
+    if "token_emb.weight" in state:
+        raise RunError(
+            f"{file}: the tensors are Nano-LLaDA's and do not tell whether it was trained with --inference-rope-scaling: put a "
+            'config.json beside the file with "model_type": "nano-llada", "inference_rope_scaling": true or false and the '
+            "fields of the shape"
+        )
     return MINIMIND_DIFFUSION if "model.embed.weight" in state else FAMILIES["minimind"]
 
 

@@ -37,6 +37,7 @@ STAGE_OF = {  # run → the stage of `dllm run` that trains it, which begins wit
     "diffusion_llada1_sft": "05-llada1",
     "diffusion_llada2_sft": "05-llada2",
 }
+SHIFTS = {"auto": None, "yes": True, "no": False}  # label_shift as a parameter → as `load_checkpoint` takes it
 
 def settings(notebook: str, scope: dict) -> dict:
     """The parameters that `notebook` declares, with their values in `scope` (the notebook's `globals()`). From here on
@@ -82,20 +83,27 @@ def open_tokenizer(tokenizer_dir: str, use_tokenizer: bool = True, data: str = "
 
 
 def open_checkpoint(
-    name: str | Path, *, tokenizer_dir: str = "", tokenizer=None, num_attention_heads: int = 0, device="cpu", shipped=False
-) -> LoadedCheckpoint:
+    name: str | Path, *, tokenizer_dir: str = "", tokenizer=None, num_attention_heads: int = 0, device="cpu", shipped=False,
+    objective: str = "", block_size: int = 0, label_shift: str = "auto",
+) -> LoadedCheckpoint:  # fmt: skip
     """A checkpoint with its tokenizer; its embedding grows where the tokenizer has more entries.
 
     The tokenizer is `tokenizer`, else that of `tokenizer_dir` (with the mask of the checkpoint's config.json), else the
     checkpoint's, which need not be readable where one is given.
+    objective, block_size, label_shift ("auto", "yes" or "no"): how a model of another project was trained, where its folder
+    does not say; empty, 0 and "auto": as it says.
     shipped: where the run has not been trained yet, load the small copy of it that comes with the project (the result's
     `path` tells which was loaded). Raises RunError when there is no such checkpoint (the message names the command that
     trains it), when it has no tokenizer, or when the tokenizer is not the one it was trained with.
     """
     tokenizer = tokenizer or (load_tokenizer(tokenizer_dir, _trained_mask(name)) if tokenizer_dir else None)
     size = len(tokenizer) if tokenizer else None
+    if label_shift not in SHIFTS:
+        raise ValueError(f"label_shift={label_shift!r}: must be one of {', '.join(SHIFTS)}")
+    declared = {"objective": objective or None, "block_size": block_size or None, "label_shift": SHIFTS[label_shift]}
+    heads = num_attention_heads or None
     try:
-        loaded = load_checkpoint(name, num_attention_heads=num_attention_heads or None, vocab_size=size, device=device)
+        loaded = load_checkpoint(name, num_attention_heads=heads, vocab_size=size, device=device, **declared)
     except RunError as error:
         bundled = bundled_checkpoint(name) if shipped else None
         if not bundled:

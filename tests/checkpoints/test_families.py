@@ -45,6 +45,7 @@ def written(checkpoint, config) -> list[list[int]]:
     ("a2d-qwen3", {"objective": "llada1"}, FULL, CheckpointInfo("llada1", grid="answer")),
     ("a2d-qwen2", {"objective": "llada2", "block_size": 4}, FULL, CheckpointInfo("llada2", 4, grid="answer")),
     ("minimind", {}, CAUSAL, CheckpointInfo("ar", label_shift=True)),
+    ("nano-llada", {"objective": "llada1"}, FULL, CheckpointInfo("llada1")),
 ])  # fmt: skip
 def test_a_published_folder_computes_what_its_own_code_computes(home, family, declared, mask, kind):
     checkpoint = opened(published(family, home / family), **declared)
@@ -117,6 +118,18 @@ def test_qwens_and_llamas_layouts_of_diffusion_models(home, name, options, famil
     with torch.inference_mode():
         expected = theirs(torch.tensor([TOKENS]), attention_mask=added, position_ids=count[None]).logits[0]
     torch.testing.assert_close(logits_of(checkpoint.model, TOKENS, mask), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_a_file_of_nano_llada_must_say_which_rope_it_has(home):
+    torch.save({"model_state_dict": weights(TENSORS["nano-llada"]), "args": {}}, home / "diffusion.pt")
+    with pytest.raises(RunError, match="diffusion.pt: the tensors are Nano-LLaDA's .*put a config.json beside the file"):
+        opened(home / "diffusion.pt", num_attention_heads=4, objective="llada1")
+    beside = CONFIGS["nano-llada"]
+    (home / "config.json").write_text(json.dumps(beside))
+    assert opened(home / "diffusion.pt", objective="ar").info == CheckpointInfo("ar", label_shift=True)
+    (home / "config.json").write_text(json.dumps(beside | {"inference_rope_scaling": True}))
+    with pytest.raises(RunError, match="inference_rope_scaling=True is not supported"):
+        opened(home / "diffusion.pt", objective="ar")
 
 
 # --- what must be declared, and what may not be -----------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from published_models import published
 from small import tiny_of
 
 from dllm_core import notebook
@@ -72,6 +74,37 @@ def test_a_given_tokenizer_goes_before_the_folders_own(saved, tokenizer, tmp_pat
     (saved / "config.json").write_text(json.dumps(config | {"mask_token_id": unknown}), "utf-8")
     with pytest.warns(UserWarning, match=f"mask is .* .id {unknown}, as given"):
         assert setup.open_checkpoint(saved, tokenizer_dir=str(tmp_path / "given")).tokenizer.mask_token_id == unknown
+
+
+def test_the_kind_of_another_projects_model_is_declared(tmp_path):
+    folder, tokenizer = published("a2d-qwen3", tmp_path / "theirs"), character_tokenizer(["abcd"])
+    for name, options in (("objective", {}), ("block_size", {"objective": "llada2"})):
+        with pytest.raises(RunError, match=f"nothing says {name}"):
+            setup.open_checkpoint(folder, tokenizer=tokenizer, **options)
+    with pytest.raises(ValueError, match="label_shift='maybe': must be one of auto, yes, no"):
+        setup.open_checkpoint(folder, tokenizer=tokenizer, label_shift="maybe")
+    declared = {"objective": "llada2", "block_size": 4, "label_shift": "yes"}
+    loaded = setup.open_checkpoint(folder, tokenizer=tokenizer, **declared)
+    assert loaded.info == CheckpointInfo("llada2", 4, label_shift=True, grid="answer")
+
+
+def test_a_folder_whose_tokenizer_has_no_mask_gets_a_row_for_one(tmp_path):
+    """MiniMind-3: as many entries as rows. Whether its own tokenizer is taken or the same one is given."""
+    folder = published("minimind", tmp_path / "minimind-3")
+    character_tokenizer(["abcdfg"]).save_pretrained(folder)  # with the mask, one entry too many
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    content["model"]["vocab"] = {t: i - (i > 3) for t, i in content["model"]["vocab"].items() if t != "<|mask|>"}
+    content["added_tokens"] = [{**t, "id": t["id"] - (t["id"] > 3)} for t in content["added_tokens"] if t["id"] != 3]
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    del config["mask_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    for options in ({}, {"tokenizer_dir": str(folder)}):
+        loaded = setup.open_checkpoint(folder, **options)
+        assert (loaded.tokenizer.mask_token_id, loaded.model.config.vocab_size) == (20, 21)
+        loaded = replace(loaded, info=CheckpointInfo("llada1"))
+        (trace,) = generate_answers(loaded, ["abc"], DecodeConfig("llada1", 4))  # the mask is read
+        assert trace.initial.count(20) == 4
 
 
 def test_absent_weights_name_their_command(tmp_path, monkeypatch):
