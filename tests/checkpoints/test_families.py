@@ -5,7 +5,19 @@ import re
 
 import pytest
 import torch
-from published_models import CONFIGS, EOS, MASK, PAD, PROMPTS, TENSORS, TOKENS, figures, published, qwen_tensors, weights
+from published_models import (
+    CONFIGS,
+    EOS,
+    MASK,
+    PAD,
+    PROMPTS,
+    TENSORS,
+    TOKENS,
+    figures,
+    published,
+    qwen_tensors,
+    weights,
+)
 from safetensors.torch import load_file, save_file
 from small import logits_of
 
