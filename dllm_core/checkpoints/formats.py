@@ -5,7 +5,7 @@ Known layouts: this project's run folders, Hugging Face's Qwen3 and MiniMind's (
 
 import reprlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,8 @@ HONOURED = {
     "num_local_experts": (None, 0), "n_routed_experts": (None, 0), "rope_type": (None, "default"),
     "partial_rotary_factor": (None, 1), "quantization_config": (None,),
 }  # fmt: skip
+# Names under which `hf_config` and `export` write our own models; "dllm" → "checkpoint" says which of them it is.
+OWN_TYPES = ("block_diffusion_qwen3", "block_diffusion_llama", "sdar", "a2d-qwen3", "a2d-llama")
 VARIANTS = {"last": "model.safetensors", "best": "best.safetensors", "merged": "merged.safetensors"}
 
 
@@ -203,6 +205,8 @@ def model_config(record: dict, state: dict[str, Tensor], where: Path) -> ModelCo
     if not all(isinstance(part, dict) for part in parts):
         raise RunError(f"{where}: rope_scaling, rope_parameters and dllm must be objects or null")
     flat = {**record, "rope_type": parts[0].get("type"), **parts[0], **parts[1]}  # as transformers reads it
+    if flat.get("model_type") in OWN_TYPES and "checkpoint" in parts[2]:
+        del flat["model_type"]
     _refuse_unsupported(flat, where)
     known = {name: value for name, value in flat.items() if name in names and value is not None}
     known |= {name: value for name, value in parts[2].items() if name in names}
@@ -232,18 +236,6 @@ def _refuse_unsupported(record: dict, where: Path) -> None:
                 f"{where}: {name}={reprlib.repr(asked[name])} is not supported. This model has SiLU gates, no biases, no "
                 "experts, attention to all positions and plain RoPE, as Qwen3 and Llama; it would compute something else"
             )
-
-
-def hf_config(config: ModelConfig, checkpoint: CheckpointInfo, settings: dict) -> dict:
-    """A config.json that transformers' Qwen3ForCausalLM (without QK-norm LlamaForCausalLM) reads; what only this project
-    reads stands under "dllm"."""
-    shape = config.to_dict()
-    only_here = {name: shape.pop(name) for name in ("qk_norm", "qk_norm_init")}
-    family = "Qwen3" if config.qk_norm else "Llama"
-    return {
-        "architectures": [f"{family}ForCausalLM"], "model_type": family.lower(), "hidden_act": "silu",
-        "attention_bias": False, **shape, "dllm": {**only_here, "checkpoint": asdict(checkpoint), "settings": settings},
-    }  # fmt: skip
 
 
 def grow_vocabulary(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
