@@ -39,6 +39,7 @@ NEUTRAL = frozenset({
     "torch_dtype", "torchscript", "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version",
     "use_bfloat16", "use_cache", "use_deepep",
 })  # fmt: skip
+OWN_TYPES = ("block_diffusion_qwen3", "block_diffusion_llama")  # of our block diffusion, which no program is to mistake
 DIFFUSION_FIELDS = ("mask_token_id", "block_size", "bd_size", "is_causal", "auto_map")  # which no plain AR model has
 
 
@@ -53,10 +54,11 @@ def family_of(record: dict, declared: Mapping, where: Path) -> Family:
             f"{where}: model_type={model_type!r}: DiffusionGemma is another diffusion (uniform noise on a canvas, without a "
             "mask), which no sampler here draws"
         )
-    if not (model_type is None or isinstance(model_type, str)) or model_type not in FAMILIES:
+    is_ours = "checkpoint" in (record.get("dllm") or {})
+    if not (model_type is None or isinstance(model_type, str)) or model_type not in (*FAMILIES, *OWN_TYPES * is_ours):
         _refuse("model_type", model_type, where)
-    family = FAMILIES[model_type]
-    if "checkpoint" in (record.get("dllm") or {}) and family.usual is not AR:
+    family = FAMILIES.get(model_type, FAMILIES[None])
+    if is_ours and family.usual is not AR:
         family = FAMILIES[None]  # our own record says what it is, whatever other programs are told
     is_diffusion = declared.get("objective") not in (None, "ar")
     if model_type == "llama" and is_diffusion and declared.get("label_shift"):

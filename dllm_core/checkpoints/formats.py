@@ -182,17 +182,3 @@ def infer_config(state: dict[str, torch.Tensor], heads: int | None, file: Path, 
     eps = 1e-6 if layout["qk_norm"] else 1e-5  # MiniMind-3 and MiniMind2
     known = {"rms_norm_eps": eps, **family.defaults, **layout}
     return ModelConfig(vocab, hidden, layers, heads, k // (q // heads), q // heads, inner, **known)
-
-
-def hf_config(config: ModelConfig, checkpoint: CheckpointInfo, settings: dict) -> dict:
-    """A config.json that transformers' Qwen3ForCausalLM (without QK-norm LlamaForCausalLM, with biases
-    Qwen2ForCausalLM) reads; what only this project
-    reads stands under "dllm"."""
-    shape = config.to_dict()
-    only_here = {name: shape.pop(name) for name in ("qk_norm", "qk_norm_init")}
-    family = "Qwen3" if config.qk_norm else "Qwen2" if config.attention_bias else "Llama"
-    return {
-        "architectures": [f"{family}ForCausalLM"], "model_type": family.lower(), "hidden_act": "silu",
-        "attention_bias": False, **shape,
-        "dllm": {**only_here, "checkpoint": checkpoint.to_dict(), "settings": settings},
-    }  # fmt: skip
