@@ -1,7 +1,5 @@
-"""Weights on disk: found by name, read in any known layout, copied into a model, written.
-
-Known layouts: this project's run folders, Hugging Face's Qwen3 and MiniMind's (folders or bare .pt / .pth state dicts).
-"""
+"""Weights on disk: found by name and opened as a model, in this project's run folders and in the layouts of `families`
+(folders, or bare .pt / .pth state dicts)."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -124,8 +122,7 @@ def load_checkpoint(
     if family.change:
         family.change(state, config)
     # 3. the tokenizer, and rows of the embedding for all of its entries
-    mask = None if record and record.get("mask_token_id") is not None else family.mask_token_id
-    tokenizer = _tokenizer(folder, mask) if (folder / "tokenizer.json").is_file() else None
+    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
     _refuse_other_vocabulary(config.vocab_size, tokenizer, vocab_size or 0, file)
     entries = vocab_size or len(tokenizer or ())
     if entries > config.vocab_size:
@@ -147,11 +144,6 @@ def family_by_tensors(state: dict[str, torch.Tensor], file: Path) -> Family:
             "fields of the shape"
         )
     return MINIMIND_DIFFUSION if "model.embed.weight" in state else FAMILIES["minimind"]
-
-
-def _tokenizer(folder: Path, mask_token_id: int | None):
-    """The folder's tokenizer; mask_token_id: the trained mask, where only the family tells it."""
-    return load_tokenizer(folder) if mask_token_id is None else load_tokenizer(folder, mask_token_id=mask_token_id)
 
 
 def _refuse_other_vocabulary(rows: int, tokenizer, vocab_size: int, file: Path) -> None:
@@ -191,8 +183,7 @@ def infer_config(state: dict[str, torch.Tensor], heads: int | None, file: Path, 
 
 def hf_config(config: ModelConfig, checkpoint: CheckpointInfo, settings: dict) -> dict:
     """A config.json that transformers' Qwen3ForCausalLM (without QK-norm LlamaForCausalLM, with biases
-    Qwen2ForCausalLM) reads; what only this project
-    reads stands under "dllm"."""
+    Qwen2ForCausalLM) reads; what only this project reads stands under "dllm"."""
     shape = config.to_dict()
     only_here = {name: shape.pop(name) for name in ("qk_norm", "qk_norm_init")}
     family = "Qwen3" if config.qk_norm else "Qwen2" if config.attention_bias else "Llama"
