@@ -8,7 +8,7 @@
 | sdar | SDAR | JetAstra/SDAR c2041a8, training/model |
 | llada | LLaDA-8B, LLaDA-1.5 | ZHZisZZ/dllm ca17675, pipelines/llada |
 | Dream | Dream-7B, DiffuCoder | ZHZisZZ/dllm ca17675, pipelines/dream |
-| Fast_dLLM_Qwen | Fast-dLLM v2 | the code beside its weights |
+| Fast_dLLM_Qwen | Fast-dLLM v2 | public copies of the code beside its weights |
 | llama, declared as diffusion with shifted labels | DiffuLLaMA | HKUNLP/DiffuLLaMA c17e897 |
 | none: tensors named `model.embed` | minimind-diffusion | adenzhou1350/minimind-diffusion cb73fe2 |
 | nano-llada, in a config.json of the user's | Nano-LLaDA without YaRN | JayCheng113/Nano-LLaDA 28f02d8 |
