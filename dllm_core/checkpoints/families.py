@@ -8,7 +8,7 @@
 | sdar | SDAR | JetAstra/SDAR c2041a8, training/model |
 | llada | LLaDA-8B, LLaDA-1.5 | ZHZisZZ/dllm ca17675, pipelines/llada |
 | Dream | Dream-7B, DiffuCoder | ZHZisZZ/dllm ca17675, pipelines/dream |
-| Fast_dLLM_Qwen | Fast-dLLM v2 | the code beside its weights |
+| Fast_dLLM_Qwen | Fast-dLLM v2 | public copies of the code beside its weights |
 | llama, declared as diffusion with shifted labels | DiffuLLaMA | HKUNLP/DiffuLLaMA c17e897 |
 | none: tensors named `model.embed` | minimind-diffusion | adenzhou1350/minimind-diffusion cb73fe2 |
 | nano-llada, in a config.json of the user's | Nano-LLaDA without YaRN | JayCheng113/Nano-LLaDA 28f02d8 |
@@ -33,7 +33,6 @@ class Family:
 
     kind: fields of `CheckpointInfo` that hold for all its models; a contrary declaration is an error. usual: those that
         hold unless they are declared; what neither has must be declared. block_field: of config.json, the block size.
-    mask_token_id: the trained mask, where neither config.json nor the tokenizer names it.
     fields: config.json's name → `ModelConfig`'s. defaults: `ModelConfig` fields that its config.json may leave out.
     allows: beside `HONOURED`, the values under which other fields change nothing.
     layer, parts, outer: the prefix of a layer's tensors, the names within it and those outside → Qwen3's.
@@ -43,7 +42,6 @@ class Family:
     kind: Mapping = field(default_factory=dict)
     usual: Mapping = field(default_factory=dict)
     block_field: str = ""
-    mask_token_id: int | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping = field(default_factory=dict)
     allows: Mapping[str, Collection] = field(default_factory=dict)
@@ -103,7 +101,7 @@ FAMILIES: dict[str | None, Family] = {
     ),
     "Fast_dLLM_Qwen": Family(
         kind={"objective": "llada2", "label_shift": True}, usual={"block_size": 32}, block_field="bd_size",
-        mask_token_id=151665, defaults={"rope_theta": 1e4}, allows=BIASED,
+        defaults={"rope_theta": 1e4}, allows=BIASED,
     ),
     "llada": Family(
         kind={"objective": "llada1", "label_shift": False},
@@ -146,7 +144,7 @@ FAMILIES: dict[str | None, Family] = {
     ),
 }  # fmt: skip
 MINIMIND_DIFFUSION = Family(
-    kind={"objective": "llada1", "label_shift": False}, mask_token_id=6400,
+    kind={"objective": "llada1", "label_shift": False},
     defaults={"rope_theta": 1e6, "rms_norm_eps": 0.0},  # its norms have no eps
     parts={
         "norm1": "input_layernorm", "norm2": "post_attention_layernorm",

@@ -1,7 +1,5 @@
-"""Weights on disk: found by name, read in any known layout, copied into a model, written.
-
-Known layouts: this project's run folders, Hugging Face's Qwen3 and MiniMind's (folders or bare .pt / .pth state dicts).
-"""
+"""Weights on disk: found by name and opened as a model, in this project's run folders and in the layouts of `families`
+(folders, or bare .pt / .pth state dicts)."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -124,8 +122,7 @@ def load_checkpoint(
     if family.change:
         family.change(state, config)
     # 3. the tokenizer, unless a given one takes its place, and rows of the embedding for all of its entries
-    mask = None if record and record.get("mask_token_id") is not None else family.mask_token_id
-    tokenizer = own_tokenizer(folder, mask, is_needed=vocab_size is None)
+    tokenizer = own_tokenizer(folder, is_needed=vocab_size is None)
     _refuse_other_vocabulary(config.vocab_size, tokenizer, vocab_size or 0, file)
     entries = vocab_size or len(tokenizer or ())
     if entries > config.vocab_size:

@@ -7,13 +7,13 @@
 A model of `Transformer`'s layout is opened by `load_checkpoint`, which is faster and trains.
 """
 
+import functools
 import inspect
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.common.errors import RunError
@@ -41,16 +41,21 @@ def wrap(model, tokenizer, info: CheckpointInfo) -> LoadedCheckpoint:
     return LoadedCheckpoint(wrapped, info, tokenizer, Path(model.name_or_path))
 
 
-class Slots(DynamicCache):
-    """Our cache as transformers' layers see it: what they compute goes to `slots` [B, S], and they attend to the first
-    `length` positions."""
+@functools.cache
+def slots_class() -> type:
+    """The class of our cache as transformers' layers see it: what they compute goes to `slots` [B, S], and they attend to
+    the first `length` positions."""
+    from transformers.cache_utils import DynamicCache  # whose import takes a second
 
-    def __init__(self, cache: KVCache, slots: Tensor, length: int):
-        super().__init__()
-        self.cache, self.slots, self.length = cache, slots, length
+    class Slots(DynamicCache):
+        def __init__(self, cache: KVCache, slots: Tensor, length: int):
+            super().__init__()
+            self.cache, self.slots, self.length = cache, slots, length
 
-    def update(self, key: Tensor, value: Tensor, layer: int, *args, **options) -> tuple[Tensor, Tensor]:
-        return self.cache.write(layer, key, value, self.slots, self.length)
+        def update(self, key: Tensor, value: Tensor, layer: int, *args, **options) -> tuple[Tensor, Tensor]:
+            return self.cache.write(layer, key, value, self.slots, self.length)
+
+    return Slots
 
 
 class WrappedModel:
@@ -81,7 +86,7 @@ class WrappedModel:
             raise RunError(f"{self.name}: keeps no keys and values: decode with use_cache=False")
         options = {"use_cache": cache is not None and self.has_cache}
         if options["use_cache"]:
-            options["past_key_values"] = Slots(cache, position if slots is None else slots, mask.shape[-1])
+            options["past_key_values"] = slots_class()(cache, position if slots is None else slots, mask.shape[-1])
         columns = None
         if read is not None and self.selects:  # of a large vocabulary only the columns that are read
             columns, at = read[1].unique(return_inverse=True)

@@ -62,13 +62,12 @@ def load_tokenizer(source: str | Path = "data/tokenizer", mask_token_id: int | N
     return tokenizer
 
 
-def own_tokenizer(folder: Path, mask_token_id: int | None = None, is_needed: bool = True):
-    """The tokenizer in a checkpoint's folder; None where there is none or, unless it is needed, where it is refused.
-    mask_token_id: see `load_tokenizer`."""
+def own_tokenizer(folder: Path, is_needed: bool = True):
+    """The tokenizer in a checkpoint's folder; None where there is none or, unless it is needed, where it is refused."""
     if not (folder / "tokenizer.json").is_file():
         return None
     try:
-        return load_tokenizer(folder, mask_token_id)
+        return load_tokenizer(folder)
     except DataError:
         if is_needed:
             raise
