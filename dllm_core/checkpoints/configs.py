@@ -39,7 +39,7 @@ NEUTRAL = frozenset({
     "torch_dtype", "torchscript", "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version",
     "use_bfloat16", "use_cache", "use_deepep",
 })  # fmt: skip
-OWN_TYPES = ("block_diffusion_qwen3", "block_diffusion_llama")  # of our block diffusion, which no program is to mistake
+OWN_TYPES = ("block_diffusion_qwen3", "block_diffusion_qwen2", "block_diffusion_llama")  # of our block diffusion, which no program is to mistake
 DIFFUSION_FIELDS = ("mask_token_id", "block_size", "bd_size", "is_causal", "auto_map")  # which no plain AR model has
 
 

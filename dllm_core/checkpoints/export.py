@@ -71,6 +71,8 @@ def _refuse_misread(loaded: LoadedCheckpoint, reader: str) -> None:
         raise RunError(f'{where}: config.json has no block_size; put that of the training under "dllm", "checkpoint"')
     if info.objective == "llada2" and info.label_shift:
         raise RunError(f"{where}: predicts a token one position to its left (label_shift), which none reads in blocks")
+    if info.objective == "llada2" and info.grid != "start":
+        raise RunError(f"{where}: counts its blocks from the answer (grid), which none of these readers does")
     if reader == "sdar" and not (info.objective == "llada2" and loaded.model.config.qk_norm):
         raise RunError(f"{where}: SDAR is block diffusion with QK-norm: take a LLaDA 2 run, or --to transformers")
     if reader == "dllm" and info.objective == "llada2":

@@ -88,14 +88,14 @@ def test_the_configuration_says_what_the_model_is(home, objective, reader, field
     assert "settings" not in config["dllm"]
 
 
-def test_a_foreign_folder_of_these_names_is_not_taken_for_an_autoregressive_model(home):
-    """SDAR's own folders have no "dllm": they say nothing of an objective that this project knows."""
+def test_an_exported_folder_is_read_as_one_of_sdars_own(home):
+    """SDAR's own folders have no "dllm"."""
     written(home, "llada2", "sdar")
     config = json.loads((home / "out/config.json").read_text())
     del config["dllm"]
     (home / "out/config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match="model_type='sdar'"):
-        load_checkpoint(home / "out")
+    info = load_checkpoint(home / "out").info
+    assert (info.objective, info.block_size, info.label_shift) == ("llada2", config["block_size"], False)
 
 
 # --- transformers -------------------------------------------------------------------------------------------------

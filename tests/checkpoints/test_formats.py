@@ -259,6 +259,8 @@ def test_padded_rows_are_fine_and_a_mask_that_is_new_gets_a_row(home):
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "mask_token": None}), encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "mask_token_id": None}), encoding="utf-8")
     loaded = load_checkpoint("without")
     assert loaded.tokenizer.mask_token_id == size - 1 and loaded.model.config.vocab_size == size
 

@@ -123,4 +123,4 @@ def test_the_shipped_weights_can_be_published(project, tmp_path):
     assert main(["export", str(project / "weights/tiny-llada2"), str(tmp_path / "out"), "--to", "transformers"]) == 0
     assert "license: apache-2.0" in (tmp_path / "out/README.md").read_text("utf-8")
     config = json.loads((tmp_path / "out/config.json").read_text())
-    assert config["model_type"] == "block_diffusion_qwen3" and config["block_size"] == 16
+    assert config["model_type"] == "block_diffusion_qwen3" and config["block_size"] == 8

@@ -64,6 +64,9 @@ def test_a_given_tokenizer_goes_before_the_folders_own(saved, tokenizer, tmp_pat
     tokenizer.save_pretrained(tmp_path / "given")
     config = json.loads((saved / "tokenizer_config.json").read_text("utf-8"))
     (saved / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": None}), "utf-8")
+    record = json.loads((saved / "config.json").read_text("utf-8"))
+    (saved / "config.json").write_text(json.dumps(record | {"eos_token_id": None}), "utf-8")
+    (saved / "generation_config.json").unlink(missing_ok=True)
     with pytest.raises(DataError, match="tried: the tokenizer has no eos token"):
         setup.open_checkpoint(saved)
     loaded = setup.open_checkpoint(saved, tokenizer_dir=str(tmp_path / "given"))
