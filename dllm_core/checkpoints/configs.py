@@ -57,9 +57,9 @@ def family_of(record: dict, declared: Mapping, where: Path) -> Family:
     is_ours = "checkpoint" in (record.get("dllm") or {})
     if not (model_type is None or isinstance(model_type, str)) or model_type not in (*FAMILIES, *OWN_TYPES * is_ours):
         _refuse("model_type", model_type, where)
-    family = FAMILIES.get(model_type, FAMILIES[None])
-    if is_ours and family.usual is not AR:
-        family = FAMILIES[None]  # our own record says what it is, whatever other programs are told
+    family = FAMILIES.get(model_type)
+    if is_ours and (family is None or family.usual is not AR):
+        family = FAMILIES["qwen2"]  # our own record says what it is, whatever other programs are told; it may have biases
     is_diffusion = declared.get("objective") not in (None, "ar")
     if model_type == "llama" and is_diffusion and declared.get("label_shift"):
         family = DIFFULLAMA
