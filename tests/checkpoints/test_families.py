@@ -281,7 +281,7 @@ def test_half_precision_with_large_sums_is_finite(home):
 
 
 def test_a_run_that_starts_from_a_biased_model_opens_again(home):
-    """Fine-tuning from Dream or Qwen2.5: the run folder is Qwen2's, for transformers too."""
+    """Fine-tuning from Dream or Qwen2.5: an AR run's folder is Qwen2's, for transformers too."""
     from transformers import AutoModelForCausalLM
 
     start = opened(published("dream", home / "dream"))
@@ -295,7 +295,8 @@ def test_a_run_that_starts_from_a_biased_model_opens_again(home):
     again = load_checkpoint("tuned")
     assert again.info == info and again.model.config == start.model.config
     assert logits_of(again.model, TOKENS, FULL).equal(logits_of(start.model, TOKENS, FULL))
-    theirs = AutoModelForCausalLM.from_pretrained(home / "weights/tuned").eval()
+    RunFolder.open("written", start.model, CheckpointInfo("ar", label_shift=True), NoTokenizer(), {}).finish(start.model)
+    theirs = AutoModelForCausalLM.from_pretrained(home / "weights/written").eval()
     with torch.inference_mode():
         expected = theirs(torch.tensor([TOKENS])).logits[0]
     assert type(theirs).__name__ == "Qwen2ForCausalLM"
