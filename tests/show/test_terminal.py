@@ -29,7 +29,7 @@ def test_terminal_lists_the_steps():
     assert "\u202e" not in drawn(terminal(llada1())) and "⟨U+202E⟩abc" in drawn(terminal(llada1()))
     assert (
         "░你" not in drawn(terminal(llada2(), steps=[2]))
-        and drawn(terminal(llada2(), steps=[2])).count("forwards") == 2
+        and drawn(terminal(llada2(), steps=[2])).count("forward passes") == 2
     )
     assert "\x1b[" in drawn(terminal(llada2()), force_terminal=True)
 
