@@ -47,8 +47,9 @@ class ModelConfig(Settings):
     """Shape of the Transformer, under Hugging Face's Qwen3 names.
 
     `num_key_value_heads`, `head_dim` and `intermediate_size` are derived when left out (MiniMind's rule for the last:
-    64 * ceil(hidden * 8/3 / 64)). `qk_norm=False` gives MiniMind2's layout. `qk_norm_init` is the starting gain of the
-    QK-norms: 1.0 is Qwen3's; above 1 attention starts sharper, and small models learn to copy earlier.
+    64 * ceil(hidden * 8/3 / 64)). `qk_norm=False` gives MiniMind2's layout, with `attention_bias` (a bias on queries,
+    keys and values, none on their output) Qwen2.5's. `qk_norm_init` is the starting gain of the QK-norms: 1.0 is
+    Qwen3's; above 1 attention starts sharper, and small models learn to copy earlier.
     """
 
     vocab_size: Count
@@ -63,6 +64,7 @@ class ModelConfig(Settings):
     rms_norm_eps: NotNegative = 1e-6
     qk_norm: bool = True
     qk_norm_init: Positive = 1.0
+    attention_bias: bool = False
     initializer_range: NotNegative = 0.02
     tie_word_embeddings: bool = True
 
@@ -73,6 +75,7 @@ class ModelConfig(Settings):
             self._require("hidden_size", hidden % heads == 0, f"divisible by num_attention_heads={heads}")
             object.__setattr__(self, "head_dim", hidden // heads)
         self._require("head_dim", self.head_dim % 2 == 0, "even (RoPE rotates pairs)")
+        self._require("attention_bias", not (self.attention_bias and self.qk_norm), "False with qk_norm=True")
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", heads)
         is_divisor = heads % self.num_key_value_heads == 0
@@ -191,7 +194,8 @@ class CheckpointInfo(Settings):
     """How a saved model was trained, hence how it may be decoded.
 
     objective: "ar", "llada1" or "llada2". block_size: of block diffusion, None elsewhere. label_shift: token i is
-    predicted at element i − 1 (always so for AR). chat: trained on conversations.
+    predicted at element i − 1 (always so for AR). chat: trained on conversations. grid: where the blocks of LLaDA 2 are
+    counted from, the "start" of the sequence or of the "answer" (as dllm's BD3LM has them).
     """
 
     objective: Objective
@@ -199,3 +203,9 @@ class CheckpointInfo(Settings):
     label_shift: bool = False
     chat: bool = False
     extra: dict = field(default_factory=dict)
+    grid: Annotated[str, Choice(("start", "answer"))] = "start"
+
+    def to_dict(self) -> dict:
+        """The fields; `grid` only where it is not the "start", so that records of earlier runs stay equal."""
+        fields_of = super().to_dict()
+        return fields_of if self.grid != "start" else {name: fields_of[name] for name in fields_of if name != "grid"}

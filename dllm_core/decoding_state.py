@@ -13,7 +13,7 @@ from dllm_core.compute.kv_cache import KVCache
 from dllm_core.config import DecodeConfig
 from dllm_core.policies import Commits
 from dllm_core.sampling import Prediction, guide
-from dllm_core.trace import REASONS, Commit, DecodeStep
+from dllm_core.trace import REASONS, Commit, DecodeStep, end_token_ids
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,15 @@ def block_length(config: DecodeConfig) -> int:
     return config.block_length or 32
 
 
-def computed_positions(length: int, config: DecodeConfig) -> int:
-    """The positions that decoding a sequence of `length` takes: LLaDA 2 computes whole blocks, from position 0 on."""
-    return -(-length // block_length(config)) * block_length(config) if config.style == "llada2" else length
+def grid_offset(prompt_length: int, config: DecodeConfig, grid: str) -> int:
+    """By how many positions the first block of LLaDA 2 is shorter than the others, so that with the grid "answer" a
+    block begins where the answer does; 0 with the grid "start"."""
+    return -prompt_length % block_length(config) if config.style == "llada2" and grid == "answer" else 0
+
+
+def computed_positions(length: int, config: DecodeConfig, offset: int = 0) -> int:
+    """The positions that decoding a sequence of `length` takes: LLaDA 2 computes whole blocks, from `grid_offset` on."""
+    return length + -(length + offset) % block_length(config) if config.style == "llada2" else length
 
 
 class DecodingState:
@@ -49,10 +55,12 @@ class DecodingState:
         positions."""
         self.model, self.config, self.label_shift, self.began = model, config, checkpoint.info.label_shift, began
         self.name, tokenizer = getattr(checkpoint, "path", None) or "the model", checkpoint.tokenizer
-        self.mask_token_id, self.eos_token_id = tokenizer.mask_token_id, tokenizer.eos_token_id
+        self.mask_token_id = tokenizer.mask_token_id
+        self.ends = torch.tensor(end_token_ids(tokenizer), device=model.device)  # [E], the tokens that end an answer
         self.generator = torch.Generator().manual_seed(config.seed)
         self.steps_done = [0] * len(sequences)  # by the row's number at the start
-        ends = [computed_positions(len(sequence), config) for sequence in sequences]
+        offsets = [grid_offset(length, config, checkpoint.info.grid) for length in prompt_lengths]
+        ends = [computed_positions(len(s), config, offset) for s, offset in zip(sequences, offsets, strict=True)]
         device, batch, longest = model.device, len(sequences), max(ends)
         most = model.config.max_position_embeddings
         if longest > most:
@@ -64,6 +72,7 @@ class DecodingState:
             self.tokens[i, : len(sequence)] = torch.tensor(sequence, device=device)
         # [B] positions of the prompt, and of prompt and answer; [B, T] those up to the answer's end, those given
         self.prompt = torch.tensor(prompt_lengths, device=device)
+        self.offset = torch.tensor(offsets, device=device)  # [B], of the grid of blocks
         self.length = torch.tensor([len(sequence) for sequence in sequences], device=device)
         self.asked = torch.arange(longest, device=device) < self.length[:, None]
         self.condition = self.asked & (self.tokens != self.mask_token_id)
@@ -82,7 +91,8 @@ class DecodingState:
         column, key = (torch.arange(count, device=start.device) for count in (width, int(end.max())))
         position = (start[:, None] + column).clamp(max=length - 1)
         slots = position.masked_fill(start[:, None] + column >= end[:, None], length)
-        earlier_or_own_block = key // block <= (position // block)[:, :, None]
+        offset = self.offset[:, None]
+        earlier_or_own_block = ((key + offset) // block)[:, None] <= ((position + offset) // block)[:, :, None]
         mask = earlier_or_own_block & (key < end[:, None])[:, None]
         if self.config.cfg_scale:
             position, slots, mask = position.repeat(2, 1), slots.repeat(2, 1), mask.repeat(2, 1, 1)
@@ -111,14 +121,14 @@ class DecodingState:
         return self.asked & (self.tokens == self.mask_token_id)
 
     def ended(self) -> Tensor:
-        """[B] bool: eos stands in the answer with no mask before it."""
+        """[B] bool: a token that ends an answer stands in the answer with no mask before it."""
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        eos = (self.tokens == self.eos_token_id) & (columns >= self.prompt[:, None])
-        return (eos & (self.answer_masks().int().cumsum(dim=1) == 0)).any(dim=1)
+        end = (self.tokens[..., None] == self.ends).any(dim=-1) & (columns >= self.prompt[:, None])
+        return (end & (self.answer_masks().int().cumsum(dim=1) == 0)).any(dim=1)
 
     def keep(self, rows: Tensor) -> None:
         """Drop finished rows (bool [B], True stays), so that the others run in a smaller batch."""
-        for name in ("tokens", "asked", "condition", "prompt", "length", "cached", "row"):
+        for name in ("tokens", "asked", "condition", "prompt", "offset", "length", "cached", "row"):
             setattr(self, name, getattr(self, name)[rows])
         if self.cache is not None:
             self.cache = self.cache.keep(rows.repeat(2) if self.config.cfg_scale else rows)

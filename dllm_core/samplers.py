@@ -127,7 +127,7 @@ def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
         position = position + 1
         unfinished = position < state.length
         if config.eos_early_stop:
-            unfinished &= prediction.token[:, 0] != state.eos_token_id
+            unfinished &= (prediction.token != state.ends).all(dim=1)
         if not unfinished.all():
             position = position[unfinished]
             state.keep(unfinished)
@@ -190,7 +190,7 @@ def decode_llada2(state: DecodingState) -> Iterator[DecodeStep]:
     columns = torch.arange(size, device=state.tokens.device)
     quota = torch.tensor(policies.tokens_per_step(size, config.steps or size) + [0], device=columns.device)
     quota = quota.clamp(min=config.minimal_topk)
-    start = state.prompt // size * size
+    start = state.prompt - (state.prompt + state.offset) % size
     total = remaining = (state.tokens == state.mask_token_id).sum(dim=1)
     refined = torch.zeros_like(start)
     window = None  # None in a block's first forward, and when rows have left

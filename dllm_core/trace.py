@@ -53,13 +53,20 @@ class DecodeStep:
     held_back: int = 0
 
 
+def end_token_ids(tokenizer) -> list[int]:
+    """The ids that end an answer, eos first. A tokenizer from `data.tokenizer` adds those with which its chat template
+    and its folder end one."""
+    return getattr(tokenizer, "end_token_ids", None) or [tokenizer.eos_token_id]
+
+
 @dataclass
 class Trace:
     """The decoding of one sequence, with measures of it.
 
     style: "ar", "llada1" or "llada2". prompt: token ids, none for infilling. initial: the sequence before the first
     step, with masks after the prompt, or anywhere for infilling. settings: of the `DecodeConfig`. vocabulary: the text
-    of each token id that occurs. text: the answer, or the filled text.
+    of each token id that occurs. text: the answer, or the filled text. other_ends: the token ids beside eos that end an
+    answer.
     """
 
     style: str
@@ -71,12 +78,14 @@ class Trace:
     settings: dict = field(default_factory=dict)
     vocabulary: dict[int, str] = field(default_factory=dict)
     text: str = ""
+    other_ends: list[int] = field(default_factory=list)
 
     @classmethod
     def begin(cls, tokenizer, prompt: list[int], initial: list[int], config: DecodeConfig) -> "Trace":
         """The record of a decoding before its first step."""
-        special = (tokenizer.mask_token_id, tokenizer.eos_token_id)
-        return cls(config.style, list(prompt), list(initial), *special, settings=config.to_dict())
+        eos, *others = end_token_ids(tokenizer)
+        special = {"mask_token_id": tokenizer.mask_token_id, "eos_token_id": eos, "other_ends": others}
+        return cls(config.style, list(prompt), list(initial), **special, settings=config.to_dict())
 
     def tokens_at(self, k: int) -> list[int]:
         """The sequence after the first `k` steps (0: the start)."""
@@ -90,22 +99,27 @@ class Trace:
     def final(self) -> list[int]:
         return self.tokens_at(len(self.steps))
 
-    def _through_eos(self) -> list[int]:
-        """What stands where a mask stood at the start, tokens and masks, through the first eos."""
+    @property
+    def ends(self) -> list[int]:
+        """The token ids that end an answer, eos first."""
+        return [self.eos_token_id, *self.other_ends]
+
+    def _through_end(self) -> list[int]:
+        """What stands where a mask stood at the start, tokens and masks, through the first token that ends the answer."""
         decoded = [token for token, start in zip(self.final, self.initial, strict=True) if start == self.mask_token_id]
-        has_eos = self.eos_token_id in decoded
-        return decoded[: decoded.index(self.eos_token_id) + 1] if has_eos else decoded
+        end = next((i for i, token in enumerate(decoded) if token in self.ends), len(decoded))
+        return decoded[: end + 1]
 
     @property
     def ended(self) -> bool:
-        """Whether the answer holds an eos with no mask before it."""
-        decoded = self._through_eos()
-        return self.eos_token_id in decoded and self.mask_token_id not in decoded
+        """Whether the answer holds an eos (or another of `ends`) with no mask before it."""
+        decoded = self._through_end()
+        return any(token in self.ends for token in decoded[-1:]) and self.mask_token_id not in decoded
 
     @property
     def answer(self) -> list[int]:
         """The decoded tokens up to the first eos, without it and without positions that are still masked."""
-        return [token for token in self._through_eos() if token not in (self.mask_token_id, self.eos_token_id)]
+        return [token for token in self._through_end() if token not in (self.mask_token_id, *self.ends)]
 
     @property
     def tokens(self) -> int:
@@ -116,7 +130,7 @@ class Trace:
         """[steps + 1]: answer tokens written after 0, 1, 2, … steps, up to the final eos; the last is `tokens`."""
         answer = [i for i, start in enumerate(self.initial) if start == self.mask_token_id]
         final = self.final
-        end = next((i for i in answer if final[i] == self.eos_token_id), len(final))
+        end = next((i for i in answer if final[i] in self.ends), len(final))
         positions: set[int] = set()
         counts = [0]
         for step in self.steps:

@@ -14,6 +14,13 @@ TALK = [
     {"role": "user", "content": "你好"},
     {"role": "assistant", "content": "你好。"},
 ]
+# a tool, its call and what it says
+CALL = {"name": "clock", "arguments": {"zone": "东八区"}}
+TOOL = {"type": "function", "function": {"name": "clock", "parameters": {}}}
+ASKED = {"role": "user", "content": "几点"}
+CALLED = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+OUTPUT = {"role": "tool", "content": "八点"}
+SAID = {"role": "assistant", "content": "八点。"}
 TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
 THOUGHT = "<think>\n\n</think>\n\n"
 

@@ -1,5 +1,6 @@
 """Every preset fits its notebook; the large ones hold the report's numbers and build what they name."""
 
+import dataclasses
 import math
 import os
 
@@ -11,12 +12,13 @@ from dllm_core.cli.stages import STAGES, plan
 from dllm_core.common.errors import UsageError
 from dllm_core.config import DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.data.batches import PackedBatches
-from dllm_core.data.jsonl import chat_documents, text_documents
+from dllm_core.data.jsonl import MINIMIND_FILES, chat_documents, text_documents
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.model import Transformer
 from dllm_core.notebook import parameters
 from dllm_core.notebook.setup import parse_numbers
+from dllm_core.notebook.training_cost import estimate
 from dllm_core.schedules import BlockSchedule, NoiseSchedule, learning_rate
 
 NOTEBOOK_OF = {stage.preset: stage.notebook for stage in STAGES}
@@ -113,7 +115,7 @@ def test_every_preset_fits_its_notebook_and_every_stage_has_its_presets(project,
             assert file.stem in NOTEBOOK_OF or (folder.name, file.stem) in {("h100", name) for name in EXTRA}, file
             in_force(folder.name, file.stem)  # raises for an unknown name or a value of the wrong type
     for stage in STAGES:
-        for scale in ("smoke", "h100") + ("cpu",) * stage.variant:
+        for scale in ("smoke", "h100", "h100-t2t") + ("cpu",) * stage.variant:
             assert (project / f"notebooks/presets/{scale}/{stage.preset}.yaml").is_file(), (scale, stage.preset)
 
 
@@ -130,6 +132,59 @@ def test_large_presets_hold_the_reports_numbers(project, in_force, preset):
     assert in_file["tokenizer_dir"] == "gongjy/MiniMind2"
     assert in_force("h100", preset).items() >= REPORT[preset].items()
     assert all(name in in_file for name in REPORT[preset])  # said in the file, not left to the notebook's laptop default
+
+
+def test_large_fine_tuning_follows_the_schedules_of_the_reports_code_base(in_force):
+    """lijrjyan/Nano-LLaDA at 28f02d8, train_sft_minimind.py and train_sft_diffusion.py; its cosine is a line here."""
+    rates = {}
+    for preset in ("04_ar_sft", "05_llada1_sft", "05_llada2_sft"):
+        for scale in ("h100", "h100-t2t"):
+            p = in_force(scale, preset)
+            assert p["learning_rate"] == 2.5e-5 and p["optimizer"] == "adamw"
+            schedule = {"warmup": p["warmup_steps"], "decay_ratio": p["decay_ratio"], "min_ratio": p["min_lr_ratio"]}
+            rates[preset] = [learning_rate(step, 10_000, **schedule) for step in range(10_000)]
+            assert rates[preset][24] == 0.5 and rates[preset][-1] == pytest.approx(0.1, abs=1e-3)
+    cosine = [0.1 + 0.9 * (1 + math.cos(math.pi * step / 10_000)) / 2 for step in range(10_000)]
+    assert sum(rates["04_ar_sft"]) == pytest.approx(sum(cosine), rel=0.01)
+    assert rates["05_llada2_sft"][9000] == 1 and rates["05_llada2_sft"][9500] == pytest.approx(0.55)
+
+
+def test_the_preset_of_miniminds_present_data_differs_where_the_data_do(project, in_force):
+    """Other files, MiniMind 3's tokenizer and longer rows; as many tokens a step, and blocks up to the whole row."""
+    longer = {"seq_len", "max_seq_len", "batch_size", "wsd_block_sizes_up", "wsd_block_sizes_down"}
+    for stage in STAGES:
+        ours, reports = in_force("h100-t2t", stage.preset), in_force("h100", stage.preset)
+        assert {name for name in ours if ours[name] != reports[name]} <= {"data", "tokenizer_dir"} | longer
+        if stage.name == "00":
+            continue
+        assert ours["tokenizer_dir"] == "gongjy/minimind-3"
+        if "data" in ours:
+            files = {"pretrain_hq.jsonl": "pretrain_t2t_mini.jsonl", "sft_mini_512.jsonl": "sft_t2t_mini.jsonl"}
+            data, _, file = reports["data"].rpartition("/")
+            assert ours["data"] == f"{data}/{files[file]}" and files[file] in MINIMIND_FILES
+        if "batch_size" in ours:
+            length = "max_seq_len" if "max_seq_len" in ours else "seq_len"
+            assert ours["batch_size"] * ours[length] == reports["batch_size"] * reports[length]
+            assert ours[length] % ours.get("llada2_block_size", 1) == 0
+    p = in_force("h100-t2t", "03_llada2_pretrain")
+    up, down = (parse_numbers(p[f"wsd_block_sizes_{part}"]) for part in ("up", "down"))
+    assert BlockSchedule(512, 50_000, parse_numbers(p["wsd_phase_ratios"], float), up, down).block_size(20_000) == 512
+
+
+@pytest.mark.parametrize(("preset", "views", "gib"), [
+    ("01_ar_pretrain", 1, 22), ("03_llada2_pretrain", 1, 14), ("04_ar_sft", 1, 17), ("05_llada2_sft", 2, 41),
+])  # fmt: skip
+def test_the_estimate_of_a_large_step_counts_its_activations(in_force, large, preset, views, gib):
+    """About 0.36 MiB a position in AR and 0.25 to 0.3 in LLaDA 2: what an H100 of 80 GB has to hold."""
+    p = in_force("h100", preset)
+    length = p["max_seq_len"] if "max_seq_len" in p else p["seq_len"]
+    blocks = None
+    if preset != "01_ar_pretrain" and preset != "04_ar_sft":
+        blocks = BlockSchedule(length, 10, (0.3, 0.5, 0.2), (32,), (32,))
+    cost = estimate(large, train_config(p, 10, length), blocks=blocks, views=views)
+    assert cost.activation_bytes / 2**30 == pytest.approx(gib, rel=0.1)
+    fewer = dataclasses.replace(train_config(p, 10, length), micro_batch_size=p["batch_size"] // 4)
+    assert estimate(large, fewer, blocks=blocks, views=views).activation_bytes == pytest.approx(cost.activation_bytes / 4)
 
 
 def model_of(parameters: dict, vocabulary: int) -> Transformer:
@@ -183,7 +238,9 @@ def test_large_diffusion_presets_build_their_schedule_and_first_batch(project, i
     assert batch.tokens.shape == (2, 256)
     rate = lambda step: learning_rate(
         step, p["max_iters"], warmup=p["warmup_steps"], decay_ratio=p["decay_ratio"], min_ratio=p["min_lr_ratio"])  # fmt: skip
-    assert rate(999) == 0.5 and rate(20_000) == 1 and rate(49_999) == pytest.approx(0.025, abs=1e-3)
+    assert rate(999) == 0.5 and rate(49_999) == pytest.approx(0.025, abs=1e-3)
+    assert rate(22_000) == pytest.approx(1)  # held for 0.4 of the run, then down over the rest
+    assert rate(36_000) == pytest.approx(0.5125)
     sizes = [None]
     if preset.startswith("03"):
         blocks = BlockSchedule(256, 50_000, parse_numbers(p["wsd_phase_ratios"], float), parse_numbers(p["wsd_block_sizes_up"]),
@@ -243,7 +300,7 @@ def test_decoding_presets_are_valid_settings(in_force):
         DecodeConfig("llada1", p["max_new_tokens"], steps=p["gen_steps"], cfg_scale=p["gen_cfg_scale"])
 
 
-@pytest.mark.parametrize("scale", ["cpu", "smoke", "h100"])
+@pytest.mark.parametrize("scale", ["cpu", "smoke", "h100", "h100-t2t"])
 def test_every_shipped_preset_fits_its_notebook(project, scale):
     jobs = plan(STAGES, STAGES, scale, [], project / "runs/none")
     assert [job.stage for job in jobs] == list(STAGES)

@@ -658,8 +658,10 @@ def test_a_prediction_that_is_no_number_is_an_error(style, wrong):
         traces(model, PROMPTS[:1], STYLES[style])
 
 
-def test_decoding_stops_at_eos_with_no_mask_before_it():
-    ladder = [(9, 0.5)] * 2 + [(3, 0.95), (EOS, 0.97), (5, 0.4), (6, 0.5), (7, 0.3), (8, 0.6)]
+@pytest.mark.parametrize("end", [EOS, 11])
+def test_decoding_stops_at_an_end_with_no_mask_before_it(end, monkeypatch):
+    monkeypatch.setattr(Words, "end_token_ids", [EOS, 11], raising=False)
+    ladder = [(9, 0.5)] * 2 + [(3, 0.95), (end, 0.97), (5, 0.4), (6, 0.5), (7, 0.3), (8, 0.6)]
     ar = DecodeConfig("ar", max_new_tokens=6)
     shifted = confident(ladder[1:] + [(3, 0.5)])  # AR reads a row earlier
     assert traces(shifted, [[BOS, 9]], ar)[0].forwards == 2
@@ -672,8 +674,8 @@ def test_decoding_stops_at_eos_with_no_mask_before_it():
         assert trace.forwards == 2 and trace.ended and trace.answer == [3] and trace.tokens == 2
         (trace,) = traces(confident(ladder), [[BOS, 9]], dataclasses.replace(config, eos_early_stop=False))
         assert trace.forwards == 6 and trace.answer == [3]
-    # a mask before the eos: go on
-    later = [(9, 0.5)] * 2 + [(3, 0.5), (EOS, 0.97), (5, 0.6), (6, 0.55)]
+    # a mask before the end: go on
+    later = [(9, 0.5)] * 2 + [(3, 0.5), (end, 0.97), (5, 0.6), (6, 0.55)]
     (trace,) = traces(confident(later), [[BOS, 9]], DecodeConfig("llada1", max_new_tokens=4))
     assert [[p for p, _ in step] for step in commits(trace)] == [[3], [4], [5], [2]] and trace.answer == [3]
 

@@ -46,6 +46,16 @@ def test_a_mask_before_eos_means_that_it_has_not_ended():
     assert not record.ended and record.answer == [7] and record.tokens == 1
 
 
+def test_another_token_may_end_an_answer():
+    record = trace(step(0, (2, 7), (3, 6), (4, EOS), (5, EOS)))
+    record.other_ends = [6]
+    assert record.answer == [7] and record.ended and record.tokens == 2 and record.written() == [0, 2]
+    assert Trace.from_json(record.to_json()) == record
+    record.initial = [1, 6, M, M, M, M]  # in the prompt it ends nothing
+    record.steps = [step(0, (2, 7), (3, 8), (4, 8), (5, 8))]
+    assert not record.ended and record.tokens == 4
+
+
 def test_eos_in_the_prompt_ends_nothing():
     record = trace(step(0, (3, 7), (4, 8)), initial=(1, EOS, 5, M, M))
     assert record.answer == [7, 8] and not record.ended

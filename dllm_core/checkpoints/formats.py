@@ -1,34 +1,24 @@
-"""Weights on disk: found by name, read in any known layout, copied into a model, written.
+"""Weights on disk: found by name and opened as a model, in this project's run folders and in the layouts of `families`
+(folders, or bare .pt / .pth state dicts)."""
 
-Known layouts: this project's run folders, Hugging Face's Qwen3 and MiniMind's (folders or bare .pt / .pth state dicts).
-"""
-
-import reprlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from dllm_core.common.errors import NOT_FINITE, RunError
-from dllm_core.common.files import read_json, replaced_whole
+from dllm_core.checkpoints.configs import family_of, kind_of, layout_of, model_config
+from dllm_core.checkpoints.families import FAMILIES, MINIMIND_DIFFUSION, Family
+from dllm_core.checkpoints.tensors import EMBEDDING, INDEX, build, grow_vocabulary, read_state
+from dllm_core.common.errors import RunError
+from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve, run_path
 from dllm_core.common.records import fits
 from dllm_core.config import CheckpointInfo, ModelConfig
-from dllm_core.data.tokenizer import load_tokenizer
+from dllm_core.data.tokenizer import own_tokenizer
 from dllm_core.model import Transformer
 
-# Fields of a Hugging Face config that change what a model computes, with the values under which it computes what
-# `Transformer` does: SiLU gates, no biases, no experts, attention to all positions, plain RoPE.
-HONOURED = {
-    "model_type": (None, "qwen3", "qwen2", "llama", "mistral", "minimind"), "hidden_act": (None, "silu", "swish"),
-    "attention_bias": (None, False), "mlp_bias": (None, False), "use_sliding_window": (None, False),
-    "sliding_window": (None,), "layer_types": (None,), "use_moe": (None, False), "num_experts": (None, 0),
-    "num_local_experts": (None, 0), "n_routed_experts": (None, 0), "rope_type": (None, "default"),
-    "partial_rotary_factor": (None, 1), "quantization_config": (None,),
-}  # fmt: skip
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "file": None}
 VARIANTS = {"last": "model.safetensors", "best": "best.safetensors", "merged": "merged.safetensors"}
 
 
@@ -54,12 +44,18 @@ def find_checkpoint(name: str | Path) -> tuple[Path, str]:
     if path.is_file():
         return path, "file"
     for folder, variant in run_folders(name):
-        if (folder / VARIANTS[variant]).is_file():
+        if weights_file(folder, variant).is_file():
             return folder, variant
     existing = sorted(file.parent.name for file in resolve("weights").glob(f"*/{VARIANTS['last']}"))
     raise RunError(
         f"checkpoint {name}: no such file or finished run; runs here: {', '.join(existing) or 'none'}. Train it first"
     )
+
+
+def weights_file(folder: Path, variant: str) -> Path:
+    """The file of a folder's weights; the last ones of another library's may be shards with an index, or pickled."""
+    names = [VARIANTS[variant], *((INDEX, "pytorch_model.bin") if variant == "last" else ())]
+    return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
 
 
 def run_folders(name: str | Path) -> list[tuple[Path, str]]:
@@ -88,36 +84,66 @@ def run_name(name: str | Path) -> str:
 
 
 def load_checkpoint(
-    name: str | Path, *, num_attention_heads: int | None = None, vocab_size: int | None = None, device="cpu"
-) -> LoadedCheckpoint:
+    name: str | Path, *, num_attention_heads: int | None = None, vocab_size: int | None = None, device="cpu",
+    objective: str | None = None, block_size: int | None = None, label_shift: bool | None = None,
+    grid: str | None = None, dtype: str = "float32",
+) -> LoadedCheckpoint:  # fmt: skip
     """Load a checkpoint for further training or decoding.
 
-    A bare state dict (MiniMind's or Qwen3's keys, read with weights_only=True) needs its number of heads from a
-    config.json beside it or from `num_attention_heads`; it is never guessed. vocab_size: grow the embedding to it; the
-    rows of added tokens start as the mean of the others. Raises RunError when a tensor is missing or of another shape,
-    when config.json asks for what `Transformer` does not compute, or when the tokenizer is another model's.
+    A bare state dict (read with weights_only=True) needs its number of heads from a config.json beside it or from
+    `num_attention_heads`; it is never guessed. vocab_size: grow the embedding to it; the rows of added tokens start as
+    the mean of the others. objective, block_size, label_shift, grid: of `CheckpointInfo`, declared where neither the
+    folder nor its family says them. dtype: "float32", "bfloat16", "float16", or "file": as the weights are stored.
+    Raises RunError when a tensor is missing or of another shape, when config.json asks for what `Transformer` does not
+    compute or has a field that is not understood, when what must be declared is not, or when the tokenizer is another
+    model's.
     """
+    if dtype not in DTYPES:
+        raise RunError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     path, variant = find_checkpoint(name)
-    folder, file = (path.parent, path) if variant == "file" else (path, path / VARIANTS[variant])
+    folder, file = (path.parent, path) if variant == "file" else (path, weights_file(path, variant))
     config_file = folder / "config.json"
     record = read_json(config_file, RunError) if config_file.is_file() else None
-    state = read_state(file)
+    given = {"objective": objective, "block_size": block_size, "label_shift": label_shift, "grid": grid}
+    declared = {name: value for name, value in given.items() if value is not None}
+    # 1. what the folder is: all refusals come before the weights are read
+    where, family = (file, None) if record is None else (config_file, family_of(record, declared, config_file))
+    info = family and kind_of(record, family, declared, where)
+    # 2. the tensors, under Qwen3's names
+    state = read_state(file, DTYPES[dtype])
     if record is None:
-        config = infer_config(state, num_attention_heads, file)
+        family = family_by_tensors(state, file)
+        info = kind_of({}, family, declared, where)
+    state = {family.rename(name): tensor for name, tensor in state.items()}
+    if record is None:
+        config = infer_config(state, num_attention_heads, file, family)
     else:
-        config = model_config(record, state, config_file)
-    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+        config = model_config(record, state, config_file, family)
+    if family.change:
+        family.change(state, config)
+    # 3. the tokenizer, unless a given one takes its place, and rows of the embedding for all of its entries
+    tokenizer = own_tokenizer(folder, is_needed=vocab_size is None)
     _refuse_other_vocabulary(config.vocab_size, tokenizer, vocab_size or 0, file)
     entries = vocab_size or len(tokenizer or ())
     if entries > config.vocab_size:
         state = grow_vocabulary(state, entries)
         config = replace(config, vocab_size=entries)
-    model = Transformer(config)
-    copy_weights(state, model, file)
-    trained_as = (record or {}).get("dllm", {}).get("checkpoint") or {"objective": "ar", "label_shift": True}
-    info = _build(CheckpointInfo, trained_as, config_file)
+    model = build(config, state, file)
     trained = (record or {}).get("dllm", {}).get("trained")
-    return LoadedCheckpoint(model.to(device), info, tokenizer, path, trained if fits(trained, list[dict]) else [])
+    trained = trained if fits(trained, list[dict]) else []
+    return LoadedCheckpoint(model.to(device), info, tokenizer, path, trained)
+
+
+def family_by_tensors(state: dict[str, torch.Tensor], file: Path) -> Family:
+    """The family of a bare state dict: minimind-diffusion's by its names, else MiniMind's or Qwen3's. Raises RunError for
+    Nano-LLaDA's, which does not tell its RoPE."""
+    if "token_emb.weight" in state:
+        raise RunError(
+            f"{file}: the tensors are Nano-LLaDA's and do not tell whether it was trained with --inference-rope-scaling: put a "
+            'config.json beside the file with "model_type": "nano-llada", "inference_rope_scaling": true or false and the '
+            "fields of the shape"
+        )
+    return MINIMIND_DIFFUSION if "model.embed.weight" in state else FAMILIES["minimind"]
 
 
 def _refuse_other_vocabulary(rows: int, tokenizer, vocab_size: int, file: Path) -> None:
@@ -133,49 +159,15 @@ def _refuse_other_vocabulary(rows: int, tokenizer, vocab_size: int, file: Path) 
         )
 
 
-def _build(cls: type, values: dict, where: Path):
-    """cls(**values). Raises RunError, which names the file, for a value that the class refuses."""
-    try:
-        return cls(**values)
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{where}: {error}") from error
-
-
-def read_state(file: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors, .pt or .pth file, in float32; a dict under "model" or "state_dict" is unwrapped.
-    Raises RunError for a file that cannot be read, and for a tensor that is not of floating point or not finite."""
-    try:
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the reader raises, the cause is this file
-        raise RunError(f"{file}: cannot be read as a plain state dict ({error})") from error
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise RunError(f"{file}: has no state dict of tensors")
-    skip = ("freqs_cos", "freqs_sin", "rotary_emb", "rope_cos", "rope_sin")  # tables that the model computes itself
-    state = {name: tensor for name, tensor in state.items() if not any(part in name for part in skip)}
-    for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            raise RunError(f"{file}: tensor {name} is of {tensor.dtype}, not of floating point: not a model's weights")
-        state[name] = tensor.float()
-        if not state[name].sum().isfinite():  # ten times as fast as a look at each number
-            raise RunError(f"{file}: tensor {name} holds nan, inf or too large numbers: {NOT_FINITE}")
-    return {name.removeprefix("_orig_mod.").removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def infer_config(state: dict[str, Tensor], heads: int | None, file: Path) -> ModelConfig:
-    """ModelConfig of a bare state dict with `heads` heads; the tensors tell everything else. Raises RunError."""
+def infer_config(state: dict[str, torch.Tensor], heads: int | None, file: Path, family: Family) -> ModelConfig:
+    """ModelConfig of a bare state dict with `heads` heads; the tensors, renamed, tell everything else. Raises RunError."""
     if heads is None:
         raise RunError(
             f"{file}: a bare state dict does not tell its number of heads; give num_attention_heads or put a config.json "
             "beside it"
         )
     try:
-        vocab, hidden = state["model.embed_tokens.weight"].shape
+        vocab, hidden = state[EMBEDDING].shape
         q, k = (state[f"model.layers.0.self_attn.{n}_proj.weight"].shape[0] for n in "qk")
         inner = state["model.layers.0.mlp.gate_proj.weight"].shape[0]
     except KeyError as error:
@@ -183,117 +175,7 @@ def infer_config(state: dict[str, Tensor], heads: int | None, file: Path) -> Mod
     if q % heads or k % (q // heads):
         raise RunError(f"{file}: num_attention_heads={heads} does not fit query rows {q} and key rows {k}")
     layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("model.layers."))
-    layout = _layout_of(state)
+    layout = layout_of(state)
     eps = 1e-6 if layout["qk_norm"] else 1e-5  # MiniMind-3 and MiniMind2
-    return ModelConfig(vocab, hidden, layers, heads, k // (q // heads), q // heads, inner, rms_norm_eps=eps, **layout)
-
-
-def _layout_of(state: dict[str, Tensor]) -> dict[str, bool]:
-    """What only the tensors tell for sure; a config.json may leave it out."""
-    embedding, head = state.get("model.embed_tokens.weight"), state.get("lm_head.weight")
-    tied = head is None or (embedding is not None and torch.equal(head, embedding))
-    return {"qk_norm": "model.layers.0.self_attn.q_norm.weight" in state, "tie_word_embeddings": tied}
-
-
-def model_config(record: dict, state: dict[str, Tensor], where: Path) -> ModelConfig:
-    """ModelConfig from a config.json (of this project, Hugging Face's Qwen3 or Llama, MiniMind) and the weights beside it.
-    Raises RunError for a config of something else, also for one that asks for what `HONOURED` leaves out."""
-    names = {field.name for field in fields(ModelConfig)}
-    parts = [record.get(name) or {} for name in ("rope_scaling", "rope_parameters", "dllm")]
-    if not all(isinstance(part, dict) for part in parts):
-        raise RunError(f"{where}: rope_scaling, rope_parameters and dllm must be objects or null")
-    flat = {**record, "rope_type": parts[0].get("type"), **parts[0], **parts[1]}  # as transformers reads it
-    _refuse_unsupported(flat, where)
-    known = {name: value for name, value in flat.items() if name in names and value is not None}
-    known |= {name: value for name, value in parts[2].items() if name in names}
-    missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - set(known)
-    if missing:
-        raise RunError(f"{where}: not a model config (no {', '.join(sorted(missing))})")
-    known.setdefault("rope_theta", 1e6)
-    gate = state.get("model.layers.0.mlp.gate_proj.weight")
-    if "intermediate_size" not in known and gate is not None:
-        known["intermediate_size"] = gate.shape[0]
-    return _build(ModelConfig, {**known, **_layout_of(state)}, where)
-
-
-def _refuse_unsupported(record: dict, where: Path) -> None:
-    """Raise RunError for a field that `Transformer` would ignore. A field that is switched off may have any value."""
-    asked = dict(record)
-    if asked.get("use_sliding_window") is False:
-        asked.pop("sliding_window", None)
-    if asked.get("use_moe") is False:
-        asked = {name: value for name, value in asked.items() if "experts" not in name}
-    layers = asked.get("layer_types")
-    if isinstance(layers, list) and all(layer == "full_attention" for layer in layers):
-        del asked["layer_types"]
-    for name, values in HONOURED.items():
-        if asked.get(name) not in values:
-            raise RunError(
-                f"{where}: {name}={reprlib.repr(asked[name])} is not supported. This model has SiLU gates, no biases, no "
-                "experts, attention to all positions and plain RoPE, as Qwen3 and Llama; it would compute something else"
-            )
-
-
-def hf_config(config: ModelConfig, checkpoint: CheckpointInfo, settings: dict) -> dict:
-    """A config.json that transformers' Qwen3ForCausalLM (without QK-norm LlamaForCausalLM) reads; what only this project
-    reads stands under "dllm"."""
-    shape = config.to_dict()
-    only_here = {name: shape.pop(name) for name in ("qk_norm", "qk_norm_init")}
-    family = "Qwen3" if config.qk_norm else "Llama"
-    return {
-        "architectures": [f"{family}ForCausalLM"], "model_type": family.lower(), "hidden_act": "silu",
-        "attention_bias": False, **shape, "dllm": {**only_here, "checkpoint": asdict(checkpoint), "settings": settings},
-    }  # fmt: skip
-
-
-def grow_vocabulary(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
-    """The state dict with an embedding (and untied head) of `size` rows; the new rows are the mean of the old."""
-    grown = dict(state)
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        if name in state:
-            rows = state[name]
-            grown[name] = torch.cat([rows, rows.mean(dim=0, keepdim=True).expand(size - len(rows), -1)])
-    return grown
-
-
-def copy_weights(state: dict[str, Tensor], model: Transformer, where: Path) -> None:
-    """Copy `state` into `model`. Raises RunError naming a tensor that is missing, left over or of another shape."""
-    expected = model.state_dict()
-    if model.config.tie_word_embeddings:
-        state = {**state, "lm_head.weight": state.get("model.embed_tokens.weight")}
-    for name, tensor in expected.items():
-        loaded = state.get(name)
-        if loaded is None or loaded.shape != tensor.shape:
-            shape = "absent" if loaded is None else tuple(loaded.shape)
-            raise RunError(
-                f"{where}: tensor {name} is {shape}, the model needs {tuple(tensor.shape)}; is this the right checkpoint "
-                "or shape?"
-            )
-    extra = sorted(set(state) - set(expected))
-    if extra:
-        raise RunError(
-            f"{where}: tensor {extra[0]} has no place in the model ({len(extra)} such); is this the right layout?"
-        )
-    model.load_state_dict(state)
-
-
-def mean_weights(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Element-wise mean of equally shaped state dicts, summed in float64."""
-    return {
-        name: (sum(state[name].double() for state in states) / len(states)).to(tensor.dtype)
-        for name, tensor in states[0].items()
-    }
-
-
-def save_weights(model: Transformer, file: Path) -> None:
-    """Write the weights as .safetensors, without a tied head, as Hugging Face does."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        del state["lm_head.weight"]
-    save_tensors(state, file)
-
-
-def save_tensors(state: dict[str, Tensor], file: Path) -> None:
-    """Write a .safetensors file atomically, marked as PyTorch's, as transformers expects."""
-    with replaced_whole(file, sum(tensor.nbytes for tensor in state.values())) as partial:
-        save_file(state, partial, metadata={"format": "pt"})
+    known = {"rms_norm_eps": eps, **family.defaults, **layout}
+    return ModelConfig(vocab, hidden, layers, heads, k // (q // heads), q // heads, inner, **known)

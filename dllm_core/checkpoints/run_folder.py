@@ -1,6 +1,6 @@
 """A run's folder: what training writes and decoding reads.
 
-    weights/NAME/config.json        model shape in Hugging Face's Qwen3 form; under "dllm" how it was trained
+    weights/NAME/config.json        what it is, in Hugging Face's form; under "dllm" how it was trained
     weights/NAME/model.safetensors  last weights; also best.safetensors and merged.safetensors
     weights/NAME/tokenizer*.json    so that a run needs nothing else
     weights/NAME/metrics.jsonl      one TrainStep per line
@@ -27,9 +27,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from dllm_core.checkpoints import price
-from dllm_core.checkpoints.formats import VARIANTS, hf_config, mean_weights, read_state, save_tensors, save_weights
+from dllm_core.checkpoints.formats import VARIANTS
+from dllm_core.checkpoints.hf_config import generation_config, hf_config
 from dllm_core.checkpoints.run_lock import read_run, take_lock
 from dllm_core.checkpoints.same_training import same_settings, same_start, starts_from
+from dllm_core.checkpoints.tensors import mean_weights, read_state, save_tensors, save_weights
 from dllm_core.common.errors import RunError
 from dllm_core.common.files import (
     display_path,
@@ -77,7 +79,7 @@ class RunFolder:
         read_run(folder)  # before anything is written there
         folder.mkdir(parents=True, exist_ok=True)
         take_lock(folder)
-        config = hf_config(model.config, checkpoint, settings)
+        config = hf_config(model.config, checkpoint, tokenizer, settings=settings)
         config["dllm"]["starts_from"] = starts_from(model, settings) | {"trained": price.before(settings)}
         config = json.loads(json_text(config))  # as it will be read: tuples become lists
         trains_on = folder in _trained_here and _trained_here[folder]() is model  # its weights are no longer the first
@@ -95,6 +97,8 @@ class RunFolder:
             else:
                 run._set_aside()
         write_json(folder / "config.json", config, indent=2)
+        if checkpoint.objective == "ar":
+            write_json(folder / "generation_config.json", generation_config(tokenizer), indent=2)
         tokenizer.save_pretrained(folder)
         _trained_here[folder] = weakref.ref(model)
         return run

@@ -1,10 +1,12 @@
 """Whether two trainings are the same: their settings, and the weights and the data that they start from."""
 
 import math
+from dataclasses import fields
 
 import torch
 
 from dllm_core.common.paths import resolve
+from dllm_core.config import ModelConfig
 from dllm_core.data.token_cache import checksum
 from dllm_core.model import Transformer
 
@@ -21,11 +23,13 @@ def same_settings(earlier: dict, config: dict) -> bool:
 
 
 def _training_of(config: dict) -> dict:
-    """A run's config.json with only the settings that change the training, and without what it starts from and what it took."""
+    """Of a run's config.json the model's shape, its objective and the settings that change the training. What else the
+    file says to other programs, and what an earlier version of it did not say, changes none."""
     record = config["dllm"]
     settings = record.get("settings", {})
     kept = {name: settings[name] for name in settings if name not in WITHOUT_EFFECT and not name.startswith("gen_")}
-    return {**config, "dllm": {**record, "settings": kept, "starts_from": None, "trained": None}}
+    shape = {field.name: {**config, **record}.get(field.name) for field in fields(ModelConfig)}
+    return {"shape": shape, "checkpoint": record.get("checkpoint"), "settings": kept}
 
 
 def starts_from(model: Transformer, settings: dict) -> dict:

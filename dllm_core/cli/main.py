@@ -22,6 +22,7 @@ COMMANDS = {  # word → (module, help)
     "launch": ("dllm_core.cli.launch", "train one notebook's model on several processes, under accelerate launch"),
     "play": ("dllm_core.show.terminal", "draw or play a saved decoding in the terminal"),
     "report": ("dllm_core.cli.report", "sum up what notebook 07 measured in tables and sentences"),
+    "export": ("dllm_core.cli.export", "write a checkpoint as a folder that transformers, SDAR or dllm reads"),
     "bench": ("dllm_core.workshop.benchmark.main", "measure training, decoding and feeding side by side with others"),
     "figures": ("dllm_core.workshop.pictures", "draw the pictures of the pages and of the notebooks"),
     "results": ("dllm_core.workshop.results_page", "write RESULTS.md, BENCHMARKS.md, their figures and README's tables"),

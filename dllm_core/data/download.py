@@ -21,6 +21,8 @@ TOKENIZER_FILES = [
     "chat_template.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 ]  # fmt: skip
 
+CONFIGS = ["config.json", "generation_config.json"]  # they name the mask and the ends of an answer
+
 
 def is_repository(name: str) -> bool:
     """Whether `name` looks like `owner/name`."""
@@ -72,7 +74,7 @@ def fetch_tokenizer(repository: str) -> Path:
     what = f"ModelScope model {repository}"
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     with _hub(what) as api:
-        api.download_repo(repository, "model", local_dir=unfinished, allow_patterns=TOKENIZER_FILES)
+        api.download_repo(repository, "model", local_dir=unfinished, allow_patterns=TOKENIZER_FILES + CONFIGS)
     if not any((unfinished / name).is_file() for name in TOKENIZER_FILES):
         raise DataError(f"{what}: it has no tokenizer (looked for {', '.join(TOKENIZER_FILES)})")
     os.replace(unfinished, folder)

@@ -1,6 +1,6 @@
 """Read jsonl files into tokens: a file is found, checked and tokenized once; its tokens are then memory-mapped.
 
-Two schemas, MiniMind's: `{"text": …}` for pretraining, `{"conversations": [{"role", "content"}, …]}` for SFT. A file is
+Two schemas: `{"text": …}` for pretraining, `{"conversations": [{"role", "content"}, …]}` for SFT (`turns`). A file is
 tokenized in chunks on all cores (`parallel`) into flat files under data/cache/ (`token_cache`); the next call maps these
 without reading the text.
 """
@@ -21,11 +21,16 @@ from dllm_core.data.parallel import Lines, chunks_of_lines, map_lines
 from dllm_core.data.report import counted, reported
 from dllm_core.data.token_cache import TokenChunk, TokenDataset, load_or_tokenize
 from dllm_core.data.tokenizer import backend, control_ids, control_tokens, refuse_control_ids, refuse_surrogates
+from dllm_core.data.turns import list_of_turns, read_conversation
 
 MODELSCOPE = "modelscope:"
-REPORT_DATA = "gongjy/minimind_dataset"
+MINIMIND_DATA = "gongjy/minimind_dataset"
 ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # the only way in which half a surrogate pair comes into UTF-8
 REPORT_FILES = ("pretrain_hq.jsonl", "sft_mini_512.jsonl")
+MINIMIND_FILES = (  # of the README in jingyaogong/minimind at d65ef2c, 2026-08, which no longer names the two above
+    "pretrain_t2t_mini.jsonl", "pretrain_t2t.jsonl", "sft_t2t_mini.jsonl", "sft_t2t.jsonl", "rlaif.jsonl",
+    "agent_rl.jsonl", "agent_rl_math.jsonl", "dpo.jsonl",
+)  # fmt: skip
 
 
 def find_data(path: str | Path) -> Path:
@@ -40,7 +45,7 @@ def find_data(path: str | Path) -> Path:
         owner, _, rest = text.removeprefix(MODELSCOPE).partition("/")
         name, _, file = rest.partition("/")
         if not is_repository(f"{owner}/{name}") or not file or ".." in Path(file).parts:
-            raise DataError(f"{text}: expected modelscope:owner/name/file, such as {_report_address(REPORT_FILES[0])}")
+            raise DataError(f"{text}: expected modelscope:owner/name/file, such as {_address(MINIMIND_FILES[0])}")
         return fetch_dataset_file(f"{owner}/{name}", file)
     where = resolve(path)
     if where.is_file():
@@ -49,17 +54,18 @@ def find_data(path: str | Path) -> Path:
         raise DataError(f"{where}: this is a folder, expected a jsonl file")
     if is_embedded(where):
         return unpack(where)
-    if where.name in REPORT_FILES:
-        fetched = home("datasets", REPORT_DATA) / where.name
+    if where.name in REPORT_FILES + MINIMIND_FILES:
+        fetched = home("datasets", MINIMIND_DATA) / where.name
         if fetched.is_file():
             return fetched
-        raise DataError(f"{where}: no such file. To download it, give {_report_address(where.name)} as the path")
+        now = f"; the repository's README now names {', '.join(MINIMIND_FILES)} (preset h100-t2t)"
+        raise DataError(f"{where}: no such file. To download it, give {_address(where.name)} as the path{now}")
     hint = "" if Path(path).is_absolute() else f" (relative paths count from {root()})"
     raise DataError(f"{where}: no such file{hint}")
 
 
-def _report_address(file: str) -> str:
-    return f"{MODELSCOPE}{REPORT_DATA}/{file}"
+def _address(file: str) -> str:
+    return f"{MODELSCOPE}{MINIMIND_DATA}/{file}"
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
@@ -74,11 +80,15 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
 
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
-    """The texts of a file of either schema, for building a vocabulary; each turn of a conversation is a text."""
+    """The texts of a file of either schema, for building a vocabulary; each turn of a conversation is a text, and so is
+    its reasoning."""
     path = find_data(path)
     for number, row in read_jsonl(path):
-        if "conversations" in row and field not in row:
-            yield from (turn["content"] for turn in _conversation(path, number, row))
+        if list_of_turns(row) is not None and field not in row:
+            for turn in read_conversation(row, f"{path}:{number}").turns:
+                yield turn["content"]
+                if "reasoning_content" in turn:
+                    yield turn["reasoning_content"]
         else:
             yield _text(path, number, row, field)
 
@@ -117,8 +127,10 @@ def chat_documents(path: str | Path, tokenizer, max_length: int, turns: str = "a
     turns: "all", one example per conversation with every answer scored; "each", one example per answer with the turns
     before it as its prompt. An answer that exceeds max_length is cut, without eos. An example is left out if max_length
     ends before its first answer or if all answers are blank. Prompt and answer are tokenized separately, so that the
-    boundary between them is the same as in generation. Control tokens, info and warnings: as in `text_documents`.
-    Raises DataError naming file and line for a wrong schema or a template that does not fit.
+    boundary between them is the same as in generation. Reasoning, tools and calls go through the template, too; what it
+    does not write is counted. A conversation with an odd turn, or that the template refuses, is left out and counted; the
+    first is named. Control tokens, info and warnings: as in `text_documents`.
+    Raises DataError naming file and line for a line without turns, and when no conversation is left.
     """
     if turns not in ("all", "each"):
         raise DataError(f'turns={turns!r}: must be "all" or "each"')
@@ -127,13 +139,13 @@ def chat_documents(path: str | Path, tokenizer, max_length: int, turns: str = "a
     path, mask = find_data(path), tokenizer.mask_token_id
 
     def tokenize(lines: Lines) -> TokenChunk:
-        conversations = [_conversation(path, n, _object(path, n, line)) for n, line in lines]
-        locations = [f"{path}:{n}" for n, _ in lines]
-        ids, scored, origin, counts = encode_conversations(tokenizer, conversations, max_length, turns, locations)
+        conversations = [read_conversation(_object(path, n, line), f"{path}:{n}") for n, line in lines]
+        ids, scored, origin, counts = encode_conversations(tokenizer, conversations, max_length, turns)
         for i, tokens in zip(origin, ids):
             if mask in tokens:
-                refuse_control_ids(tokenizer, [mask], locations[i])
-        return counted(TokenChunk.of(ids, scored, counts), tokenizer)
+                refuse_control_ids(tokenizer, [mask], conversations[i].location)
+        problem = next((talk.problem for talk in conversations if talk.problem), "")
+        return counted(TokenChunk.of(ids, scored, counts, problem), tokenizer)
 
     options = {"schema": "chat", "max_length": max_length, "turns": turns}
     return reported(load_or_tokenize(path, tokenizer, options, map_lines(path, tokenize)), path)
@@ -161,28 +173,3 @@ def _text(path: Path, number: int, row: dict, field: str) -> str:
         actual = f"found {type(text).__name__}" if field in row else f"this line has: {', '.join(row) or 'nothing'}"
         raise DataError(f'{path}:{number}: expected a string under "{field}", as in {{"{field}": "…"}}; {actual}')
     return text
-
-
-def _conversation(path: Path, number: int, row: dict) -> list[dict]:
-    """The turns as [{"role", "content"}, …]. Raises DataError when the line is no conversation to learn from."""
-    turns = row.get("conversations")
-    problem = _problem_of(turns, row)
-    if problem:
-        expected = '{"conversations": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
-        raise DataError(f"{path}:{number}: {problem}; expected {expected}")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-
-
-def _problem_of(turns, row: dict) -> str:
-    if not isinstance(turns, list) or not turns:
-        return f'no list of turns under "conversations" (this line has: {", ".join(row) or "nothing"})'
-    for i, turn in enumerate(turns, 1):
-        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
-            return f'turn {i} has no string under "content"'
-        if turn.get("role") not in ("system", "user", "assistant"):
-            return f"turn {i} has role {turn.get('role')!r}, not system, user or assistant"
-    if turns[0]["role"] == "assistant":
-        return "the first turn is the assistant's: there is nothing to answer"
-    if turns[-1]["role"] != "assistant":
-        return f"the last turn is the {turns[-1]['role']}'s: there is no answer to learn"
-    return ""

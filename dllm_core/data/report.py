@@ -12,6 +12,11 @@ LOSSES = {  # count in `TokenDataset.info` → (its words, what to do)
     "cut": ("examples cut at their end", "allow longer ones (max_seq_len, max_length)"),
     "dropped": ("examples left out, with no answer before max_length", "allow longer ones (max_seq_len, max_length)"),
     "blank": ("examples left out, blank", "look at the file"),
+    "odd": ("conversations left out, odd or refused by the chat template", "look at the one that is named"),
+    "unwritten": (
+        "turns without their reasoning, tools or calls, which the chat template does not write",
+        "use a tokenizer whose template writes them",
+    ),
     "unknown": ("tokens unknown to the tokenizer", "use a tokenizer that has these characters"),
 }
 
@@ -42,15 +47,17 @@ def reading_report(*datasets: TokenDataset | None) -> str:
 def _sentence(dataset: TokenDataset) -> str:
     info, losses = dataset.info, _losses(dataset)
     lost = [f"{count:,} of {total:,} {LOSSES[name][0]}" for name, (count, total) in losses.items() if count]
+    first = f"; the first odd one: {info['problem']}" if "problem" in info else ""
     plain = f"; control tokens read as plain text: {info['control']:,}" if info["control"] else ""
     return (
         f"{info['file']}: {info['kept']:,} of {losses['blank'][1]:,} examples, {len(dataset.tokens):,} tokens; "
-        f"lost: {', '.join(lost) or 'nothing'}{plain}"
+        f"lost: {', '.join(lost) or 'nothing'}{first}{plain}"
     )
 
 
 def _losses(dataset: TokenDataset) -> dict[str, tuple[int, int]]:
     """For each loss its count, and the number of all examples or all tokens."""
     info = dataset.info
-    examples = info["kept"] + info.get("dropped", 0) + info["blank"]
-    return {name: (info.get(name, 0), len(dataset.tokens) if name == "unknown" else examples) for name in LOSSES}
+    examples = info["kept"] + info.get("dropped", 0) + info["blank"] + info.get("odd", 0)
+    totals = {"unknown": len(dataset.tokens), "unwritten": info.get("turns", 0)}
+    return {name: (info.get(name, 0), totals.get(name, examples)) for name in LOSSES}

@@ -106,7 +106,7 @@ def count_up(lengths: np.ndarray) -> np.ndarray:
 
 
 def trainable_spans(documents: TokenDataset, seq_len: int, fill: str | None, pack: str) -> tuple[np.ndarray, ...]:
-    """(first token, length, ends with eos), each [N], of the documents with a scored token within `seq_len`.
+    """(first token, length, is ended, not cut), each [N], of the documents with a scored token within `seq_len`.
 
     Warns when more than 1 % of the examples that are to stay whole are longer.
     """
@@ -132,5 +132,5 @@ def trainable_spans(documents: TokenDataset, seq_len: int, fill: str | None, pac
     starts, lengths = starts[keep], lengths[keep]
     ended = np.zeros(len(starts), bool)
     if fill is not None:
-        ended = documents.tokens[starts + lengths - 1] == documents.eos_token_id
+        ended = np.isin(documents.tokens[starts + lengths - 1], [documents.eos_token_id, *documents.other_ends])
     return starts, lengths, ended

@@ -20,8 +20,9 @@ from dllm_core.common.errors import DataError
 from dllm_core.common.files import explain_full_disk, read_json, write_json
 from dllm_core.common.paths import root
 from dllm_core.data.tokenizer import backend
+from dllm_core.trace import end_token_ids
 
-FORMAT = 3  # raised when the meaning of the cached files changes
+FORMAT = 4  # raised when the meaning of the cached files changes
 FILES = ("tokens.bin", "scored.bin", "offsets.npy")
 WHOLE = 2**23  # bytes up to which a checksum reads all of a file, in about 3 ms
 PIECE, PIECES = 2**16, 64  # bytes and number of the pieces that it reads of a larger one
@@ -33,8 +34,8 @@ class TokenDataset:
     """N documents, concatenated; the arrays may be memory-mapped.
 
     tokens: [T] uint16 or int32. scored: [T] bool, False on prompts. starts, lengths: [N] int64, the first token of each
-    document and its number of tokens. pad_token_id, eos_token_id: those of the tokenizer. info: counts from reading the
-    text.
+    document and its number of tokens. pad_token_id, eos_token_id: those of the tokenizer; other_ends: further ids
+    that end an answer. info: counts from reading the text.
     """
 
     tokens: np.ndarray
@@ -44,6 +45,7 @@ class TokenDataset:
     pad_token_id: int
     eos_token_id: int
     info: dict = field(default_factory=dict)
+    other_ends: Sequence[int] = ()
 
     @property
     def all_scored(self) -> bool:
@@ -89,21 +91,22 @@ class TokenDataset:
 @dataclass(frozen=True)
 class TokenChunk:
     """n documents with t tokens in all. tokens: [t] int32. scored: [t] bool, or None for all True. lengths: [n] int64.
-    counts: summed over the chunks into `TokenDataset.info`."""
+    counts: summed over the chunks into `TokenDataset.info`. problem: of the first line that was left out as odd."""
 
     tokens: np.ndarray
     scored: np.ndarray | None
     lengths: np.ndarray
     counts: dict[str, int]
+    problem: str = ""
 
     @classmethod
-    def of(cls, ids: Sequence, scored: Sequence | None, counts: dict[str, int]) -> "TokenChunk":
+    def of(cls, ids: Sequence, scored: Sequence | None, counts: dict[str, int], problem: str = "") -> "TokenChunk":
         """From a list of token ids, and where `scored` is given a list of bool, for each document."""
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         total = int(lengths.sum())
         tokens = np.fromiter(chain.from_iterable(ids), np.int32, total)
         marks = None if scored is None else np.fromiter(chain.from_iterable(scored), bool, total)
-        return cls(tokens, marks, lengths, counts)
+        return cls(tokens, marks, lengths, counts, problem)
 
 
 def load_or_tokenize(path: Path, tokenizer, options: dict, chunks: Generator[TokenChunk, None, None]) -> TokenDataset:
@@ -187,11 +190,13 @@ def _write(folder: Path, path: Path, state: list, tokenizer, chunks: Iterable[To
     folder.mkdir()
     dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.int32)
     lengths: list[np.ndarray] = [np.zeros(1, np.int64)]
-    info: dict[str, int] = {}
+    info: dict[str, int | str] = {}
+    problem = ""
     with open(folder / "tokens.bin", "wb") as tokens, open(folder / "scored.bin", "wb") as scored:
         for chunk in chunks:
             for name, count in chunk.counts.items():
                 info[name] = info.get(name, 0) + count
+            problem = problem or chunk.problem
             tokens.write(chunk.tokens.astype(dtype).tobytes())
             if chunk.scored is not None:
                 scored.write(chunk.scored.tobytes())
@@ -199,7 +204,9 @@ def _write(folder: Path, path: Path, state: list, tokenizer, chunks: Iterable[To
     offsets = np.cumsum(np.concatenate(lengths))
     if offsets[-1] == 0:
         left_out = ", ".join(f"{count} {name}" for name, count in info.items() if count)
-        raise DataError(f"{path}: no document is left to train on ({left_out or 'no lines'})")
+        why = f". The first odd one: {problem}" if problem else ""
+        raise DataError(f"{path}: no document is left to train on ({left_out or 'no lines'}){why}")
+    info |= {"problem": problem} if problem else {}
     np.save(folder / "offsets.npy", offsets)
     files = {name: checksum(folder / name) for name in FILES}
     record = {"dtype": dtype.name, "source": str(path), "state": state, "files": files, "counts": info}
@@ -226,7 +233,8 @@ def _load(folder: Path, state: list, tokenizer) -> TokenDataset | None:
         has_prompts = (folder / "scored.bin").stat().st_size > 0
         scored = np.memmap(folder / "scored.bin", np.bool_, "r") if has_prompts else _all_scored(tokens)
         offsets = np.load(folder / "offsets.npy")
-        special = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-        return TokenDataset(tokens, scored, offsets[:-1], np.diff(offsets), *special, info["counts"])
+        eos, *ends = end_token_ids(tokenizer)
+        starts, lengths = offsets[:-1], np.diff(offsets)
+        return TokenDataset(tokens, scored, starts, lengths, tokenizer.pad_token_id, eos, info["counts"], ends)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None

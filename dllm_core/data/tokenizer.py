@@ -8,19 +8,23 @@
 | mask | `<|mask|>` | a position that a diffusion model has not decoded yet; never in a text |
 | unk | `<|unk|>` | a character without a token |
 
-Another tokenizer may have other tokens in these roles. Conversations are written in ChatML.
+Another tokenizer may have other tokens in these roles; those that it does not name are chosen (`roles`). Conversations
+are written in ChatML.
 """
 
 import re
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 from dllm_core.common.errors import DataError
 from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve, root
 from dllm_core.data.download import fetch_tokenizer, is_repository
+from dllm_core.data.roles import MASK, assign_roles
+from dllm_core.trace import end_token_ids
 
-PAD, BOS, EOS, MASK, UNKNOWN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>", "<|unk|>"
+PAD, BOS, EOS, UNKNOWN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|unk|>"
 SPECIAL_TOKENS = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS, "mask_token": MASK, "unk_token": UNKNOWN}
 CHATML = (
     "{% for message in messages %}"
@@ -32,30 +36,23 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "speci
 _ANY_OF = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def load_tokenizer(source: str | Path = "data/tokenizer"):
-    """A `PreTrainedTokenizerFast` with pad, bos, eos and mask.
+def load_tokenizer(source: str | Path = "data/tokenizer", mask_token_id: int | None = None):
+    """A `PreTrainedTokenizerFast` with pad, bos, eos and mask, and `end_token_ids`, with which an answer ends.
 
     source: a folder with a tokenizer (relative paths count from the project root), or a ModelScope model id
     `owner/name` (also `modelscope:owner/name`), of which only the tokenizer's files are downloaded, once.
-    A tokenizer without a mask gets `<|mask|>` as its last id, so the size of the vocabulary is `len(tokenizer)`.
-    Raises DataError when there is no tokenizer, it cannot be read, it lacks a pad, bos or eos token or its vocabulary
-    lacks the named one, or when its ids are not 0 to `len(tokenizer)` − 1. Code that comes with a tokenizer never runs.
+    mask_token_id: the mask that the model was trained with; None: that of config.json in the folder, else the tokenizer's.
+    What the folder does not name is chosen by the rules of `roles`, with a warning. A tokenizer without a mask gets
+    `<|mask|>` as its last id, so the size of the vocabulary is `len(tokenizer)`.
+    Raises DataError when there is no tokenizer, it cannot be read, it has no eos or lacks a named token, when the mask is
+    an ordinary token, pad, bos or an end, or when its ids are not 0 to `len(tokenizer)` − 1. Code that comes with a
+    tokenizer never runs.
     """
     folder = _folder(str(source))
     tokenizer = _read(folder)
-    missing = [name for name in ("pad", "bos", "eos") if getattr(tokenizer, f"{name}_token_id") is None]
-    if missing:
-        raise DataError(
-            f"{folder}: the tokenizer has no {' and no '.join(missing)} token. A document is bos text eos and pad fills "
-            f"the rows: name the tokens in {folder / 'tokenizer_config.json'}, "
-            f'for example "{missing[0]}_token": "{SPECIAL_TOKENS[f"{missing[0]}_token"]}"'
-        )
-    if tokenizer.mask_token_id is None:
-        tokenizer.add_special_tokens({"mask_token": MASK})
-    if tokenizer.mask_token_id in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id):
+    assign_roles(tokenizer, folder, mask_token_id)
+    if tokenizer.mask_token_id in (tokenizer.pad_token_id, tokenizer.bos_token_id, *tokenizer.end_token_ids):
         raise DataError(f"{folder}: the mask token {tokenizer.mask_token!r} is also pad, bos or eos")
-    if tokenizer.eos_token_id == tokenizer.bos_token_id:
-        raise DataError(f"{folder}: bos and eos are the same token {tokenizer.eos_token!r}; the model could not stop")
     ids = sorted(tokenizer.get_vocab().values())
     if ids != list(range(len(tokenizer))):
         raise DataError(
@@ -63,6 +60,18 @@ def load_tokenizer(source: str | Path = "data/tokenizer"):
             "one row of its embedding for each, so the ids must be 0, 1, 2, … without a gap"
         )
     return tokenizer
+
+
+def own_tokenizer(folder: Path, is_needed: bool = True):
+    """The tokenizer in a checkpoint's folder; None where there is none or, unless it is needed, where it is refused."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    try:
+        return load_tokenizer(folder)
+    except DataError:
+        if is_needed:
+            raise
+        return None
 
 
 def character_tokenizer(texts: Iterable[str]):
@@ -142,8 +151,8 @@ def control_tokens(tokenizer) -> re.Pattern:
 
 
 def control_ids(tokenizer) -> set[int]:
-    """pad, bos, eos and mask: the ids that no text may hold, for they would begin, end or mask something there."""
-    roles = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id}
+    """pad, bos, mask and the ends: the ids that no text may hold, for they would begin, end or mask something there."""
+    roles = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.mask_token_id, *end_token_ids(tokenizer)}
     return roles - {tokenizer.unk_token_id}
 
 
@@ -179,6 +188,7 @@ def _read(folder: Path):
     if (folder / "tokenizer.json").is_file():
         from transformers import PreTrainedTokenizerFast as reader
     else:
+        _require_sentencepiece(folder)
         from transformers import AutoTokenizer as reader
     # read here too, so that an error names the file
     files = {name: read_json(folder / name) if (folder / name).is_file() else {} for name in _FILES}
@@ -194,9 +204,26 @@ def _read(folder: Path):
     return tokenizer
 
 
+def _require_sentencepiece(folder: Path) -> None:
+    """Raise DataError where the folder has only SentencePiece's file, as LLaMA 2's, and either the package that reads it
+    or the class that it belongs to is absent: without one, transformers gives the first word other tokens."""
+    if not (folder / "tokenizer.model").is_file() or (folder / "vocab.json").is_file():
+        return
+    problem = (
+        f"{folder}: has tokenizer.model, SentencePiece's format, and no tokenizer.json. Put the tokenizer.json of the same "
+        "model there, or"
+    )
+    if not find_spec("sentencepiece"):
+        raise DataError(f"{problem} install what reads it: pip install sentencepiece protobuf")
+    if not any((folder / name).is_file() for name in ("tokenizer_config.json", "config.json")):
+        raise DataError(f'{problem} a tokenizer_config.json such as {{"tokenizer_class": "LlamaTokenizer"}}')
+
+
 def _refuse_added_tokens(folder: Path, tokenizer, vocabulary: dict, config: dict, added: dict, roles: dict) -> None:
     """Raise DataError when transformers gave a token an id of its own choice: one that a role names and no file lists,
     or one that cannot have the id that a file says."""
+    if "added_tokens_decoder" in config:  # then transformers reads neither of the older files
+        added, roles = {}, {}
     listed = {entry["content"]: entry["id"] for entry in vocabulary.get("added_tokens", ())} | added
     listed |= {entry["content"]: int(i) for i, entry in config.get("added_tokens_decoder", {}).items()}
     for token, number in listed.items():

@@ -19,8 +19,9 @@ parse_numbers                                     "4,8,16" as numbers
 from dllm_core.common.lazy import offer
 
 NAMES = {  # file: the names that are imported from it
-    "checkpoints.formats": ("LoadedCheckpoint", "read_state"),
+    "checkpoints.formats": ("LoadedCheckpoint",),
     "checkpoints.run_folder": ("RunFolder",),
+    "checkpoints.tensors": ("read_state",),
     "compute.devices": ("pick_device", "pick_dtype"),
     "data.batches": ("PackedBatches", "validation_batches"),
     "data.chat": ("chat_prompt",),

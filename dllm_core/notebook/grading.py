@@ -12,6 +12,7 @@ from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import validation_batches
 from dllm_core.data.jsonl import read_jsonl
 from dllm_core.data.token_cache import TokenDataset
+from dllm_core.data.turns import list_of_turns
 from dllm_core.likelihood import ar_nll
 from dllm_core.notebook.asking import Prompt, generate_answers
 from dllm_core.trace import Trace
@@ -44,7 +45,7 @@ def load_questions(path: str, per_group: int = 0) -> list[Question]:
     questions: list[Question] = []
     counts: dict[str, int] = {}
     for number, row in read_jsonl(path) if path else ():
-        group, turns = row.get("group"), row.get("conversations")
+        group, turns = row.get("group"), list_of_turns(row)
         if group is None or not isinstance(turns, list) or len(turns) != 2:
             continue
         if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):

@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dllm_core.checkpoints.bundled import bundled_checkpoint
 from dllm_core.checkpoints.formats import LoadedCheckpoint, find_checkpoint, load_checkpoint, run_folders, run_name
 from dllm_core.checkpoints.run_lock import check_free
 from dllm_core.common.errors import RunError
+from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve, run_path
 from dllm_core.compute.devices import pick_dtype
 from dllm_core.compute.processes import rank
@@ -18,7 +20,7 @@ from dllm_core.data.embedded import is_embedded
 from dllm_core.data.jsonl import read_texts
 from dllm_core.data.token_cache import TokenDataset
 from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
-from dllm_core.decoding_state import computed_positions
+from dllm_core.decoding_state import computed_positions, grid_offset
 from dllm_core.losses import Diffusion
 from dllm_core.model import Transformer
 from dllm_core.notebook.asking import prompt_ids
@@ -35,6 +37,7 @@ STAGE_OF = {  # run → the stage of `dllm run` that trains it, which begins wit
     "diffusion_llada1_sft": "05-llada1",
     "diffusion_llada2_sft": "05-llada2",
 }
+SHIFTS = {"auto": None, "yes": True, "no": False}  # label_shift as a parameter → as `load_checkpoint` takes it
 
 def settings(notebook: str, scope: dict) -> dict:
     """The parameters that `notebook` declares, with their values in `scope` (the notebook's `globals()`). From here on
@@ -80,19 +83,27 @@ def open_tokenizer(tokenizer_dir: str, use_tokenizer: bool = True, data: str = "
 
 
 def open_checkpoint(
-    name: str | Path, *, tokenizer_dir: str = "", tokenizer=None, num_attention_heads: int = 0, device="cpu", shipped=False
-) -> LoadedCheckpoint:
+    name: str | Path, *, tokenizer_dir: str = "", tokenizer=None, num_attention_heads: int = 0, device="cpu", shipped=False,
+    objective: str = "", block_size: int = 0, label_shift: str = "auto",
+) -> LoadedCheckpoint:  # fmt: skip
     """A checkpoint with its tokenizer; its embedding grows where the tokenizer has more entries.
 
-    The tokenizer is `tokenizer`, else that of `tokenizer_dir`, else the checkpoint's.
+    The tokenizer is `tokenizer`, else that of `tokenizer_dir` (with the mask of the checkpoint's config.json), else the
+    checkpoint's, which need not be readable where one is given.
+    objective, block_size, label_shift ("auto", "yes" or "no"): how a model of another project was trained, where its folder
+    does not say; empty, 0 and "auto": as it says.
     shipped: where the run has not been trained yet, load the small copy of it that comes with the project (the result's
     `path` tells which was loaded). Raises RunError when there is no such checkpoint (the message names the command that
     trains it), when it has no tokenizer, or when the tokenizer is not the one it was trained with.
     """
-    tokenizer = tokenizer or (load_tokenizer(tokenizer_dir) if tokenizer_dir else None)
+    tokenizer = tokenizer or (load_tokenizer(tokenizer_dir, _trained_mask(name)) if tokenizer_dir else None)
     size = len(tokenizer) if tokenizer else None
+    if label_shift not in SHIFTS:
+        raise ValueError(f"label_shift={label_shift!r}: must be one of {', '.join(SHIFTS)}")
+    declared = {"objective": objective or None, "block_size": block_size or None, "label_shift": SHIFTS[label_shift]}
+    heads = num_attention_heads or None
     try:
-        loaded = load_checkpoint(name, num_attention_heads=num_attention_heads or None, vocab_size=size, device=device)
+        loaded = load_checkpoint(name, num_attention_heads=heads, vocab_size=size, device=device, **declared)
     except RunError as error:
         bundled = bundled_checkpoint(name) if shipped else None
         if not bundled:
@@ -106,7 +117,16 @@ def open_checkpoint(
             f"tokenizer_dir={tokenizer_dir or tokenizer.name_or_path!r} is not the tokenizer that {loaded.path} was "
             "trained with: its tokens mean something else. Leave tokenizer_dir empty to take the checkpoint's tokenizer"
         )
-    return replace(loaded, tokenizer=saved or tokenizer)
+    return replace(loaded, tokenizer=tokenizer or saved)
+
+
+def _trained_mask(name: str | Path) -> int | None:
+    """The id that a checkpoint's config.json names as its mask; None where there is no such checkpoint, file or field."""
+    with suppress(RunError):
+        path, variant = find_checkpoint(name)
+        file = (path.parent if variant == "file" else path) / "config.json"
+        return read_json(file, RunError).get("mask_token_id") if file.is_file() else None
+    return None
 
 
 def open_start(name: str | Path, params: Mapping, device) -> LoadedCheckpoint:
@@ -163,7 +183,8 @@ def preflight(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, check
     """
     tokens = prompt_ids(loaded.tokenizer, prompt, loaded.info.chat)
     sequence = initial_tokens(tokens, config, loaded.tokenizer.mask_token_id)
-    length, most = computed_positions(len(sequence), config), loaded.model.config.max_position_embeddings
+    offset = grid_offset(len(tokens), config, loaded.info.grid)
+    length, most = computed_positions(len(sequence), config, offset), loaded.model.config.max_position_embeddings
     if length > most:
         raise ValueError(
             f"prompt: its {len(tokens)} tokens and max_new_tokens={config.max_new_tokens} take {length} positions, "

@@ -14,13 +14,18 @@ from dllm_core.schedules import BlockSchedule
 # Share of the speed of one large matrix product that a training step reaches. Attention, norms, the optimizer, data and
 # Python take the rest, more of it in small models. The estimate is right within a factor of two.
 UTILIZATION = {"cpu": 0.3, "cuda": 0.35, "mps": 0.3}
+# Bytes of activations that a step holds. A layer: so many for each number of a position's hidden state, and of the MLP's
+# inner state; under autocast some are kept in both precisions, so they do not depend on it. A prediction: so many for each
+# logit, its copy in float32 and the gradients of both. Fitted to the tensors that autograd keeps for the large presets'
+# model, 0.34 MiB a position in AR and 0.27 in LLaDA 2, on a CPU.
+PER_HIDDEN, PER_INNER, PER_LOGIT = 48, 8, 12
 
 
 @dataclass(frozen=True)
 class Cost:
     """tokens: read in all, each once per epoch; positions: what they take in the network's input, clean halves included;
     flops: `compute.work.training_work`; seconds: an estimate; memory_bytes: weights, gradients and optimizer state;
-    disk_bytes: the run's folder at its largest, and the cached tokens."""
+    activation_bytes: of a micro-batch, about; disk_bytes: the run's folder at its largest, and the cached tokens."""
 
     parameters: int
     tokens: int
@@ -28,6 +33,7 @@ class Cost:
     flops: float
     seconds: float
     memory_bytes: int
+    activation_bytes: int
     disk_bytes: int
 
     def __str__(self) -> str:
@@ -36,7 +42,8 @@ class Cost:
             f"{self.positions / 1e6:.3g} M positions, {self.flops:.1e} FLOP (the price after the training is lower: without "
             f"padding tokens, and without logits and clean blocks that the loss does not need); about "
             f"{_duration(self.seconds)}, within a factor of two; {self.memory_bytes / 2**20:,.0f} MiB for weights and "
-            f"optimizer (activations come on top); {self.disk_bytes / 2**20:,.0f} MiB of disk"
+            f"optimizer, and about {self.activation_bytes / 2**20:,.0f} MiB for activations (fewer rows at a time: "
+            f"micro_batch_size); {self.disk_bytes / 2**20:,.0f} MiB of disk"
         )
 
 
@@ -68,7 +75,12 @@ def estimate(
     # 3. time: a share of the speed that a matrix product of the model's shape has on this device
     device = next(model.parameters()).device
     flops_per_second = matmul_speed(model.config, tokens_per_step, device, config.dtype) * UTILIZATION[device.type]
-    # 4. AdamW keeps two numbers per weight, Muon one; a run keeps last, best, merged and the k best weights and a state
+    # 4. activations of a micro-batch: of all its positions, and of one prediction for each of its tokens
+    share = (config.micro_batch_size or config.batch_size) / config.batch_size
+    widest = block.positions if block_steps else full.positions
+    activations = widest * _bytes_per_position(model.config, config)
+    activations += tokens_per_step * model.config.vocab_size * PER_LOGIT
+    # 5. AdamW keeps two numbers per weight, Muon one; a run keeps last, best, merged and the k best weights and a state
     matrices = sum(p.numel() for name, p in model.model.layers.named_parameters() if p.ndim == 2)
     moments = 2 * size - (matrices if config.optimizer == "muon" else 0)
     memory = 4 * (2 * size + moments)
@@ -77,7 +89,15 @@ def estimate(
         arrays = (documents.tokens, documents.lengths, documents.scored)
         disk += sum(array.nbytes for array in arrays if array.strides[0])  # stride 0: one value for all, not stored
     tokens = tokens_per_step * config.max_iters
-    return Cost(size, tokens, positions, flops, flops / flops_per_second, memory, disk)
+    return Cost(size, tokens, positions, flops, flops / flops_per_second, memory, int(share * activations), disk)
+
+
+def _bytes_per_position(shape, config: TrainConfig) -> int:
+    """Of activations in all layers; with activation checkpointing of each layer's input, and of one whole layer."""
+    layer = PER_HIDDEN * shape.hidden_size + PER_INNER * shape.intermediate_size
+    if config.activation_checkpointing:
+        return 4 * shape.num_hidden_layers * shape.hidden_size + layer
+    return shape.num_hidden_layers * layer
 
 
 def matmul_speed(shape, rows: int, device: torch.device, dtype: str = "float32") -> float:

@@ -67,7 +67,8 @@ def _draw(axes, trace: Trace, work: np.ndarray) -> None:
         axes.plot(columns, rows, linestyle="none", marker=mark, color=color, markersize=3, markeredgewidth=0.8)
     if trace.style == "llada2":
         size = block_length(DecodeConfig(**trace.settings))
-        edges = [edge - 0.5 for edge in range(size, work.shape[1], size)]
+        first = trace.steps[0].block[0] % size  # of the grid of blocks; 0 where it begins with the sequence
+        edges = [edge - 0.5 for edge in range(first or size, work.shape[1], size)]
         axes.vlines(edges, -0.5, len(work) - 0.5, color="#1a1a1a", linewidth=1)
     axes.axvline(len(trace.prompt) - 0.5, color="#1a1a1a", linewidth=2, linestyle=(0, (3, 1.5)))
     ticks = range(0, len(work), 4)

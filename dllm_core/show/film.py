@@ -67,6 +67,6 @@ def _sampled(sample: Trace | str) -> dict:
         if cell.state == "prompt":
             continue
         tokens.append((cell.text, cell.commit and round(cell.commit.confidence, 3)))
-        if cell.token == sample.eos_token_id or len(tokens) == MOST:
+        if cell.token in sample.ends or len(tokens) == MOST:
             break
     return {"text": sample.text, "tokens": tokens, "forwards": sample.forwards}

@@ -73,11 +73,11 @@ def drawn_length(trace: Trace) -> int:
     """Number of positions to draw: through the first eos if only eos, padding and masks follow it, else all."""
     final = trace.final
     decoded = [position for position, token in enumerate(trace.initial) if token == trace.mask_token_id]
-    eos = next((position for position in decoded if final[position] == trace.eos_token_id), None)
+    eos = next((position for position in decoded if final[position] in trace.ends), None)
     if eos is None:
         return len(final)
     filling = {token for token, text in trace.vocabulary.items() if text == PAD}
-    filling |= {trace.eos_token_id, trace.mask_token_id}
+    filling |= {*trace.ends, trace.mask_token_id}
     return eos + 1 if filling.issuperset(final[position] for position in decoded if position > eos) else len(final)
 
 

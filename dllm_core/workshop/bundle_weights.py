@@ -7,10 +7,13 @@ import argparse
 from pathlib import Path
 
 from dllm_core.checkpoints.bundled import BUNDLED
-from dllm_core.checkpoints.formats import load_checkpoint, save_weights
+from dllm_core.checkpoints.export import write_description
+from dllm_core.checkpoints.formats import load_checkpoint
+from dllm_core.checkpoints.lineage import lineage
+from dllm_core.checkpoints.tensors import save_weights
 from dllm_core.cli import report
 from dllm_core.common.errors import RunError
-from dllm_core.common.files import display_path, read_json, write_json, write_whole
+from dllm_core.common.files import display_path, write_whole
 from dllm_core.common.paths import resolve
 from dllm_core.show.html import table
 
@@ -21,11 +24,8 @@ def copy_run(name: str | Path, folder: Path) -> int:
     loaded = load_checkpoint(name)
     if loaded.tokenizer is None:
         raise RunError(f"{loaded.path}: no tokenizer with it; bundle a run folder, not a bare state dict")
-    record = read_json(loaded.path / "config.json")
-    record["dllm"].pop("settings", None)
-    loaded.tokenizer.save_pretrained(folder)
+    write_description(folder, loaded, trained=loaded.trained, lineage=lineage(loaded.path))
     save_weights(loaded.model.half(), folder / "model.safetensors")
-    write_json(folder / "config.json", record, indent=2)
     return (folder / "model.safetensors").stat().st_size
 
 

@@ -8,15 +8,10 @@ from run_folders import changed, finished, same
 from safetensors.torch import load_file, save_file
 from small import MASK, VOCAB, NoTokenizer, logits_of, tiny
 
-from dllm_core.checkpoints.formats import (
-    find_checkpoint,
-    load_checkpoint,
-    mean_weights,
-    model_config,
-    read_state,
-    save_weights,
-)
+from dllm_core.checkpoints.configs import model_config
+from dllm_core.checkpoints.formats import find_checkpoint, load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
+from dllm_core.checkpoints.tensors import mean_weights, read_state, save_weights
 from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, ModelConfig
 from dllm_core.data.tokenizer import character_tokenizer
@@ -264,6 +259,8 @@ def test_padded_rows_are_fine_and_a_mask_that_is_new_gets_a_row(home):
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "mask_token": None}), encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "mask_token_id": None}), encoding="utf-8")
     loaded = load_checkpoint("without")
     assert loaded.tokenizer.mask_token_id == size - 1 and loaded.model.config.vocab_size == size
 

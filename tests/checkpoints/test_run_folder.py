@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from small import NoTokenizer, tiny
 
 from dllm_core.checkpoints.formats import find_checkpoint, load_checkpoint
+from dllm_core.checkpoints.hf_config import IDS
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.checkpoints.run_lock import check_free
 from dllm_core.common.errors import RunError
 from dllm_core.common.files import write_whole
 from dllm_core.common.paths import run_path
 from dllm_core.config import CheckpointInfo
+from dllm_core.data.tokenizer import character_tokenizer
 from dllm_core.train import TrainStep
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*steps are missing")  # these runs record few
@@ -117,6 +119,30 @@ def test_a_run_of_another_shape_or_style_is_set_aside(home):
     assert shaped.load_state() is None
     shaped.save_state({"step": 2})
     assert RunFolder.open("story", tiny(rope_theta=50.0), CheckpointInfo("llada1"), NoTokenizer(), {}).load_state() is None
+
+
+@pytest.mark.parametrize("info", [CheckpointInfo("ar"), CheckpointInfo("llada1"), CheckpointInfo("llada2", 4)], ids=str)
+def test_a_folder_of_a_time_when_config_json_said_less_is_the_same_run(home, info):
+    """Such a folder has no token ids and says Qwen3 of every model; what was trained is the same."""
+    tokenizer = character_tokenizer(["今天"])
+    open_run = lambda: RunFolder.open("story", tiny(), info, tokenizer, {"seed": 0})
+    open_run().save_state({"step": 2})
+    file = home / "weights/story/config.json"
+    config = json.loads(file.read_text("utf-8"))
+    before = {name: value for name, value in config.items() if name not in (*IDS, "is_causal", "block_size")}
+    file.write_text(json.dumps(before | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}))
+    assert open_run().load_state() == {"step": 2}
+    assert json.loads(file.read_text("utf-8")) == config  # and now it says what it is
+
+
+def test_a_folder_says_what_ends_an_answer(home):
+    tokenizer = character_tokenizer(["今天"])
+    RunFolder.open("story", tiny(), CheckpointInfo("ar"), tokenizer, {})
+    written = json.loads((home / "weights/story/generation_config.json").read_text("utf-8"))
+    assert written == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "suppress_tokens": [3]}
+    RunFolder.open("masked", tiny(), CheckpointInfo("llada1"), tokenizer, {})
+    assert not (home / "weights/masked/generation_config.json").exists()  # `generate` is not its decoder
+    assert json.loads((home / "weights/masked/config.json").read_text("utf-8"))["is_causal"] is False
 
 
 def test_a_stopped_run_of_other_settings_is_set_aside_as_stopped(home):

@@ -61,7 +61,7 @@ def test_large_files_in_several_processes_the_same(workspace, tokenizer, monkeyp
     assert (first.starts == second.starts).all() and first.info == second.info
     assert os.environ.get("TOKENIZERS_PARALLELISM") == setting
     good = [{"conversations": TALK[:2]}] * 40
-    for bad in ({"conversations": []}, {"conversations": [TALK[0], {"role": "assistant", "content": None}]}):
+    for bad in ({"conversations": "a"}, {"text": "a"}):
         write("y.jsonl", *good, bad, *good, {})
         with pytest.raises(DataError, match=r"y\.jsonl:41: "):
             chat_documents("y.jsonl", tokenizer, 200)
@@ -105,12 +105,12 @@ from dllm_core.data.tokenizer import character_tokenizer
 parallel.CHUNK, parallel.LARGE = 300, 0
 encode = jsonl.encode_conversations
 
-def slow(tokenizer, conversations, max_length, turns, places):
-    if len(conversations[0][1]["content"]) > 30:
+def slow(tokenizer, conversations, max_length, turns):
+    if len(conversations[0].turns[1]["content"]) > 30:
         Path(f"waiting-{{os.getpid()}}").touch()
         while True:
             time.sleep(1)
-    return encode(tokenizer, conversations, max_length, turns, places)
+    return encode(tokenizer, conversations, max_length, turns)
 
 jsonl.encode_conversations = slow
 jsonl.chat_documents("x.jsonl", character_tokenizer([{CHARACTERS!r}]), 40)

@@ -1,15 +1,18 @@
 """What a notebook opens first: settings, checkpoints, data; errors that name its parameters; checks before a training."""
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from published_models import published
 from small import tiny_of
 
 from dllm_core import notebook
 from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.checkpoints.run_folder import RunFolder
-from dllm_core.common.errors import RunError
+from dllm_core.common.errors import DataError, RunError
 from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig, TrainConfig
 from dllm_core.data.batches import PackedBatches
 from dllm_core.data.token_cache import TokenDataset
@@ -54,6 +57,57 @@ def test_a_checkpoint_brings_its_tokenizer_and_refuses_another(saved, tokenizer)
     assert setup.open_checkpoint(f"{saved}_best.pt", tokenizer=tokenizer).path == saved
     with pytest.raises(RunError, match="is not the tokenizer that .*tried was trained with"):
         setup.open_checkpoint(saved, tokenizer=character_tokenizer(["另一个"]))
+
+
+def test_a_given_tokenizer_goes_before_the_folders_own(saved, tokenizer, tmp_path):
+    """Also where the own one is refused; its mask is the one that the checkpoint's config.json names."""
+    tokenizer.save_pretrained(tmp_path / "given")
+    config = json.loads((saved / "tokenizer_config.json").read_text("utf-8"))
+    (saved / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": None}), "utf-8")
+    record = json.loads((saved / "config.json").read_text("utf-8"))
+    (saved / "config.json").write_text(json.dumps(record | {"eos_token_id": None}), "utf-8")
+    (saved / "generation_config.json").unlink(missing_ok=True)
+    with pytest.raises(DataError, match="tried: the tokenizer has no eos token"):
+        setup.open_checkpoint(saved)
+    loaded = setup.open_checkpoint(saved, tokenizer_dir=str(tmp_path / "given"))
+    assert loaded.tokenizer.name_or_path == str(tmp_path / "given")
+    assert loaded.model.config.vocab_size == len(tokenizer)
+    unknown = tokenizer.unk_token_id  # a token of its own; the tokenizer's folder names another as its mask
+    config = json.loads((saved / "config.json").read_text("utf-8"))
+    (saved / "config.json").write_text(json.dumps(config | {"mask_token_id": unknown}), "utf-8")
+    with pytest.warns(UserWarning, match=f"mask is .* .id {unknown}, as given"):
+        assert setup.open_checkpoint(saved, tokenizer_dir=str(tmp_path / "given")).tokenizer.mask_token_id == unknown
+
+
+def test_the_kind_of_another_projects_model_is_declared(tmp_path):
+    folder, tokenizer = published("a2d-qwen3", tmp_path / "theirs"), character_tokenizer(["abcd"])
+    for name, options in (("objective", {}), ("block_size", {"objective": "llada2"})):
+        with pytest.raises(RunError, match=f"nothing says {name}"):
+            setup.open_checkpoint(folder, tokenizer=tokenizer, **options)
+    with pytest.raises(ValueError, match="label_shift='maybe': must be one of auto, yes, no"):
+        setup.open_checkpoint(folder, tokenizer=tokenizer, label_shift="maybe")
+    declared = {"objective": "llada2", "block_size": 4, "label_shift": "yes"}
+    loaded = setup.open_checkpoint(folder, tokenizer=tokenizer, **declared)
+    assert loaded.info == CheckpointInfo("llada2", 4, label_shift=True, grid="answer")
+
+
+def test_a_folder_whose_tokenizer_has_no_mask_gets_a_row_for_one(tmp_path):
+    """MiniMind-3: as many entries as rows. Whether its own tokenizer is taken or the same one is given."""
+    folder = published("minimind", tmp_path / "minimind-3")
+    character_tokenizer(["abcdfg"]).save_pretrained(folder)  # with the mask, one entry too many
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    content["model"]["vocab"] = {t: i - (i > 3) for t, i in content["model"]["vocab"].items() if t != "<|mask|>"}
+    content["added_tokens"] = [{**t, "id": t["id"] - (t["id"] > 3)} for t in content["added_tokens"] if t["id"] != 3]
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    del config["mask_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    for options in ({}, {"tokenizer_dir": str(folder)}):
+        loaded = setup.open_checkpoint(folder, **options)
+        assert (loaded.tokenizer.mask_token_id, loaded.model.config.vocab_size) == (20, 21)
+        loaded = replace(loaded, info=CheckpointInfo("llada1"))
+        (trace,) = generate_answers(loaded, ["abc"], DecodeConfig("llada1", 4))  # the mask is read
+        assert trace.initial.count(20) == 4
 
 
 def test_absent_weights_name_their_command(tmp_path, monkeypatch):

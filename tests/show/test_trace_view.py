@@ -31,6 +31,12 @@ def test_what_a_step_left_open_has_its_guess():
     assert [cell.edited for cell in cells(llada2(), 4)] == [False] * 4 + [True, False, True, False]
 
 
+def test_drawing_ends_at_another_end_of_the_answer():
+    trace = ar()
+    trace.eos_token_id, trace.other_ends = 99, [trace.eos_token_id]
+    assert drawn_length(trace) == 5
+
+
 def test_drawing_ends_at_the_eos_where_only_filling_follows():
     trace = ar()
     assert drawn_length(trace) == 5  # a mask that was never decoded stands behind its eos

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_core import patterns, policies
-from dllm_core.checkpoints.formats import mean_weights
+from dllm_core.checkpoints.tensors import mean_weights
 from dllm_core.notebook.check.exercise import Exercise, seeded
 from dllm_core.schedules import NoiseSchedule
 

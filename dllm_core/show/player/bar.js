@@ -88,7 +88,7 @@ class Bar {
       sample("now c6", reading === "remasked" ? "kept in this step" : "filled in this step"),
       make("span", {}, [sample("before c6", "filled before: "), ...(color === "step" ? ["step 1 ", range, " last step"] : ["unsure ", range, " sure"])]),
       ...(any((record) => record.edited) ? [sample("before c6 edited", "edited")] : []),
-      ...(any((record) => record.ends.length) ? [sample("before filling", "after the end: not part of the answer")] : []),
+      ...(any((record) => record.endings.length) ? [sample("before filling", "after the end: not part of the answer")] : []),
       sample("inblock first last", "current block"),
     );
   }

@@ -119,7 +119,7 @@ def record(trace: Trace, label: str) -> dict:
         "waits": waits(trace),
         "threshold": trace.settings.get("threshold") if trace.style == "llada2" else None,
         "mask": trace.mask_token_id,
-        "eos": trace.eos_token_id,
+        "ends": trace.ends,
         "initial": trace.initial,
         "vocabulary": {str(token): visible(text) for token, text in trace.vocabulary.items()},
         "forwards": times(trace, "forwards"),

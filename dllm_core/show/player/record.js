@@ -59,7 +59,8 @@ class Record {
     });
     this.drafted = this.draftsAt.some((events) => events.length);
     this.edited = this.commitsAt.some((events) => events.length > 1);
-    this.ends = [...this.commitsAt.keys()].filter((at) => this.commitsAt[at].some(({ token }) => token === this.eos));
+    const isEnd = ({ token }) => this.ends.includes(token);
+    this.endings = [...this.commitsAt.keys()].filter((at) => this.commitsAt[at].some(isEnd));
   }
 
   text(token) {
@@ -87,9 +88,9 @@ class Record {
     return { state: "masked", token: this.mask, draft: lastBefore(this.draftsAt[position], k) };
   }
 
-  // Position of the first eos decoded so far; the tokens behind it are filling.
+  // Position of the first eos, or other end, decoded so far; the tokens behind it are filling.
   end(k) {
-    return this.ends.find((position) => lastBefore(this.commitsAt[position], k)?.token === this.eos) ?? Infinity;
+    return this.endings.find((at) => this.ends.includes(lastBefore(this.commitsAt[at], k)?.token)) ?? Infinity;
   }
 
   stepAt(unit, time) {

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from dllm_core.checkpoints.formats import hf_config
+from dllm_core.checkpoints.hf_config import hf_config
 from dllm_core.compute.cpu import onednn_matmul
 from dllm_core.compute.cuda_graphs import capture_graph
 from dllm_core.config import CheckpointInfo
@@ -136,7 +136,7 @@ def hugging_face(model: Transformer):
     """transformers' Qwen3ForCausalLM with the weights and the dtype of `model`."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    fields = hf_config(model.config, CheckpointInfo("ar"), {})
+    fields = hf_config(model.config, CheckpointInfo("ar"))
     fields["rope_parameters"] = {"rope_type": "default", "rope_theta": model.config.rope_theta}
     qwen3 = Qwen3ForCausalLM(Qwen3Config(**fields)).to(model.device, model.lm_head.weight.dtype).eval()
     qwen3.load_state_dict(model.state_dict())

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from dllm_core.checkpoints import price
-from dllm_core.checkpoints.formats import LoadedCheckpoint, mean_weights
+from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.checkpoints.run_folder import RunFolder
+from dllm_core.checkpoints.tensors import mean_weights
 from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import Batch, validation_batches
 from dllm_core.data.token_cache import TokenDataset
