@@ -62,7 +62,8 @@ def copies() -> Iterator[tuple[Path, dict]]:
     for job in plan(STAGES, STAGES, "cpu", [], resolve("runs/cpu")):
         path, source = resolve(f"{EXECUTED}/{job.stage.preset}.ipynb"), read_json(job.notebook)
         stale = job.why_stale()
-        executed = read_json(path if stale and path.exists() else job.executed) if path.exists() or not stale else {}
+        file = path if stale else job.executed
+        executed = read_json(file) if file.exists() else {}
         if code_cells(executed) != code_cells(source):
             raise RunError(f"{display_path(job.executed)}: {stale or 'other code'}; run `dllm run all`, then this again")
         yield path, copy(source, executed)

@@ -19,22 +19,19 @@ CONTESTANTS = (  # (label, threshold) of a row
 STYLES = {"AR": "ar", "LLaDA 1": "llada1", "LLaDA 2": "llada2"}
 TIMED = (None, 0.9)  # the thresholds for which speed and likelihood are measured
 BLOCKS = {"AR": 1, "LLaDA 1": 0, "LLaDA 2": 8}  # block size of each style's training; 0: full attention
-CHAIN = "Seconds of one run of the chain"
+CHAIN = "Seconds of one run"
 CHAIN_RECORD = "notebooks/executed/summary.json"
 CHINESE = {  # of what the parts say
     CHAIN: "整条链跑一次的秒数",
-    " · together ": " · 一共 ",
-    " min, two at a time.": " 分钟，两个同时跑。",
+    "; together ": "；一共 ",
+    " min.": " 分钟。",
     "AR answers ": "AR 答对测试题的 ",
     " of the test questions.": "。",
+    "Against it, in points of a hundred (95 % interval): ": "相差的百分点（95 % 置信区间）：",
     "With ": "各用 ",
     " FLOP each (`dllm sweep gap`, validation questions): ": " FLOP 时（`dllm sweep gap`，验证题）：",
-    " points at threshold ": " 个百分点，阈值 ",
-    "), at ": ")，",
+    ", with ": "，",
     " tokens per forward pass.": " 个 token / 前向。",
-    " at threshold ": "，阈值 ",
-    " points against AR (95 % interval ": " 个百分点（相对 AR；95 % 置信区间 ",
-    ").": "）。",
     ": +": "：+",
     ": -": "：-",
     "exact match (95 % interval)": "精确匹配率（95 % 置信区间）",
@@ -78,14 +75,19 @@ def headline(answers: Sequence[dict]) -> str:
     for row in sorted((row for row in answers if row["kind"] == "answers"), key=lambda row: row["seed"]):
         rights.setdefault((row["label"], row.get("threshold")), []).append([mark == "1" for mark in row["right"]])
     reference = rights["AR", None]
-    sentences = [f"AR answers {100 * sum(map(sum, reference)) / sum(map(len, reference)):.1f} % of the test questions."]
+    differences = []
     for label, threshold in CONTESTANTS[1:]:
-        difference = paired(rights[label, threshold], reference)
-        points, *bounds = (100 * value for value in (difference.mean, difference.low, difference.high))
-        name = label if threshold is None else f"{label} at threshold {threshold}"
-        interval = " to ".join(f"{bound:+.1f}" for bound in bounds)
-        sentences.append(f"{name}: {points:+.1f} points against AR (95 % interval {interval}).")
-    return " ".join(sentences)
+        name = label if threshold is None else f"{label}, threshold {threshold}"
+        differences.append(f"{name}: {points(rights[label, threshold], reference)}")
+    share = 100 * sum(map(sum, reference)) / sum(map(len, reference))
+    return f"AR answers {share:.1f} % of the test questions. Against it, in points of a hundred (95 % interval): {'; '.join(differences)}."
+
+
+def points(first: list[list[bool]], reference: list[list[bool]]) -> str:
+    """The paired difference in points of a hundred, with its 95 % interval; right or not, a list for each seed."""
+    difference = paired(first, reference)
+    mean, low, high = (f"{100 * value:+.1f}" for value in (difference.mean, difference.low, difference.high))
+    return f"{mean} ({low} to {high})"
 
 
 def with_more_training(records: Sequence[dict]) -> str:
@@ -100,11 +102,9 @@ def with_more_training(records: Sequence[dict]) -> str:
     if len(rights["full-ar"]) != len(rights["full-reference"]) or not pace:
         return ""
     flops = prices(records)["LLaDA 2 as in 05, full budget"]["fine_tuning_flops"].mean
-    difference = paired(rights["full-reference"], rights["full-ar"])
-    points, *bounds = (100 * value for value in (difference.mean, difference.low, difference.high))
     return (
-        f"With {flops:.1e} FLOP each (`dllm sweep gap`, validation questions): {points:+.1f} points at threshold {threshold} "
-        f"({' to '.join(f'{bound:+.1f}' for bound in bounds)}), at {sum(pace) / len(pace):.1f} tokens per forward pass."
+        f"With {flops:.1e} FLOP each (`dllm sweep gap`, validation questions): LLaDA 2, threshold {threshold}: "
+        f"{points(rights['full-reference'], rights['full-ar'])}, with {sum(pace) / len(pace):.1f} tokens per forward pass."
     )
 
 
@@ -139,10 +139,10 @@ def _nats(likelihoods: Sequence[dict], label: str) -> str:
 
 def chain_seconds(summary: Mapping) -> str:
     """What one run of the chain took, from the record that `dllm executed` keeps of it."""
-    stages = " · ".join(f"{name} {stage['seconds']:.0f}" for name, stage in summary["stages"].items())
+    stages = ", ".join(f"{name} {stage['seconds']:.0f}" for name, stage in summary["stages"].items())
     minutes = summary["seconds"] / 60
     where = f"{summary['machine']}, {summary['date']}, `dllm run all --jobs {summary['jobs']}`"
-    return f"{CHAIN} ({where}): {stages} · together {minutes:.1f} min, two at a time."
+    return f"{CHAIN} ({where}): {stages}; together {minutes:.1f} min."
 
 
 def in_chinese(text: str) -> str:

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 from chats import TALK, talks
-from published import PUBLISHED
+from published_tokenizers import PUBLISHED
 
 from dllm_core.common.errors import DataError
 from dllm_core.data import tokenizer as module

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from chats import ASKED, CALL, CALLED, OUTPUT, SAID, TALK, TOOL, words
-from published import PUBLISHED
+from published_tokenizers import PUBLISHED
 from small import write
 
 from dllm_core.data.jsonl import chat_documents, read_texts

@@ -29,8 +29,8 @@ def test_the_headline_is_paired_with_ar_question_by_question():
     others = [row | {"label": "LLaDA 1", "right": "1101"}]
     others += [row | {"label": "LLaDA 2", "threshold": t, "right": "1000"} for t in (0.99, 0.95, 0.9)]
     text = readme_parts.headline([*others, row])
-    assert text.startswith("AR answers 75.0 % of the test questions. LLaDA 1: +0.0 points against AR (95 % interval -80.0 to +80.0).")
-    assert "LLaDA 2 at threshold 0.95: -50.0 points against AR (95 % interval -106.6 to +6.6)." in text
+    start = "AR answers 75.0 % of the test questions. Against it, in points of a hundred (95 % interval): LLaDA 1: +0.0 (-80.0 to +80.0);"
+    assert text.startswith(start) and "; LLaDA 2, threshold 0.95: -50.0 (-106.6 to +6.6);" in text
 
 
 def test_scores_take_the_seeds_mean_the_questions_interval_and_the_trained_block():
@@ -56,8 +56,8 @@ def test_the_seconds_of_the_chain():
     stages = {"00": {"state": "done", "seconds": 5.0, "memory_gib": 0.3}, "01": {"state": "done", "seconds": 96.1}}
     summary = {"machine": "cpu: some, 2 cores", "date": "2026-01-01", "jobs": 2, "seconds": 90.0, "stages": stages}
     assert readme_parts.chain_seconds(summary) == (
-        "Seconds of one run of the chain (cpu: some, 2 cores, 2026-01-01, `dllm run all --jobs 2`): "
-        "00 5 · 01 96 · together 1.5 min, two at a time."
+        "Seconds of one run (cpu: some, 2 cores, 2026-01-01, `dllm run all --jobs 2`): "
+        "00 5, 01 96; together 1.5 min."
     )
 
 
