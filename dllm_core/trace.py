@@ -101,6 +101,8 @@ def checked_edits(edits: Iterable[Edit], initial: Sequence[int], mask_token_id: 
             wrong = f"position must be within the sequence of {len(initial)}"
         elif initial[edit.position] != mask_token_id:
             wrong = "this position is of the prompt or was given, and cannot be changed"
+        elif edit.step < 0:
+            wrong = "step must be 0 or more"
         elif (edit.token is None) != (edit.action == "mask"):
             wrong = "take, write and forbid need a token, mask has none"
         elif edit.token is not None and not 0 <= edit.token < vocab_size:
@@ -264,7 +266,7 @@ class Trace:
             checked_edits(trace.edits, trace.initial, trace.mask_token_id, vocab_size=2**31)
             if any(edit.step not in range(len(trace.steps) + 1) for edit in trace.edits):
                 raise ValueError("an edit is of a step that there is not")
-            trace.final  # raises for an edit that AR cannot have
+            trace.tokens_at(len(trace.steps))  # raises for an edit that AR cannot have
             return trace
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not a decoding trace ({error}); write one with Trace.save") from error
