@@ -200,6 +200,34 @@ def test_a_decoding_is_watched_stopped_and_restarted(notebook):
     assert "finished" in panel.locator(".dllm-state").inner_text()
 
 
+def test_a_token_is_changed_by_hand_and_the_branch_stands_beside(notebook):
+    panel, keys = scroll_to(notebook, "live").locator(".dllm-explorer"), notebook.keyboard
+    decodings = len(rows(panel))
+    panel.get_by_role("button", name="Decode").click()
+    notebook.wait_for_function(f"document.querySelectorAll('.dllm-explorer tbody tr').length > {decodings}")
+    player, form = panel.locator(".dllm-player"), panel.locator(".dllm-form")
+    player.press("Home")
+    player.press("ArrowRight")
+    cell = player.locator(".dllm-cells .now").first
+    position = cell.evaluate("(cell) => cell.position")
+    cell.click()
+    player.get_by_role("button", name="change it by hand after step 1").click()
+    form.get_by_text(f"Change position {position} of {decodings + 1}: LLaDA 2, after step 1.").wait_for()
+    notebook.wait_for_function("document.activeElement.matches('.dllm-form select')")
+    assert form.locator("option").count() == 20
+    for _ in range(3):
+        keys.press("ArrowDown")
+    token = form.locator("option").nth(3).inner_text().split()[1]
+    form.get_by_label("reason").fill("<b>why</b>")
+    form.get_by_role("button", name="take").click()
+    panel.locator(".dllm-differs").get_by_text(f"after step 1, position {position}, ").wait_for()
+    panel.locator(".dllm-status").get_by_text("finished").wait_for()
+    assert panel.locator(".dllm-side").count() == 2 and panel.locator(".dllm-side .hand").inner_text() == token
+    panel.locator(".dllm-side .hand").hover()
+    assert "taken by hand from what the model had ranked: <b>why</b>." in panel.locator(".dllm-why").inner_text()
+    assert rows(panel)[0][3].endswith("1 by hand") and not form.is_visible()
+
+
 def test_the_panel_works_by_keyboard_and_shows_errors(notebook):
     panel, keys = scroll_to(notebook, "live").locator(".dllm-explorer"), notebook.keyboard
     panel.get_by_label("style").focus()
