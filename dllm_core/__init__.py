@@ -12,7 +12,7 @@
     Diffusion, ar_loss                      the losses of LLaDA 1 and 2, and of AR                  losses
     SpecialTokens                           the ids of mask, eos and pad                            sampling
     generate, infill, decode                answers; filled gaps; a decoding step by step           samplers
-    Trace, DecodeStep                       the record of a decoding; one step of it                trace
+    Trace, DecodeStep, Edit                 a decoding's record; a step; a change made by hand      trace
     ar_nll, nll_bound, conditional_nll      nats per token; its bound; of an answer to a prompt     likelihood
     train, TrainStep                        the training loop, a generator; the numbers of a step   train
     load_checkpoint                         a saved model with its tokenizer                        checkpoints.formats
@@ -33,7 +33,7 @@ NAMES = {  # file: what is imported from it
     "losses": ("Diffusion", "ar_loss"),
     "sampling": ("SpecialTokens",),
     "samplers": ("generate", "infill", "decode"),
-    "trace": ("Trace", "DecodeStep"),
+    "trace": ("Trace", "DecodeStep", "Edit"),
     "likelihood": ("ar_nll", "nll_bound", "conditional_nll"),
     "train": ("train", "TrainStep"),
     "checkpoints.formats": ("load_checkpoint",),

@@ -46,7 +46,9 @@ class Side {
     on("focusin", (position) => player.why.explain(this, position));
     on("click", (position) => player.why.pick(this, position));
     this.box.addEventListener("mouseleave", () => player.why.explain());
-    this.box.addEventListener("focusout", () => player.why.explain());
+    this.box.addEventListener("focusout", ({ relatedTarget }) => { // a button of the panel stays under the mouse that presses it
+      if (!player.why.node.contains(relatedTarget)) player.why.explain();
+    });
   }
 
   focus(position) { // the one cell that Tab reaches

@@ -154,7 +154,7 @@ class EditForm:
         tops = ranked(loaded, run.trace, step, position)
         names = [visible(loaded.tokenizer.decode([token])) for token, _ in tops]
         self.list.options = [
-            (f"{rank}. {name} {p:.3f}", token)
+            (f"{rank}. {name} {p:.2g}", token)
             for rank, (name, (token, p)) in enumerate(zip(names, tops, strict=True), 1)
         ]
         self.list.value = tops[0][0] if tops else None

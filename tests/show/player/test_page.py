@@ -271,8 +271,13 @@ def test_branches_side_by_side(browser, tmp_path):
                 assert text == (want.guess or ("·" if want.state == "masked" else want.text)) or want.state == "masked"
                 assert ("differs" in kinds) == (side == 1 and k >= 2 and want.position in (4, 5))
                 assert want.state != "by hand" or ("by hand" in label and "by hand" in why)
-        state = page.locator(".dllm-state").nth(1).inner_text()
-        assert f"{trace_masked(branch, k)} masked" in state
+        state = page.locator(".dllm-state").nth(1)
+        assert f"{trace_masked(branch, k)} masked" in state.inner_text()
+    page.locator(".dllm-side").nth(1).locator(".dllm-cell").nth(2).click()
+    page.locator(".dllm-why").get_by_role("button", name="show that step").click()  # the click on the cell took no focus away
+    assert "step 1 of 4" in state.inner_text()
+    page.keyboard.press("Escape")
+    page.keyboard.press("End")
     why = cells(page, 1)
     assert HOSTILE in why[5][3] and "taken by hand" in why[5][3] and "It replaced" not in why[4][3]
     assert clean(page)
