@@ -274,10 +274,9 @@ def test_branches_side_by_side(browser, tmp_path):
         state = page.locator(".dllm-state").nth(1)
         assert f"{trace_masked(branch, k)} masked" in state.inner_text()
     page.locator(".dllm-side").nth(1).locator(".dllm-cell").nth(2).click()
-    page.locator(".dllm-why").get_by_role("button", name="show that step").click()  # the click on the cell took no focus away
+    page.locator(".dllm-why").get_by_role("button", name="show that step").click()
     assert "step 1 of 4" in state.inner_text()
-    page.keyboard.press("Escape")
-    page.keyboard.press("End")
+    page.locator(".dllm-player").press("End")
     why = cells(page, 1)
     assert HOSTILE in why[5][3] and "taken by hand" in why[5][3] and "It replaced" not in why[4][3]
     assert clean(page)
