@@ -78,14 +78,15 @@ class DecodingState {
     return now.length > 0;
   }
 
-  isMasked(position) {
-    return this.tokens[position] === this.engine.mask;
+  // The tokens that are never predicted at a position: the mask, and what edits forbid there.
+  forbidden(position) {
+    return [this.engine.mask, ...(this.never.get(position) ?? [])];
   }
 
   // The masked positions of [start, end).
   masks(start, end) {
     const positions = [];
-    for (let position = start; position < end; position++) if (this.isMasked(position)) positions.push(position);
+    for (let position = start; position < end; position++) if (this.tokens[position] === this.engine.mask) positions.push(position);
     return positions;
   }
 
@@ -106,10 +107,10 @@ class DecodingState {
     return { rows: known.rows.map((row, n) => guide(row, other.rows[n], config.cfg_scale)), saved: known.saved + other.saved };
   }
 
-  // The `k` most probable tokens at `position` as step `index` saw them, from its recorded logits; forbidden ones come last.
+  // The `k` most probable tokens at `position` as step `index` saw them, from its recorded logits.
   top(index, position, k) {
-    const [row] = this.logits(this.asked[index].seen, [position]).rows;
-    return topTokens(softmax(row, this.asked[index].never.get(position) ?? []).p, k);
+    const [row] = this.logits(this.asked[index], [position]).rows;
+    return topTokens(softmax(row, this.forbidden(position)).p, k);
   }
 }
 
@@ -186,9 +187,9 @@ function* decode(state) {
     const { start, end } = decoder.plan(state.tokens.indexOf(state.engine.mask, prompt), edited), blockEnd = start + state.size;
     const positions = state.masks(start, blockEnd), seen = state.tokens.slice(0, end);
     const { rows, saved } = state.logits(seen, positions);
-    state.asked.push({ seen, never: new Map(state.never) });
+    state.asked.push(seen);
     // 2. predictions at its masks, of which the policy commits some
-    const predictions = rows.map((row, n) => predict(row, config, state.never.get(positions[n]) ?? [], state.generator));
+    const predictions = rows.map((row, n) => predict(row, config, state.forbidden(positions[n]), state.generator));
     const { reasons, heldBack } = decoder.choose(positions, predictions.map(({ confidence }) => confidence));
     const commits = [], draft = [];
     let count = 0, confidence = 0, entropy = 0;

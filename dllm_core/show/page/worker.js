@@ -84,7 +84,7 @@ function serve(post) {
   }
 
   function top({ id, step, position }) {
-    const { state, tokenizer } = find(runs, id, "decoding"), { seen } = state.asked[step] ?? fail(`step ${step}: there is none`);
+    const { state, tokenizer } = find(runs, id, "decoding"), seen = state.asked[step] ?? fail(`step ${step}: there is none`);
     const end = state.config.style === "ar" ? seen.length + 1 : seen.length;
     if (!(position >= 0 && position < end)) fail(`position ${position}: step ${step} saw those before ${end}`);
     const tokens = state.top(step, position, TOP).map(([token, p]) => [token, p, tokenizer.decode([token])]);
@@ -92,7 +92,7 @@ function serve(post) {
   }
 
   function attention({ id, step, layer }) {
-    const { state } = find(runs, id, "decoding"), { seen } = state.asked[step] ?? fail(`step ${step}: there is none`);
+    const { state } = find(runs, id, "decoding"), seen = state.asked[step] ?? fail(`step ${step}: there is none`);
     const { model } = state.engine;
     if (!model.layers[layer]) fail(`layer ${layer}: the model has ${model.layers.length}`);
     const p = model.attention(seen, layer, state.grid);
