@@ -50,7 +50,7 @@ function serve(post) {
     if (tokens) return { initial: tokens, prompt: [], config: gapConfig(tokens, settings, engine.mask) };
     prompt ??= messages ? tokenizer.chat(messages) : start(text);
     if (!prompt.length) fail("prompt: is empty; give at least one token (bos)");
-    if (prompt.includes(engine.mask)) fail(`prompt: holds the mask token (${engine.mask}); use tokens for gaps`);
+    if (prompt.includes(engine.mask)) fail(`prompt: holds the mask token (${engine.mask}) at ${prompt.indexOf(engine.mask)}; use tokens for gaps`);
     const config = completed(settings);
     return { initial: [...prompt, ...Array(config.max_new_tokens).fill(engine.mask)], prompt, config };
   }
