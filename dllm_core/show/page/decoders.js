@@ -50,7 +50,7 @@ class DecodingState {
     this.grid = { size: style === "llada1" ? FULL : size, offset };
     this.tokens = [...initial, ...Array(end - this.length).fill(engine.mask)];
     this.condition = initial.map((token) => token !== engine.mask); // what guidance hides
-    this.total = this.masked;
+    this.total = this.masks(0, end).length;
     this.generator = new Generator(config.seed);
     this.never = new Map(); // position → the tokens that edits forbid there
     this.asked = []; // of each step { seen, never, reused, entropies }: what the model saw, and what a Trace leaves out
@@ -92,8 +92,6 @@ class DecodingState {
     return positions;
   }
 
-  get masked() { return this.masks(0, this.tokens.length).length; }
-
   // Whether no mask is left, or a token that ends the answer stands in it with no mask before it.
   get isOver() {
     const { eos_early_stop: stops } = this.config, first = this.masks(this.prompt, this.length)[0];
@@ -106,21 +104,22 @@ class DecodingState {
     const { start: last, refined } = this.block, first = this.masks(this.prompt, this.length)[0];
     const start = first - modulo(first - this.origin, this.size), end = start + this.size;
     this.block = { start, end, refined: start === last ? refined + 1 : 0 };
+    this.left = this.masks(0, this.tokens.length).length;
     const looked = { ar: first, llada1: this.length, llada2: end }[this.config.style];
     return { positions: this.masks(start, end), seen: this.tokens.slice(0, looked) };
   }
 
-  // { rows: logits at `positions` of `seen`, saved: the seconds that remembered ones took when they were computed }.
+  // { rows: logits at `positions` of `seen`; saved: the seconds that remembered ones took; reused: whether all were }
   logits(seen, positions) {
     const { engine, config } = this, shift = engine.labelShift || config.style === "ar" ? 1 : 0;
     const reads = positions.map((position) => Math.max(position - shift, 0));
     const useCache = config.use_cache && config.style !== "llada1"; // under full attention every position may change
     const run = (tokens) => engine.model.logits(tokens, reads, this.grid, useCache);
     const known = run(seen);
-    if (!config.cfg_scale) return known;
+    if (!config.cfg_scale) return { ...known, reused: known.saved > 0 };
     const other = run(seen.map((token, i) => (this.condition[i] ? engine.mask : token)));
     const rows = known.rows.map((row, n) => guide(row, other.rows[n], config.cfg_scale));
-    return { rows, saved: known.saved + other.saved };
+    return { rows, saved: known.saved + other.saved, reused: known.saved > 0 && other.saved > 0 };
   }
 
   // The prediction at a position of `sampling.js`; the mask and what edits forbid are never predicted.
@@ -154,11 +153,11 @@ const DECODERS = {
   },
 
   // LLaDA 2: all above the threshold, at least the schedule's share, at most the budget.
-  llada2({ config, size, block, total, masked }, positions, confidence) {
+  llada2({ config, size, block, total, left }, positions, confidence) {
     const share = tokensPerStep(size, config.steps ?? size)[block.refined] ?? 0;
     const least = Math.min(Math.max(share, config.minimal_topk), positions.length);
     const { cap_start_ratio: start, cap_end_ratio: end, max_decode_per_step: limit } = config;
-    return commitAboveThreshold(confidence, config.threshold, least, commitBudget(masked, total, start, end, limit));
+    return commitAboveThreshold(confidence, config.threshold, least, commitBudget(left, total, start, end, limit));
   },
 };
 
@@ -175,9 +174,10 @@ function* decode(state) {
       return;
     }
     // 1. one forward up to the end of the block, predictions at its masks, of which the policy commits some
-    const { positions, seen } = state.plan(), { rows, saved } = state.logits(seen, positions), { start, end } = state.block;
+    const { positions, seen } = state.plan(), { start, end } = state.block;
+    const { rows, saved, reused } = state.logits(seen, positions);
     const predictions = positions.map((position, n) => ({ position, ...state.predict(rows[n], position) }));
-    const confidences = predictions.map(({ confidence }) => confidence);
+    const confidences = predictions.map((prediction) => prediction.confidence);
     const { reasons, heldBack } = DECODERS[config.style](state, positions, confidences);
     reasons.forEach((reason, n) => { if (reason) state.tokens[positions[n]] = predictions[n].token; });
     // 2. the record; positions that complete LLaDA 2's last block are not in it
@@ -189,7 +189,7 @@ function* decode(state) {
     const mean = (name) => asked.reduce((sum, prediction) => sum + prediction[name], 0) / asked.length;
     if (Number.isNaN(mean("confidence"))) fail(`the model predicts nan at positions ${start} to ${end}`);
     const entropies = asked.map(({ position, entropy }) => [position, entropy]);
-    state.asked.push({ seen, never: new Map(state.never), reused: saved > 0, entropies });
+    state.asked.push({ seen, never: new Map(state.never), reused, entropies });
     seconds += saved + (performance.now() - began) / 1000; // a forward that was remembered counts as when it was run
     yield {
       index, row: 0, forwards: config.cfg_scale ? 2 : 1, seconds, block: [start, Math.min(end, length)], commits,

@@ -105,7 +105,8 @@ class Transformer {
   // watch: { layer, p }, where one layer's attention probabilities are written.
   forward(tokens, reads, grid, useCache, watch = null) {
     const { cache, valid } = this.cacheFor(tokens, grid, useCache), H = this.norm.length, KV = this.groups * this.size;
-    const from = Math.min(valid, ...reads), S = tokens.length - from, all = Array.from({ length: S }, (_, n) => from + n);
+    const from = Math.min(valid, ...reads), S = tokens.length - from;
+    const all = Array.from({ length: S }, (_, n) => from + n);
     const row = (part, n) => part.subarray(n * H, n * H + H);
     const gather = (name, part, rows) => {
       const gathered = this.buffer(name, rows.length * H);

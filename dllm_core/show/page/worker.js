@@ -1,12 +1,12 @@
 // The engine behind messages, so that the page stays alive while it decodes. Each answer has the `id` of its request;
 // { id, error } says what is wrong. Names and numbers are those of a `Trace`.
 //
-// { do: "open", id, name, weights: ArrayBuffer, config: config.json, tokenizer: tokenizer.json, ends: the token ids that
-//   end an answer, eos first (left out: config's eos) }
+// { do: "open", id, name, weights: ArrayBuffer, config: config.json, tokenizer: tokenizer.json, ends: ids that end an
+//   answer, eos first (left out: config's eos) }
 //   → { id, opened: name, info: { objective, block_size, label_shift, chat, grid, layers, heads } }
 // { do: "encode", id, model, text } → { id, encoded: { tokens, texts, unknown: its characters without a token } }
 // { do: "decode", id, model, settings, edits, and one of: text (a prompt), messages ([{ role, content }, …]), prompt
-//   (token ids), gaps (a text to infill: two or more underscores are a gap, one for each mask), tokens (ids with masks) }
+//   (token ids), gaps (a text to infill: two or more underscores, one for each mask), tokens (ids with masks) }
 //   → { id, begun: a trace without steps, unknown }
 //   → { id, step, texts, reused, entropies } for each step; texts: { token id: text } of its tokens; reused: whether
 //     its logits were remembered; entropies: [[position, nats], …] of the masks that it read

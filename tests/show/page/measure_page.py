@@ -1,8 +1,8 @@
 """How fast the model runs in the page, beside PyTorch on one thread; run `python tests/show/page/measure_page.py`.
 
-Needs Chromium. Not a test: times belong to a machine. The two take turns, so that load falls on both. A forward is of a whole
-sequence without a cache, or of its last block of 16 with the earlier ones cached; logits are of the last block. The last column is
-the ratio of the medians.
+Needs Chromium. Not a test: times belong to a machine. The two take turns, so that load falls on both. A
+forward is of a whole sequence without a cache, or of its last block of 16 with the earlier ones cached; logits are of
+the last block. The last column is the ratio of the medians.
 """
 
 import os
@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from engine_page import ENGINE, opening
 from playwright.sync_api import sync_playwright
 from small import ROOT
-from test_engine import ENGINE, opening
 
 from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.compute.kv_cache import KVCache
@@ -80,7 +80,8 @@ def main():
                     took["page"].append(page.evaluate("(request) => time(request)", request))
                     took["python"].append(python_forward(checkpoint.model, tokens, use_cache, cache))
                 ours, theirs = (statistics.median(values[WARM:]) for values in took.values())
-                print(f"{length:>6} {'yes' if use_cache else 'no':>6} {ours:>8.2f} {theirs:>8.2f} {ours / theirs:>6.2f}", flush=True)
+                kind = "yes" if use_cache else "no"
+                print(f"{length:>6} {kind:>6} {ours:>8.2f} {theirs:>8.2f} {ours / theirs:>6.2f}", flush=True)
         browser.close()
 
 
