@@ -17,7 +17,7 @@ function softmax(row, never) {
   const p = new Float64Array(logits.length), most = logits[best];
   let sum = 0;
   for (let i = 0; i < p.length; i++) sum += p[i] = Math.exp(logits[i] - most);
-  const total = f32(sum); // so that confidences near 1 are equal where PyTorch's are
+  const total = f32(sum); // as PyTorch rounds, else confidences near 1 that are equal there would have an order here
   for (let i = 0; i < p.length; i++) p[i] /= total;
   return { logits, p, best, logSum: most + Math.log(sum) };
 }

@@ -136,7 +136,7 @@ WRONG = [
 def test_an_edit_that_cannot_be_made_is_refused_in_pythons_words(page, checkpoints):
     prompt = [1, 5, 6, 7]
     for position, action, token in (
-        (1, "mask", None), (16, "mask", None), (-1, "mask", None), (9, "rub out", 5), (9, "take", 3), (9, "write", None),
+        (1, "mask", None), (16, "mask", None), (-1, "mask", None), (9, "swap", 5), (9, "take", 3), (9, "write", None),
         (9, "forbid", 1320), (9, "mask", 7), (9, "take", -1),
     ):  # fmt: skip
         edit = Edit(0, position, action, token)
