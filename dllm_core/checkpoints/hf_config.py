@@ -36,8 +36,15 @@ def token_ids(tokenizer) -> dict[str, int]:
     return {name: value for name, value in ids.items() if value is not None}
 
 
-def generation_config(tokenizer) -> dict:
-    """A generation_config.json: transformers' `generate` stops where an answer ends and, as here, never writes the mask."""
-    ids = token_ids(tokenizer)
+def generation_config(tokenizer, objective: str) -> dict:
+    """A generation_config.json: transformers' `generate` stops where an answer ends and, as here, never writes the mask.
+
+    Empty where none is needed: `generate` does not decode diffusion, so that its folders keep only what else would be lost
+    with the folder that they start from, several ends of an answer.
+    """
+    ids, ends = token_ids(tokenizer), getattr(tokenizer, "end_token_ids", None) or []
+    if objective != "ar" and len(ends) < 2:
+        return {}
     mask = ids.pop("mask_token_id", None)
+    ids |= {"eos_token_id": list(ends)} if len(ends) > 1 else {}
     return ids if mask is None else {**ids, "suppress_tokens": [mask]}

@@ -66,7 +66,7 @@ class DecodingPanel:
         import ipywidgets
 
         self._stop_current()
-        self.loaded, self.open_run = loaded, open_run
+        self.first, self.loaded, self.open_run = loaded, loaded, open_run
         self.runs = {**request.finished_runs(), loaded.path.name: loaded.info}
         self.rows: list[dict] = []
         self.done: list[tuple[str, Trace]] = []
@@ -180,7 +180,9 @@ class DecodingPanel:
         self._idle(False)
         try:
             self._say("opening the checkpoint …")
-            if values["checkpoint"] != self.loaded.path.name:
+            if values["checkpoint"] == self.first.path.name:
+                self.loaded = self.first  # it may lie elsewhere than the runs
+            elif values["checkpoint"] != self.loaded.path.name:
                 self.loaded = self.open_run(values["checkpoint"])
             decoding = request.begin(self.loaded, values)
             self.count += 1
