@@ -85,14 +85,14 @@ def open_tokenizer(tokenizer_dir: str, use_tokenizer: bool = True, data: str = "
 
 def open_checkpoint(
     name: str | Path, *, tokenizer_dir: str = "", tokenizer=None, num_attention_heads: int = 0, device="cpu", shipped=False,
-    objective: str = "", block_size: int = 0, label_shift: str = "auto", chat: str = "auto",
+    objective: str = "", block_size: int = 0, label_shift: str = "auto", chat: str = "auto", dtype: str = "float32",
 ) -> LoadedCheckpoint:  # fmt: skip
     """A checkpoint with its tokenizer; its embedding grows where the tokenizer has more entries.
 
     The tokenizer is `tokenizer`, else that of `tokenizer_dir` (with the mask of the checkpoint's config.json), else the
     checkpoint's, which need not be readable where one is given.
     objective, block_size, label_shift and chat ("auto", "yes" or "no"): how a model of another project was trained, where
-    its folder does not say; empty, 0 and "auto": as it says.
+    its folder does not say; empty, 0 and "auto": as it says. dtype: of the weights.
     shipped: where the run has not been trained yet, load the small copy of it that comes with the project (the result's
     `path` tells which was loaded). Raises RunError when there is no such checkpoint (the message names the command that
     trains it), when it has no tokenizer, or when the tokenizer is not the one it was trained with.
@@ -104,14 +104,14 @@ def open_checkpoint(
             raise ValueError(f"{setting}={answer!r}: must be one of {', '.join(ANSWERS)}")
     declared = {"objective": objective or None, "block_size": block_size or None}
     declared |= {"label_shift": ANSWERS[label_shift], "chat": ANSWERS[chat]}
-    heads = num_attention_heads or None
+    options = {"vocab_size": size, "device": device, "dtype": dtype}
     try:
-        loaded = load_checkpoint(name, num_attention_heads=heads, vocab_size=size, device=device, **declared)
+        loaded = load_checkpoint(name, num_attention_heads=num_attention_heads or None, **options, **declared)
     except RunError as error:
         bundled = bundled_checkpoint(name) if shipped else None
         if not bundled:
             raise RunError(f"{error}{_how_to_train(name)}") from error
-        loaded = load_checkpoint(bundled, vocab_size=size, device=device)
+        loaded = load_checkpoint(bundled, **options)
     saved = loaded.tokenizer
     if tokenizer is None and saved is None:
         raise RunError(f"{loaded.path}: a bare state dict has no tokenizer with it; give tokenizer_dir")
