@@ -15,6 +15,7 @@ from published_models import published
 from small import HANG_LIMIT, write
 
 from dllm_core.checkpoints.formats import load_checkpoint
+from dllm_core.checkpoints.hf_config import IDS
 from dllm_core.cli import report
 from dllm_core.cli.stages import STAGES
 from dllm_core.config import CheckpointInfo, DecodeConfig
@@ -127,10 +128,11 @@ def test_a_kind_is_declared_of_the_checkpoint_alone(project, name):
     opened, declared = {}, {"objective": "llada2", "block_size": 8, "label_shift": "yes"}
     if name.startswith("06"):
         declared["chat"] = "yes"
-    scope = {parameter: value.default for parameter, value in parameters.read_parameters(project / f"notebooks/{name}.ipynb").items()}
+    of_notebook = parameters.read_parameters(project / f"notebooks/{name}.ipynb")
+    scope = {parameter: value.default for parameter, value in of_notebook.items()}
     scope |= declared | {"checkpoint": "theirs", "torch_device": "cpu"}
     scope["notebook"] = SimpleNamespace(open_checkpoint=lambda name, **options: opened.update({name: options}) or 1 / 0)
-    (source,) = re.findall(r"^def open_run.*?(?=^\S)", cell_of(project, name, "def open_run(") + "\nend", re.MULTILINE | re.DOTALL)
+    source = re.match(r"def open_run.*?\n(?=\S)", cell_of(project, name, "def open_run("), re.DOTALL)[0]
     exec(source, scope)  # noqa: S102
     for run in ("theirs", "ours"):
         with pytest.raises(ZeroDivisionError):
@@ -327,11 +329,12 @@ def test_a_published_model_is_fine_tuned(project, tmp_path):
     """SDAR's layout with made-up weights and a tokenizer of twenty characters: 05 trains on from it, in its blocks."""
     copy = copy_of(project, tmp_path / "project")
     tokenizer, theirs = character_tokenizer(["bcdf"]), tmp_path / "sdar"
-    published("sdar", theirs, mask_token_id=tokenizer.mask_token_id, eos_token_id=2, bos_token_id=1, max_position_embeddings=256)
+    ids = {name: getattr(tokenizer, name) for name in IDS}
+    published("sdar", theirs, max_position_embeddings=256, **ids)
     tokenizer.save_pretrained(theirs)
     talk = lambda k: [{"role": "user", "content": "bcd" * k}, {"role": "assistant", "content": "fed" * k}]
     write(copy.folder / "chats.jsonl", *({"conversations": talk(1 + k % 4)} for k in range(40)))
-    options = {"load_from": str(theirs), "data": "chats.jsonl", "valid_data": "", "llada2_block_size": "4", "epochs": "1"}
+    options = {"load_from": str(theirs), "data": "chats.jsonl", "valid_data": "", "llada2_block_size": "4"}
     copy.run("05-llada2", *(part for name, value in options.items() for part in ("-p", name, value)))
     again = load_checkpoint(copy.folder / "weights/diffusion_llada2_sft")
     assert again.info == CheckpointInfo("llada2", 4, chat=True)

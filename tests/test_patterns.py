@@ -132,4 +132,5 @@ def test_blocks_may_begin_where_the_answer_does():
         assert blocks[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 0, 0, 0, 0, 1]
         pattern = patterns.block_diffusion(*labels, 1, label_shift, offset)
         assert torch.equal(pattern.block, blocks.repeat(1, 2))
-    assert pattern.predicted_at[0, 0, 3:9].tolist() == [14 + 2, 3, 4, 5, 14 + 6, 7]  # of the clean half where a block begins
+    # of the clean half where a block begins
+    assert pattern.predicted_at[0, 0, 3:9].tolist() == [14 + 2, 3, 4, 5, 14 + 6, 7]

@@ -62,6 +62,7 @@ def written(checkpoint, config) -> list[list[int]]:
     ("a2d-qwen3", {"objective": "llada1"}, FULL, CheckpointInfo("llada1", grid="answer")),
     ("a2d-qwen2", {"objective": "llada2", "block_size": 4}, FULL, CheckpointInfo("llada2", 4, grid="answer")),
     ("minimind", {}, CAUSAL, CheckpointInfo("ar", label_shift=True)),
+    ("fast-dllm", {}, BLOCKS, CheckpointInfo("llada2", 4, label_shift=True)),
     ("nano-llada", {"objective": "llada1"}, FULL, CheckpointInfo("llada1")),
 ])  # fmt: skip
 def test_a_published_folder_computes_what_its_own_code_computes(home, family, declared, mask, kind):
@@ -88,6 +89,24 @@ def test_it_writes_what_its_own_sampler_writes(home):
     for name, threshold in (("static", None), ("dynamic", 0.3)):
         config = DecodeConfig("llada2", 8, block_length=4, threshold=threshold, **plain)
         assert written(found["sdar"], config) == expected["sdar"][name]
+
+
+def test_fast_dllm_writes_its_samplers_text_by_its_samplers_rules(home):
+    """A token is read one position to its left. A block's first token is its most probable one, at once; then sub-blocks
+    of 2 are finished from left to right, here a token a step. `decode` opens the whole block of 4 instead."""
+    model = opened(published("fast-dllm", home / "fast")).model
+    for prompt, expected in zip(PROMPTS, figures()["fast-dllm"]["written"], strict=True):
+        x = list(prompt)
+        while len(x) < len(prompt) + len(expected):
+            start = len(x) // 4 * 4
+            x += [MASK] * (start + 4 - len(x))
+            for sub_block in (range(start, start + 2), range(start + 2, start + 4)):
+                while masked := [i for i in sub_block if x[i] == MASK]:
+                    confidence, token = logits_of(model, x, BLOCKS).softmax(dim=-1).max(dim=-1)
+                    best = max(masked, key=lambda i: float(confidence[i - 1]))
+                    x[best] = int(token[best - 1])
+            x.append(int(logits_of(model, x, BLOCKS)[-1].argmax()))
+        assert x[len(prompt) :] == expected
 
 
 @pytest.mark.parametrize("family", ["a2d-qwen3", "a2d-qwen2"])

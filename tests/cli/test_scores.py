@@ -12,7 +12,11 @@ from dllm_core.likelihood import Estimate
 
 TRAINED = [{"run": "story", "chat": True, "steps": 4, "flops": 1e9}]
 RESULT = {"items": 4, "exact_match": 0.75, "right": [True, True, True, False], "tokens_per_forward": 2.5}
-ROW = {"exact match (95 % interval)": "0.750 (0.301–0.954)", "questions": "4 of sft_test.jsonl", "tokens per forward pass": "2.50"}
+ROW = {
+    "exact match (95 % interval)": "0.750 (0.301–0.954)",
+    "questions": "4 of sft_test.jsonl",
+    "tokens per forward pass": "2.50",
+}
 
 
 @pytest.fixture
