@@ -130,8 +130,9 @@ def test_a_kind_is_declared_of_the_checkpoint_alone(project, name):
         declared["chat"] = "yes"
     of_notebook = parameters.read_parameters(project / f"notebooks/{name}.ipynb")
     scope = {parameter: value.default for parameter, value in of_notebook.items()}
-    scope |= declared | {"checkpoint": "theirs", "torch_device": "cpu"}
-    scope["notebook"] = SimpleNamespace(open_checkpoint=lambda name, **options: opened.update({name: options}) or 1 / 0)
+    scope |= declared | {"checkpoint": "theirs", "torch_device": "cpu", "precision": "float32"}
+    opening = lambda name, **options: opened.update({name: options}) or 1 / 0
+    scope["notebook"] = SimpleNamespace(open_checkpoint=opening, pick_dtype=lambda dtype, device: dtype)
     source = re.match(r"def open_run.*?\n(?=\S)", cell_of(project, name, "def open_run("), re.DOTALL)[0]
     exec(source, scope)  # noqa: S102
     for run in ("theirs", "ours"):
