@@ -60,6 +60,7 @@ def ar_nll(model, batches: Iterable) -> Estimate:
 def nll_bound(
     model, batches: Iterable, mask_token_id: int, *, block_size: int | None = None, draws: int = 8, seed: int = 0,
     label_shift: bool = False, kind: str = "linear", first_given: bool = False, estimator: str = "iid_t",
+    grid: str = "start",
 ) -> Estimate:  # fmt: skip
     """Upper bound on the negative log-likelihood (LLaDA Eq. 4; LLaDA 2.0 Eq. 1 at `block_size`), nats per token.
 
@@ -71,19 +72,20 @@ def nll_bound(
     depends on (seed, draw, batch) alone, so that checkpoints are compared on the same masks.
     The error is the standard error over draws. With iid t the error is itself uncertain: a small t is rare and weighs 1/t.
     first_given: leave the first token of each document unmasked and unscored, as an AR model must; then the bound and
-    `ar_nll` score the same tokens. Raises ValueError for another estimator or fewer than one draw.
+    `ar_nll` score the same tokens. grid: of `CheckpointInfo`; with "answer" a block begins at each document's first
+    scored token, and a later answer of a conversation is on that grid, too. Raises ValueError for another estimator or fewer than one draw.
     """
     check("draws", draws, Count)
     if estimator not in ("iid_t", "exact_masks"):
         raise ValueError(f"estimator={estimator!r}: must be 'iid_t' or 'exact_masks'")
     schedule = NoiseSchedule(kind, t_min=1e-3)
-    objective = Diffusion(schedule, mask_token_id, label_shift, one_t_per="block")
+    objective = Diffusion(schedule, mask_token_id, label_shift, one_t_per="block", grid=grid)
     sums, tokens = [0.0] * draws, 0.0
     for index, batch in enumerate(batches):
         batch = batch.to(model.device)
+        pattern, groups = objective.pattern(batch, block_size), objective.groups(batch, block_size)
         if first_given:
             batch = replace(batch, scored=batch.scored & (batch.position > 0))
-        pattern, groups = objective.pattern(batch, block_size), objective.groups(batch, block_size)
         maskable = batch.scored & pattern.scorable
         tokens += float(maskable.sum())
         if not maskable.any():

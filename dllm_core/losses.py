@@ -70,6 +70,7 @@ class Diffusion(Settings):
     one_t_per: "row", "document" or "block". random_length: share of batches cut to a random length (LLaDA: 1 %).
     per_answer: divide by the scored tokens of each document, then by the documents (LLaDA's SFT); else divide by all
     scored tokens.
+    grid: where a document's blocks are counted from, its "start" or its "answer" (`CheckpointInfo`).
     CAP's mean, stratified times and random lengths belong to the batch of one call; all other terms are sums.
     Raises ValueError for a setting out of range, and for complementary views unless t < 1 and the band of mask
     probabilities is symmetric about 1/2.
@@ -88,6 +89,7 @@ class Diffusion(Settings):
     per_answer: bool = False
     teacher: torch.nn.Module | None = None
     teacher_share: Share = 0.0
+    grid: Annotated[str, Choice(("start", "answer"))] = "start"
 
     def __post_init__(self):
         super().__post_init__()
@@ -149,7 +151,8 @@ class Diffusion(Settings):
         length = batch.tokens.shape[1]
         if block_size is None or block_size >= length:
             return patterns.bidirectional(batch.document, batch.position, self.label_shift)
-        pattern = patterns.block_diffusion(batch.document, batch.position, block_size, views, self.label_shift)
+        offset = self._offset(batch, block_size)
+        pattern = patterns.block_diffusion(batch.document, batch.position, block_size, views, self.label_shift, offset)
         return trim_unscored(pattern, batch.scored)
 
     def groups(self, batch, block_size: int | None) -> Tensor | None:
@@ -158,8 +161,14 @@ class Diffusion(Settings):
             return None
         if self.one_t_per == "document" or block_size is None:
             return batch.document
-        starts = ((batch.position % block_size == 0) & (batch.document >= 0)).long()  # padding starts no block
-        return starts.cumsum(dim=1) - 1
+        starts = ((batch.position + self._offset(batch, block_size)) % block_size == 0) | (batch.position == 0)
+        return (starts & (batch.document >= 0)).long().cumsum(dim=1) - 1  # padding starts no block
+
+    def _offset(self, batch, block_size: int) -> Tensor | int:
+        """By how many tokens the first block of each document is shorter than the others."""
+        if self.grid == "start":
+            return 0
+        return patterns.answer_offset(batch.document, batch.position, batch.scored, block_size)
 
     def _predict(self, model, batch, noised, pattern: AttentionPattern, sigma: float, generator) -> tuple[Tensor, Work]:
         """(logits [n, V] of the masked tokens, view after view; the work). Without a clean half, two views double the batch."""

@@ -4,6 +4,8 @@ Parameters are named as in Hugging Face's Qwen3 and in MiniMind, so weights fit 
 losses, noise or styles: AR and diffusion differ in the attention mask that its caller passes.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,21 @@ from dllm_core.compute.attention import Mask, Tiles, attend
 from dllm_core.compute.cpu import MIN_SIZE, onednn_matmul, rms_norm, rotate
 from dllm_core.compute.kv_cache import KVCache
 from dllm_core.config import ModelConfig
+
+YARN_POSITIONS, YARN_TURNS = 2048, (32, 1)  # of the training before the stretch; as MiniMind and Nano-LLaDA have them
+
+
+def yarn(frequency: Tensor, config: ModelConfig) -> Tensor:
+    """RoPE's frequencies [D/2] stretched by YaRN (arXiv 2309.00071 §3.2), without its temperature: those that turn 32
+    times or more within 2,048 positions stay, those that turn once or less are divided by `yarn_factor`, and between
+    these two dimensions the share that is divided grows evenly. A model of 2,048 positions or fewer stays as it is."""
+    if config.max_position_embeddings <= YARN_POSITIONS:
+        return frequency
+    size, log_theta = len(frequency), math.log(config.rope_theta)
+    first, last = (size * math.log(YARN_POSITIONS / (turns * 2 * math.pi)) / log_theta for turns in YARN_TURNS)
+    first, last = max(math.floor(first), 0), min(math.ceil(last), size - 1)
+    divided = ((torch.arange(size, device="cpu") - first) / max(last - first, 1e-3)).clamp(0, 1)
+    return frequency * (1 - divided + divided / config.yarn_factor)
 
 
 class RMSNorm(nn.Module):
@@ -125,7 +142,8 @@ class Transformer(nn.Module):
         # on the host also while the parameters are on the meta device, from which no table could be computed later
         exponent = torch.arange(0, config.head_dim, 2, device="cpu") / config.head_dim
         position = torch.arange(config.max_position_embeddings, device="cpu")
-        angles = position[:, None] * config.rope_theta**-exponent
+        frequency = config.rope_theta**-exponent
+        angles = position[:, None] * (yarn(frequency, config) if config.yarn_factor else frequency)
         self.register_buffer("rope_cos", angles.cos(), persistent=False)
         self.register_buffer("rope_sin", angles.sin(), persistent=False)
 

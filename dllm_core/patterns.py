@@ -80,10 +80,13 @@ class MaskTerms(NamedTuple):
         return self.same_document & (self.own_block | self.earlier_clean)
 
 
-def block_causal(document: Tensor, position: Tensor, block_size: int, label_shift: bool = False) -> AttentionPattern:
+def block_causal(
+    document: Tensor, position: Tensor, block_size: int, label_shift: bool = False, offset: Tensor | int = 0
+) -> AttentionPattern:
     """One copy of the row; each token sees its own block and all earlier ones. document, position: [B, L].
 
-    With `label_shift` the prediction of token i is read at element i − 1, as in AR models; else at element i.
+    With `label_shift` the prediction of token i is read at element i − 1, as in AR models; else at element i. offset:
+    by how many tokens the first block is shorter (`answer_offset`), of all or of each token's document [B, L].
     """
     batch, length = position.shape
     source = torch.arange(length, device=position.device).expand(batch, length)
@@ -91,8 +94,17 @@ def block_causal(document: Tensor, position: Tensor, block_size: int, label_shif
     if label_shift:
         predicted_at = (source - 1).clamp(min=0)
         scorable = scorable & (position > 0)
-    block = position // block_size
+    block = (position + offset) // block_size
     return AttentionPattern(document, block, torch.zeros_like(block), position, source, predicted_at[:, None], scorable)
+
+
+def answer_offset(document: Tensor, position: Tensor, scored: Tensor, block_size: int) -> Tensor:
+    """[B, L] int64: by how many tokens the first block of each token's document must be shorter, so that a block begins
+    at the document's first scored token, where an answer does. document, position: [B, L]; scored: [B, L] bool."""
+    length, row_document = document.shape[1], document.clamp(min=0)
+    at = position.masked_fill(~scored, length)
+    first = torch.full_like(position, length).scatter_reduce_(1, row_document, at, "amin")
+    return -first.gather(1, row_document) % block_size
 
 
 def causal(document: Tensor, position: Tensor) -> AttentionPattern:
@@ -106,13 +118,15 @@ def bidirectional(document: Tensor, position: Tensor, label_shift: bool = False)
 
 
 def block_diffusion(
-    document: Tensor, position: Tensor, block_size: int, views: int = 1, label_shift: bool = False
-) -> AttentionPattern:
+    document: Tensor, position: Tensor, block_size: int, views: int = 1, label_shift: bool = False,
+    offset: Tensor | int = 0,
+) -> AttentionPattern:  # fmt: skip
     """[x_t ; x_0]: `views` noisy copies, then the clean half (LLaDA 2.0 Eq. 1 with the mask of Eq. 3).
 
     document, position: [B, L]. Noisy views never see each other, so complementary views share one clean half: there
     are (views + 1)·L elements. With `label_shift` the prediction of token i is read at element i − 1: of its noisy view
-    inside a block, of the clean half for a block's first token. At block size 1 that is AR exactly.
+    inside a block, of the clean half for a block's first token. At block size 1 that is AR exactly. offset: as in
+    `block_causal`.
     """
     batch, length = position.shape
     # 1. the elements: every view is the whole row; noisy views 1, 2, … first, the clean half (view 0) last
@@ -124,10 +138,10 @@ def block_diffusion(
     predicted_at, scorable = source[:, None] + first, document >= 0
     if label_shift:
         before = ((source - 1) % length)[:, None]
-        begins_block = (position % block_size == 0)[:, None]
+        begins_block = ((position + offset) % block_size == 0)[:, None]
         predicted_at = torch.where(begins_block, before + length * views, before + first)
         scorable = scorable & (position > 0)
     # 3. the labels, once per view
-    labels = (document, position // block_size, position, source)
+    labels = (document, (position + offset) // block_size, position, source)
     document, block, position, source = (label.repeat(1, views + 1) for label in labels)
     return AttentionPattern(document, block, view, position, source, predicted_at, scorable)

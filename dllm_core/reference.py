@@ -98,12 +98,13 @@ def block_logits(model, x_0: Tensor, x_t: Tensor, block_size: int, label_shift: 
     return torch.cat(blocks)
 
 
-def forward(model, tokens: Tensor, block_size: int) -> Tensor:
+def forward(model, tokens: Tensor, block_size: int, offset: int = 0) -> Tensor:
     """tokens [S] int64 of one document → [S, V]; or of several as long, [B, S] → [B, S, V]. A token sees its own block
-    and all before it: block_size 1 is causal, S (or more) is full attention."""
+    and all before it: block_size 1 is causal, S (or more) is full attention. offset: by how many tokens the first block
+    is shorter."""
     rows = torch.atleast_2d(tokens)
     position = torch.arange(rows.shape[1], device=tokens.device)
-    block = position // block_size
+    block = (position + offset) // block_size
     mask = block[None, :] <= block[:, None]
     hidden = model(rows, position.expand_as(rows), mask.expand(len(rows), -1, -1))
     return model.logits(hidden).view(*tokens.shape, -1).float()
@@ -147,20 +148,22 @@ def decode_llada1(model, prompts: Tensor, new_tokens: int, block_size: int, step
 
 @torch.inference_mode()
 def decode_llada2(
-    model, prompts: Tensor, new_tokens: int, block_size: int, threshold: float, mask_token_id: int
+    model, prompts: Tensor, new_tokens: int, block_size: int, threshold: float, mask_token_id: int, grid: str = "start"
 ) -> Tensor:
     """Greedy decoding of LLaDA 2 (arXiv 2512.15745 §5) without a cache: every forward runs all that is written so far.
 
     prompts: [B, P] int64 → [B, P + new_tokens]; the last block is completed, and cut where the answer ends.
+    grid: of `CheckpointInfo`.
     """
     batch, length = prompts.shape
-    end = -(-(length + new_tokens) // block_size) * block_size
+    offset = -length % block_size if grid == "answer" else 0
+    end = -(-(length + new_tokens + offset) // block_size) * block_size - offset
     x = torch.cat([prompts, prompts.new_full((batch, end - length), mask_token_id)], dim=1)
-    for start in range(length // block_size * block_size, end, block_size):
+    for start in range((length + offset) // block_size * block_size - offset, end, block_size):
         block = x[:, start : start + block_size]  # a view: x changes with it
         while (masked := block == mask_token_id).any():
             # 1. one forward over everything up to the block's end; the mask itself is never predicted
-            logits = forward(model, x[:, : start + block_size], block_size)[:, start:]
+            logits = forward(model, x[:, : start + block_size], block_size, offset)[:, start:]
             logits[..., mask_token_id] = -torch.inf
             # 2. the most probable token of each masked position, and its probability
             confidence, token = logits.softmax(dim=-1).max(dim=-1)

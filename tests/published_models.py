@@ -47,6 +47,11 @@ CONFIGS = {  # as the families' published config.json have them, with small numb
         "mask_token_id": MASK, "max_window_layers": 2, "model_type": "Dream", "pad_token_id": PAD, "rope_scaling": None,
         "sliding_window": None, "use_cache": True, "use_mrope": False, "use_sliding_window": False,
     },
+    "fast-dllm": QWEN | {
+        "architectures": ["Fast_dLLM_QwenForCausalLM"], "attention_dropout": 0.0, "bd_size": 4, "max_window_layers": 2,
+        "model_type": "Fast_dLLM_Qwen", "rope_scaling": None, "sliding_window": None, "use_cache": True,
+        "use_sliding_window": False,
+    },
     "a2d-qwen3": QWEN | {"model_type": "a2d-qwen3", "head_dim": SIZE},
     "a2d-qwen2": QWEN | {"model_type": "a2d-qwen2"},
     "minimind": QWEN | {
@@ -105,6 +110,7 @@ def _nano_llada_tensors() -> dict[str, tuple[int, ...]]:
 
 TENSORS = {
     "sdar": qwen_tensors(), "a2d-qwen3": qwen_tensors(), "minimind": qwen_tensors(), "llada": _llada_tensors(),
+    "fast-dllm": qwen_tensors(biased=True, normed=False),
     "dream": qwen_tensors(biased=True, normed=False), "a2d-qwen2": qwen_tensors(biased=True, normed=False),
     "minimind-diffusion": _minimind_diffusion_tensors(), "nano-llada": _nano_llada_tensors(),
 }  # fmt: skip

@@ -113,6 +113,24 @@ def test_block_by_block_bound(estimator):
     assert estimate.mean * L == pytest.approx(exact, abs=4 * estimate.error * L + 0.002 * exact)
 
 
+@pytest.mark.parametrize("estimator", ["iid_t", "exact_masks"])
+def test_a_bound_on_the_grid_of_the_answer(estimator):
+    """Blocks of 4 from the answer on, after a prompt of 2: the answer is one block. From the start it is two."""
+    model, count = tiny(2), len(PROMPT)
+    sees = lambda q, k: k < count or q >= count  # a prompt's token sees the prompt, an answer's sees all
+
+    def predict(masked):
+        tokens = PROMPT + [MASK if i in masked else token for i, token in enumerate(ANSWER)]
+        log_p = logits_of(model, tokens, sees).log_softmax(dim=-1)
+        return [-log_p[count + i, token] for i, token in enumerate(ANSWER)]
+
+    exact = exact_bound(subset_losses(predict, L), L)
+    options = {"block_size": 4, "draws": 10, "estimator": estimator, "first_given": True}
+    estimate = nll_bound(model, [toy_batch(1000)], MASK, grid="answer", **options)
+    assert estimate.mean * L == pytest.approx(exact, abs=4 * estimate.error * L + 0.002 * exact)
+    assert nll_bound(model, [toy_batch(1000)], MASK, **options).mean != estimate.mean
+
+
 @pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("block_size", [None, 2, 4, 8])
 def test_the_two_estimators_agree(block_size, shift):

@@ -11,14 +11,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small import HANG_LIMIT
+from published_models import published
+from small import HANG_LIMIT, write
 
 from dllm_core.checkpoints.formats import load_checkpoint
+from dllm_core.checkpoints.hf_config import IDS
 from dllm_core.cli import report
 from dllm_core.cli.stages import STAGES
-from dllm_core.config import DecodeConfig
+from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.data.batches import validation_batches
 from dllm_core.data.jsonl import chat_documents, text_documents
+from dllm_core.data.tokenizer import character_tokenizer
 from dllm_core.likelihood import ar_nll, nll_bound
 from dllm_core.notebook import parameters
 from dllm_core.notebook.comparison import SCHEMA
@@ -117,6 +120,25 @@ def test_every_decoding_setting_is_a_parameter_of_06(project):
     assert settings_of_06(project)["decode_config"].block_length == 16  # the training's
     config = settings_of_06(project, gen_block_length=8, gen_minimal_topk=3)["decode_config"]
     assert (config.block_length, config.minimal_topk) == (8, 3)
+
+
+@pytest.mark.parametrize("name", ["06_parallel_decoding", "07_compare_styles"])
+def test_a_kind_is_declared_of_the_checkpoint_alone(project, name):
+    """The other checkpoints are of this project, or say what they are."""
+    opened, declared = {}, {"objective": "llada2", "block_size": 8, "label_shift": "yes"}
+    if name.startswith("06"):
+        declared["chat"] = "yes"
+    of_notebook = parameters.read_parameters(project / f"notebooks/{name}.ipynb")
+    scope = {parameter: value.default for parameter, value in of_notebook.items()}
+    scope |= declared | {"checkpoint": "theirs", "torch_device": "cpu", "precision": "float32"}
+    opening = lambda name, **options: opened.update({name: options}) or 1 / 0
+    scope["notebook"] = SimpleNamespace(open_checkpoint=opening, pick_dtype=lambda dtype, device: dtype)
+    source = re.match(r"def open_run.*?\n(?=\S)", cell_of(project, name, "def open_run("), re.DOTALL)[0]
+    exec(source, scope)  # noqa: S102
+    for run in ("theirs", "ours"):
+        with pytest.raises(ZeroDivisionError):
+            scope["open_run"](run)
+    assert declared.items() <= opened["theirs"].items() and not declared.keys() & opened["ours"].keys()
 
 
 def test_a_choice_that_greedy_decoding_leaves_out_is_reported(project, capsys):
@@ -302,6 +324,24 @@ def test_the_comparison_is_written(chain, task):
             assert 0 <= row["repetition"] <= 1 and 0 <= row["ended"] <= 1
         assert report.sentences([report.load_scores(chain.folder / "outputs/compare_sft.scores.json")])
         assert {score["group"] for score in result["reversal"]["AR"]} == {"reversal_unseen", "reversal_seen"}
+
+
+def test_a_published_model_is_fine_tuned(project, tmp_path):
+    """SDAR's layout with made-up weights and a tokenizer of twenty characters: 05 trains on from it, in its blocks."""
+    copy = copy_of(project, tmp_path / "project")
+    tokenizer, theirs = character_tokenizer(["bcdf"]), tmp_path / "sdar"
+    ids = {name: getattr(tokenizer, name) for name in IDS}
+    published("sdar", theirs, max_position_embeddings=256, **ids)
+    tokenizer.save_pretrained(theirs)
+    talk = lambda k: [{"role": "user", "content": "bcd" * k}, {"role": "assistant", "content": "fed" * k}]
+    write(copy.folder / "chats.jsonl", *({"conversations": talk(1 + k % 4)} for k in range(40)))
+    options = {"load_from": str(theirs), "data": "chats.jsonl", "valid_data": "", "llada2_block_size": "4"}
+    copy.run("05-llada2", *(part for name, value in options.items() for part in ("-p", name, value)))
+    again = load_checkpoint(copy.folder / "weights/diffusion_llada2_sft")
+    assert again.info == CheckpointInfo("llada2", 4, chat=True)
+    start = load_checkpoint(theirs)
+    assert again.model.config == start.model.config
+    assert not torch.equal(again.model.lm_head.weight, start.model.lm_head.weight)
 
 
 def test_absent_weights_name_the_command_that_trains_them(project, tmp_path):

@@ -117,3 +117,20 @@ def test_one_block_is_full_attention_beside_an_unseen_clean_half():
     both = patterns.block_diffusion(batch.document, batch.position, 6).mask()
     alone = patterns.bidirectional(batch.document, batch.position).mask()
     assert torch.equal(both[:, :6, :6], alone) and not both[:, :6, 6:].any()
+
+
+def test_blocks_may_begin_where_the_answer_does():
+    """A prompt of three tokens before blocks of four; behind it a document that is scored whole, below it one that ends
+    unscored."""
+    batch = batch_of([9, 5], [6])
+    scored = torch.tensor([[False] * 3 + [True] * 11, [True, True] + [False] * 12])
+    offset = patterns.answer_offset(batch.document, batch.position, scored, 4)
+    assert offset[0].tolist() == [1] * 9 + [0] * 5 and offset[1, :6].tolist() == [0] * 6
+    for label_shift in (False, True):
+        labels = (batch.document, batch.position, 4)
+        blocks = patterns.block_causal(*labels, label_shift, offset).block
+        assert blocks[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 0, 0, 0, 0, 1]
+        pattern = patterns.block_diffusion(*labels, 1, label_shift, offset)
+        assert torch.equal(pattern.block, blocks.repeat(1, 2))
+    # of the clean half where a block begins
+    assert pattern.predicted_at[0, 0, 3:9].tolist() == [14 + 2, 3, 4, 5, 14 + 6, 7]

@@ -40,6 +40,7 @@ NEUTRAL = frozenset({
     "use_bfloat16", "use_cache", "use_deepep",
 })  # fmt: skip
 OWN_TYPES = ("block_diffusion_qwen3", "block_diffusion_qwen2", "block_diffusion_llama")  # of our block diffusion, which no program is to mistake
+INFERENCE_YARN = 16.0  # the factor of MiniMind's and Nano-LLaDA's code where a config.json has inference_rope_scaling
 DIFFUSION_FIELDS = ("mask_token_id", "block_size", "bd_size", "is_causal", "auto_map")  # which no plain AR model has
 
 
@@ -74,6 +75,8 @@ def flattened(record: dict, where: Path) -> dict:
     parts = [record.get(name) or {} for name in ("rope_scaling", "rope_parameters", "dllm")]
     if not all(isinstance(part, dict) for part in parts):
         raise RunError(f"{where}: rope_scaling, rope_parameters and dllm must be objects or null")
+    if parts[2].get("yarn_factor"):  # ours, which `rope_scaling` tells to other programs
+        return record
     scaling = {"rope_type" if name == "type" else name: value for name, value in parts[0].items()}
     return {**record, **scaling, **parts[1]}
 
@@ -142,6 +145,8 @@ def model_config(record: dict, state: dict[str, Tensor], where: Path, family: Fa
     if missing:
         raise RunError(f"{where}: not a model config (no {', '.join(sorted(missing))})")
     known = {**family.defaults, **known}
+    if flat.get("inference_rope_scaling"):
+        known["yarn_factor"] = INFERENCE_YARN
     if "rope_theta" not in known:
         raise RunError(
             f"{where}: has no rope_theta, the base of RoPE's frequencies. Write the one that the model was trained with "

@@ -38,17 +38,17 @@ def export(loaded: LoadedCheckpoint, folder: Path, reader: str, **record) -> Non
         names = {"AutoConfig": "configuration_sdar.SDARConfig", "AutoModelForCausalLM": "modeling_sdar.SDARForCausalLM"}
         fields = {"architectures": ["SDARForCausalLM"], "model_type": "sdar", "auto_map": names, **fields}
         fields |= {"torch_dtype": fields.pop("dtype"), "sliding_window": None, "fuse_cross_entropy": False}
-        # its generate.py reads there what ends an answer
-        write_json(folder / "generation_config.json", generation_config(loaded.tokenizer), indent=2)
     if reader == "dllm":
         fields |= {"architectures": [f"A2D{base}LMHeadModel"], "model_type": f"a2d-{base.lower()}"}
     write_description(folder, loaded, fields, **record)
+    if reader == "sdar":  # its generate.py reads there what ends an answer
+        write_json(folder / "generation_config.json", generation_config(loaded.tokenizer, "ar"), indent=2)
     save_weights(loaded.model, folder / "model.safetensors")
 
 
 def write_description(folder: Path, loaded: LoadedCheckpoint, fields: dict | None = None, **record) -> None:
-    """Write all of a folder but its weights: tokenizer, config.json (`hf_config`; `fields` go before its own) and, for
-    AR, generation_config.json. No file holds a path."""
+    """Write all of a folder but its weights: tokenizer, config.json (`hf_config`; `fields` go before its own) and, where
+    one is needed, generation_config.json. No file holds a path."""
     config = hf_config(loaded.model.config, loaded.info, loaded.tokenizer, **record) | (fields or {})
     loaded.tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
@@ -56,8 +56,8 @@ def write_description(folder: Path, loaded: LoadedCheckpoint, fields: dict | Non
     if tokenizer.get("tokenizer_class") == "TokenizersBackend":  # transformers 4 knows it by its older name alone
         tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(file, tokenizer, indent=2)
-    if loaded.info.objective == "ar":
-        write_json(folder / "generation_config.json", generation_config(loaded.tokenizer), indent=2)
+    if generation := generation_config(loaded.tokenizer, loaded.info.objective):
+        write_json(folder / "generation_config.json", generation, indent=2)
     write_json(folder / "config.json", config, indent=2)
 
 

@@ -11,7 +11,7 @@
 | Fast_dLLM_Qwen | Fast-dLLM v2 | public copies of the code beside its weights |
 | llama, declared as diffusion with shifted labels | DiffuLLaMA | HKUNLP/DiffuLLaMA c17e897 |
 | none: tensors named `model.embed` | minimind-diffusion | adenzhou1350/minimind-diffusion cb73fe2 |
-| nano-llada, in a config.json of the user's | Nano-LLaDA without YaRN | JayCheng113/Nano-LLaDA 28f02d8 |
+| nano-llada, in a config.json of the user's | Nano-LLaDA, with YaRN or without | JayCheng113/Nano-LLaDA 28f02d8 |
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -134,7 +134,7 @@ FAMILIES: dict[str | None, Family] = {
     ),
     "nano-llada": Family(
         usual={"label_shift": False}, defaults={"rope_theta": 1e6, "rms_norm_eps": 1e-5},
-        layout={"qk_norm": True}, layer="blocks.",
+        allows={"inference_rope_scaling": (None, False, True)}, layout={"qk_norm": True}, layer="blocks.",
         parts={
             "attn.c_q": "self_attn.q_proj", "attn.c_k": "self_attn.k_proj", "attn.c_v": "self_attn.v_proj",
             "attn.c_proj": "self_attn.o_proj", "mlp.gate_proj": "mlp.gate_proj", "mlp.up_proj": "mlp.up_proj",

@@ -86,13 +86,13 @@ def run_name(name: str | Path) -> str:
 def load_checkpoint(
     name: str | Path, *, num_attention_heads: int | None = None, vocab_size: int | None = None, device="cpu",
     objective: str | None = None, block_size: int | None = None, label_shift: bool | None = None,
-    grid: str | None = None, dtype: str = "float32",
+    chat: bool | None = None, grid: str | None = None, dtype: str = "float32",
 ) -> LoadedCheckpoint:  # fmt: skip
     """Load a checkpoint for further training or decoding.
 
     A bare state dict (read with weights_only=True) needs its number of heads from a config.json beside it or from
     `num_attention_heads`; it is never guessed. vocab_size: grow the embedding to it; the rows of added tokens start as
-    the mean of the others. objective, block_size, label_shift, grid: of `CheckpointInfo`, declared where neither the
+    the mean of the others. objective, block_size, label_shift, chat, grid: of `CheckpointInfo`, declared where neither the
     folder nor its family says them. dtype: "float32", "bfloat16", "float16", or "file": as the weights are stored.
     Raises RunError when a tensor is missing or of another shape, when config.json asks for what `Transformer` does not
     compute or has a field that is not understood, when what must be declared is not, or when the tokenizer is another
@@ -104,7 +104,7 @@ def load_checkpoint(
     folder, file = (path.parent, path) if variant == "file" else (path, weights_file(path, variant))
     config_file = folder / "config.json"
     record = read_json(config_file, RunError) if config_file.is_file() else None
-    given = {"objective": objective, "block_size": block_size, "label_shift": label_shift, "grid": grid}
+    given = {"objective": objective, "block_size": block_size, "label_shift": label_shift, "chat": chat, "grid": grid}
     declared = {name: value for name, value in given.items() if value is not None}
     # 1. what the folder is: all refusals come before the weights are read
     where, family = (file, None) if record is None else (config_file, family_of(record, declared, config_file))

@@ -1,6 +1,7 @@
 """What a folder of weights says of itself to other programs: config.json and generation_config.json."""
 
 from dllm_core.config import CheckpointInfo, ModelConfig
+from dllm_core.model import YARN_POSITIONS, YARN_TURNS
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id")
 
@@ -13,7 +14,7 @@ def hf_config(config: ModelConfig, checkpoint: CheckpointInfo, tokenizer=None, *
     tokenizer: its special tokens' ids are named, where it has them.
     """
     shape = config.to_dict()
-    only_here = {name: shape.pop(name) for name in ("qk_norm", "qk_norm_init")}
+    only_here = {name: shape.pop(name) for name in ("qk_norm", "qk_norm_init", "yarn_factor")}
     base = layout(config)
     model = {"architectures": [f"{base}ForCausalLM"], "model_type": base.lower()}
     if checkpoint.objective == "llada1":
@@ -21,6 +22,10 @@ def hf_config(config: ModelConfig, checkpoint: CheckpointInfo, tokenizer=None, *
     if checkpoint.objective == "llada2":
         model = {"architectures": [f"BlockDiffusion{base}ForCausalLM"], "model_type": f"block_diffusion_{base.lower()}"}
         model["block_size"] = checkpoint.block_size
+    if only_here["yarn_factor"] and config.max_position_embeddings > YARN_POSITIONS:
+        fast, slow = map(float, YARN_TURNS)
+        scaling = {"rope_type": "yarn", "factor": only_here["yarn_factor"], "beta_fast": fast, "beta_slow": slow}
+        shape["rope_scaling"] = scaling | {"original_max_position_embeddings": YARN_POSITIONS, "attention_factor": 1.0}
     own = {**only_here, "checkpoint": checkpoint.to_dict(), **record}
     return {**model, "hidden_act": "silu", "attention_bias": False, **shape, **token_ids(tokenizer), "dllm": own}
 
@@ -36,8 +41,15 @@ def token_ids(tokenizer) -> dict[str, int]:
     return {name: value for name, value in ids.items() if value is not None}
 
 
-def generation_config(tokenizer) -> dict:
-    """A generation_config.json: transformers' `generate` stops where an answer ends and, as here, never writes the mask."""
-    ids = token_ids(tokenizer)
+def generation_config(tokenizer, objective: str) -> dict:
+    """A generation_config.json: transformers' `generate` stops where an answer ends and, as here, never writes the mask.
+
+    Empty where none is needed: `generate` does not decode diffusion, so that its folders keep only what else would be lost
+    with the folder that they start from, several ends of an answer.
+    """
+    ids, ends = token_ids(tokenizer), getattr(tokenizer, "end_token_ids", None) or []
+    if objective != "ar" and len(ends) < 2:
+        return {}
     mask = ids.pop("mask_token_id", None)
+    ids |= {"eos_token_id": list(ends)} if len(ends) > 1 else {}
     return ids if mask is None else {**ids, "suppress_tokens": [mask]}

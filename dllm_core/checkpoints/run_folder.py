@@ -97,8 +97,8 @@ class RunFolder:
             else:
                 run._set_aside()
         write_json(folder / "config.json", config, indent=2)
-        if checkpoint.objective == "ar":
-            write_json(folder / "generation_config.json", generation_config(tokenizer), indent=2)
+        if generation := generation_config(tokenizer, checkpoint.objective):
+            write_json(folder / "generation_config.json", generation, indent=2)
         tokenizer.save_pretrained(folder)
         _trained_here[folder] = weakref.ref(model)
         return run

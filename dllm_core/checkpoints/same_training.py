@@ -10,10 +10,11 @@ from dllm_core.config import ModelConfig
 from dllm_core.data.token_cache import checksum
 from dllm_core.model import Transformer
 
-# Settings that change nothing of the training itself; neither do those that begin with gen_.
+# Settings that change nothing of the training itself, or whose effect the checkpoint's record holds; neither do those that
+# begin with gen_.
 WITHOUT_EFFECT = frozenset({
     "prompt", "checkpoint", "max_new_tokens", "sample_every", "save_every", "valid_items", "llada1_block_length",
-    "llada2_enable_parallel_decoding", "device",
+    "llada2_enable_parallel_decoding", "device", "from_objective", "from_label_shift",
 })  # fmt: skip
 
 

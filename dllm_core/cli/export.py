@@ -8,6 +8,7 @@ from dllm_core.checkpoints.formats import find_checkpoint, load_checkpoint
 from dllm_core.checkpoints.lineage import lineage
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.cli.model_card import model_card
+from dllm_core.cli.scores import scores_of
 from dllm_core.common.files import display_path, write_whole
 
 
@@ -27,7 +28,8 @@ def run(options: argparse.Namespace) -> None:
     trained = [{**entry, "run": Path(entry.get("run", "")).name} for entry in loaded.trained]
     export(loaded, folder, options.to, trained=trained, lineage=trainings)
     title = folder.resolve().name
-    card = model_card(title, loaded, options.to, trained, trainings, validation(loaded.path, variant))
+    scores = scores_of(loaded, variant)
+    card = model_card(title, loaded, options.to, trained, trainings, validation(loaded.path, variant), scores)
     write_whole(folder / "README.md", card)
     print(display_path(folder / "README.md"))
 

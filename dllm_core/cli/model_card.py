@@ -6,6 +6,7 @@ from dllm_core.checkpoints import price
 from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.checkpoints.lineage import licence
 from dllm_core.show.html import table
+from dllm_core.trace import end_token_ids
 
 OBJECTIVES = {
     "ar": "autoregressive: the next token, attention to the left",
@@ -25,6 +26,9 @@ pipeline_tag: text-generation
 # {title}
 
 A small language model, trained with dllm-notebooks.
+"""
+SCORES = """\
+Measured by dllm-notebooks' notebook 07. The interval is of the choice of questions, for this one training.
 """
 OPEN = """\
 import torch
@@ -62,7 +66,7 @@ for end in range(start + 16, start + {answer} + 1, 16):  # blocks of 16, one tok
         best = confidence[:end].argmax()
         x[0, best] = token[best]
 answer = x[0, start:].tolist()
-end = answer.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in answer else None
+end = next((i for i, token in enumerate(answer) if token in {ends}), None)
 print(tokenizer.decode(answer[:end], skip_special_tokens=True))
 """,
     ("transformers", "llada2"): """\
@@ -74,7 +78,7 @@ print(pipe(input_ids=prompt, gen_length=length, **options).texts[0])
     ("sdar", "llada2"): """\
 x = block_diffusion_generate(
     model, {{"input_ids": prompt.to(model.device)}}, mask_id={mask}, gen_length={answer}, block_length={block}, denoising_steps={block},
-    confidence_threshold=0.9, stopping_criteria_idx=[{eos}],
+    confidence_threshold=0.9, stopping_criteria_idx={ends},
 )
 print(tokenizer.decode(x[0, prompt.shape[1] :], skip_special_tokens=True))
 """,
@@ -116,17 +120,17 @@ DIFFERS = {
 
 def model_card(
     title: str, loaded: LoadedCheckpoint, reader: str, trained: Sequence[Mapping], trainings: list[dict],
-    validation: float | None,
+    validation: float | None, scores: Sequence[Mapping],
 ) -> str:  # fmt: skip
     """The Markdown of README.md, with the Hub's metadata.
 
     trained: what each training took (`price.rows`); trainings: where it comes from (`lineage`); validation: the loss
-    that the run recorded. What a run does not record is said to be so.
+    that the run recorded; scores: of `scores.scores_of`. What a run does not record is said to be so.
     """
     info, tokenizer = loaded.info, loaded.tokenizer
     key, block, mask = (reader, info.objective), info.block_size, tokenizer.mask_token_id
     values = {
-        "answer": ANSWER, "block": block, "mask": mask, "eos": tokenizer.eos_token_id, "right_shift": info.label_shift,
+        "answer": ANSWER, "block": block, "mask": mask, "ends": end_token_ids(tokenizer), "right_shift": info.label_shift,
         "shift": ".roll(1, dims=0)  # a token is predicted one position to its left" if info.label_shift else "",
         "others": _others(mask, block),
     }  # fmt: skip
@@ -140,6 +144,7 @@ def model_card(
         table(_facts(loaded, trainings, validation)).markdown + "\n",
         "## What its training took\n",
         (table(price.rows(trained)).markdown if trained else "Not recorded.") + "\n",
+        *(["## Scores\n", SCORES, table(scores).markdown + "\n"] if scores else []),
         "## How to decode\n",
         f"```python\n{code}```\n",
         "## In what that differs\n",

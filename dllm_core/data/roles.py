@@ -65,7 +65,7 @@ def assign_roles(tokenizer, folder: Path, mask_token_id: int | None = None) -> N
         _take(tokenizer, "pad", tokenizer.eos_token)
         said.append(f"pad is {tokenizer.pad_token!r} (eos)")
     # 4. the ends of an answer
-    end = _template_end(tokenizer)
+    end = template_end(tokenizer)
     if end not in (None, tokenizer.eos_token):
         tokenizer.add_special_tokens({"extra_special_tokens": [end]}, replace_extra_special_tokens=False)
         said.append(f"an answer ends with {end!r} (so the chat template) or with eos {tokenizer.eos_token!r}")
@@ -127,7 +127,7 @@ def _template_start(tokenizer) -> str | None:
     return start[0] if start else None
 
 
-def _template_end(tokenizer) -> str | None:
+def template_end(tokenizer) -> str | None:
     """The first added token that the chat template writes after an assistant's content."""
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER}]
     _, _, after = _rendered(tokenizer, turns).rpartition(ANSWER)

@@ -10,6 +10,7 @@ from torch import Tensor
 from dllm_core import patterns
 from dllm_core.checkpoints.formats import LoadedCheckpoint
 from dllm_core.compute.cpu import rotate
+from dllm_core.data.roles import template_end
 from dllm_core.notebook.asking import prompt_ids
 from dllm_core.notebook.grading import Question
 
@@ -22,7 +23,7 @@ CONDITIONS = {  # masked is the value's first token; of its block → whether th
 
 @dataclass(frozen=True)
 class Lookup:
-    """A question whose answer repeats a value of the prompt. tokens: prompt and answer through eos; start: where the
+    """A question whose answer repeats a value of the prompt. tokens: prompt and answer through its end; start: where the
     answer begins; target: the value's first token in the answer; source: the same in the prompt."""
 
     tokens: tuple[int, ...]
@@ -36,12 +37,13 @@ def lookups(loaded: LoadedCheckpoint, questions: Iterable[Question]) -> list[Loo
     the answer that stands in the prompt pair by pair, and in it the first pair that stands there only once. Of 小雨, which
     is also asked for, and 雨4 it is the second, and the value begins with its 4."""
     found, tokenizer = [], loaded.tokenizer
+    end = tokenizer.convert_tokens_to_ids(template_end(tokenizer) or tokenizer.eos_token)
     for question in questions:
         prompt = prompt_ids(tokenizer, question.prompt, chat=True)
         answer = tokenizer.encode(question.answer, add_special_tokens=False)
-        tokens, pairs = [*prompt, *answer, tokenizer.eos_token_id], list(itertools.pairwise(prompt))
+        tokens, pairs = [*prompt, *answer, end], list(itertools.pairwise(prompt))
         pair_at = lambda i, tokens=tokens: (tokens[i - 1], tokens[i])
-        last = len(tokens) - 3  # before the full stop and eos
+        last = len(tokens) - 3  # before the full stop and the end
         shared = [i for i in range(len(prompt) + 1, last + 1) if pair_at(i) in pairs]
         shared = [i for i in shared if all(k in shared for k in range(i, shared[-1]))]
         is_word = lambda i, tokens=tokens: tokenizer.decode([tokens[i]]).strip().isalnum()
@@ -68,9 +70,11 @@ def read(loaded: LoadedCheckpoint, found: Sequence[Lookup], masks=None) -> Readi
     for case in found:
         # 1. the tokens as decoding sees them: through the block that holds the value, some of them masked
         size = info.block_size or len(case.tokens)
-        end = case.target + 1 if masks is None else min(len(case.tokens), (case.target // size + 1) * size)
+        offset = -case.start % size if info.grid == "answer" else 0
+        begin = (case.target + offset) // size * size - offset  # of the value's block
+        end = case.target + 1 if masks is None else min(len(case.tokens), begin + size)
         tokens = torch.tensor([case.tokens[:end]], device=model.device)
-        first = max(case.start, case.target // size * size)  # earlier blocks are written
+        first = max(case.start, begin)  # earlier blocks are written
         for i in range(first, end) if masks else ():
             if masks(i - case.target):
                 tokens[0, i] = loaded.tokenizer.mask_token_id
@@ -78,7 +82,7 @@ def read(loaded: LoadedCheckpoint, found: Sequence[Lookup], masks=None) -> Readi
         if masks is None:
             pattern = patterns.causal(document, position)
         else:
-            pattern = patterns.block_causal(document, position, size, info.label_shift)
+            pattern = patterns.block_causal(document, position, size, info.label_shift, offset)
         # 2. the element that predicts the value, its attention and its distribution
         element = int(pattern.predicted_at[0, 0, case.target])
         hidden, of_layers = attention_weights(model, tokens, position, pattern.mask())

@@ -80,9 +80,9 @@ def check_settings(declared: Mapping[str, Parameter], values: Mapping) -> None:
 
 def _values(annotation, parameter: Parameter, value) -> list:
     """What a parameter's value means for a setting: several numbers where it is a list such as "8,16", nothing where a
-    0, an empty text or "auto" leaves it to the notebook."""
+    0, an empty text, "auto", "yes" or "no" leaves it to the notebook."""
     kind, _, is_optional = parts(annotation)
-    values = [value]
+    values = [] if kind is bool and parameter.type is str else [value]
     if parameter.type is str and kind in (int, float):
         values = parse_numbers(value, kind) if value else ()
     return [v for v in values if v != "auto" and (v or not (is_optional or v == parameter.default))]

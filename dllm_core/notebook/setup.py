@@ -37,7 +37,8 @@ STAGE_OF = {  # run → the stage of `dllm run` that trains it, which begins wit
     "diffusion_llada1_sft": "05-llada1",
     "diffusion_llada2_sft": "05-llada2",
 }
-SHIFTS = {"auto": None, "yes": True, "no": False}  # label_shift as a parameter → as `load_checkpoint` takes it
+ANSWERS = {"auto": None, "yes": True, "no": False}  # label_shift or chat as a parameter → as `load_checkpoint` takes it
+
 
 def settings(notebook: str, scope: dict) -> dict:
     """The parameters that `notebook` declares, with their values in `scope` (the notebook's `globals()`). From here on
@@ -84,31 +85,33 @@ def open_tokenizer(tokenizer_dir: str, use_tokenizer: bool = True, data: str = "
 
 def open_checkpoint(
     name: str | Path, *, tokenizer_dir: str = "", tokenizer=None, num_attention_heads: int = 0, device="cpu", shipped=False,
-    objective: str = "", block_size: int = 0, label_shift: str = "auto",
+    objective: str = "", block_size: int = 0, label_shift: str = "auto", chat: str = "auto", dtype: str = "float32",
 ) -> LoadedCheckpoint:  # fmt: skip
     """A checkpoint with its tokenizer; its embedding grows where the tokenizer has more entries.
 
     The tokenizer is `tokenizer`, else that of `tokenizer_dir` (with the mask of the checkpoint's config.json), else the
     checkpoint's, which need not be readable where one is given.
-    objective, block_size, label_shift ("auto", "yes" or "no"): how a model of another project was trained, where its folder
-    does not say; empty, 0 and "auto": as it says.
+    objective, block_size, label_shift and chat ("auto", "yes" or "no"): how a model of another project was trained, where
+    its folder does not say; empty, 0 and "auto": as it says. dtype: of the weights.
     shipped: where the run has not been trained yet, load the small copy of it that comes with the project (the result's
     `path` tells which was loaded). Raises RunError when there is no such checkpoint (the message names the command that
     trains it), when it has no tokenizer, or when the tokenizer is not the one it was trained with.
     """
     tokenizer = tokenizer or (load_tokenizer(tokenizer_dir, _trained_mask(name)) if tokenizer_dir else None)
     size = len(tokenizer) if tokenizer else None
-    if label_shift not in SHIFTS:
-        raise ValueError(f"label_shift={label_shift!r}: must be one of {', '.join(SHIFTS)}")
-    declared = {"objective": objective or None, "block_size": block_size or None, "label_shift": SHIFTS[label_shift]}
-    heads = num_attention_heads or None
+    for setting, answer in (("label_shift", label_shift), ("chat", chat)):
+        if answer not in ANSWERS:
+            raise ValueError(f"{setting}={answer!r}: must be one of {', '.join(ANSWERS)}")
+    declared = {"objective": objective or None, "block_size": block_size or None}
+    declared |= {"label_shift": ANSWERS[label_shift], "chat": ANSWERS[chat]}
+    options = {"vocab_size": size, "device": device, "dtype": dtype}
     try:
-        loaded = load_checkpoint(name, num_attention_heads=heads, vocab_size=size, device=device, **declared)
+        loaded = load_checkpoint(name, num_attention_heads=num_attention_heads or None, **options, **declared)
     except RunError as error:
         bundled = bundled_checkpoint(name) if shipped else None
         if not bundled:
             raise RunError(f"{error}{_how_to_train(name)}") from error
-        loaded = load_checkpoint(bundled, vocab_size=size, device=device)
+        loaded = load_checkpoint(bundled, **options)
     saved = loaded.tokenizer
     if tokenizer is None and saved is None:
         raise RunError(f"{loaded.path}: a bare state dict has no tokenizer with it; give tokenizer_dir")
@@ -131,11 +134,16 @@ def _trained_mask(name: str | Path) -> int | None:
 
 def open_start(name: str | Path, params: Mapping, device) -> LoadedCheckpoint:
     """The checkpoint that a training starts from, with the tokenizer that the notebook's parameters ask for: one token per
-    character with use_tokenizer False, else that of tokenizer_dir, else the checkpoint's own. Raises as `open_checkpoint`."""
+    character with use_tokenizer False, else that of tokenizer_dir, else the checkpoint's own. from_objective and
+    from_label_shift, where there are such, declare how a model of another project was trained. Raises as
+    `open_checkpoint`."""
     own = None if params.get("use_tokenizer", True) else open_tokenizer("", False, params["data"], params["jsonl_field"])
+    objective = params.get("from_objective", "")
     return open_checkpoint(
         name, tokenizer_dir="" if own else params["tokenizer_dir"], tokenizer=own,
-        num_attention_heads=params["num_attention_heads"], device=device,
+        num_attention_heads=params["num_attention_heads"], device=device, objective=objective,
+        block_size=params["llada2_block_size"] if objective == "llada2" else 0,
+        label_shift=params.get("from_label_shift", "auto"),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,18 +14,22 @@ from published_models import (
     PROMPTS,
     TENSORS,
     TOKENS,
+    VOCAB,
     figures,
     published,
     qwen_tensors,
     weights,
 )
+from run_folders import finished
 from safetensors.torch import load_file, save_file
-from small import logits_of
+from small import logits_of, tiny
 
+from dllm_core import reference
 from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.checkpoints.run_folder import RunFolder
 from dllm_core.common.errors import RunError
-from dllm_core.config import CheckpointInfo, DecodeConfig
+from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
+from dllm_core.model import Transformer
 from dllm_core.samplers import decode
 from dllm_core.sampling import SpecialTokens
 
@@ -57,6 +62,7 @@ def written(checkpoint, config) -> list[list[int]]:
     ("a2d-qwen3", {"objective": "llada1"}, FULL, CheckpointInfo("llada1", grid="answer")),
     ("a2d-qwen2", {"objective": "llada2", "block_size": 4}, FULL, CheckpointInfo("llada2", 4, grid="answer")),
     ("minimind", {}, CAUSAL, CheckpointInfo("ar", label_shift=True)),
+    ("fast-dllm", {}, BLOCKS, CheckpointInfo("llada2", 4, label_shift=True)),
     ("nano-llada", {"objective": "llada1"}, FULL, CheckpointInfo("llada1")),
 ])  # fmt: skip
 def test_a_published_folder_computes_what_its_own_code_computes(home, family, declared, mask, kind):
@@ -85,6 +91,24 @@ def test_it_writes_what_its_own_sampler_writes(home):
         assert written(found["sdar"], config) == expected["sdar"][name]
 
 
+def test_fast_dllm_writes_its_samplers_text_by_its_samplers_rules(home):
+    """A token is read one position to its left. A block's first token is its most probable one, at once; then sub-blocks
+    of 2 are finished from left to right, here a token a step. `decode` opens the whole block of 4 instead."""
+    model = opened(published("fast-dllm", home / "fast")).model
+    for prompt, expected in zip(PROMPTS, figures()["fast-dllm"]["written"], strict=True):
+        x = list(prompt)
+        while len(x) < len(prompt) + len(expected):
+            start = len(x) // 4 * 4
+            x += [MASK] * (start + 4 - len(x))
+            for sub_block in (range(start, start + 2), range(start + 2, start + 4)):
+                while masked := [i for i in sub_block if x[i] == MASK]:
+                    confidence, token = logits_of(model, x, BLOCKS).softmax(dim=-1).max(dim=-1)
+                    best = max(masked, key=lambda i: float(confidence[i - 1]))
+                    x[best] = int(token[best - 1])
+            x.append(int(logits_of(model, x, BLOCKS)[-1].argmax()))
+        assert x[len(prompt) :] == expected
+
+
 @pytest.mark.parametrize("family", ["a2d-qwen3", "a2d-qwen2"])
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_blocks_may_be_counted_from_the_answer(home, family, use_cache):
@@ -93,6 +117,9 @@ def test_blocks_may_be_counted_from_the_answer(home, family, use_cache):
     blocks = opened(folder, objective="llada2", block_size=4)
     config = DecodeConfig("llada2", 8, block_length=4, threshold=None, eos_early_stop=False, use_cache=use_cache)
     assert written(blocks, config) == expected["bd3lm"]
+    for prompt, answer in zip(PROMPTS, expected["bd3lm"], strict=True):  # a threshold of 1: one token a step
+        slow = reference.decode_llada2(blocks.model, torch.tensor([prompt]), 8, 4, 1.0, MASK, "answer")
+        assert slow[0].tolist() == prompt + answer
     first = {step.row: step.block[0] for step in reversed(list(decode(blocks, PROMPTS, config)))}
     assert first == {row: len(prompt) for row, prompt in enumerate(PROMPTS)}
     whole = opened(folder, objective="llada1")
@@ -140,8 +167,37 @@ def test_a_file_of_nano_llada_must_say_which_rope_it_has(home):
     (home / "config.json").write_text(json.dumps(beside))
     assert opened(home / "diffusion.pt", objective="ar").info == CheckpointInfo("ar", label_shift=True)
     (home / "config.json").write_text(json.dumps(beside | {"inference_rope_scaling": True}))
-    with pytest.raises(RunError, match="inference_rope_scaling=True is not supported"):
-        opened(home / "diffusion.pt", objective="ar")
+    assert opened(home / "diffusion.pt", objective="ar").model.config.yarn_factor == 16
+    for family in ("minimind", "sdar"):
+        with pytest.raises(RunError, match="inference_rope_scaling=True is not supported"):
+            opened(published(family, home / family, inference_rope_scaling=True))
+
+
+def test_nano_llada_with_yarn_has_the_frequencies_of_its_own_code():
+    """Those of `precompute_freqs_cis` (core/model_minimind.py, 28f02d8) for heads of 64 and 4,096 positions; for no more
+    than the 2,048 of its first training it has plain RoPE."""
+    theirs = {0: 1.0, 5: 0.1154782, 6: 0.06717802, 9: 0.0119789, 13: 0.0006086236, 14: 0.0001482109, 31: 9.624541e-08}
+    config = ModelConfig(VOCAB, 64, 1, 1, head_dim=64, max_position_embeddings=4096, yarn_factor=16.0)
+    frequency = Transformer(config).rope_sin[1].asin()
+    torch.testing.assert_close(frequency[list(theirs)], torch.tensor(list(theirs.values())), rtol=2e-6, atol=0)
+    short, plain = (Transformer(replace(config, max_position_embeddings=64, yarn_factor=f)) for f in (16.0, None))
+    assert torch.equal(short.rope_cos, plain.rope_cos)
+
+
+@pytest.mark.parametrize("info", [CheckpointInfo("ar", label_shift=True), CheckpointInfo("llada1")], ids=str)
+def test_a_run_with_yarn_is_read_here_and_in_transformers(home, info):
+    import transformers
+
+    model = tiny(vocab=VOCAB, head_dim=32, max_position_embeddings=4096, rope_theta=1e6, yarn_factor=16.0)
+    run = finished("far", model, info)
+    again = load_checkpoint("far").model
+    assert again.config == model.config and torch.equal(again.rope_cos, model.rope_cos)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(run.folder).eval()
+    tokens = torch.tensor([TOKENS * 8])
+    with torch.inference_mode():
+        expected = theirs(tokens).logits[0]
+    computed = logits_of(model, TOKENS * 8, CAUSAL if info.objective == "ar" else FULL)
+    torch.testing.assert_close(computed, expected, atol=2e-5, rtol=1e-5)
 
 
 # --- what must be declared, and what may not be -----------------------------------------------------------------------

@@ -10,6 +10,7 @@ import warnings
 
 import pytest
 import torch
+from published_tokenizers import PUBLISHED
 from run_folders import changed, finished, same
 from safetensors.torch import load_file
 from small import NoTokenizer, tiny
@@ -22,7 +23,7 @@ from dllm_core.common.errors import RunError
 from dllm_core.common.files import write_whole
 from dllm_core.common.paths import run_path
 from dllm_core.config import CheckpointInfo
-from dllm_core.data.tokenizer import character_tokenizer
+from dllm_core.data.tokenizer import character_tokenizer, load_tokenizer
 from dllm_core.train import TrainStep
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*steps are missing")  # these runs record few
@@ -143,6 +144,16 @@ def test_a_folder_says_what_ends_an_answer(home):
     RunFolder.open("masked", tiny(), CheckpointInfo("llada1"), tokenizer, {})
     assert not (home / "weights/masked/generation_config.json").exists()  # `generate` is not its decoder
     assert json.loads((home / "weights/masked/config.json").read_text("utf-8"))["is_causal"] is False
+
+
+@pytest.mark.filterwarnings("ignore:.*the roles that its tokenizer leaves open")
+@pytest.mark.parametrize("info", [CheckpointInfo("ar"), CheckpointInfo("llada1"), CheckpointInfo("llada2", 4)], ids=str)
+def test_every_end_of_an_answer_survives_in_a_run(home, info):
+    """LLaMA 3 has three, of which its tokenizer names one."""
+    tokenizer = load_tokenizer(PUBLISHED["llama3"].write(home / "theirs"))
+    assert len(tokenizer.end_token_ids) == 3
+    RunFolder.open("story", tiny(), info, tokenizer, {})
+    assert load_tokenizer(home / "weights/story").end_token_ids == tokenizer.end_token_ids
 
 
 def test_a_stopped_run_of_other_settings_is_set_aside_as_stopped(home):

@@ -106,6 +106,15 @@ def test_the_cards_example_writes_this_projects_answer(home, monkeypatch, capsys
     assert written == trace.text
 
 
+def test_a_card_has_the_scores_that_were_measured(home, monkeypatch):
+    """`test_scores.py` says which."""
+    run_of("ar")
+    assert "## Scores" not in exported(home)
+    monkeypatch.setattr("dllm_core.cli.export.scores_of", lambda loaded, variant: [{"decoded as": "AR", "questions": variant}])
+    assert main(["export", "story", str(home / "scored"), "--to", "transformers"]) == 0
+    assert "## Scores\n" in (card := (home / "scored/README.md").read_text("utf-8")) and "\n| AR | last |\n" in card
+
+
 def test_what_cannot_be_exported_is_one_line(home, capsys):
     run_of("ar")
     for arguments, message in (

@@ -1,5 +1,7 @@
 """Looking a value up: which token it is, what the heads attend to, and what is masked meanwhile."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small import tiny
@@ -31,6 +33,21 @@ def test_the_value_is_what_stands_once_behind_its_key(loaded, prompt, answer, ta
 
 def test_an_answer_that_repeats_nothing_is_left_out(loaded):
     assert lookup.lookups(loaded["ar"], [Question("recall", "天空是什么颜色？", "蓝。")]) == []
+
+
+def test_blocks_are_counted_from_the_answer_where_the_model_counts_them_so(loaded, monkeypatch):
+    """What a checkpoint reads is what it meets in decoding: of the value's block the masks, of the blocks before it all."""
+    seen, llada2 = [], loaded["llada2"]
+    real = lookup.attention_weights
+    monkeypatch.setattr(lookup, "attention_weights", lambda m, x, *rest: seen.append((x, rest[1])) or real(m, x, *rest))
+    case = lookup.Lookup(tuple(range(20, 40)), start=5, target=14, source=3)
+    mask, later = llada2.tokenizer.mask_token_id, lookup.CONDITIONS["key visible, the rest masked"]
+    for grid, begin, end in (("start", 12, 16), ("answer", 13, 17)):
+        info = replace(llada2.info, block_size=4, grid=grid)
+        lookup.read(replace(llada2, info=info), [case], later)
+        tokens, attention = seen.pop()
+        assert tokens[0].tolist() == [*range(20, 34), *[mask] * (end - 14)]
+        assert attention[0, end - 1].all() and not attention[0, begin - 1, begin:].any()
 
 
 def test_the_weights_are_those_of_the_forward():

@@ -40,6 +40,7 @@ def test_the_notebooks_own_values_are_in_range(declared):
     ("06_parallel_decoding", "gen_cfg_scale", math.inf, "cfg_scale=inf: .*gen_cfg_scale sets cfg_scale"),
     ("06_parallel_decoding", "gen_cap_start_ratio", 0.5, "cap_start_ratio, cap_end_ratio=.*set both or neither"),
     ("06_parallel_decoding", "style", "bert", "style='bert': must be 'ar' or"),
+    ("07_compare_styles", "block_size", -4, "block_size=-4: must be an integer from 1"),
     ("07_compare_styles", "thresholds", "0.5,1.5", "threshold=1.5: must be a number from 0 to 1"),
     ("07_compare_styles", "block_lengths", "8,-2", "block_length=-2: .*block_lengths sets block_length"),
     ("07_compare_styles", "step_counts", "8;16", "'8;16': expected numbers with commas"),
@@ -52,6 +53,7 @@ def test_a_value_out_of_range_is_named(declared, notebook, name, value, message)
 
 def test_what_is_left_to_the_notebook_is_no_value_out_of_range(declared):
     checked(declared["06_parallel_decoding"], dtype="auto", gen_steps=0, gen_block_length=0, style="ar", gen_cfg_scale=1.0)
+    checked(declared["06_parallel_decoding"], objective="llada2", block_size=4, label_shift="yes", chat="no")
     checked(declared["02_llada1_pretrain"], num_attention_heads=3)  # the checkpoint tells the width
     checked(declared["07_compare_styles"], thresholds="", block_lengths="8,16", step_counts="16,32", batch_sizes="")
 

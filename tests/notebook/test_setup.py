@@ -84,11 +84,23 @@ def test_the_kind_of_another_projects_model_is_declared(tmp_path):
     for name, options in (("objective", {}), ("block_size", {"objective": "llada2"})):
         with pytest.raises(RunError, match=f"nothing says {name}"):
             setup.open_checkpoint(folder, tokenizer=tokenizer, **options)
-    with pytest.raises(ValueError, match="label_shift='maybe': must be one of auto, yes, no"):
-        setup.open_checkpoint(folder, tokenizer=tokenizer, label_shift="maybe")
-    declared = {"objective": "llada2", "block_size": 4, "label_shift": "yes"}
+    for setting in ("label_shift", "chat"):
+        with pytest.raises(ValueError, match=f"{setting}='maybe': must be one of auto, yes, no"):
+            setup.open_checkpoint(folder, tokenizer=tokenizer, **{setting: "maybe"})
+    declared = {"objective": "llada2", "block_size": 4, "label_shift": "yes", "chat": "yes"}
     loaded = setup.open_checkpoint(folder, tokenizer=tokenizer, **declared)
-    assert loaded.info == CheckpointInfo("llada2", 4, label_shift=True, grid="answer")
+    assert loaded.info == CheckpointInfo("llada2", 4, label_shift=True, chat=True, grid="answer")
+
+
+def test_a_training_declares_what_its_start_does_not_say(tmp_path):
+    folder, tokenizer = published("a2d-qwen3", tmp_path / "theirs"), character_tokenizer(["bcdf"])
+    tokenizer.save_pretrained(folder)
+    params = {"tokenizer_dir": "", "num_attention_heads": 0, "from_objective": "llada2", "llada2_block_size": 8}
+    assert setup.open_start(folder, params, "cpu").info == CheckpointInfo("llada2", 8, grid="answer")
+    params |= {"from_objective": "llada1", "from_label_shift": "yes"}
+    assert setup.open_start(folder, params, "cpu").info == CheckpointInfo("llada1", label_shift=True, grid="answer")
+    with pytest.raises(RunError, match="nothing says objective"):
+        setup.open_start(folder, params | {"from_objective": ""}, "cpu")
 
 
 def test_a_folder_whose_tokenizer_has_no_mask_gets_a_row_for_one(tmp_path):

@@ -67,7 +67,7 @@ class DecodingPanel:
         import ipywidgets
 
         self._stop_current()
-        self.loaded, self.open_run = loaded, open_run
+        self.first, self.loaded, self.open_run = loaded, loaded, open_run
         self.runs = {**request.finished_runs(), loaded.path.name: loaded.info}
         self.rows: list[dict] = []
         self.done: list[Run] = []
@@ -214,7 +214,9 @@ class DecodingPanel:
                 self.open_form(wanted)
 
     def _open(self, name: str) -> None:
-        if name != self.loaded.path.name:
+        if name == self.first.path.name:
+            self.loaded = self.first  # it may lie elsewhere than the runs
+        elif name != self.loaded.path.name:
             self.loaded = self.open_run(name)
 
     async def _watch(self, run: Run, decoding: Decoding, beside: list[Run]) -> None:
