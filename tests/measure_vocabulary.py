@@ -67,7 +67,7 @@ def run_06(tree: Path, model: Path, out: Path, overrides: list[list[str]]) -> li
     command = [sys.executable, "-m", "dllm_core.cli.main", "run", "06", "--force", "--out", str(out)]
     for name, value in [("checkpoint", str(model)), *overrides]:
         command += ["-p", name, value]
-    environment = os.environ | {"PYTHONPATH": str(tree), "DLLM_ROOT": str(tree)}
+    environment = os.environ | {"PYTHONPATH": str(tree)}
     subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
     (notebook,) = out.glob("06*.ipynb")
     cells = json.loads(notebook.read_text("utf-8"))["cells"]
