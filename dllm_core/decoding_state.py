@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from dllm_core.common.errors import NOT_FINITE
+from dllm_core.compute.cpu import logits_rows
 from dllm_core.compute.cuda_graphs import cache_length
 from dllm_core.compute.kv_cache import KVCache
 from dllm_core.config import DecodeConfig
 from dllm_core.policies import Commits
-from dllm_core.sampling import LOWEST, Prediction, guide
+from dllm_core.sampling import LOWEST, Prediction, guide, predict_tokens
 from dllm_core.trace import REASONS, Commit, DecodeStep, Edit, end_token_ids
 
 
@@ -104,8 +105,8 @@ class DecodingState:
         return Window(start, position, slots, mask)
 
     def forward(self, window: Window, position: Tensor, masked: Tensor) -> Tensor:
-        """One forward over the window, which writes its keys and values to the cache → logits [n, V] of the n positions
-        that `masked` [B, N] marks among `position` [B, N]."""
+        """One forward over the window, which writes its keys and values to the cache → hidden states [n, D] of the n
+        positions that `masked` [B, N] marks among `position` [B, N]; under guidance [2n, D], then without the prompt."""
         rows, columns = masked.nonzero(as_tuple=True)
         # 1. where the predictions are read: with shifted labels one element before the token's own
         first = window.first + 1 if self.label_shift or self.config.style == "ar" else window.first
@@ -116,13 +117,22 @@ class DecodingState:
             condition = self.condition.gather(1, window.position[: len(self.row)])
             tokens = torch.cat([tokens, tokens.masked_fill(condition, self.mask_token_id)])
             rows, elements = torch.cat([rows, rows + len(self.row)]), elements.repeat(2)
-        # 3. hidden states there, and their logits
-        hidden = self.model(tokens, window.position, window.mask, self.cache, window.slots, read=(rows, elements))
-        logits = self.model.logits(hidden)
-        logits = guide(*logits.float().chunk(2), self.config.cfg_scale) if self.config.cfg_scale else logits
-        for forbidden, token in self.forbidden:
-            logits[position[masked] == forbidden, token] = LOWEST
-        return logits
+        # 3. hidden states there
+        return self.model(tokens, window.position, window.mask, self.cache, window.slots, read=(rows, elements))
+
+    def predict(self, hidden: Tensor, position: Tensor, masked: Tensor) -> Prediction:
+        """`predict_tokens` for the hidden states that `forward` gave for the same `position` and `masked` [B, N],
+        scattered to them. There are never logits of more than `logits_rows` states at a time."""
+        scale, parts = self.config.cfg_scale, []
+        copies = 2 if scale else 1
+        rows = logits_rows(self.model.config.vocab_size * copies, hidden.device)
+        for part, states in enumerate(hidden.unflatten(0, (copies, -1)).split(rows, dim=1)):
+            logits = self.model.logits(states.flatten(0, 1))
+            logits = guide(*logits.float().chunk(2), scale) if scale else logits
+            for forbidden, token in self.forbidden:
+                logits[position[masked].split(rows)[part] == forbidden, token] = LOWEST
+            parts.append(predict_tokens(logits, self.config, self.mask_token_id, self.generator))
+        return Prediction.cat(parts).scatter(masked)
 
     def answer_masks(self) -> Tensor:
         """[B, T] bool: positions of the answer still to be decoded."""

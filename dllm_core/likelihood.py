@@ -11,6 +11,7 @@ from torch import Tensor
 from dllm_core import patterns
 from dllm_core.common.errors import NOT_FINITE, DataError
 from dllm_core.common.limits import Count, check
+from dllm_core.compute.cpu import logits_rows
 from dllm_core.losses import Diffusion, ar_loss
 from dllm_core.noise import corrupt, corrupt_exactly, flatten_groups, generator_for
 from dllm_core.schedules import NoiseSchedule
@@ -149,10 +150,13 @@ def conditional_nll(
         x_t = row.expand(len(chunk), -1).masked_fill(chosen, mask_token_id)
         position = torch.arange(len(row), device=model.device).expand(len(chunk), -1)
         pattern = patterns.bidirectional(torch.zeros_like(position), position, label_shift)
-        hidden = model(x_t, position, pattern.mask())
-        logits = model.logits(hidden[torch.arange(len(chunk))[:, None], pattern.predicted_at[:, 0]])
-        losses = F.cross_entropy(logits.float().transpose(1, 2), row.expand(len(chunk), -1), reduction="none")
+        rows = torch.arange(len(chunk), device=model.device)[:, None].expand_as(chosen)
+        hidden = model(x_t, position, pattern.mask(), read=(rows[chosen], pattern.predicted_at[:, 0][chosen]))
+        targets, size = row.expand(len(chunk), -1)[chosen], logits_rows(model.config.vocab_size, model.device)
+        parts = zip(hidden.split(size), targets.split(size), strict=True)
+        losses = torch.cat([F.cross_entropy(model.logits(h).float(), target, reduction="none") for h, target in parts])
         # 3. Σ CE · L'/l
-        values += ((losses * chosen).sum(dim=1) * length / chunk.to(model.device)).tolist()
+        losses = losses.new_zeros(chosen.shape).masked_scatter_(chosen, losses).sum(dim=1)
+        values += (losses * length / chunk.to(model.device)).tolist()
     mean, error = _mean(values)
     return Estimate(mean, error, length, draws, "nats")

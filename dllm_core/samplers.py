@@ -18,7 +18,6 @@ from dllm_core.compute.cuda_graphs import for_inference
 from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.decoding_state import DecodingState, block_length
 from dllm_core.model import Transformer
-from dllm_core.sampling import predict_tokens
 from dllm_core.trace import REASONS, DecodeStep, Edit, Trace, checked_edits, with_text
 
 
@@ -152,10 +151,10 @@ def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
     while len(state.row):
         # 1. one forward over what is not cached, up to the last known token
         next_token = torch.ones_like(position, dtype=torch.bool)[:, None]
-        logits = state.forward(state.window(state.cached, position, 1), position[:, None], next_token)
+        hidden = state.forward(state.window(state.cached, position, 1), position[:, None], next_token)
         state.cached = position if config.use_cache else state.cached
         # 2. the next token is predicted and committed
-        prediction = predict_tokens(logits, config, state.mask_token_id, state.generator).scatter(next_token)
+        prediction = state.predict(hidden, position[:, None], next_token)
         state.tokens.scatter_(1, position[:, None], prediction.token)
         reason = torch.full_like(prediction.token, REASONS.index("ar"))
         commits = policies.Commits(next_token, reason, torch.zeros_like(position))
@@ -191,9 +190,9 @@ def decode_llada1(state: DecodingState) -> Iterator[DecodeStep]:
         position = start[:, None] + columns
         tokens = state.tokens.gather(1, position)
         masked = tokens == state.mask_token_id
-        logits = state.forward(window, position, masked)
+        hidden = state.forward(window, position, masked)
         # 2. predictions at the block's masks, ranked by confidence or at random
-        prediction = predict_tokens(logits, config, state.mask_token_id, state.generator).scatter(masked)
+        prediction = state.predict(hidden, position, masked)
         rank_by = prediction.confidence
         if config.remasking == "random":
             rank_by = torch.rand(rank_by.shape, generator=state.generator).to(rank_by)
@@ -236,11 +235,11 @@ def decode_llada2(state: DecodingState) -> Iterator[DecodeStep]:
             window = state.window(first, start + size, size)
         tokens = state.tokens.gather(1, position)
         masked = tokens == state.mask_token_id
-        logits = state.forward(window, position, masked)
+        hidden = state.forward(window, position, masked)
         if new_window and config.use_cache and not torch.equal(state.cached, start):
             state.cached, window = start, None  # the following forwards run the block alone
         # 2. predictions and their confidence at the block's masks
-        prediction = predict_tokens(logits, config, state.mask_token_id, state.generator).scatter(masked)
+        prediction = state.predict(hidden, position, masked)
         # 3. commit what is above the threshold, at least the schedule's share, at most the budget
         count, remaining = masked.sum(dim=1), (state.tokens == state.mask_token_id).sum(dim=1)
         least = torch.minimum(quota[refined.clamp(max=len(quota) - 1)], count)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dllm_core.compute.cpu import max_with_index
+from dllm_core.compute.cpu import max_with_index, top_k
 from dllm_core.config import DecodeConfig
 
 LOWEST = -1e30  # a logit for "never": finite, so that a probability of 0 adds 0 · LOWEST = 0 to the entropy
@@ -32,6 +32,12 @@ class Prediction:
     def confidence(self) -> Tensor:
         """[n]: probability of the chosen token."""
         return self.measures[0]
+
+    @classmethod
+    def cat(cls, parts: list["Prediction"]) -> "Prediction":
+        """The predictions of all parts, in order."""
+        top = parts[0].top and tuple(torch.cat(of_parts) for of_parts in zip(*(part.top for part in parts), strict=True))
+        return cls(torch.cat([part.token for part in parts]), torch.cat([part.measures for part in parts], dim=1), top)
 
     def scatter(self, masked: Tensor) -> "Prediction":
         """The n predictions at the n True elements of `masked` [B, N], in row-major order; 0 elsewhere."""
@@ -69,7 +75,7 @@ def predict_tokens(logits: Tensor, config: DecodeConfig, mask_token_id: int, gen
     # 4. what the trace records beside it
     top = None
     if config.alternatives:
-        probabilities, top_tokens = p.topk(min(config.alternatives + 1, p.shape[-1]), dim=-1)
+        probabilities, top_tokens = top_k(p, min(config.alternatives + 1, p.shape[-1]))
         top = (top_tokens, probabilities)
     entropy = log_sum - p.mul_(logits).sum(dim=-1)  # H = −Σ p log p = logsumexp − Σ p · logit
     return Prediction(token, torch.stack([confidence, entropy]), top)

@@ -284,13 +284,19 @@ def test_batch_size_changes_no_likelihood():
     assert means == pytest.approx([means[0]] * 3, rel=1e-5)
 
 
+def test_few_rows_of_logits_at_a_time_change_no_likelihood(monkeypatch):
+    whole = conditional_nll(tiny(), PROMPT, ANSWER, MASK, draws=20)
+    monkeypatch.setattr(likelihood_module, "logits_rows", lambda *_: 3)
+    parts = conditional_nll(tiny(), PROMPT, ANSWER, MASK, draws=20)
+    assert (parts.mean, parts.error) == pytest.approx((whole.mean, whole.error), rel=1e-6)
+
+
 def test_every_count_of_masks_is_drawn_evenly(monkeypatch):
     """The l masked places of the draws are stratified over 1..L."""
     model, seen = tiny(), []
     forward = model.forward
-    monkeypatch.setattr(
-        model, "forward", lambda tokens, *rest: (seen.append((tokens == MASK).sum(1)), forward(tokens, *rest))[1]
-    )
+    count = lambda tokens, *rest, **more: (seen.append((tokens == MASK).sum(1)), forward(tokens, *rest, **more))[1]
+    monkeypatch.setattr(model, "forward", count)
     conditional_nll(model, PROMPT, ANSWER, MASK, draws=40)
     assert torch.cat(seen).bincount().tolist() == [0, 10, 10, 10, 10]
 

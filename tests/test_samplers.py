@@ -7,10 +7,11 @@ import warnings
 import pytest
 import torch
 from small import BOS, EOS, MASK, VOCAB, checkpoint_of, logits_of, tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dllm_core import reference, samplers
+from dllm_core import decoding_state, reference
 from dllm_core.compute import cuda_graphs
-from dllm_core.compute.cpu import max_with_index
+from dllm_core.compute.cpu import logits_rows, max_with_index, top_k
 from dllm_core.compute.cuda_graphs import Capture
 from dllm_core.config import DecodeConfig, ModelConfig
 from dllm_core.policies import tokens_per_step
@@ -147,6 +148,14 @@ def test_the_likeliest_is_the_first_of_equals(size):
     spread_out[0, 127] = spread_out[0, 128] = 9.0  # on either side of a border
     for logits in (few, -few, spread_out, torch.full((12, size), -1e30)):
         for mine, exact in zip(max_with_index(logits), logits.max(dim=-1), strict=True):
+            assert torch.equal(mine, exact)
+
+
+@pytest.mark.parametrize("size", [6400, 6401, 256])  # whole chunks, and not, and no more chunks than are wanted
+def test_the_most_probable_tokens_come_in_order(size):
+    logits = torch.stack([torch.randperm(size, generator=seeded(row)) for row in range(300)]).float()  # no equals
+    for k in (1, 2, 5):
+        for mine, exact in zip(top_k(logits, k), logits.topk(k, dim=-1), strict=True):
             assert torch.equal(mine, exact)
 
 
@@ -311,7 +320,7 @@ def test_cached_equals_uncached_to_the_logits(monkeypatch, style, scale, label_s
         seen.append(logits.clone())
         return predict_tokens(logits, *rest)
 
-    monkeypatch.setattr(samplers, "predict_tokens", spy)
+    monkeypatch.setattr(decoding_state, "predict_tokens", spy)
     config = dataclasses.replace((STYLES | HOT)[style], cfg_scale=scale, eos_early_stop=False)
     model, results = tiny(4), []
     for use_cache in (True, False):
@@ -323,6 +332,44 @@ def test_cached_equals_uncached_to_the_logits(monkeypatch, style, scale, label_s
     assert len(results[0][1]) == len(results[1][1]) > 3
     for cached, full in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(cached, full, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("style, scale", [*GUIDED, *((style, 0.0) for style in HOT)])
+def test_few_rows_of_logits_at_a_time_change_nothing(monkeypatch, style, scale):
+    """Neither tokens and runners-up nor what is sampled."""
+    config = dataclasses.replace((STYLES | HOT)[style], cfg_scale=scale, alternatives=2, draft=True)
+    whole = traces(tiny(4), PROMPTS, config)
+    monkeypatch.setattr(decoding_state, "logits_rows", lambda *_: 2)
+    for parts, at_once in zip(traces(tiny(4), PROMPTS, config), whole, strict=True):
+        close(parts, at_once, tolerance=1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """Watches the numbers in the largest tensor that any operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = result if isinstance(result, tuple | list) else [result]
+        self.numel = max([self.numel, *(tensor.numel() for tensor in tensors if isinstance(tensor, torch.Tensor))])
+        return result
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_memory_does_not_grow_with_the_positions_of_a_large_vocabulary(scale):
+    """64 positions are predicted at once; of a small vocabulary all logits are computed at once."""
+    vocab = 153_600
+    model = tiny(vocab=vocab)
+    most = logits_rows(vocab, model.device) * vocab
+    assert model.lm_head.weight.numel() < most < 64 * vocab and logits_rows(6400, model.device) >= 512
+    config = DecodeConfig("llada2", 32, block_length=32, threshold=None, steps=1, cfg_scale=scale, alternatives=3)
+    with Largest() as largest:
+        decoded = traces(model, [[BOS] * 32, [BOS, 5] * 16], config)
+    assert [trace.forwards for trace in decoded] == [1 + (scale > 0)] * 2
+    assert largest.numel <= most
 
 
 def test_the_cache_spares_the_finished_blocks():

@@ -1,5 +1,5 @@
 """Operations that run faster on a CPU than PyTorch's own: RMSNorm and RoPE with hand-written gradients, float32 matrix
-products by the faster of two libraries, a maximum with its index, memory that is kept.
+products by the faster of two libraries, the greatest of many numbers, memory that is kept.
 
 The textbook forms, `F.rms_norm` and the rotation in `rotate`, are used on other devices and for training in half
 precision. Gradients of gradients are not available.
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 128  # numbers that `max_with_index` compares at once
+CHUNK = 128  # numbers that `max_with_index` and `top_k` compare at once
 MIN_ROWS, MIN_SIZE = 32, 2**14  # rows, and rows × width, from which oneDNN's products outweigh their overhead
 
 
@@ -114,6 +114,26 @@ def max_with_index(x: Tensor) -> tuple[Tensor, Tensor]:
     value, first = chunks.amax(dim=-1).max(dim=-1)
     inside = chunks.gather(-2, first[..., None, None].expand(*first.shape, 1, CHUNK)).argmax(dim=-1)[..., 0]
     return value, inside.add_(first, alpha=CHUNK)
+
+
+def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`x.topk(k, dim=-1)` of [..., V]: (values, indices) [..., k], the greatest first.
+
+    On a CPU PyTorch sorts pairs of value and index. The k greatest are in the k chunks with the greatest maxima, so only
+    those are sorted.
+    """
+    if x.device.type != "cpu" or x.shape[-1] % CHUNK or x.shape[-1] <= k * CHUNK or x.numel() < 2**16:
+        return tuple(x.topk(k, dim=-1))
+    chunks = x.unflatten(-1, (-1, CHUNK))
+    first = chunks.amax(dim=-1).topk(k, dim=-1).indices
+    values, inside = chunks.gather(-2, first[..., None].expand(*first.shape, CHUNK)).flatten(-2).topk(k, dim=-1)
+    return values, first.gather(-1, inside // CHUNK).mul_(CHUNK).add_(inside % CHUNK)
+
+
+def logits_rows(vocab_size: int, device: torch.device) -> int:
+    """How many rows of logits [·, V] are computed at a time: as many as a processor's cache holds, or 1 GiB on other
+    devices. A large vocabulary's logits for a whole batch take gigabytes, a small one's are computed at once."""
+    return max((6 * 2**20 if device.type == "cpu" else 2**28) // vocab_size, 1)
 
 
 class _RMSNorm(torch.autograd.Function):
