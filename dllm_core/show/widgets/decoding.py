@@ -16,6 +16,7 @@ from dllm_core.notebook.setup import open_checkpoint
 from dllm_core.show.html import asset, joined
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after
 from dllm_core.show.widgets import request
+from dllm_core.show.widgets.controls import live
 from dllm_core.show.widgets.request import ANSWER, CONTROLS, FILL, RARE, WIDE, Decoding
 from dllm_core.trace import Trace, with_text
 
@@ -31,16 +32,19 @@ def decoding_explorer(
     """A panel that decodes: every setting a control, Decode and Stop, the player while it decodes, a table of the runs.
 
     loaded, prompt, config: starting values of the controls; gaps: text for infilling; open_run: opens another run under
-    weights/ by its name. Outside an interactive notebook (`show.interactive()`; `interactive` overrides it) it decodes
-    the starting values once and returns the player and the table. Raises ValueError for a prompt that is too long.
+    weights/ by its name. The starting values are decoded once: outside an interactive notebook (`show.interactive()`;
+    `interactive` overrides it) that player and table are returned, in one they stand where the saved notebook has no
+    kernel. Raises ValueError for a prompt that is too long.
     """
     values = _values(loaded, prompt, config, gaps)
-    if show.interactive() if interactive is None else interactive:
-        return DecodingPanel(loaded, values, open_run).widget
     decoding = request.begin(loaded, values)
     decoding.trace.steps.extend(decoding.steps)
     row = request.run_row(1, loaded.path.name, decoding.trace, decoding.text(loaded.tokenizer))
-    return joined([show.player(with_text(decoding.trace, loaded.tokenizer)), _table([row])])
+    notes = [show.Html(f"<p>{html.escape(words)}</p>", words) for words in decoding.notes.values()]
+    still = joined([*notes, show.player(with_text(decoding.trace, loaded.tokenizer)), _table([row])])
+    if show.interactive() if interactive is None else interactive:
+        return live([DecodingPanel(loaded, values, open_run).widget], still)
+    return still
 
 
 def _values(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, gaps: str) -> dict:
@@ -183,6 +187,8 @@ class DecodingPanel:
             if values["checkpoint"] != self.loaded.path.name:
                 self.loaded = self.open_run(values["checkpoint"])
             decoding = request.begin(self.loaded, values)
+            for name, words in decoding.notes.items():
+                self._note(name, f"<b>{html.escape(words)}</b>")
             self.count += 1
             label = f"{self.count}: {STYLE_NAMES[decoding.trace.style]}"
             await self._watch(label, decoding)
