@@ -27,6 +27,7 @@ EMBEDDED = re.compile(r'(src="data:image/png;base64,)([^"]+)')
 STYLE = re.compile(r"(?s)<style>.*?</style>\s*")
 COLOURS = 64  # of a picture: a curve with its antialiasing needs no more
 INJECTED = "injected-parameters"  # papermill's tag for the cell of the values that a preset gives
+HIDDEN = {"tags": [INJECTED], "slideshow": {"slide_type": "skip"}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +81,7 @@ def copy(source: dict, executed: dict) -> dict:
             continue
         cells.append(_filled(cell, outputs[cell["id"]], styles))
         if "parameters" in cell["metadata"].get("tags", ()):
-            cells += [_filled(other | {"metadata": {"tags": [INJECTED]}}, other, styles) for other in injected]
+            cells += [_filled(other | {"metadata": HIDDEN}, other, styles) for other in injected]
     return source | {"cells": cells}
 
 
