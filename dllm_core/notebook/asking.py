@@ -12,7 +12,7 @@ from dllm_core.samplers import generate
 from dllm_core.trace import Trace
 
 GAP = re.compile("(_{2,}|＿{2,})")
-EXAMPLES = ("你是谁？", "你会什么？", "把748从小到大排列。", "Reverse this: road pen cup box")  # of the embedded corpus
+EXAMPLES = ("你是谁？", "你会做什么？", "把748从小到大排列。", "Reverse this: road pen cup box")  # of the embedded corpus
 Prompt = str | Sequence[int]  # a text, or token ids with the chat template already around them
 
 
