@@ -399,3 +399,45 @@ def test_the_executed_notebook_as_a_page(browser, folder):
         plays_steps_and_explains(page, page.locator(f"[id='cell-id={cell_id}'] .dllm-player"))
     assert not [text for text in page.problems if "ERR_FAILED" not in text]
     page.close()
+
+
+def test_names_of_controls_and_their_arrows_in_the_dark(views, axe):
+    for cell_id, title in (("schedule", "noise schedule"), ("noise", "noisy view"), ("block", "block size")):
+        cell = scroll_to(views, cell_id)
+        box = cell.locator(".dllm-live")
+        views.wait_for_function("node => node.getAttribute('role') === 'group'", arg=box.element_handle())
+        assert title in box.get_attribute("aria-label")
+        names = cell.locator("[role=slider]").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
+        assert names and all(names) and len(set(names)) == len(names)
+    views.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    views.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+    arrow = views.locator("[data-test=block] select").first.evaluate("(node) => getComputedStyle(node).backgroundImage")
+    assert "white" in arrow
+    views.evaluate(axe)
+    for cell_id in ("schedule", "noise", "block"):
+        found = views.evaluate(f"() => axe.run('[data-test={cell_id}] .dllm-live')")["violations"]
+        assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found if rule["impact"] in ("serious", "critical")] == []
+    views.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
+
+
+def test_a_saved_notebook_shows_its_still_form_without_a_kernel(views, browser, lab, folder):
+    """Saved, and opened again with another kernel that ran nothing: no widget, no error, but what stood there and why."""
+    still = "[id^=dllm-still]"
+    assert views.locator(f"[data-test=noise] {still}").is_hidden()  # the controls are there
+    views.evaluate("async () => { await jupyterapp.commands.execute('docmanager:save') }")
+    shutil.copy(folder / "notebooks/views.ipynb", folder / "notebooks/saved.ipynb")
+    page = watched_page(browser)
+    page.goto(f"{lab}/lab/tree/notebooks/saved.ipynb?reset")
+    page.wait_for_function("window.jupyterapp && jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel")
+    cell = scroll_to(page, "noise")
+    cell.locator(still).get_by_text("░").first.wait_for()
+    assert "Controls need a kernel" in cell.inner_text() and "Error displaying widget" not in cell.inner_text()
+    page.close()
+    subprocess.run(
+        [sys.executable, "-m", "nbconvert", "--to", "html", folder / "notebooks/saved.ipynb"], check=True, capture_output=True
+    )
+    page = watched_page(browser)
+    page.goto((folder / "notebooks/saved.html").as_uri())
+    shown = page.locator("[id='cell-id=noise']")
+    assert "░" in shown.inner_text() and "Controls need a kernel" in shown.inner_text() and "VBox" not in shown.inner_text()
+    page.close()

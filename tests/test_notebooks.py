@@ -67,6 +67,11 @@ def test_sources_are_clean_and_complete(project, name):
     long = [cell["id"] for cell in code if len(cell["source"]) > 18 and not cell["metadata"].get("tags")]
     assert not long, f"cells of more than 18 lines: {long}"
     assert [cell["metadata"]["tags"] for cell in code if cell["metadata"].get("tags")] == [["parameters"]]
+    slides = {cell["id"]: cell["metadata"].get("slideshow", {}).get("slide_type") for cell in notebook["cells"]}
+    for cell in notebook["cells"]:  # `nbconvert --to slides`: a slide for each heading, none for the parameters
+        is_heading = cell["cell_type"] == "markdown" and re.match("##? ", cell["source"][0])
+        assert slides[cell["id"]] == ("slide" if is_heading else "skip" if cell["metadata"].get("tags") else slides[cell["id"]])
+        assert is_heading or slides[cell["id"]] != "slide"
     for part in PARTS + OF_A_RUN * (name in FLAGS):
         assert part in prose, part
     assert any("show.source(" in line for cell in code for line in cell["source"])

@@ -235,6 +235,9 @@ class RunFolder:
         record, steps = config["dllm"], self.steps()
         if steps:
             entry = price.entry(self.folder.name, record["checkpoint"]["chat"], steps, model.device)
+            settings = record.get("settings", {})
+            if length := settings.get("seq_len") or settings.get("max_seq_len"):
+                entry["seq_len"] = length
             record["trained"] = [*record["starts_from"].get("trained", ()), entry]
             write_json(self.folder / "config.json", config, indent=2)
 

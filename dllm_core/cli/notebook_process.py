@@ -18,6 +18,7 @@ from jupyter_client import BlockingKernelClient
 
 from dllm_core.cli.stages import NotebookJob
 from dllm_core.common.files import write_whole
+from dllm_core.common.links import relinked
 
 # jsonschema's check of internationalized addresses takes a second to import, and no notebook needs it
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -66,7 +67,10 @@ class NotebookProcess:
     def _run(self, job: NotebookJob, start: dict) -> None:
         options = {"engine_name": "dllm", "kernel_name": "python3", "progress_bar": False}
         try:
-            papermill.execute_notebook(job.notebook, job.executed, job.overrides, **options, process=self, start=start)
+            papermill.execute_notebook(
+                job.notebook, job.executed, job.overrides, **options, process=self, start=start,
+                folders=(job.notebook.parent, job.executed.parent),
+            )  # fmt: skip
         except BaseException as error:  # noqa: BLE001  a thread has nobody else to tell
             self.error = error
 
@@ -173,10 +177,16 @@ class _Client(PapermillNotebookClient):
 
 
 class _Engine(NBClientEngine):
-    """Papermill's engine with the client above; `start` holds options of the kernel's process."""
+    """Papermill's engine with the client above; `start` holds options of the kernel's process, `folders` those of the
+    notebook and of the executed one, where links must lead to the same files."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, *, process: NotebookProcess, start: dict, **_):
+    def execute_managed_notebook(
+        cls, nb_man, kernel_name, *, process: NotebookProcess, start: dict, folders: tuple[Path, Path], **_
+    ):
+        for cell in nb_man.nb.cells:
+            if cell.cell_type == "markdown":
+                cell.source = relinked(cell.source, *folders)
         # the kernel is ended at once after its last cell: its results are in files by then
         client = _Client(nb_man, process, kernel_name=kernel_name, log=LOG, timeout=None, shutdown_kernel="immediate")
         return client.execute(**start)

@@ -5,7 +5,7 @@ import sys
 
 
 def interactive() -> bool:
-    """Whether a person probably watches: in a kernel that JupyterLab, VS Code or Colab started, not papermill.
+    """Whether a person probably watches: in a kernel that JupyterLab, Voilà, VS Code or Colab started, not papermill.
 
     `DLLM_HEADLESS=1` means no, `DLLM_HEADLESS=0` yes.
     """
@@ -19,7 +19,7 @@ def interactive() -> bool:
     shell = get_ipython()
     if shell is None or not hasattr(shell, "kernel"):
         return False
-    return any(name in os.environ for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
+    return any(name in os.environ for name in ("JPY_SESSION_NAME", "VOILA_PREHEAT", "VSCODE_PID", "COLAB_RELEASE_TAG"))
 
 
 def progress_bar(total: float | None, name: str, **options):

@@ -10,6 +10,7 @@ PackedBatches, validation_batches                 rows of tokens
 train_config, estimate, preflight                 a training: its configuration, its cost, what would stop it
 LoadedCheckpoint, RunFolder, read_state           a model with its tokenizer; a run on disk; the tensors of a file
 prompt_ids, chat_prompt, mask_gaps                from a text to tokens
+prompt_notes                                      what a model does not know of a text
 generate_answers                                  from prompts to traces
 load_questions, grade                             questions with one right answer, and their exact match
 gloss                                             what a Chinese text says, in English
@@ -27,7 +28,7 @@ NAMES = {  # file: the names that are imported from it
     "data.chat": ("chat_prompt",),
     "data.jsonl": ("chat_documents", "read_texts", "text_documents"),
     "data.report": ("reading_report",),
-    "notebook.asking": ("generate_answers", "mask_gaps", "prompt_ids"),
+    "notebook.asking": ("generate_answers", "mask_gaps", "prompt_ids", "prompt_notes"),
     "notebook.gloss": ("gloss",),
     "notebook.grading": ("grade", "load_questions"),
     "notebook.ranges": ("parse_numbers",),

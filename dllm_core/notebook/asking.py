@@ -1,6 +1,5 @@
 """From a text to an answer: the tokens of a prompt, a text with gaps, the decodings of many prompts."""
 
-import itertools
 import re
 from collections.abc import Sequence
 
@@ -12,6 +11,8 @@ from dllm_core.data.tokenizer import encode_text
 from dllm_core.samplers import generate
 from dllm_core.trace import Trace
 
+GAP = re.compile("(_{2,}|＿{2,})")
+EXAMPLES = ("你是谁？", "你会做什么？", "把748从小到大排列。", "Reverse this: road pen cup box")  # of the embedded corpus
 Prompt = str | Sequence[int]  # a text, or token ids with the chat template already around them
 
 
@@ -25,25 +26,45 @@ def prompt_ids(tokenizer, prompt: Prompt, chat: bool) -> list[int]:
     return [tokenizer.bos_token_id, *encode_text(tokenizer, prompt).ids]
 
 
-def mask_gaps(tokenizer, text: str) -> tuple[list[int], list[int]]:
-    """(token ids with masks in the gaps, true token ids) of a text whose gaps stand in double brackets: "今天[[天气]]很好".
+def mask_gaps(tokenizer, text: str) -> list[int]:
+    """Token ids of a text whose gaps are two or more underscores, one for each masked token: "床前____光".
 
-    The text is tokenized whole, and a token is masked where its characters overlap a gap. Tokenizing the pieces
-    separately would give other tokens than training saw. Raises ValueError for a text without a gap, with an empty one,
-    or with a bracket that is not closed.
+    The text between gaps is tokenized in pieces: the masked words are unknown. Raises ValueError without a gap.
     """
-    parts = re.split(r"(?s)\[\[(.+?)\]\]", text)  # before a gap, in it, after it, …
-    plain = "".join(parts)
-    if len(parts) == 1 or "[[" in plain or "]]" in plain:
-        raise ValueError(f"{safe(text, 200)!r}: mark each gap with double brackets around what it hides, as in 今天[[天气]]很好")
-    ends = list(itertools.accumulate(map(len, parts)))
-    gaps = list(zip(ends[0::2], ends[1::2]))
-    encoded = encode_text(tokenizer, plain, "gaps")
-    true, masked = encoded.ids, []
-    for token, (start, end) in zip(true, encoded.offsets, strict=True):
-        in_gap = any(start < gap_end and end > gap_start for gap_start, gap_end in gaps)
-        masked.append(tokenizer.mask_token_id if in_gap else token)
-    return masked, true
+    if not GAP.search(text):
+        raise ValueError("gaps: the text has none; write two or more underscores, one for each masked token")
+    token_ids: list[int] = []
+    for i, piece in enumerate(GAP.split(text)):
+        if i % 2:  # a gap; the pieces of text come before and after it
+            token_ids += [tokenizer.mask_token_id] * len(piece)
+        else:
+            token_ids += encode_text(tokenizer, piece, "gaps").ids
+    return token_ids
+
+
+def prompt_notes(loaded: LoadedCheckpoint, text: str, more_tokens: int = 0) -> list[str]:
+    """What a person should know of a text before a model reads it, a sentence each: it is blank, has characters that the
+    tokenizer does not know, or is, with `more_tokens` of the answer, longer than the texts of the training."""
+    unknown, notes = _unknown_characters(loaded.tokenizer, text), []
+    if not text.strip():
+        notes.append("the text is blank, and training had no blank one")
+    if unknown:
+        shown = " ".join(map(safe, unknown[:20])) + (" …" if len(unknown) > 20 else "")
+        notes.append(f"{len(unknown)} character{'s' * (len(unknown) > 1)} unknown to this model: {shown}")
+    if notes and (known := [example for example in EXAMPLES if not _unknown_characters(loaded.tokenizer, example)]):
+        notes.append(f"texts that it knows: {'   '.join(known)}")
+    length = len(prompt_ids(loaded.tokenizer, text, loaded.info.chat)) + more_tokens
+    trained = max((entry.get("seq_len") or 0 for entry in loaded.trained), default=0)
+    if trained and length > trained:
+        notes.append(f"longer than it was trained for: {length} tokens with the answer, trained on at most {trained}")
+    return notes
+
+
+def _unknown_characters(tokenizer, text: str) -> list[str]:
+    """The distinct characters of `text` that become the tokenizer's unknown token, in their order."""
+    encoding = encode_text(tokenizer, text)
+    pieces = zip(encoding.ids, encoding.offsets, strict=True)
+    return list(dict.fromkeys("".join(text[start:end] for token, (start, end) in pieces if token == tokenizer.unk_token_id)))
 
 
 def generate_answers(

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from dllm_core.cli.stages import STAGES, plan
+from dllm_core.common import links
 from dllm_core.common.errors import RunError
 from dllm_core.common.files import display_path, read_json, write_json
 from dllm_core.common.paths import resolve
@@ -22,11 +23,11 @@ from dllm_core.compute.devices import machine
 from dllm_core.workshop import site
 from dllm_core.workshop.site import COPIES, EXECUTED
 
-LINK = re.compile(r'(\]\(|(?:src|href)=")(?!\w+:|#)([^)"]+)')  # a link of Markdown or HTML to a file
 EMBEDDED = re.compile(r'(src="data:image/png;base64,)([^"]+)')
 STYLE = re.compile(r"(?s)<style>.*?</style>\s*")
 COLOURS = 64  # of a picture: a curve with its antialiasing needs no more
 INJECTED = "injected-parameters"  # papermill's tag for the cell of the values that a preset gives
+HIDDEN = {"tags": [INJECTED], "slideshow": {"slide_type": "skip"}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +81,7 @@ def copy(source: dict, executed: dict) -> dict:
             continue
         cells.append(_filled(cell, outputs[cell["id"]], styles))
         if "parameters" in cell["metadata"].get("tags", ()):
-            cells += [_filled(other | {"metadata": {"tags": [INJECTED]}}, other, styles) for other in injected]
+            cells += [_filled(other | {"metadata": HIDDEN}, other, styles) for other in injected]
     return source | {"cells": cells}
 
 
@@ -94,15 +95,8 @@ def code_cells(notebook: dict) -> list[tuple[str, str]]:
 
 
 def relinked(lines: list[str]) -> list[str]:
-    """The lines of a Markdown cell, with links as they must be one folder deeper."""
-
-    def deeper(match: re.Match) -> str:
-        name, mark, anchor = match[2].partition("#")
-        stem, is_notebook = name.removesuffix(".ipynb"), name.endswith(".ipynb")
-        name = f"{COPIES[stem]}.ipynb" if is_notebook and stem in COPIES else f"../{name}"
-        return match[1] + name + mark + anchor
-
-    return [LINK.sub(deeper, line) for line in lines]
+    """The lines of a Markdown cell, with links as they must be in the copies' folder."""
+    return [links.relinked(line, EXECUTED.parent, EXECUTED, COPIES) for line in lines]
 
 
 def _filled(cell: dict, executed: dict, styles: set[str]) -> dict:

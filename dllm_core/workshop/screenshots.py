@@ -175,6 +175,8 @@ def screenshot(page, cell: str) -> bytes:
         cell,
     )
     output = page.locator(f"[data-shot='{cell}'] .jp-Cell-outputArea")
+    if cell == "live":
+        output = output.locator(".dllm-explorer")
     if cell == "live" and not output.locator(".dllm-player").count():
         output.get_by_role("button", name="Decode").click()
         output.locator(".dllm-status").get_by_text("finished").wait_for()

@@ -24,9 +24,9 @@ LINK = re.compile(r'((?:href|src)=")(?!\w+:|#)([^"#]+)')
 def write(folder: Path) -> Iterator[Path]:
     """Write the site to `folder` (created) and yield its pages; index.html is README's. What a page links to is copied,
     and a linked folder without a README gets a list of its files."""
-    from nbconvert import HTMLExporter
+    from dllm_core.show.offline import OfflineExporter
 
-    exporter, root, folders = HTMLExporter(), resolve("."), set()
+    exporter, root, folders = OfflineExporter(), resolve("."), set()
     pages = {path.relative_to(root): path.read_text("utf-8") for pattern in PAGES for path in sorted(root.glob(pattern))}
     while pages:
         page, source = pages.popitem()

@@ -76,3 +76,9 @@ def test_a_damaged_list_counts_as_none(home, value):
     config["dllm"]["trained"] = value
     (run.folder / "config.json").write_text(json.dumps(config))
     assert load_checkpoint("story").trained == []
+
+
+def test_an_entry_says_how_long_the_rows_were(home):
+    trained("base", tiny(), seq_len=24)
+    trained("chat", tiny(), chat=True, max_seq_len=12, load_from="weights/base_state_dict.pt")
+    assert [entry["seq_len"] for entry in load_checkpoint("chat").trained] == [24, 12]

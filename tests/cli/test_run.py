@@ -177,12 +177,19 @@ def test_order_and_summary(toy, stub):
     assert summary["stages"]["03"]["seconds"] >= 0
 
 
-def test_a_run_has_as_many_threads_as_requested(toy, monkeypatch):
+def test_a_run_has_as_many_threads_as_requested_and_links_that_lead_as_before(toy, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     cell = 'import os\nopen("threads", "w").write(os.environ["OMP_NUM_THREADS"])'
-    (toy / "notebooks/01_first.ipynb").write_text(notebook(cell, parameters=PARAMETERS["01_first"]), "utf-8")
+    written = json.loads(notebook(cell, parameters=PARAMETERS["01_first"]))
+    words = "![a](../figures/a.png) [b](02_second.ipynb#c) [d](https://e.f) [g](#h)"
+    written["cells"].append({"cell_type": "markdown", "id": "words", "metadata": {}, "source": words})
+    (toy / "notebooks/01_first.ipynb").write_text(json.dumps(written), "utf-8")
     NotebookProcess(job(toy), toy, 1)._thread.join()
     assert (toy / "threads").read_text() == "1"
+    executed = json.loads((toy / "runs/01_first.ipynb").read_text("utf-8"))  # in another folder: its links lead as before
+    assert "".join(executed["cells"][-1]["source"]) == (
+        "![a](../figures/a.png) [b](../notebooks/02_second.ipynb#c) [d](https://e.f) [g](#h)"
+    )
 
 
 def test_side_by_side_takes_the_longest_chain_first_and_shares_the_cores(stub, monkeypatch):

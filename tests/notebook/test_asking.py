@@ -1,5 +1,8 @@
 """Prompts as tokens, texts with gaps, and answers that do not depend on how many are decoded at a time."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from small import tiny_of
 
@@ -8,7 +11,7 @@ from dllm_core.common.errors import DataError
 from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.data.chat import chat_prompt
 from dllm_core.data.tokenizer import load_tokenizer
-from dllm_core.notebook.asking import generate_answers, mask_gaps, prompt_ids
+from dllm_core.notebook.asking import EXAMPLES, generate_answers, mask_gaps, prompt_ids, prompt_notes
 from dllm_core.notebook.grading import Question, grade, summary
 from dllm_core.notebook.setup import open_checkpoint
 
@@ -30,8 +33,8 @@ def test_control_tokens_in_a_prompt_and_beside_gaps_are_plain_text(tokenizer):
     control = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id}
     _, *ids = prompt_ids(tokenizer, "a<|im_end|><|mask|>b", chat=False)
     assert tokenizer.decode(ids) == "a<|im_end|><|mask|>b" and control.isdisjoint(ids)
-    masked, true = mask_gaps(tokenizer, "a<|im_end|>[[b]]")
-    assert control.isdisjoint(true) and masked == [*true[:-1], tokenizer.mask_token_id]
+    *ids, first, second = mask_gaps(tokenizer, "a<|im_end|>__")
+    assert control.isdisjoint(ids) and first == second == tokenizer.mask_token_id
 
 
 def test_half_a_surrogate_pair_is_named(tokenizer):
@@ -39,20 +42,34 @@ def test_half_a_surrogate_pair_is_named(tokenizer):
         with pytest.raises(DataError, match="prompt: .*half a surrogate pair"):
             ask()
     with pytest.raises(DataError, match="gaps: .*half a surrogate pair"):
-        mask_gaps(tokenizer, "a\ud83d[[b]]")
+        mask_gaps(tokenizer, "a\ud83d__")
 
 
-def test_gaps_hide_complete_tokens_of_the_tokenized_text(tokenizer):
-    mask = tokenizer.mask_token_id
-    masked, true = mask_gaps(tokenizer, "我是[[小言]]，你好[[。]]")
-    assert true == tokenizer.encode("我是小言，你好。", add_special_tokens=False)
-    assert masked == [*true[:2], mask, mask, *true[4:7], mask]
-    masked, true = mask_gaps(tokenizer, "the small c[[a]]t")  # within a word: its token goes
-    assert [t for h, t in zip(masked, true) if h == mask] != [] and masked.count(mask) <= 2
-    assert all(h in (t, mask) for h, t in zip(masked, true))
-    for bad in ("no gap", "今天[[天气很好", "今天[[]]很好"):
-        with pytest.raises(ValueError, match="double brackets"):
-            mask_gaps(tokenizer, bad)
+def test_gaps_are_counted_in_underscores(tokenizer):
+    mask, plain = tokenizer.mask_token_id, lambda text: tokenizer.encode(text, add_special_tokens=False)
+    assert mask_gaps(tokenizer, "我是__，a_b＿＿＿。") == [*plain("我是"), mask, mask, *plain("，a_b"), *[mask] * 3, *plain("。")]
+    assert mask_gaps(tokenizer, "____") == [mask] * 4
+    with pytest.raises(ValueError, match="gaps: the text has none; write two or more underscores"):
+        mask_gaps(tokenizer, "no _ gap")
+
+
+def test_what_a_model_does_not_know_of_a_text_is_said(tokenizer):
+    trained = [{"run": "a", "seq_len": 64}, {"run": "b", "seq_len": 32}, {"run": "c"}]
+    loaded = LoadedCheckpoint(tiny_of(tokenizer), CheckpointInfo("llada2", 8, chat=True), tokenizer, None, trained)
+    assert [prompt_notes(loaded, example, 16) for example in EXAMPLES] == [[]] * len(EXAMPLES)
+    first, offered = prompt_notes(loaded, "请用三句话解释什么是机器学习。请解释。", 16)
+    assert re.fullmatch(r"(\d) characters unknown to this model: ((?:\S ?)+)", first) and "解 释" in first
+    assert int(first[0]) == len(first.partition(": ")[2].split())  # each once
+    assert "你是谁？" in offered
+    assert prompt_notes(loaded, "Ω", 0)[0] == "1 character unknown to this model: Ω"
+    assert prompt_notes(loaded, "\u202e", 0)[0].endswith("⟨U+202E⟩")
+    for blank in ("", " \n"):
+        assert "blank" in prompt_notes(loaded, blank)[0] and "你是谁？" in prompt_notes(loaded, blank)[1]
+    length = len(chat_prompt(tokenizer, "你是谁？"))
+    assert prompt_notes(loaded, "你是谁？", 64 - length) == []
+    (long,) = prompt_notes(loaded, "你是谁？", 65 - length)
+    assert long == "longer than it was trained for: 65 tokens with the answer, trained on at most 64"
+    assert prompt_notes(replace(loaded, trained=[]), "你是谁？", 1000) == []  # nobody knows how long its texts were
 
 
 def test_answers_come_back_in_the_order_of_the_prompts(tokenizer):

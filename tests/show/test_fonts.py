@@ -9,10 +9,11 @@ from pathlib import Path
 import matplotlib
 import pytest
 from matplotlib.font_manager import fontManager, get_font
-from traces import WORDS, llada2
+from traces import WORDS, llada2, packing_explorer
 
 from dllm_core import show
 from dllm_core.show.figures import FAMILY, SUBSET, fonts
+from dllm_core.show.widgets import explorers
 
 
 @pytest.fixture
@@ -40,6 +41,8 @@ def test_pictures_on_a_bare_machine_lack_no_character(bare, caplog):
         warnings.simplefilter("always")
         for picture in pictures:
             picture.png()
+        for explorer in (explorers.schedule_explorer, explorers.block_explorer, explorers.noise_explorer, packing_explorer):
+            explorer(interactive=False)._repr_mimebundle_()
     assert [str(warning.message) for warning in caught] == []
     assert caplog.messages == []
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,3 +39,9 @@ def test_interactive_follows_the_wish(monkeypatch):
     assert not show.interactive()
     monkeypatch.delenv("DLLM_HEADLESS")
     assert not show.interactive()  # no kernel here
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=True))
+    assert not show.interactive()  # papermill's
+    for started_by in ("JPY_SESSION_NAME", "VOILA_PREHEAT"):
+        monkeypatch.setenv(started_by, "False")
+        assert show.interactive()
+        monkeypatch.delenv(started_by)

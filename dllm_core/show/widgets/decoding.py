@@ -17,6 +17,7 @@ from dllm_core.show.html import asset, joined
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after
 from dllm_core.show.widgets import branches, request
 from dllm_core.show.widgets.branches import EditForm, Run
+from dllm_core.show.widgets.controls import live
 from dllm_core.show.widgets.request import ANSWER, CONTROLS, FILL, RARE, WIDE, Decoding
 from dllm_core.trace import Edit, with_text
 
@@ -32,16 +33,19 @@ def decoding_explorer(
     """A panel that decodes: every setting a control, Decode and Stop, the player while it decodes, a table of the runs.
 
     loaded, prompt, config: starting values of the controls; gaps: text for infilling; open_run: opens another run under
-    weights/ by its name. Outside an interactive notebook (`show.interactive()`; `interactive` overrides it) it decodes
-    the starting values once and returns the player and the table. Raises ValueError for a prompt that is too long.
+    weights/ by its name. The starting values are decoded once: outside an interactive notebook (`show.interactive()`;
+    `interactive` overrides it) that player and table are returned, in one they stand where the saved notebook has no
+    kernel. Raises ValueError for a prompt that is too long.
     """
     values = _values(loaded, prompt, config, gaps)
-    if show.interactive() if interactive is None else interactive:
-        return DecodingPanel(loaded, values, open_run).widget
     decoding = request.begin(loaded, values)
     decoding.trace.steps.extend(decoding.steps)
     row = request.run_row(1, loaded.path.name, decoding.trace, decoding.text(loaded.tokenizer))
-    return joined([show.player(with_text(decoding.trace, loaded.tokenizer)), _table([row])])
+    notes = [show.Html(f"<p>{html.escape(words)}</p>", words) for words in decoding.notes.values()]
+    still = joined([*notes, show.player(with_text(decoding.trace, loaded.tokenizer)), _table([row])])
+    if show.interactive() if interactive is None else interactive:
+        return live([DecodingPanel(loaded, values, open_run).widget], still)
+    return still
 
 
 def _values(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, gaps: str) -> dict:
@@ -192,6 +196,8 @@ class DecodingPanel:
             self._say("opening the checkpoint …")
             self._open(name)
             decoding = branches.begin(self.loaded, *branch) if branch else request.begin(self.loaded, values)
+            for control, words in decoding.notes.items():
+                self._note(control, f"<b>{html.escape(words)}</b>")
             self.count += 1
             of = f", branch of {branch[0].label.split(':')[0]}" if branch else ""
             run = Run(f"{self.count}: {STYLE_NAMES[decoding.trace.style]}{of}", decoding.trace, name, decoding.start)

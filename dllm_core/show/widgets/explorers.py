@@ -34,7 +34,7 @@ def schedule_explorer(interactive: bool | None = None):
                                        min=0.0, max=1.0, step=0.01, **AT_REST)),
         "weighting": ("elbo", Control("Dropdown", "weight", "the bound's weight, or 1", options=["elbo", "uniform"])),
     }  # fmt: skip
-    return explorer(draw, controls, interactive)
+    return explorer("noise schedule: the share of masked tokens over t", draw, controls, interactive)
 
 
 def block_explorer(interactive: bool | None = None):
@@ -63,7 +63,7 @@ def block_explorer(interactive: bool | None = None):
         "up": ("32, 64, 128, 256", Control("Text", "sizes going up", comma, **AT_REST)),
         "down": ("256, 128, 64, 32", Control("Text", "sizes going down", comma, **AT_REST)),
     }  # fmt: skip
-    return explorer(draw, controls, interactive)
+    return explorer("block size and learning rate over a run", draw, controls, interactive)
 
 
 def _sizes(name: str, text: str) -> tuple[int, ...]:
@@ -108,7 +108,7 @@ def noise_explorer(
                                    options=list(ALPHAS))),
         "complement": (complement, Control("Checkbox", "complementary view", "masked where the first view is clean")),
     }  # fmt: skip
-    return explorer(draw, controls, interactive)
+    return explorer("a noisy view of a sequence", draw, controls, interactive)
 
 
 PACKED = "whole, packed"
@@ -154,4 +154,4 @@ def packing_explorer(
                                            options=sorted({4, 8, 16, 32, block_size}))),
         "rows": (4, Control("IntSlider", "rows", "rows of the batch", min=2, max=12, step=1, **AT_REST)),
     }  # fmt: skip
-    return explorer(draw, controls, interactive)
+    return explorer("sequences of a batch", draw, controls, interactive)

@@ -3,26 +3,23 @@
 Invalid values raise ValueError; `beside` names the control that the error concerns.
 """
 
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from dllm_core.checkpoints.formats import VARIANTS, LoadedCheckpoint
 from dllm_core.common.errors import RunError
 from dllm_core.common.files import read_json
 from dllm_core.common.paths import resolve
 from dllm_core.config import OBJECTIVES, CheckpointInfo, DecodeConfig
-from dllm_core.data.tokenizer import encode_text
-from dllm_core.notebook.asking import prompt_ids
+from dllm_core.notebook.asking import GAP, mask_gaps, prompt_ids, prompt_notes
 from dllm_core.samplers import decode, decode_gaps, new_gap_trace, new_trace
 from dllm_core.show.trace_view import STYLE_NAMES
 from dllm_core.show.widgets.controls import Control
 from dllm_core.trace import DecodeStep, Trace
 
 SETTINGS = tuple(field.name for field in fields(DecodeConfig))
-GAP = re.compile("(_{2,}|＿{2,})")
 ANSWER, FILL = TASKS = ("answer a prompt", "fill gaps in a text (full attention, LLaDA 1's sampler)")
 
 _COUNT = {"min": 0, "max": 4096}
@@ -98,30 +95,15 @@ def config_of(values: Mapping) -> DecodeConfig:
     return DecodeConfig(**settings, alternatives=3, draft=True)
 
 
-def masked_text(tokenizer, text: str) -> list[int]:
-    """Tokens of a text whose gaps are two or more underscores, one masked token for each: "床前____光".
-
-    The text between gaps is tokenized in pieces: the masked words are unknown. Raises ValueError without a gap.
-    """
-    if not GAP.search(text):
-        raise ValueError("gaps: the text has none; write two or more underscores, one for each masked token")
-    tokens: list[int] = []
-    for i, piece in enumerate(GAP.split(text)):
-        if i % 2:  # a gap; the pieces of text come before and after it
-            tokens += [tokenizer.mask_token_id] * len(piece)
-        else:
-            tokens += encode_text(tokenizer, piece, "gaps").ids
-    return tokens
-
-
 @dataclass
 class Decoding:
     """The decoding of one sequence. trace: still without steps; steps: yielded by the decoder, to be added to the trace;
-    start: the first position of the text that is shown."""
+    start: the first position of the text that is shown; notes: control → what `prompt_notes` says of its text."""
 
     trace: Trace
     steps: Iterator[DecodeStep]
     start: int
+    notes: dict[str, str] = field(default_factory=dict)
 
     def text(self, tokenizer) -> str:
         """The text so far, up to eos, without masked positions; for infilling also the text around the gaps."""
@@ -136,10 +118,21 @@ def begin(loaded: LoadedCheckpoint, values: Mapping) -> Decoding:
     config = config_of(values)
     if values["task"] == ANSWER:
         prompt = prompt_ids(tokenizer, values["prompt"], chat)
-        return Decoding(new_trace(loaded, prompt, config), timed(decode(loaded, [prompt], config)), len(prompt))
+        notes = _notes(prompt=prompt_notes(loaded, values["prompt"], config.max_new_tokens))
+        return Decoding(new_trace(loaded, prompt, config), timed(decode(loaded, [prompt], config)), len(prompt), notes)
     before = prompt_ids(tokenizer, values["prompt"], chat) if chat else [tokenizer.bos_token_id]
-    tokens = before + masked_text(tokenizer, values["gaps"])
-    return Decoding(new_gap_trace(loaded, tokens, config), timed(decode_gaps(loaded, tokens, config)), len(before))
+    tokens = before + mask_gaps(tokenizer, values["gaps"])
+    notes = _notes(
+        prompt=prompt_notes(loaded, values["prompt"]) if chat else [],
+        gaps=prompt_notes(loaded, GAP.sub("", values["gaps"]), len(before) + config.max_new_tokens),
+    )
+    steps = timed(decode_gaps(loaded, tokens, config))
+    return Decoding(new_gap_trace(loaded, tokens, config), steps, len(before), notes)
+
+
+def _notes(**notes: list[str]) -> dict[str, str]:
+    """Control → its sentences in one, for those that have any."""
+    return {control: "; ".join(sentences) for control, sentences in notes.items() if sentences}
 
 
 def timed(steps: Iterable[DecodeStep]) -> Iterator[DecodeStep]:

@@ -6,6 +6,7 @@ the measured numbers}. notebooks/sweeps/measure.ipynb calls them; `tables` pools
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,8 +22,9 @@ from dllm_core.checkpoints.tensors import mean_weights
 from dllm_core.config import DecodeConfig
 from dllm_core.data.batches import Batch, validation_batches
 from dllm_core.data.token_cache import TokenDataset
+from dllm_core.data.tokenizer import encode_text
 from dllm_core.likelihood import Estimate, ar_nll, nll_bound
-from dllm_core.notebook.asking import generate_answers, mask_gaps, prompt_ids
+from dllm_core.notebook.asking import generate_answers, prompt_ids
 from dllm_core.notebook.grading import Question, grade, speed, summary
 from dllm_core.samplers import generate
 from dllm_core.workshop.benchmark.timing import compare, take_turns
@@ -179,9 +181,8 @@ def _gap_nats(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> flo
     bound with masks in the brackets alone (LLaDA Eq. 6): masks on the rest would price the other direction too.
     """
     tokenizer, ar = loaded.tokenizer, loaded.info.objective == "ar"
-    masked, text_ids = mask_gaps(tokenizer, text)
+    text_ids, in_gap = _hidden(tokenizer, text)
     tokens = [tokenizer.bos_token_id, *text_ids, tokenizer.eos_token_id]
-    in_gap = [masked_id != token for masked_id, token in zip(masked, text_ids, strict=True)]
     scored = [True] * len(tokens) if ar else [False, *in_gap, False]
     copies = 1 if ar else draws
     texts = TokenDataset.of(
@@ -196,6 +197,14 @@ def _gap_nats(loaded: LoadedCheckpoint, text: str, draws: int, seed: int) -> flo
             label_shift=loaded.info.label_shift, first_given=True, estimator="exact_masks",
         )  # fmt: skip
     return estimate.mean * estimate.tokens / copies
+
+
+def _hidden(tokenizer, text: str) -> tuple[list[int], list[bool]]:
+    """(token ids, whether each overlaps the words in double brackets) of a text, which is tokenized whole, as in training."""
+    before, words, after = re.split(r"\[\[|\]\]", text)
+    encoded = encode_text(tokenizer, before + words + after, "text")
+    gap_end = len(before) + len(words)
+    return encoded.ids, [start < gap_end and end > len(before) for start, end in encoded.offsets]
 
 
 def cost(

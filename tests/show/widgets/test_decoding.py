@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from IPython.display import display
+from IPython.utils.capture import capture_output
 
 from dllm_core import show
 from dllm_core.checkpoints.formats import LoadedCheckpoint, load_checkpoint
@@ -16,9 +18,10 @@ from dllm_core.common.errors import RunError
 from dllm_core.config import CheckpointInfo, DecodeConfig, ModelConfig
 from dllm_core.data.tokenizer import load_tokenizer
 from dllm_core.model import Transformer
-from dllm_core.notebook.asking import prompt_ids
+from dllm_core.notebook.asking import mask_gaps, prompt_ids
 from dllm_core.samplers import generate, infill
 from dllm_core.show.widgets import decoding as decoding_widgets
+from dllm_core.show.widgets.controls import NO_KERNEL
 from dllm_core.show.widgets.decoding import DecodingPanel, decoding_explorer
 from dllm_core.show.widgets.request import (
     CONTROLS,
@@ -27,7 +30,6 @@ from dllm_core.show.widgets.request import (
     beside,
     config_of,
     finished_runs,
-    masked_text,
     timed,
     used,
 )
@@ -108,12 +110,16 @@ def test_other_refusals_find_their_control(loaded):
     assert beside(RunError("weights/x/model.safetensors: no")) == "checkpoint" and beside(ValueError("what?")) == ""
 
 
-def test_gaps_are_counted_in_underscores(loaded):
-    tokenizer = loaded.tokenizer
-    mask, plain = tokenizer.mask_token_id, lambda text: tokenizer.encode(text, add_special_tokens=False)
-    assert masked_text(tokenizer, "我是__，a_b＿＿＿。") == [*plain("我是"), mask, mask, *plain("，a_b"), *[mask] * 3,
-                                                           *plain("。")]  # fmt: skip
-    assert masked_text(tokenizer, "____") == [mask] * 4
+def test_what_the_model_does_not_know_of_a_text_stands_beside_it(loaded, panel):
+    assert begin(loaded, values(loaded)).notes == {}
+    assert "Ω" in begin(loaded, values(loaded, prompt="Ω是谁？")).notes["prompt"]
+    notes = begin(loaded, values(loaded, task=TASKS[1], prompt="", gaps="Ψ____")).notes
+    assert "blank" in notes["prompt"] and "Ψ" in notes["gaps"] and "_" not in notes["gaps"]
+    panel.controls["prompt"].value = f"Ω{HOSTILE}"
+    panel.start()
+    assert "unknown to this model: Ω" in panel.notes["prompt"].value and "<img" not in panel.notes["prompt"].value
+    panel.controls["prompt"].value = "你是谁？"
+    assert "unknown" not in panel.notes["prompt"].value
 
 
 def test_runs_are_found_where_they_are_finished(loaded, workspace):
@@ -145,7 +151,7 @@ def test_filling_gaps_is_the_librarys_infilling(loaded):
     settings = values(loaded, task=TASKS[1])
     job = begin(loaded, settings)
     job.trace.steps.extend(job.steps)
-    tokens = prompt_ids(loaded.tokenizer, settings["prompt"], True) + masked_text(loaded.tokenizer, settings["gaps"])
+    tokens = prompt_ids(loaded.tokenizer, settings["prompt"], True) + mask_gaps(loaded.tokenizer, settings["gaps"])
     trace = infill(loaded, tokens, DecodeConfig("llada1", alternatives=3, draft=True))
     assert same(job.trace, trace) and len(trace.steps) == 6
     written = job.text(loaded.tokenizer)
@@ -306,5 +312,11 @@ def test_texts_are_letters(panel):
 def test_without_an_interactive_display_it_is_a_single_decoding(loaded, workspace):
     shown = decoding_explorer(loaded, "你是谁？", WAY, interactive=False)
     assert isinstance(shown, show.Html) and "dllm-player" in shown.html and "the last runs" in shown.text
+    live = decoding_explorer(loaded, "Ω", WAY, interactive=True)
+    with capture_output() as captured:
+        display(live)
+    still, widget = (output.data for output in captured.outputs)
+    assert "dllm-player" in still["text/html"] and "unknown to this model: Ω" in still["text/html"]
+    assert widget["text/plain"] == NO_KERNEL and "VBox" not in still["text/plain"]
     with pytest.raises(ValueError, match="max_position_embeddings"):
         decoding_explorer(loaded, "你是谁？", replace(WAY, max_new_tokens=200), interactive=False)

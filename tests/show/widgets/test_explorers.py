@@ -3,9 +3,12 @@
 import re
 
 import pytest
+from IPython.display import display
+from IPython.utils.capture import capture_output
 from traces import packing_explorer
 
 from dllm_core.show.widgets import explorers as widgets
+from dllm_core.show.widgets.controls import NO_KERNEL
 
 EXPLORERS = (widgets.schedule_explorer, widgets.block_explorer, widgets.noise_explorer, packing_explorer)
 
@@ -20,13 +23,23 @@ def test_explorers_are_static_without_an_interactive_display(explorer):
 
 
 @pytest.mark.parametrize("explorer", EXPLORERS)
+def test_a_saved_notebook_holds_the_still_form_and_words_beside_the_widget(explorer):
+    with capture_output() as captured:
+        display(explorer(interactive=True))
+    still, widget = (output.data for output in captured.outputs)
+    assert ("<img" in still["text/html"] or "░" in still["text/html"]) and NO_KERNEL in still["text/html"]
+    assert still["text/plain"] and widget["text/plain"] == NO_KERNEL
+    assert "application/vnd.jupyter.widget-view+json" in widget
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
 def test_controls_are_named_and_explained(explorer):
-    controls, _, stage = explorer(interactive=True).children
-    assert all(control.description and control.tooltip for control in controls.children) and stage.children
+    _, title, controls, _, stage = explorer(interactive=True).children
+    assert title.value and all(control.description and control.tooltip for control in controls.children) and stage.children
 
 
 def test_explorers_show_errors_and_recover():
-    controls, complaint, stage = widgets.block_explorer(interactive=True).children
+    *_, controls, complaint, stage = widgets.block_explorer(interactive=True).children
     up = controls.children[4]
     up.value = "3, 5"
     assert "must divide the length 256" in complaint.value
@@ -38,7 +51,7 @@ def test_explorers_show_errors_and_recover():
 
 def test_raising_t_only_masks_more_and_the_complement_is_the_rest():
     texts, maskable = list("abcdefgh"), [False, False] + [True] * 6
-    controls, _, stage = widgets.noise_explorer(texts, maskable, interactive=True).children
+    *_, controls, _, stage = widgets.noise_explorer(texts, maskable, interactive=True).children
     masked_of = lambda child: [sign == "░" for sign in re.findall(r">([^<>])</span>", child.value)]
     last = [False] * 8
     for t in (0.1, 0.4, 0.7, 0.99):
@@ -67,7 +80,7 @@ def test_the_packing_explorer_begins_with_the_padding_that_is_asked_for(fill, wo
 
 
 def test_packing_explorer_draws_every_layout():
-    controls, complaint, stage = packing_explorer(interactive=True).children
+    *_, controls, complaint, stage = packing_explorer(interactive=True).children
     for name in widgets.LAYOUTS:
         controls.children[0].value = name
         assert complaint.value == "" and f"{name}:" in stage.children[0].value.replace("&amp;", "&")

@@ -191,3 +191,12 @@ def test_cost_counts_the_same_work_with_and_without_the_cache(loaded):
         assert with_cache["forwards"] == without["forwards"]
     assert rows[2]["forwards"] == 4  # 16 tokens in two blocks of eight, four a forward
     assert all(row["milliseconds"] > 0 for row in rows)
+
+
+def test_hidden_words_are_complete_tokens_of_the_tokenized_text(loaded):
+    tokenizer = loaded["ar"].tokenizer
+    ids, in_gap = measure._hidden(tokenizer, "我是[[小言]]，你好")
+    assert ids == tokenizer.encode("我是小言，你好", add_special_tokens=False)
+    assert tokenizer.decode([i for i, hidden in zip(ids, in_gap, strict=True) if hidden]) == "小言"
+    ids, in_gap = measure._hidden(tokenizer, "the small c[[a]]t")  # within a word: its token goes
+    assert 1 <= sum(in_gap) <= 2
