@@ -1,6 +1,8 @@
 // A curve per trace of one quantity over the common clock; a line and dots mark the cursor.
 
 const DASHES = ["", "7 4", "2 3"]; // of the first, second and third trace
+const STYLES = ["ar", "llada1", "llada2"]; // each has one color in every view
+const colorOf = ({ style }, index) => `var(--t${STYLES.includes(style) ? STYLES.indexOf(style) : index})`;
 
 function dash({ color, index }) { // a sample of the trace's line in the curves
   const line = drawing("path", { d: "M0 6H36", stroke: color, "stroke-width": 3, fill: "none", "stroke-dasharray": DASHES[index] });

@@ -23,6 +23,7 @@ SCRIPTS = (
     "unpack.js",
     *(f"player/{name}.js" for name in ("record", "fit", "side", "branch", "curve", "why", "bar", "player")),
 )
+STYLES = ("palette.css", "player/player.css")
 
 
 class Player:
@@ -63,7 +64,7 @@ class Player:
     def _piece(self, picture: bytes | None) -> str:
         return script_piece(
             "player/player.html",
-            css=asset("palette.css") + asset("player/player.css"),
+            css="".join(map(asset, STYLES)),
             script="".join(map(asset, SCRIPTS)),
             static=static_form(self.traces, self.labels, picture),
             data=self.data(),

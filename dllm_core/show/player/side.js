@@ -1,7 +1,6 @@
 // One trace on the page: heading, progress, state in words, and its token cells.
 
 const LEVELS = 8; // shades of confidence; the number is in the panel
-const STYLES = ["ar", "llada1", "llada2"]; // each has one color in every view
 const TAIL = 6; // ends behind the end, from how many on one cell stands for them
 
 class Side {
@@ -30,8 +29,7 @@ class Side {
     const same = this.record && String(record.initial) === String(this.record.initial);
     this.record = record;
     this.k = -1;
-    const style = STYLES.indexOf(record.style);
-    this.color = `var(--t${style < 0 ? this.index : style})`;
+    this.color = colorOf(record, this.index);
     this.node.style.setProperty("--own", this.color);
     this.node.setAttribute("aria-label", record.label);
     this.box.setAttribute("aria-label", `tokens of ${record.label}`);
@@ -133,8 +131,9 @@ class Side {
       if (look.tint || cell.style.background) cell.style.background = look.tint;
     });
     this.progress.style.width = `${plain(100 * record.progress(k))}%`;
-    const now = record.finished ? `✓ ${record.tokens} tokens, ${record.rate} per forward` : `${record.tokens} tokens so far`;
-    this.done.textContent = k < record.steps.length ? "" : record.running ? `running, ${now}` : now;
+    const count = `${record.tokens} token${record.tokens === 1 ? "" : "s"}`;
+    const now = record.finished ? `✓ ${count}, ${record.rate} per forward` : `${record.running ? "running, " : ""}${count} so far`;
+    this.done.textContent = k < record.steps.length ? "" : now;
     this.state.replaceChildren(...record.summary(k, open.guessed, player.reading === "remasked").map((parts) => make("div", { text: parts.join(" · ") })));
     player.why.refresh(this);
   }
@@ -158,7 +157,7 @@ class Side {
     look.words = `and all ${count - 1} behind it: ${look.words}`;
   }
 
-  // Class names, text, small number, words for a screen reader, and the tint of the view by step.
+  // Class names, text, small number, words for a screen reader, tint of the view by step.
   look(what, inBlock, filling) {
     const { record, player } = this;
     const behind = filling && what.state !== "prompt" ? " filling" : "";
