@@ -1,5 +1,7 @@
-// The stage of the decoding explorer: whenever the kernel writes a new player into the hidden feed, that player replaces
-// the old one and goes to its end. Swapped within one frame, so that the page neither flickers nor jumps.
+// The stage of the decoding explorer: one player, which the kernel feeds through a hidden text. It keeps what its viewer
+// chose; when a run starts, it comes into view and follows that run.
+
+let player, run, fed = Promise.resolve();
 
 function follow() {
   const panel = stage.closest(".dllm-explorer");
@@ -9,9 +11,41 @@ function follow() {
   panel.setAttribute("aria-label", "decoding explorer");
   status.setAttribute("role", "status");
   panel.querySelectorAll(".dllm-note").forEach((note) => note.setAttribute("aria-live", "polite"));
-  new MutationObserver(() => show(feed)).observe(feed, { childList: true, subtree: true });
-  show(feed);
+  const read = () => {
+    const { textContent } = feed;
+    if (textContent.trim()) fed = fed.then(() => show(textContent, panel)); // one after the other: some are unpacked
+  };
+  new MutationObserver(read).observe(feed, { childList: true, subtree: true });
+  read();
+  for (const event of ["blur", "keydown"]) panel.addEventListener(event, sayLimits, true);
   offerChanges(panel);
+}
+
+async function show(text, panel) {
+  const data = await unpacked(JSON.parse(text));
+  const starts = data.run !== run && data.traces.at(-1).running;
+  if (player) player.update(data);
+  else {
+    const root = make("div", { class: "dllm-player", "data-editable": "1" });
+    stage.replaceChildren(root);
+    player = new Player(root, data);
+  }
+  if (run === undefined || starts) player.go(Infinity);
+  run = data.run;
+  const { bottom } = player.sides[0].box.getBoundingClientRect();
+  const buttons = panel.querySelector(".dllm-buttons") ?? stage;
+  if (starts && (bottom > innerHeight || buttons.getBoundingClientRect().top < 0)) buttons.scrollIntoView({ block: "start" });
+}
+
+// ipywidgets moves a number that is typed beside a slider to the slider's end, and does not say so.
+function sayLimits({ type, key, target, currentTarget }) {
+  if (!target.matches?.(".widget-readout") || (type === "keydown" && key !== "Enter")) return;
+  const slider = target.closest(".widget-slider");
+  const [least, most] = ["min", "max"].map((end) => Number(slider.querySelector("[role=slider]").getAttribute(`aria-value${end}`)));
+  const typed = Number(target.textContent);
+  if (!(typed < least || typed > most)) return;
+  const name = slider.querySelector(".widget-label").textContent;
+  currentTarget.querySelector(".dllm-status .widget-html-content").textContent = `${name}: ${typed} is not within ${least} and ${most}; the nearest is set`;
 }
 
 // A player says which token a person wants to change: the kernel reads it in a hidden text field, and shows its form.
@@ -30,22 +64,6 @@ function offerChanges(panel) {
     form.querySelector("select").focus();
     form.scrollIntoView({ block: "nearest" });
   }).observe(form, { childList: true, subtree: true, attributes: true, attributeFilter: ["style"] });
-}
-
-function show(feed) {
-  const written = feed.querySelector("template");
-  if (!written) return;
-  const within = stage.contains(document.activeElement);
-  stage.replaceChildren(written.content.cloneNode(true));
-  const player = stage.querySelector(".dllm-player");
-  player.dataset.editable = "1";
-  player.dataset.at = "end"; // said before it starts: a long record is unpacked first
-  for (const script of stage.querySelectorAll("script")) { // parsed as text; only a new element runs
-    const fresh = document.createElement("script");
-    fresh.textContent = script.textContent;
-    script.replaceWith(fresh);
-  }
-  if (within) player.focus({ preventScroll: true });
 }
 
 follow();

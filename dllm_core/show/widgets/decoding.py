@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dllm_core import show
 from dllm_core.checkpoints.formats import LoadedCheckpoint
-from dllm_core.config import CheckpointInfo, DecodeConfig
+from dllm_core.config import DecodeConfig
 from dllm_core.notebook.setup import open_checkpoint
-from dllm_core.show.html import asset, joined
+from dllm_core.show.html import joined
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after
 from dllm_core.show.widgets import branches, request
 from dllm_core.show.widgets.branches import EditForm, Run
 from dllm_core.show.widgets.controls import live
-from dllm_core.show.widgets.request import ANSWER, CONTROLS, FILL, RARE, WIDE, Decoding
+from dllm_core.show.widgets.request import ANSWER, CONTROLS, FILL, FIRST, Decoding
+from dllm_core.show.widgets.stage import Stage
 from dllm_core.trace import Edit, with_text
 
 KEPT = 8  # runs in the table
@@ -76,20 +77,20 @@ class DecodingPanel:
         self.rows: list[dict] = []
         self.done: list[Run] = []
         self.shown: list[Run] = []  # in the player
-        self.wanted = ""  # the player's message while a run was in work
+        self.then: Callable[[], None] | None = None  # what follows the run in work
         self.count, self.running, self.stopping, self.task = 0, False, False, None
-        choices = {"checkpoint": {"options": [(_described(name, info), name) for name, info in self.runs.items()]}}
+        choices = {"checkpoint": {"options": [(request.described(name, info), name) for name, info in self.runs.items()]}}
         self.controls = {
             name: control.widget(values[name], "96%", **choices.get(name, {})) for name, control in CONTROLS.items()
         }
         self.notes = {name: ipywidgets.HTML().add_class("dllm-note") for name in [*CONTROLS, ""]}
         self.cells = {name: ipywidgets.VBox([control, self.notes[name]]) for name, control in self.controls.items()}
-        self.more = ipywidgets.ToggleButton(description="more knobs", tooltip="settings that are rarely changed")
+        self.more = ipywidgets.ToggleButton(description="more settings", tooltip="checkpoint, task, lengths, …")
         self.go = ipywidgets.Button(description="Decode", tooltip="decode with these settings")
         self.halt = ipywidgets.Button(description="Stop", tooltip="stop after the current step")
         self.sides = ipywidgets.Button(description="Side by side", tooltip=f"the last {SIDES} runs on one clock")
         self.bar = ipywidgets.IntProgress(min=0, max=1, description="filled", layout={"width": "16em"})
-        self.status, self.feed = (ipywidgets.HTML().add_class(name) for name in ("dllm-status", "dllm-feed"))
+        self.status, self.stage = ipywidgets.HTML().add_class("dllm-status"), Stage()
         self.keep = ipywidgets.Button(description="Save", tooltip="write what the player shows to outputs/")
         self.past = ipywidgets.HTML()
         self.pick = ipywidgets.Text(continuous_update=False).add_class("dllm-pick")  # the player's script fills it in
@@ -110,18 +111,14 @@ class DecodingPanel:
     def _assembled(self, ipywidgets):
         """The widgets in one box, from top to bottom."""
         grid = {"grid_template_columns": "repeat(auto-fit, minmax(28em, 1fr))", "grid_gap": "0 1em"}
-        common = [name for name in CONTROLS if name not in (*WIDE, *RARE)]
-        grids = [ipywidgets.GridBox([self.cells[name] for name in names], layout=grid) for names in (common, RARE)]
+        folded = [name for name in CONTROLS if name not in FIRST]
+        grids = [ipywidgets.GridBox([self.cells[name] for name in names], layout=grid) for names in (FIRST[2:], folded)]
         row = {"flex_flow": "row wrap", "align_items": "center"}
         buttons = ipywidgets.HBox([self.go, self.halt, self.sides, self.keep, self.more, self.bar], layout=row)
-        script = f"const stage = document.currentScript.previousElementSibling;\n{asset('widgets/decoding.js')}"
-        markup = f'<div class="dllm-stage"></div><script>{asset("widgets/keys.js")}(() => {{ {script}}})();</script>'
-        stage = ipywidgets.Output()
-        stage.append_display_data(show.Html(markup, "decoding explorer: needs a browser"))
-        style = ipywidgets.HTML(f"<style>{asset('widgets/decoding.css')}</style>")
-        wide = [self.cells[name] for name in WIDE]
-        told, view = [self.notes[""], self.status, self.feed, self.pick], [stage, self.form.widget, self.past]
-        return ipywidgets.VBox([style, *wide, *grids, buttons, *told, *view]).add_class("dllm-explorer")
+        wide = [self.cells[name] for name in FIRST[:2]]
+        told = [buttons.add_class("dllm-buttons"), self.notes[""], self.status, self.stage.feed, self.pick]
+        view = [self.stage.view, self.form.widget, self.past]
+        return ipywidgets.VBox([*wide, *grids, *told, *view]).add_class("dllm-explorer")
 
     # the controls -------------------------------------------------------------------------------------------------
 
@@ -135,8 +132,8 @@ class DecodingPanel:
         values = self.values
         shown = request.used(values["task"], values["style"])
         for name, cell in self.cells.items():
-            cell.layout.display = None if name in shown and (self.more.value or name not in RARE) else "none"
-            self._note(name, html.escape(CONTROLS[name].help))
+            cell.layout.display = None if name in shown and (self.more.value or name in FIRST) else "none"
+            self._note(name, "" if name in FIRST and name != "gaps" else html.escape(CONTROLS[name].help))
         self._note("", "")
         causal = self.runs[values["checkpoint"]].objective == "ar"
         if causal and (values["task"] == FILL or values["style"] != "ar"):
@@ -167,8 +164,12 @@ class DecodingPanel:
 
     def start(self, branch: tuple[Run, list[Edit]] | None = None) -> None:
         """Begin a run of the controls' values, or a branch of another with its edits, on the kernel's event loop (to the
-        end at once where there is none). Nothing while one runs."""
-        if self.running or not (branch or self.check()):
+        end at once where there is none). A run in work is stopped first."""
+        if not (branch or self.check()):
+            return
+        if self.running:
+            self._say("stopping this run; the new one follows …")
+            self._follow_with(lambda: self.start(branch))
             return
         self._stop_current()
         DecodingPanel.current = self
@@ -180,7 +181,11 @@ class DecodingPanel:
 
     def stop(self) -> None:
         """End the run after its current step; the tokens filled so far are kept."""
-        self.stopping = self.running
+        self.stopping, self.then = self.running, None
+
+    def _follow_with(self, then: Callable[[], None]) -> None:
+        """Stop the run in work, and do `then` after it."""
+        self.stopping, self.then = True, then
 
     @staticmethod
     def _stop_current() -> None:
@@ -215,9 +220,9 @@ class DecodingPanel:
             self.running = False
             DecodingPanel.current = None if DecodingPanel.current is self else DecodingPanel.current
             self._idle(True)
-            wanted, self.wanted = self.wanted, ""
-            if wanted:
-                self.open_form(wanted)
+            then, self.then = self.then, None
+            if then:
+                then()
 
     def _open(self, name: str) -> None:
         if name == self.first.path.name:
@@ -238,7 +243,7 @@ class DecodingPanel:
                 filled = f"filled {self.bar.value} of {total} positions"
                 self._say(f"step {len(trace.steps)}, forward passes {trace.forwards}, {filled}")
                 with_text(trace, self.loaded.tokenizer)
-                self._show([*beside, run])
+                self._show([*beside, run], running=True)
                 drawn = time.perf_counter()
                 cost = drawn - began
             await asyncio.sleep(self.controls["pause"].value)  # the event loop handles a press of Stop here
@@ -276,8 +281,7 @@ class DecodingPanel:
     def open_form(self, message: str) -> None:
         """Show the form for the token that a player's message names; a run in work is stopped first."""
         if self.running:
-            self.wanted = message
-            self.stop()
+            self._follow_with(lambda: self.open_form(message))
             return
         try:
             run, step, position = branches.asked(message, self.shown)
@@ -286,10 +290,9 @@ class DecodingPanel:
         except ValueError as error:
             self._say(f"this token cannot be changed: {error}")
 
-    def _show(self, runs: Sequence[Run]) -> None:
+    def _show(self, runs: Sequence[Run], running: bool = False) -> None:
         self.shown = list(runs)
-        labels, traces = [run.label for run in runs], [run.trace for run in runs]
-        self.feed.value = f"<template>{show.player(*traces, labels=labels).html}</template>"
+        self.stage.show([run.label for run in runs], [run.trace for run in runs], self.count, running)
 
     def _say(self, words: str) -> None:
         self.status.value = html.escape(words)
@@ -298,8 +301,3 @@ class DecodingPanel:
         # a disabled button would lose the keyboard focus, so both stay enabled
         self.go.button_style, self.halt.button_style = ("primary", "") if idle else ("", "warning")
         self.bar.bar_style = ("warning" if self.stopping else "success") if idle and self.count else "info"
-
-
-def _described(name: str, info: CheckpointInfo) -> str:
-    blocks = f", blocks of {info.block_size}" if info.block_size else ""
-    return f"{name} ({STYLE_NAMES[info.objective]}{blocks}, {'chat' if info.chat else 'base'})"

@@ -22,7 +22,10 @@ from dllm_core.trace import DecodeStep, Trace
 SETTINGS = tuple(field.name for field in fields(DecodeConfig))
 ANSWER, FILL = TASKS = ("answer a prompt", "fill gaps in a text (full attention, LLaDA 1's sampler)")
 
-_COUNT = {"min": 0, "max": 4096}
+LIMITS = {  # of what is typed as a number; a slider shows its own
+    "steps": (0, 4096), "block_length": (0, 4096), "max_new_tokens": (1, 4096), "max_decode_per_step": (0, 4096),
+    "seed": (0, 2**31 - 1),
+}  # fmt: skip
 _SHARE = {"min": 0, "max": 1, "step": 0.01}
 CONTROLS = {  # in the order in which they are shown
     "checkpoint": Control("Dropdown", "checkpoint"),
@@ -33,22 +36,21 @@ CONTROLS = {  # in the order in which they are shown
     "style": Control("Dropdown", "style", options=[(STYLE_NAMES[name], name) for name in OBJECTIVES]),
     "threshold": Control("FloatSlider", "threshold (probability)", "write all above it; 1: by the schedule alone",
                          **_SHARE),
-    "steps": Control("BoundedIntText", "steps", "LLaDA 1: in all, LLaDA 2: in a block; 0: one per token", **_COUNT),
-    "block_length": Control("BoundedIntText", "block length (tokens)", "0: LLaDA 1 all at once, LLaDA 2 32", **_COUNT),
-    "max_new_tokens": Control("BoundedIntText", "answer length (tokens)", "positions to fill", min=1, max=4096),
+    "steps": Control("IntText", "steps", "LLaDA 1: in all, LLaDA 2: in a block; 0: one per token"),
+    "block_length": Control("IntText", "block length (tokens)", "0: LLaDA 1 all at once, LLaDA 2 32"),
+    "max_new_tokens": Control("IntText", "answer length (tokens)", "positions to fill"),
     "pause": Control("FloatSlider", "slow motion (s/step)", "a pause to look; not counted in the seconds",
                      min=0, max=1, step=0.05),
     "temperature": Control("FloatSlider", "temperature", "0: greedy, the most probable token", min=0, max=2, step=0.05),
-    "seed": Control("BoundedIntText", "seed", "of the random choice, with a temperature above 0", min=0, max=2**31 - 1),
+    "seed": Control("IntText", "seed", "of the random choice, with a temperature above 0"),
     "cfg_scale": Control("FloatSlider", "guidance (scale)", "0: off; else two forward passes a step, one without the prompt",
                          min=0, max=4, step=0.1),
-    "max_decode_per_step": Control("BoundedIntText", "most per step (tokens)", "0: no limit", **_COUNT),
+    "max_decode_per_step": Control("IntText", "most per step (tokens)", "0: no limit"),
     "cap_start_ratio": Control("FloatSlider", "budget at first (share)",
                                "of the masked positions a step may fill; 0: off", **_SHARE),
     "cap_end_ratio": Control("FloatSlider", "budget at last (share)", "set both or neither", **_SHARE),
 }  # fmt: skip
-WIDE = ("checkpoint", "task", "prompt", "gaps")
-RARE = ("temperature", "seed", "cfg_scale", "max_decode_per_step", "cap_start_ratio", "cap_end_ratio")
+FIRST = ("prompt", "gaps", "style", "threshold")  # the two texts over the whole width; the other controls are folded
 OFF_AT_ZERO = ("steps", "block_length", "cap_start_ratio", "cap_end_ratio", "max_decode_per_step")
 OF_STYLE = {  # the settings that a style uses, besides length, temperature and seed
     "ar": (),
@@ -77,6 +79,12 @@ def finished_runs() -> dict[str, CheckpointInfo]:
     return runs
 
 
+def described(name: str, info: CheckpointInfo) -> str:
+    """A run in the list of checkpoints."""
+    blocks = f", blocks of {info.block_size}" if info.block_size else ""
+    return f"{name} ({STYLE_NAMES[info.objective]}{blocks}, {'chat' if info.chat else 'base'})"
+
+
 def used(task: str, style: str) -> set[str]:
     """The controls that a task and a style use; `FILL` always uses LLaDA 1's sampler."""
     always = {"checkpoint", "task", "pause", "prompt", "temperature", "seed"}
@@ -86,8 +94,13 @@ def used(task: str, style: str) -> set[str]:
 
 
 def config_of(values: Mapping) -> DecodeConfig:
-    """`DecodeConfig` of the controls' values; 0 means None where a setting can be off. Raises its ValueError."""
+    """`DecodeConfig` of the controls' values; 0 means None where a setting can be off. Raises its ValueError, and one for
+    a number beyond `LIMITS`."""
     settings = {name: values[name] for name in used(values["task"], values["style"]) & set(SETTINGS)}
+    for name in settings.keys() & LIMITS.keys():
+        least, most = LIMITS[name]
+        if not least <= settings[name] <= most:
+            raise ValueError(f"{name}={settings[name]}: must be from {least} to {most}")
     settings |= {name: settings[name] or None for name in OFF_AT_ZERO if name in settings}
     if values["task"] == FILL:
         masked = sum(map(len, GAP.findall(values["gaps"])))

@@ -108,7 +108,7 @@ def test_a_branch_stands_beside_its_parent_and_is_the_librarys(panel, loaded):
     (again,) = generate(loaded, [parent.trace.prompt], replace(WAY, alternatives=3, draft=True), edits)
     assert untimed(branch) == untimed(again) and first_difference(parent.trace, branch) == (1, [first])
     assert panel.rows[0]["settings"].endswith("1 by hand") and form.widget.layout.display == "none"
-    assert "<img" not in panel.feed.value and "branch of 1" in panel.feed.value
+    assert "<img" not in panel.stage.feed.value and "branch of 1" in panel.stage.feed.value
     # a branch of the branch keeps what was changed before it, and a third side joins
     pick(panel, 1, 1, first + 1)
     form.text.value = "你好"

@@ -1,6 +1,7 @@
 """The decoding explorer without a browser: what the controls ask for, and a run that is watched, stopped, repeated."""
 
 import asyncio
+import json
 import shutil
 import threading
 import time
@@ -100,7 +101,10 @@ def test_a_wrong_combination_belongs_to_a_control(loaded, wrong, control):
 
 
 def test_other_refusals_find_their_control(loaded):
-    for changes, control in (({"task": TASKS[1], "gaps": "no _ gap"}, "gaps"), ({"prompt": "a\ud83d"}, "prompt")):
+    for changes, control in (
+        ({"task": TASKS[1], "gaps": "no _ gap"}, "gaps"), ({"prompt": "a\ud83d"}, "prompt"),
+        ({"max_new_tokens": 5000}, "max_new_tokens"), ({"seed": -1}, "seed"),
+    ):  # fmt: skip
         with pytest.raises(ValueError) as caught:
             begin(loaded, values(loaded, **changes))
         assert beside(caught.value) == control
@@ -187,20 +191,17 @@ async def steps_taken(panel, count: int):
 def test_a_run_is_drawn_as_it_grows_stopped_and_repeated(panel, monkeypatch):
     before, seen = threading.active_count(), []
     monkeypatch.setattr(decoding_widgets, "SHARE", 1e9)  # a picture may cost all the time it likes
-    panel.feed.observe(lambda change: seen.append(change["new"]), "value")
+    panel.stage.feed.observe(lambda change: seen.append(change["new"]), "value")
     panel.controls["pause"].value = 0.12  # longer than the least time between two pictures
 
     drawn = []
 
     async def person():
         panel.start()
-        task = panel.task
-        panel.start()  # a second press changes nothing
-        assert panel.task is task
         await steps_taken(panel, 3)
         drawn.append(len(seen))
         panel.stop()
-        await task
+        await panel.task
         assert "stopped" in panel.status.value and panel.rows[0]["text"].startswith("(stopped)")
         panel.controls["pause"].value = 0
         panel.start()
@@ -213,6 +214,34 @@ def test_a_run_is_drawn_as_it_grows_stopped_and_repeated(panel, monkeypatch):
     assert panel.done[0].trace.steps[-1].masked > 0 and panel.done[0].trace.steps[:1][0].commits == whole.steps[0].commits
     assert panel.bar.value == panel.bar.max and threading.active_count() == before
     assert panel.past.value.count("<tr>") == 3
+    fed = [json.loads(text) for text in seen]
+    assert [data["run"] for data in fed] == sorted(data["run"] for data in fed) and fed[-1]["run"] == 2
+    for run in (1, 2):  # it says that it runs, and at last that it does not
+        states = [data["traces"][0]["running"] for data in fed if data["run"] == run]
+        assert states == [True] * (len(states) - 1) + [False] and len(states) > 1
+    assert not any(data["traces"][0]["finished"] for data in fed[:-1]) and fed[-1]["traces"][0]["finished"]
+
+
+def test_decode_during_a_run_stops_it_and_begins_with_the_new_prompt(panel):
+    panel.controls["pause"].value = 0.02
+
+    async def person():
+        panel.start()
+        first = panel.task
+        await steps_taken(panel, 2)
+        panel.controls["prompt"].value = "你好"
+        panel.start()
+        assert "the new one follows" in panel.status.value
+        await first
+        assert panel.running and panel.rows[0]["text"].startswith("(stopped)")
+        panel.controls["max_new_tokens"].value = 5000
+        panel.start()  # cannot run: the run in work goes on
+        await panel.task
+
+    asyncio.run(person())
+    one, two = (run.trace for run in panel.done)
+    assert len(panel.rows) == 2 and two.prompt != one.prompt and "finished" in panel.status.value
+    assert "max_new_tokens=5000: must be from 1 to 4096" in panel.notes["max_new_tokens"].value
 
 
 def test_without_an_event_loop_it_runs_to_the_end(panel):
@@ -288,7 +317,8 @@ def test_side_by_side_and_the_table_keep_the_last(panel):
         panel.start()
     assert [row["run"] for row in panel.rows] == [10, 9, 8, 7, 6, 5, 4, 3]
     panel.show_sides()
-    assert all(f"{number}: LLaDA 2" in panel.feed.value for number in (8, 9, 10)) and "7: LLaDA" not in panel.feed.value
+    fed = panel.stage.feed.value
+    assert all(f"{number}: LLaDA 2" in fed for number in (8, 9, 10)) and "7: LLaDA" not in fed
 
 
 def test_an_unforeseen_error_is_seen(panel, monkeypatch):
@@ -302,8 +332,7 @@ def test_texts_are_letters(panel):
     panel.controls["task"].value = TASKS[1]
     panel.controls["gaps"].value = f"{HOSTILE}____"
     panel.start()
-    inside = panel.feed.value.removeprefix("<template>").removesuffix("</template>")
-    assert "onerror" in inside and "<img" not in inside and "</template" not in inside
+    assert "\\u003c" in panel.stage.feed.value and "<" not in panel.stage.feed.value
     assert "&lt;img" in panel.past.value and "<img" not in panel.past.value
     panel._complain(ValueError(HOSTILE))
     assert "<img" not in panel.notes[""].value
