@@ -49,7 +49,7 @@ class DecodingState {
     this.condition = initial.map((token) => token !== engine.mask); // what guidance hides
     this.generator = new Generator(config.seed);
     this.never = new Map(); // position → the tokens that edits forbid there
-    this.asked = []; // of each step the sequence that the model saw, up to the end of the block
+    this.asked = []; // of each step the sequence that the model saw, up to the end of the block, and what a Trace leaves out
     edits.forEach((edit) => this.check(edit));
   }
 
@@ -186,9 +186,10 @@ function* decode(state) {
     const { start, end } = decoder.plan(state.tokens.indexOf(state.engine.mask, prompt), edited), blockEnd = start + state.size;
     const positions = state.masks(start, blockEnd), seen = state.tokens.slice(0, end);
     const { rows, saved } = state.logits(seen, positions);
-    state.asked.push({ seen, never: new Map(state.never) });
     // 2. predictions at its masks, of which the policy commits some
     const predictions = rows.map((row, n) => predict(row, config, state.never.get(positions[n]) ?? [], state.generator));
+    const entropies = predictions.map(({ entropy }, n) => [positions[n], entropy]);
+    state.asked.push({ seen, never: new Map(state.never), reused: saved > 0, entropies });
     const { reasons, heldBack } = decoder.choose(positions, predictions.map(({ confidence }) => confidence));
     const commits = [], draft = [];
     let count = 0, confidence = 0, entropy = 0;

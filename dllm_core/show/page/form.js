@@ -31,7 +31,8 @@ class Form {
 
   translate() {
     for (const [name, label] of Object.entries(this.labels)) {
-      label.textContent = language ? DATA.chinese[name] : DATA.controls[name].label;
+      const { label: english } = DATA.controls[name];
+      label.textContent = language ? DATA.chinese[name] : DATA.main.includes(name) ? english.replace(/ \(.*/, "") : english;
     }
     this.note();
   }

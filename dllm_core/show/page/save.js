@@ -83,7 +83,7 @@ async function openFiles(studio, files) {
     try {
       const trace = readTrace(await file.text());
       recordOf(trace, "", false); // throws where a step lacks a field
-      sides.push({ id: 0, request: null, asked: true, running: false, reused: 0, trace });
+      sides.push({ id: 0, request: null, asked: true, running: false, reused: 0, entropies: [], trace });
     } catch (error) {
       byId("note").textContent = say("no_file", { name: file.name, error: error.message });
       return;

@@ -69,7 +69,7 @@ class Studio {
 
   side(request) {
     this.count += 1;
-    return { id: this.count, request, trace: null, running: true, reused: 0 };
+    return { id: this.count, request, trace: null, running: true, reused: 0, entropies: [] };
   }
 
   async run(sides, step = Infinity) {
@@ -107,7 +107,7 @@ class Studio {
     this.draw();
   }
 
-  heard({ id, begun, step, texts, reused, trace, top, attention: seen, error }) {
+  heard({ id, begun, step, texts, reused, entropies, trace, top, attention: seen, error }) {
     const side = this.sides.find((other) => other.id === id);
     if (!side) return;
     if (begun) side.trace = begun;
@@ -115,6 +115,7 @@ class Studio {
       side.trace.steps.push(step);
       Object.assign(side.trace.vocabulary, texts);
       side.reused += reused ? step.forwards : 0;
+      side.entropies.push(new Map(entropies));
     }
     if (trace) Object.assign(side, { trace, running: false });
     if (error) {

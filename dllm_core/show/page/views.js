@@ -100,7 +100,7 @@ class HeatMap {
     const { trace } = view.of;
     Object.assign(this, { view, trace, rows: trace.steps.length, first: trace.initial.indexOf(trace.mask_token_id) });
     this.columns = trace.initial.length - this.first;
-    this.values = measured(trace, byId("map-measure").value);
+    this.values = measured(view.of, byId("map-measure").value);
     const top = Math.max(1, ...this.values.flatMap((row) => [...row.values()]));
     const shades = Array.from({ length: LEVELS + 1 }, () => "");
     this.values.forEach((row, step) => row.forEach((value, position) => {
@@ -116,14 +116,14 @@ class HeatMap {
 }
 
 // [steps] Map of position → value: of the guesses that a step read.
-function measured(trace, measure) {
+function measured({ trace, entropies }, measure) {
   const before = new Map();
-  return trace.steps.map((step) => {
+  return trace.steps.map((step, index) => {
     const read = [...step.draft, ...step.commits.map(({ position, token, confidence }) => [position, token, confidence])];
     return new Map(read.map(([position, token, confidence]) => {
       const changed = before.has(position) && before.get(position) !== token ? 1 : 0;
       before.set(position, token);
-      return [position, { confidence, changed, entropy: step.entropies?.[position] ?? 0 }[measure]];
+      return [position, { confidence, changed, entropy: entropies[index]?.get(position) ?? 0 }[measure]];
     }));
   });
 }

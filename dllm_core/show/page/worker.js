@@ -6,7 +6,8 @@
 // { do: "encode", id, model, text } → { id, encoded: { tokens, texts, unknown (characters without a token, each once) } }
 // { do: "decode", id, model, settings, edits, and one of: text (a prompt), messages ([{ role, content }, …]), prompt (token ids),
 //   gaps (a text in which two or more underscores are a gap, one for each masked token), tokens (ids with masks, to infill) }
-//   → { id, begun: a trace without steps, unknown } → { id, step, texts } for each step, texts: { token id: text } of its tokens
+//   → { id, begun: a trace without steps, unknown } → { id, step, texts, reused, entropies } for each step, texts: { token id: text } of its tokens, reused:
+//   whether its logits were remembered, entropies: [[position, nats], …] of the positions that it read
 //   → { id, trace, stopped }: as Trace.to_json(), with vocabulary, text and edits; also after "stop", with the steps so far
 // { do: "stop", id } of a decoding; it ends after the step in work
 // { do: "top", id, step, position } of a decoding that began → { id, top: { step, position, tokens: [[token, p, text], …] } }: the
@@ -72,7 +73,8 @@ function serve(post) {
       const texts = name([...commits.map(({ token }) => token), ...alternatives, ...draft.map(([, token]) => token)]);
       trace.steps.push(step);
       Object.assign(trace.vocabulary, texts);
-      post({ id, step, texts });
+      const { reused, entropies } = run.state.asked[step.index];
+      post({ id, step, texts, reused, entropies });
       await handleMessages();
       if (run.stopped) break;
     }
