@@ -35,7 +35,7 @@ function runningText(trace, k) {
 }
 
 const CONTROL = /^<\|.*\|>$/s;
-const rawText = (trace, token) => (trace.vocabulary[token] ?? DATA.tokens[token] ?? `#${token}`).replace(CONTROL, "");
+const rawText = (trace, token) => (trace.vocabulary[token] ?? `#${token}`).replace(CONTROL, "");
 
 function recordOf(trace, label, running) {
   const final = tokensAt(trace, trace.steps.length);
@@ -59,7 +59,7 @@ function recordOf(trace, label, running) {
     mask: trace.mask_token_id,
     ends: endsOf(trace),
     initial: trace.initial,
-    vocabulary: Object.fromEntries(tokensOf(trace).map((token) => [token, visible(trace.vocabulary[token] ?? DATA.tokens[token] ?? `#${token}`)])),
+    vocabulary: Object.fromEntries(Object.entries(trace.vocabulary).map(([token, text]) => [token, visible(text)])),
     forwards,
     seconds: [0, ...trace.steps.map((step) => step.seconds)],
     tokens: answered,
@@ -81,16 +81,6 @@ function recordOf(trace, label, running) {
     })),
     edits: (trace.edits ?? []).map((edit) => [edit.step, edit.position, edit.token, edit.action, edit.why]),
   };
-}
-
-function tokensOf(trace) {
-  const tokens = new Set(trace.initial);
-  for (const { commits, draft } of trace.steps) {
-    for (const { token, alternatives } of commits) [token, ...alternatives.map(([other]) => other)].forEach((each) => tokens.add(each));
-    for (const [, token] of draft) tokens.add(token);
-  }
-  for (const { token } of trace.edits ?? []) if (token !== null) tokens.add(token);
-  return [...tokens];
 }
 
 // The guesses that differ from those seen before, as columns [differences of positions, tokens, thousandths].
