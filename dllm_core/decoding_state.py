@@ -12,8 +12,8 @@ from dllm_core.compute.cuda_graphs import cache_length
 from dllm_core.compute.kv_cache import KVCache
 from dllm_core.config import DecodeConfig
 from dllm_core.policies import Commits
-from dllm_core.sampling import Prediction, guide
-from dllm_core.trace import REASONS, Commit, DecodeStep, end_token_ids
+from dllm_core.sampling import LOWEST, Prediction, guide
+from dllm_core.trace import REASONS, Commit, DecodeStep, Edit, end_token_ids
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class DecodingState:
         self.length = torch.tensor([len(sequence) for sequence in sequences], device=device)
         self.asked = torch.arange(longest, device=device) < self.length[:, None]
         self.condition = self.asked & (self.tokens != self.mask_token_id)
+        self.total = (self.tokens == self.mask_token_id).sum(dim=1)  # [B], masks at the start
         self.row = torch.arange(batch, device=device)  # [B], each row's number at the start
         # 2. an empty cache: positions below `cached` [B] are final, their keys and values stored; LLaDA 1 has none, since
         # every position may change with every other
@@ -84,6 +85,10 @@ class DecodingState:
             copies = 2 if config.cfg_scale else 1
             slots = cache_length(longest, most, device)
             self.cache = KVCache.empty(model.config, batch * copies, slots, device, model.lm_head.weight.dtype)
+        # 3. of a decoding with edits: tokens that are never predicted, as (position, token); where the block of the last
+        # step begins, and how many steps it has had in a row
+        self.forbidden: list[tuple[int, int]] = []
+        self.block, self.refined = -1, 0
 
     def window(self, start: Tensor, end: Tensor, block: int) -> Window:
         """Positions [start, end) of each row, block-causal on the grid of `block`. start, end: [B] int64."""
@@ -114,11 +119,19 @@ class DecodingState:
         # 3. hidden states there, and their logits
         hidden = self.model(tokens, window.position, window.mask, self.cache, window.slots, read=(rows, elements))
         logits = self.model.logits(hidden)
-        return guide(*logits.float().chunk(2), self.config.cfg_scale) if self.config.cfg_scale else logits
+        logits = guide(*logits.float().chunk(2), self.config.cfg_scale) if self.config.cfg_scale else logits
+        for forbidden, token in self.forbidden:
+            logits[position[masked] == forbidden, token] = LOWEST
+        return logits
 
     def answer_masks(self) -> Tensor:
         """[B, T] bool: positions of the answer still to be decoded."""
         return self.asked & (self.tokens == self.mask_token_id)
+
+    def first_block(self, origin: Tensor, size: int) -> Tensor:
+        """[B], where the block of each row's first mask begins, on the grid of `size` through `origin` [B]."""
+        first = self.answer_masks().int().argmax(dim=1)
+        return first - (first - origin) % size
 
     def ended(self) -> Tensor:
         """[B] bool: a token that ends an answer stands in the answer with no mask before it."""
@@ -126,9 +139,24 @@ class DecodingState:
         end = (self.tokens[..., None] == self.ends).any(dim=-1) & (columns >= self.prompt[:, None])
         return (end & (self.answer_masks().int().cumsum(dim=1) == 0)).any(dim=1)
 
+    def unfinished(self) -> Tensor:
+        """[B] bool: masks are left, and the answer has not ended before them."""
+        masks_left = self.answer_masks().any(dim=1)
+        return masks_left & ~self.ended() if self.config.eos_early_stop else masks_left
+
+    def edit(self, edit: Edit) -> None:
+        """Apply a person's edit to the only row. Keys and values stay valid before the block of what it changed."""
+        if edit.action == "forbid":
+            self.forbidden.append((edit.position, edit.token))
+        size = block_length(self.config) if self.config.style == "llada2" else 1
+        tokens = dict(enumerate(self.tokens[0].tolist()))
+        for position, token in edit.changes(tokens, self.mask_token_id, self.config.style).items():
+            self.tokens[0, position] = token
+            self.cached = self.cached.clamp(max=position - (position + self.offset) % size)
+
     def keep(self, rows: Tensor) -> None:
         """Drop finished rows (bool [B], True stays), so that the others run in a smaller batch."""
-        for name in ("tokens", "asked", "condition", "prompt", "offset", "length", "cached", "row"):
+        for name in ("tokens", "asked", "condition", "prompt", "offset", "length", "total", "cached", "row"):
             setattr(self, name, getattr(self, name)[rows])
         if self.cache is not None:
             self.cache = self.cache.keep(rows.repeat(2) if self.config.cfg_scale else rows)

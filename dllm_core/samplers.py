@@ -6,7 +6,7 @@ tokens are sampled, all rows share one generator.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Protocol
@@ -19,7 +19,7 @@ from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.decoding_state import DecodingState, block_length
 from dllm_core.model import Transformer
 from dllm_core.sampling import predict_tokens
-from dllm_core.trace import REASONS, DecodeStep, Trace, with_text
+from dllm_core.trace import REASONS, DecodeStep, Edit, Trace, checked_edits, with_text
 
 
 class Decodable(Protocol):
@@ -30,46 +30,82 @@ class Decodable(Protocol):
     info: CheckpointInfo  # its `label_shift` says where predictions are read
 
 
-def generate(checkpoint: Decodable, prompts: list[list[int]], config: DecodeConfig) -> list[Trace]:
+def generate(
+    checkpoint: Decodable, prompts: list[list[int]], config: DecodeConfig, edits: Sequence[Edit] = ()
+) -> list[Trace]:
     """Run `decode` to the end: one `Trace` per prompt, with its texts."""
-    traces = [new_trace(checkpoint, prompt, config) for prompt in prompts]
-    for step in decode(checkpoint, prompts, config):
+    traces = [new_trace(checkpoint, prompt, config, edits) for prompt in prompts]
+    for step in decode(checkpoint, prompts, config, edits):
         traces[step.row].steps.append(step)
     return [with_text(trace, checkpoint.tokenizer) for trace in traces]
 
 
-def infill(checkpoint: Decodable, tokens: list[int], config: DecodeConfig) -> Trace:
+def infill(checkpoint: Decodable, tokens: list[int], config: DecodeConfig, edits: Sequence[Edit] = ()) -> Trace:
     """Run `decode_gaps` to the end: the `Trace` with its text."""
-    trace = new_gap_trace(checkpoint, tokens, config)
-    trace.steps.extend(decode_gaps(checkpoint, tokens, config))
+    trace = new_gap_trace(checkpoint, tokens, config, edits)
+    trace.steps.extend(decode_gaps(checkpoint, tokens, config, edits))
     return with_text(trace, checkpoint.tokenizer)
 
 
-def decode(checkpoint: Decodable, prompts: list[list[int]], config: DecodeConfig) -> Iterator[DecodeStep]:
+def decode(
+    checkpoint: Decodable, prompts: list[list[int]], config: DecodeConfig, edits: Sequence[Edit] = ()
+) -> Iterator[DecodeStep]:
     """Decode continuations of `prompts` (token ids; lengths may differ). Yields a step per row and model call.
 
-    Raises ValueError for an empty prompt, or a prompt and answer longer than the model's positions.
+    edits: made by hand, of a single prompt. A branch is decoded again from its start, so its record alone repeats it.
+    Raises ValueError for an empty prompt, a prompt and answer longer than the model's positions, an edit that the
+    sequence cannot have or of a step that is never reached.
     """
     mask_token_id = checkpoint.tokenizer.mask_token_id
     sequences = [initial_tokens(prompt, config, mask_token_id) for prompt in prompts]
     if sequences:
-        yield from _steps(checkpoint, sequences, [len(prompt) for prompt in prompts], config)
+        yield from _steps(checkpoint, sequences, [len(prompt) for prompt in prompts], config, edits)
 
 
-def decode_gaps(checkpoint: Decodable, tokens: list[int], config: DecodeConfig) -> Iterator[DecodeStep]:
+def decode_gaps(
+    checkpoint: Decodable, tokens: list[int], config: DecodeConfig, edits: Sequence[Edit] = ()
+) -> Iterator[DecodeStep]:
     """Fill the masks in `tokens` [L], wherever they stand, with full attention: LLaDA 1's sampler, for bidirectional
-    checkpoints. Yields a step per model call; raises `gap_config`'s ValueError."""
-    yield from _steps(checkpoint, [list(tokens)], [0], gap_config(tokens, config, checkpoint.tokenizer.mask_token_id))
+    checkpoints. Yields a step per model call; raises `gap_config`'s ValueError, and that of `decode` for edits."""
+    config = gap_config(tokens, config, checkpoint.tokenizer.mask_token_id)
+    yield from _steps(checkpoint, [list(tokens)], [0], config, edits)
 
 
 @torch.inference_mode()
-def _steps(checkpoint, sequences: list[list[int]], prompt_lengths: list[int], config) -> Iterator[DecodeStep]:
+def _steps(checkpoint, sequences: list[list[int]], prompt_lengths: list[int], config, edits) -> Iterator[DecodeStep]:
     """The steps of the style's decoder, run by the form of the model that is fastest on its device."""
     began = time.perf_counter()
+    if edits and len(sequences) > 1:
+        raise ValueError(f"edits: are of one sequence, not of a batch of {len(sequences)}; decode it alone")
     decoder = {"ar": decode_ar, "llada1": decode_llada1, "llada2": decode_llada2}[config.style]
     fastest = for_inference if isinstance(checkpoint.model, Transformer) else nullcontext
     with fastest(checkpoint.model) as model:
-        yield from decoder(DecodingState(model, checkpoint, sequences, prompt_lengths, config, began))
+        state = DecodingState(model, checkpoint, sequences, prompt_lengths, config, began)
+        if edits:
+            edits = _checked(edits, checkpoint, sequences[0])
+        yield from _edited_steps(decoder, state, edits) if edits else decoder(state)
+
+
+def _checked(edits: Sequence[Edit], checkpoint: Decodable, initial: list[int]) -> list[Edit]:
+    return checked_edits(edits, initial, checkpoint.tokenizer.mask_token_id, checkpoint.model.config.vocab_size)
+
+
+def _edited_steps(decoder, state: DecodingState, edits: list[Edit]) -> Iterator[DecodeStep]:
+    """The steps of one sequence. Where a person has edited it, the decoder is begun again: it goes on in the block of the
+    first mask, as if this block had had the steps before in a row, or none if they were of another block."""
+    steps, done = decoder(state), 0
+    while True:
+        if now := [edit for edit in edits if edit.step == done]:
+            for edit in now:
+                state.edit(edit)
+            steps = decoder(state) if state.unfinished().all() else iter(())
+        if (step := next(steps, None)) is None:
+            break
+        state.refined = state.refined + 1 if step.block[0] == state.block else 1
+        state.block, done = step.block[0], done + 1
+        yield step
+    if edits[-1].step > done:
+        raise ValueError(f"{edits[-1]}: this step is never reached; the decoding has {done}")
 
 
 def initial_tokens(prompt: list[int], config: DecodeConfig, mask_token_id: int) -> list[int]:
@@ -94,16 +130,16 @@ def gap_config(tokens: list[int], config: DecodeConfig, mask_token_id: int) -> D
     return replace(config, style="llada1", max_new_tokens=gaps, block_length=None, steps=steps, eos_early_stop=False)
 
 
-def new_trace(checkpoint: Decodable, prompt: list[int], config: DecodeConfig) -> Trace:
+def new_trace(checkpoint: Decodable, prompt: list[int], config: DecodeConfig, edits: Sequence[Edit] = ()) -> Trace:
     """The record of a decoding that has had no step yet."""
     initial = initial_tokens(prompt, config, checkpoint.tokenizer.mask_token_id)
-    return Trace.begin(checkpoint.tokenizer, prompt, initial, config)
+    return Trace.begin(checkpoint.tokenizer, prompt, initial, config, _checked(edits, checkpoint, initial))
 
 
-def new_gap_trace(checkpoint: Decodable, tokens: list[int], config: DecodeConfig) -> Trace:
+def new_gap_trace(checkpoint: Decodable, tokens: list[int], config: DecodeConfig, edits: Sequence[Edit] = ()) -> Trace:
     """The record of gaps of which none is filled yet."""
     config = gap_config(tokens, config, checkpoint.tokenizer.mask_token_id)
-    return Trace.begin(checkpoint.tokenizer, [], tokens, config)
+    return Trace.begin(checkpoint.tokenizer, [], tokens, config, _checked(edits, checkpoint, tokens))
 
 
 def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
@@ -111,7 +147,8 @@ def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
 
     Yields a step per row and forward. Logits [B, V], read at the last known token; all before it is cached.
     """
-    config, position = state.config, state.prompt.clone()
+    config, position = state.config, state.first_block(state.prompt, 1)
+    state.cached = torch.minimum(state.cached, position - 1)  # the last known token runs again: the next is read there
     while len(state.row):
         # 1. one forward over what is not cached, up to the last known token
         next_token = torch.ones_like(position, dtype=torch.bool)[:, None]
@@ -122,7 +159,7 @@ def decode_ar(state: DecodingState) -> Iterator[DecodeStep]:
         state.tokens.scatter_(1, position[:, None], prediction.token)
         reason = torch.full_like(prediction.token, REASONS.index("ar"))
         commits = policies.Commits(next_token, reason, torch.zeros_like(position))
-        yield from state.record(position, prediction, next_token, commits, remaining=state.length - position - 1)
+        yield from state.record(position, prediction, next_token, commits, state.length - position - 1)
         # 3. rows that ended leave
         position = position + 1
         unfinished = position < state.length
@@ -145,7 +182,8 @@ def decode_llada1(state: DecodingState) -> Iterator[DecodeStep]:
     blocks_in_all = config.max_new_tokens // min(size, config.max_new_tokens)
     steps_per_block = (config.steps or config.max_new_tokens) // blocks_in_all
     columns = torch.arange(size, device=state.tokens.device)
-    start, refined, quota, window = state.prompt.clone(), 0, None, None
+    start, window = state.first_block(state.prompt, size), None
+    refined = torch.where(start == state.block, state.refined, 0)
     while len(state.row):
         # 1. one forward over every position (uncached: each may change with every other)
         if window is None:
@@ -156,26 +194,22 @@ def decode_llada1(state: DecodingState) -> Iterator[DecodeStep]:
         logits = state.forward(window, position, masked)
         # 2. predictions at the block's masks, ranked by confidence or at random
         prediction = predict_tokens(logits, config, state.mask_token_id, state.generator).scatter(masked)
-        if refined == 0:
-            shares = [policies.tokens_per_step(n, steps_per_block) for n in masked.sum(dim=1).tolist()]
-            quota = torch.tensor(shares, device=position.device)
         rank_by = prediction.confidence
         if config.remasking == "random":
             rank_by = torch.rand(rank_by.shape, generator=state.generator).to(rank_by)
-        # 3. commit the step's share, mask the rest again
-        commits = policies.commit_top_k(rank_by, masked, quota[:, refined])
+        # 3. commit the step's share, an even one of the block's remaining steps; mask the rest again
+        count, steps_left = masked.sum(dim=1), (steps_per_block - refined).clamp(min=1)
+        share = -(-count // steps_left)  # rounded up, so that the remainder falls on the earliest steps
+        commits = policies.commit_top_k(rank_by, masked, share)
         state.tokens.scatter_(1, position, torch.where(commits.commit, prediction.token, tokens))
-        remaining = state.answer_masks().sum(dim=1)
-        yield from state.record(start, prediction, masked, commits, remaining)
-        # 4. the next block after this one's steps; rows that ended leave
-        refined += 1
-        if refined == steps_per_block:
-            start, refined = start + size, 0
-        unfinished = (start < state.length) & (remaining > 0)
-        if config.eos_early_stop:
-            unfinished &= ~state.ended()
+        yield from state.record(start, prediction, masked, commits, state.answer_masks().sum(dim=1))
+        # 4. the next block where this one is full; rows whose answer is complete or ended leave
+        full, refined = share == count, refined + 1
+        if full.any():
+            start, refined = state.first_block(state.prompt, size), torch.where(full, 0, refined)
+        unfinished = state.unfinished()
         if not unfinished.all():
-            start, quota, window = start[unfinished], quota[unfinished], None
+            start, refined, window = start[unfinished], refined[unfinished], None
             state.keep(unfinished)
 
 
@@ -190,9 +224,8 @@ def decode_llada2(state: DecodingState) -> Iterator[DecodeStep]:
     columns = torch.arange(size, device=state.tokens.device)
     quota = torch.tensor(policies.tokens_per_step(size, config.steps or size) + [0], device=columns.device)
     quota = quota.clamp(min=config.minimal_topk)
-    start = state.prompt - (state.prompt + state.offset) % size
-    total = remaining = (state.tokens == state.mask_token_id).sum(dim=1)
-    refined = torch.zeros_like(start)
+    start = state.first_block(-state.offset, size)
+    refined = torch.where(start == state.block, state.refined, 0)
     window = None  # None in a block's first forward, and when rows have left
     while len(state.row):
         # 1. one forward over what is not cached and the current block
@@ -209,24 +242,19 @@ def decode_llada2(state: DecodingState) -> Iterator[DecodeStep]:
         # 2. predictions and their confidence at the block's masks
         prediction = predict_tokens(logits, config, state.mask_token_id, state.generator).scatter(masked)
         # 3. commit what is above the threshold, at least the schedule's share, at most the budget
-        count = masked.sum(dim=1)
+        count, remaining = masked.sum(dim=1), (state.tokens == state.mask_token_id).sum(dim=1)
         least = torch.minimum(quota[refined.clamp(max=len(quota) - 1)], count)
         ratios = config.cap_start_ratio, config.cap_end_ratio
-        most = policies.commit_budget(remaining, total, *ratios, config.max_decode_per_step)
+        most = policies.commit_budget(remaining, state.total, *ratios, config.max_decode_per_step)
         commits = policies.commit_above_threshold(prediction.confidence, masked, config.threshold, least, most)
         state.tokens.scatter_(1, position, torch.where(commits.commit, prediction.token, tokens))
-        committed = commits.commit.sum(dim=1)
-        remaining = remaining - committed
-        left, asked = state.answer_masks().sum(dim=1), position < state.length[:, None]
-        yield from state.record(start, prediction, masked & asked, commits, left)
+        asked = position < state.length[:, None]
+        yield from state.record(start, prediction, masked & asked, commits, state.answer_masks().sum(dim=1))
         # 4. the next block where this one is full; rows whose answer is complete or ended leave
-        full, refined = committed == count, refined + 1
+        full, refined = commits.commit.sum(dim=1) == count, refined + 1
         if full.any():
-            start, refined, window = torch.where(full, start + size, start), torch.where(full, 0, refined), None
-        unfinished = left > 0
-        if config.eos_early_stop:
-            unfinished &= ~state.ended()
+            start, refined, window = state.first_block(-state.offset, size), torch.where(full, 0, refined), None
+        unfinished = state.unfinished()
         if not unfinished.all():
             start, refined, window = start[unfinished], refined[unfinished], None
-            total, remaining = total[unfinished], remaining[unfinished]
             state.keep(unfinished)

@@ -1,6 +1,8 @@
 """The record of one decoding, step by step, that players, tables, benchmarks and files are all made from."""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 
 from dllm_core.common.files import json_text, read_json, write_whole
@@ -9,6 +11,7 @@ from dllm_core.common.text import safe
 from dllm_core.config import DecodeConfig
 
 REASONS = ("schedule", "threshold", "fallback", "budget", "ar", "edit")
+ACTIONS = ("take", "write", "mask", "forbid")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,62 @@ class DecodeStep:
     held_back: int = 0
 
 
+@dataclass(frozen=True)
+class Edit:
+    """A change that a person made by hand; decoding goes on from there.
+
+    step: made after that many steps, before the next one; position: from 0. action: "take" (`token` is one that the
+    model ranked) or "write" (it is the person's own) puts `token` there; "mask" masks the position again; "forbid": from
+    then on `token` is never predicted there, and where it stands the position is masked again. In AR whatever stands
+    behind a changed position is masked again. why: the person's reason.
+    """
+
+    step: int
+    position: int
+    action: str
+    token: int | None = None
+    why: str = ""
+
+    def changes(self, tokens: Mapping[int, int], mask_token_id: int, style: str) -> dict[int, int]:
+        """Position → new token of what it changes in `tokens` (position → token). Raises ValueError for a token behind
+        masks in AR."""
+        if self.action == "forbid" and tokens[self.position] != self.token:
+            return {}
+        new = self.token if self.action in ("take", "write") else mask_token_id
+        if new == tokens[self.position]:
+            return {}
+        if style == "ar" and mask_token_id in (tokens[i] for i in range(self.position)):
+            raise ValueError(f"{self}: AR writes from left to right, and a position before this one is masked")
+        behind = range(self.position + 1, len(tokens)) if style == "ar" else ()
+        return {self.position: new} | {i: mask_token_id for i in behind if tokens[i] != mask_token_id}
+
+    def __str__(self) -> str:
+        token = "" if self.token is None else f" {self.token}"
+        return f"edits: {self.action}{token} at step {self.step}, position {self.position}"
+
+
+def checked_edits(edits: Iterable[Edit], initial: Sequence[int], mask_token_id: int, vocab_size: int) -> list[Edit]:
+    """The edits in order of step. Raises ValueError for one that the sequence, `initial` before its first step, cannot
+    have."""
+    for edit in edits:
+        puts, wrong = edit.action in ("take", "write"), ""
+        if edit.action not in ACTIONS:
+            wrong = f"action must be one of {', '.join(ACTIONS)}"
+        elif not 0 <= edit.position < len(initial):
+            wrong = f"position must be within the sequence of {len(initial)}"
+        elif initial[edit.position] != mask_token_id:
+            wrong = "this position is of the prompt or was given, and cannot be changed"
+        elif (edit.token is None) != (edit.action == "mask"):
+            wrong = "take, write and forbid need a token, mask has none"
+        elif edit.token is not None and not 0 <= edit.token < vocab_size:
+            wrong = f"token must be within the vocabulary of {vocab_size}"
+        elif puts and edit.token == mask_token_id:
+            wrong = "the token is the mask; use the action mask"
+        if wrong:
+            raise ValueError(f"{edit}: {wrong}")
+    return sorted(edits, key=lambda edit: edit.step)
+
+
 def end_token_ids(tokenizer) -> list[int]:
     """The ids that end an answer, eos first. A tokenizer from `data.tokenizer` adds those with which its chat template
     and its folder end one."""
@@ -66,7 +125,7 @@ class Trace:
     style: "ar", "llada1" or "llada2". prompt: token ids, none for infilling. initial: the sequence before the first
     step, with masks after the prompt, or anywhere for infilling. settings: of the `DecodeConfig`. vocabulary: the text
     of each token id that occurs. text: the answer, or the filled text. other_ends: the token ids beside eos that end an
-    answer.
+    answer. edits: made by hand, in order of step.
     """
 
     style: str
@@ -79,20 +138,37 @@ class Trace:
     vocabulary: dict[int, str] = field(default_factory=dict)
     text: str = ""
     other_ends: list[int] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, tokenizer, prompt: list[int], initial: list[int], config: DecodeConfig) -> "Trace":
+    def begin(
+        cls, tokenizer, prompt: list[int], initial: list[int], config: DecodeConfig, edits: list[Edit]
+    ) -> "Trace":
         """The record of a decoding before its first step."""
         eos, *others = end_token_ids(tokenizer)
         special = {"mask_token_id": tokenizer.mask_token_id, "eos_token_id": eos, "other_ends": others}
-        return cls(config.style, list(prompt), list(initial), **special, settings=config.to_dict())
+        return cls(config.style, list(prompt), list(initial), **special, settings=config.to_dict(), edits=edits)
+
+    def changes(self) -> Iterator[dict[int, int]]:
+        """Position → new token of what each step and the edits behind it changed, [steps + 1]; the first: edits of the
+        start."""
+        tokens = dict(enumerate(self.initial))
+        for k, commits in enumerate([(), *(step.commits for step in self.steps)]):
+            changed = {commit.position: commit.token for commit in commits}
+            tokens |= changed
+            for edit in self.edits:
+                if edit.step == k:
+                    by_hand = edit.changes(tokens, self.mask_token_id, self.style)
+                    tokens |= by_hand
+                    changed |= by_hand
+            yield changed
 
     def tokens_at(self, k: int) -> list[int]:
-        """The sequence after the first `k` steps (0: the start)."""
+        """The sequence after the first `k` steps (0: the start) and the edits made there."""
         tokens = list(self.initial)
-        for step in self.steps[:k]:
-            for commit in step.commits:
-                tokens[commit.position] = commit.token
+        for changed in islice(self.changes(), k + 1):
+            for position, token in changed.items():
+                tokens[position] = token
         return tokens
 
     @property
@@ -132,9 +208,11 @@ class Trace:
         final = self.final
         end = next((i for i in answer if final[i] in self.ends), len(final))
         positions: set[int] = set()
-        counts = [0]
-        for step in self.steps:
-            positions.update(commit.position for commit in step.commits if commit.position <= end)
+        counts = []
+        for changed in self.changes():
+            masked = {position for position, token in changed.items() if token == self.mask_token_id}
+            positions |= {position for position in changed if position <= end}
+            positions -= masked
             counts.append(len(positions))
         return counts
 
@@ -165,6 +243,7 @@ class Trace:
         record = dict(record)
         record["vocabulary"] = {int(token): text for token, text in record["vocabulary"].items()}
         record["steps"] = [_step(step) for step in record["steps"]]
+        record["edits"] = [Edit(**edit) for edit in record.get("edits", [])]
         return cls(**record)
 
     def save(self, path: str | Path) -> Path:
@@ -177,11 +256,15 @@ class Trace:
         try:
             trace = cls.from_json(read_json(path))
             commits = [commit for step in trace.steps for commit in step.commits]
-            for part in (trace, *trace.steps, *commits):
+            for part in (trace, *trace.steps, *commits, *trace.edits):
                 types = {field.name: field.type for field in fields(part)}
                 check_fields(vars(part), types, type(part).__name__, ValueError)
             if {commit.position for commit in commits} - set(range(len(trace.initial))):
                 raise ValueError("a commit lies outside the sequence")
+            checked_edits(trace.edits, trace.initial, trace.mask_token_id, vocab_size=2**31)
+            if any(edit.step not in range(len(trace.steps) + 1) for edit in trace.edits):
+                raise ValueError("an edit is of a step that there is not")
+            trace.final  # raises for an edit that AR cannot have
             return trace
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not a decoding trace ({error}); write one with Trace.save") from error
@@ -199,7 +282,7 @@ def _step(record: dict) -> DecodeStep:
 
 def with_text(trace: Trace, tokenizer) -> Trace:
     """The same trace with its `text` and its `vocabulary` filled in."""
-    token_ids = set(trace.initial)
+    token_ids = {*trace.initial, *(edit.token for edit in trace.edits if edit.token is not None)}
     for step in trace.steps:
         for commit in step.commits:
             token_ids.update((commit.token, *(token for token, _ in commit.alternatives)))
