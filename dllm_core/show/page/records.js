@@ -1,21 +1,31 @@
 // A Trace (the form of Python's Trace.to_json) as the record that the player draws; `record` in player/page.py in JavaScript.
 
-// The sequence after k steps: the start, the commits of the first k steps, and the edits up to step k, in time order.
-function tokensAt(trace, k) {
+// [steps + 1] Map of position → token: what each step, and the edits behind it, changed; the first: edits of the start.
+function changesOf(trace) {
   const tokens = [...trace.initial];
-  for (let step = 0; step <= k; step += 1) {
-    for (const edit of trace.edits ?? []) if (edit.step === step) applyEdit(trace, tokens, edit);
-    if (step < k) for (const { position, token } of trace.steps[step].commits) tokens[position] = token;
-  }
-  return tokens;
+  return [[], ...trace.steps.map((step) => step.commits)].map((commits, k) => {
+    const changed = new Map(commits.map(({ position, token }) => [position, token]));
+    changed.forEach((token, position) => { tokens[position] = token; });
+    for (const edit of trace.edits ?? []) {
+      if (edit.step !== k) continue;
+      for (const [position, token] of byHand(trace, tokens, edit)) changed.set(position, (tokens[position] = token));
+    }
+    return changed;
+  });
 }
 
-function applyEdit(trace, tokens, { position, action, token }) {
-  const mask = trace.mask_token_id;
-  if (action === "take" || action === "write") tokens[position] = token;
-  else if (action === "mask" || tokens[position] === token) tokens[position] = mask;
-  else return;
-  if (trace.style === "ar") tokens.fill(mask, position + 1);
+// [[position, token], …] that an edit changes; in AR all behind it is masked again.
+function byHand({ style, mask_token_id: mask }, tokens, { position, action, token }) {
+  const put = action === "take" || action === "write" ? token : mask;
+  if (put === tokens[position] || (action === "forbid" && tokens[position] !== token)) return [];
+  const behind = style === "ar" ? [...tokens.keys()].filter((at) => at > position && tokens[at] !== mask) : [];
+  return [[position, put], ...behind.map((at) => [at, mask])];
+}
+
+function tokensAt(trace, k) {
+  const tokens = [...trace.initial];
+  for (const changed of changesOf(trace).slice(0, k + 1)) changed.forEach((token, position) => { tokens[position] = token; });
+  return tokens;
 }
 
 const endsOf = (trace) => [trace.eos_token_id, ...(trace.other_ends ?? [])];
@@ -63,10 +73,13 @@ function recordOf(trace, label, running) {
     forwards,
     seconds: [0, ...trace.steps.map((step) => step.seconds)],
     tokens: answered,
-    written: [0, ...trace.steps.map((step) => {
-      for (const { position } of step.commits) if (position <= end) written.add(position);
+    written: changesOf(trace).map((changed) => {
+      for (const [position, token] of changed) {
+        if (token === trace.mask_token_id) written.delete(position);
+        else if (position <= end) written.add(position);
+      }
       return written.size;
-    })],
+    }),
     finished: !running && Boolean(last) && (!last.masked || (end < final.length && !open)),
     rate: plain(answered / Math.max(forwards.at(-1), 1)),
     settings: Object.fromEntries(Object.entries(trace.settings).filter(([, value]) => value !== null)),
