@@ -101,6 +101,8 @@ def checked_edits(edits: Iterable[Edit], initial: Sequence[int], mask_token_id: 
             wrong = f"position must be within the sequence of {len(initial)}"
         elif initial[edit.position] != mask_token_id:
             wrong = "this position is of the prompt or was given, and cannot be changed"
+        elif edit.step < 0:
+            wrong = "step must be 0 or more"
         elif (edit.token is None) != (edit.action == "mask"):
             wrong = "take, write and forbid need a token, mask has none"
         elif edit.token is not None and not 0 <= edit.token < vocab_size:
@@ -149,25 +151,25 @@ class Trace:
         special = {"mask_token_id": tokenizer.mask_token_id, "eos_token_id": eos, "other_ends": others}
         return cls(config.style, list(prompt), list(initial), **special, settings=config.to_dict(), edits=edits)
 
-    def changes(self) -> Iterator[dict[int, int]]:
-        """Position → new token of what each step and the edits behind it changed, [steps + 1]; the first: edits of the
-        start."""
+    def changes(self) -> Iterator[dict[int, tuple[int, Commit | Edit]]]:
+        """Position → its new token and what put it there, of the start's edits, then of each step and the edits behind
+        it, [steps + 1]."""
         tokens = dict(enumerate(self.initial))
         for k, commits in enumerate([(), *(step.commits for step in self.steps)]):
-            changed = {commit.position: commit.token for commit in commits}
-            tokens |= changed
+            changed = {commit.position: (commit.token, commit) for commit in commits}
+            tokens |= {commit.position: commit.token for commit in commits}
             for edit in self.edits:
                 if edit.step == k:
                     by_hand = edit.changes(tokens, self.mask_token_id, self.style)
                     tokens |= by_hand
-                    changed |= by_hand
+                    changed |= {position: (token, edit) for position, token in by_hand.items()}
             yield changed
 
     def tokens_at(self, k: int) -> list[int]:
         """The sequence after the first `k` steps (0: the start) and the edits made there."""
         tokens = list(self.initial)
         for changed in islice(self.changes(), k + 1):
-            for position, token in changed.items():
+            for position, (token, _) in changed.items():
                 tokens[position] = token
         return tokens
 
@@ -210,7 +212,7 @@ class Trace:
         positions: set[int] = set()
         counts = []
         for changed in self.changes():
-            masked = {position for position, token in changed.items() if token == self.mask_token_id}
+            masked = {position for position, (token, _) in changed.items() if token == self.mask_token_id}
             positions |= {position for position in changed if position <= end}
             positions -= masked
             counts.append(len(positions))
@@ -264,7 +266,7 @@ class Trace:
             checked_edits(trace.edits, trace.initial, trace.mask_token_id, vocab_size=2**31)
             if any(edit.step not in range(len(trace.steps) + 1) for edit in trace.edits):
                 raise ValueError("an edit is of a step that there is not")
-            trace.final  # raises for an edit that AR cannot have
+            trace.tokens_at(len(trace.steps))  # raises for an edit that AR cannot have
             return trace
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not a decoding trace ({error}); write one with Trace.save") from error

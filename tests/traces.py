@@ -1,8 +1,9 @@
 """Hand-made decodings in the three styles, editing and hostile texts included, that the drawing tests share."""
 
 import random
+from dataclasses import replace
 
-from dllm_core.trace import Commit, DecodeStep, Trace
+from dllm_core.trace import Commit, DecodeStep, Edit, Trace
 
 MASK, EOS = 9, 2
 HOSTILE = '<img src=x onerror="window.hit=1">'
@@ -48,6 +49,17 @@ def infilled():
     ]
     settings = {"remasking": "random"}
     return Trace("llada1", [], [3, MASK, 4, MASK, 3], MASK, EOS, steps, settings, WORDS)
+
+
+def branched():
+    """llada2() changed by hand behind its second step: one token taken, one masked again, one forbidden."""
+    steps = [
+        *llada2().steps[:2],
+        step(2, [(4, 8, 0.6), (6, 4, 0.95)], 1, (4, 8), [(7, EOS, 0.8)]),
+        step(3, [(7, EOS, 0.99)], 0, (4, 8)),
+    ]
+    edits = [Edit(2, 5, "take", 6, HOSTILE), Edit(2, 4, "mask"), Edit(2, 4, "forbid", 3), Edit(4, 7, "write", 3)]
+    return replace(llada2(), steps=steps, edits=edits)
 
 
 ALL = (ar, llada1, llada2)

@@ -1,8 +1,8 @@
 """Pictures of a decoding for slides and the README: an animated GIF with a frame per step, or chosen steps as a strip.
 
 Drawn with Pillow from the `Trace` alone, on a light background that dark pages can show too. The outline tells the state
-without color: dashed = masked, thick = filled in this step, thin = filled before, double = edited, none = prompt. A line
-below the tokens marks the current block.
+without color: dashed = masked, thick = filled in this step, thin = filled before, double = edited, thick sides = by hand, none
+= prompt. A line below the tokens marks the current block.
 """
 
 import io
@@ -17,7 +17,7 @@ from dllm_core.show.trace_view import cells, chosen_steps, drawn_length, spread_
 from dllm_core.trace import Trace
 
 INK, PAPER, QUIET, GUESS = (26, 26, 26), (255, 255, 255), (100, 100, 100), (125, 125, 125)
-BLUE, ORANGE, PURPLE = (0, 114, 178), (213, 94, 0), (160, 44, 142)
+BLUE, ORANGE, PURPLE, GREEN = (0, 114, 178), (213, 94, 0), (160, 44, 142), (0, 122, 89)
 WIDTH = 760  # pixels
 MOST_CELLS = 32_000  # tokens in all frames of a GIF: 80 frames of 400
 DOT = " · "  # between the parts of the legend
@@ -27,6 +27,7 @@ LEGEND = (
     "thin: filled before, darker = more confident",
     "line below: current block",
 )
+BY_HAND = ("thick sides: by hand",)  # in a decoding that a person edited
 
 
 class _Font:
@@ -111,6 +112,11 @@ class _Strip:
     def _outline(self, draw, box, cell) -> None:
         """The box of a filled position."""
         new, thin = cell.state == "now", max(1, self.unit // 16)
+        if cell.edit:
+            draw.rectangle(box, fill=PAPER, outline=GREEN, width=thin)
+            for x in (box[0], box[2] - self.unit // 4):
+                draw.rectangle((x, box[1], x + self.unit // 4, box[3]), fill=GREEN)
+            return
         line = max(2, self.unit // 7) if new else thin
         ground = _tint(ORANGE, 0.14) if new else _tint(BLUE, 0.06 + 0.40 * cell.commit.confidence**2)
         color = PURPLE if cell.edited else ORANGE if new else BLUE
@@ -128,11 +134,11 @@ class _Strip:
         """The meaning of the outlines, wrapped at the width."""
         from PIL import Image, ImageDraw
 
-        between = self.small.measure(DOT)
-        widths = [self.small.measure(part) + between for part in LEGEND]
+        between, legend = self.small.measure(DOT), LEGEND + BY_HAND[: bool(self.trace.edits)]
+        widths = [self.small.measure(part) + between for part in legend]
         places = flow(widths, self.width - 2 * self.unit + between)
         image = Image.new("RGB", (self.width, round(self.unit * (1.1 * (places[-1][1] + 1) + 0.5))), PAPER)
-        for line, parts in groupby(zip(places, LEGEND, strict=True), key=lambda placed: placed[0][1]):
+        for line, parts in groupby(zip(places, legend, strict=True), key=lambda placed: placed[0][1]):
             words = DOT.join(part for _, part in parts)
             base = round(self.unit * (1.1 * line + 0.8))
             self.small.write(ImageDraw.Draw(image), self.unit, base, words, QUIET)

@@ -2,7 +2,8 @@
 
     dllm play outputs/trace.json --play
 
-It is readable without color: masks are shaded boxes (followed by the guess), and ‹ › enclose what a step filled.
+It is readable without color: masks are shaded boxes (followed by the guess), ‹ › enclose what a step filled, and « » what
+a person put there.
 """
 
 import argparse
@@ -15,7 +16,9 @@ from dllm_core.common.errors import UsageError
 from dllm_core.show import trace_view
 from dllm_core.trace import Trace
 
-STYLES = {"prompt": "dim", "masked": "bright_black", "guess": "dim italic", "now": "bold reverse", "before": "blue"}
+STYLES = {"prompt": "dim", "masked": "bright_black", "guess": "dim italic", "now": "bold reverse", "before": "blue",
+          "by hand": "bold magenta"}  # fmt: skip
+ENCLOSED = {"now": "‹{}›", "by hand": "«{}»"}
 BAR = 24  # characters
 
 
@@ -43,13 +46,15 @@ def _head(trace: Trace, k: int) -> Iterator[tuple[str, str]]:
     yield f"step {k} of {len(trace.steps)} ", "bold"
     yield "█" * full + "░" * (BAR - full), "blue"
     yield f" {trace_view.times(trace)[k]} forward passes, {masked} masked", "default"
-    if not k:
-        return
-    step, words = trace.steps[k - 1], trace_view.reasons(trace)
-    for reason in dict.fromkeys(commit.reason for commit in step.commits):
-        count = sum(commit.reason == reason for commit in step.commits)
-        why = words.get(reason, "not recorded").format(filled=count, held=step.held_back)
-        yield f"\n  ‹{count} {reason}›: {why}", "italic"
+    for step in trace.steps[max(k - 1, 0) : k]:
+        words = trace_view.reasons(trace)
+        for reason in dict.fromkeys(commit.reason for commit in step.commits):
+            count = sum(commit.reason == reason for commit in step.commits)
+            why = words.get(reason, "not recorded").format(filled=count, held=step.held_back)
+            yield f"\n  ‹{count} {reason}›: {why}", "italic"
+    for edit in trace.edits:
+        if edit.step == k:
+            yield f"\n  «by hand» {trace_view.edit_words(trace, edit)}", "italic"
 
 
 def _line(trace: Trace, k: int, drafts: bool, prompt: bool) -> Iterator[tuple[str, str]]:
@@ -62,7 +67,7 @@ def _line(trace: Trace, k: int, drafts: bool, prompt: bool) -> Iterator[tuple[st
             pieces.append(("guess", cell.guess))
     for state, run in groupby(pieces, key=lambda piece: piece[0]):
         text = "".join(text for _, text in run)
-        yield f"‹{text}›" if state == "now" else text, STYLES[state]
+        yield ENCLOSED.get(state, "{}").format(text), STYLES[state]
     if last < len(trace.initial):
         yield f" … {len(trace.initial) - last} more after the end", "dim"
 

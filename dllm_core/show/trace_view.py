@@ -5,10 +5,11 @@ The player, the pictures, the terminal, the film of samples and the tables all u
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 
 from dllm_core.data.tokenizer import PAD
 from dllm_core.show.html import MASK, one_line, visible
-from dllm_core.trace import Commit, Trace
+from dllm_core.trace import Commit, Edit, Trace
 
 STYLE_NAMES = {"ar": "AR", "llada1": "LLaDA 1", "llada2": "LLaDA 2"}
 
@@ -17,9 +18,9 @@ STYLE_NAMES = {"ar": "AR", "llada1": "LLaDA 1", "llada2": "LLaDA 2"}
 class Cell:
     """One position of the sequence after some steps.
 
-    state: "prompt" (never masked), "masked", "now" (filled in the last steps) or "before" (filled earlier).
-    text: what to draw; `MASK` while masked. commit: the last commit at this position. guess: the text of the model's
-    most probable token at a masked position, if the last step recorded it.
+    state: "prompt" (never masked), "masked", "now" (filled in the last steps), "before" (filled earlier) or "by hand" (a
+    person put it there). text: what to draw; `MASK` while masked. commit, edit: what changed this position last. guess:
+    the text of the model's most probable token at a masked position, if the last step recorded it.
     """
 
     position: int
@@ -28,6 +29,7 @@ class Cell:
     text: str
     commit: Commit | None = None
     guess: str | None = None
+    edit: Edit | None = None
 
     @property
     def edited(self) -> bool:
@@ -41,21 +43,22 @@ def cells(trace: Trace, k: int, since: int | None = None) -> list[Cell]:
     since: a position filled after that many steps is "now" (default: k − 1, so that only step k counts).
     """
     since = max(k - 1, 0) if since is None else since
-    commits: dict[int, tuple[int, Commit]] = {}
-    for index, step in enumerate(trace.steps[:k]):
-        commits.update((commit.position, (index, commit)) for commit in step.commits)
+    last = {}  # position → the step that changed it last, its token, and the commit or edit
+    for step, changed in enumerate(islice(trace.changes(), k + 1)):
+        last |= {position: (step, *change) for position, change in changed.items()}
     guesses = {position: token for position, token, _ in trace.steps[k - 1].draft} if k else {}
     shown = []
     for position, start in enumerate(trace.initial):
-        if position in commits:
-            index, commit = commits[position]
-            state = "now" if index >= since else "before"
-            shown.append(Cell(position, commit.token, state, token_text(trace, commit.token), commit))
-        elif start == trace.mask_token_id:
+        step, token, cause = last.get(position, (0, start, None))
+        edit = cause if isinstance(cause, Edit) else None
+        if token == trace.mask_token_id:
             guess = token_text(trace, guesses[position]) if position in guesses else None
-            shown.append(Cell(position, start, "masked", MASK, guess=guess))
+            shown.append(Cell(position, token, "masked", MASK, guess=guess, edit=edit))
+        elif isinstance(cause, Commit):
+            state = "now" if step > since else "before"
+            shown.append(Cell(position, token, state, token_text(trace, token), cause))
         else:
-            shown.append(Cell(position, start, "prompt", token_text(trace, start)))
+            shown.append(Cell(position, token, "by hand" if edit else "prompt", token_text(trace, token), edit=edit))
     return shown
 
 
@@ -65,8 +68,26 @@ def token_text(trace: Trace, token: int) -> str:
 
 
 def masked_after(trace: Trace, k: int) -> int:
-    """Number of positions that are still masked after `k` steps (0: at the start)."""
-    return trace.steps[k - 1].masked if k else trace.initial.count(trace.mask_token_id)
+    """Number of positions that are still masked after `k` steps (0: at the start) and the edits made there."""
+    if k and not trace.edits:
+        return trace.steps[k - 1].masked
+    return trace.tokens_at(k).count(trace.mask_token_id)
+
+
+def first_difference(first: Trace, second: Trace) -> tuple[int, list[int]] | None:
+    """The first step after which two traces of one start differ, and the positions where they do; None if they never do.
+
+    A finished trace stays as it is. Raises ValueError for traces of different starts.
+    """
+    if first.initial != second.initial:
+        raise ValueError("first_difference: the traces do not begin with the same tokens")
+    tokens = dict(enumerate(first.initial)), dict(enumerate(second.initial))
+    for step, both in enumerate(zip_longest(first.changes(), second.changes(), fillvalue={})):
+        for state, changed in zip(tokens, both, strict=True):
+            state.update((position, token) for position, (token, _) in changed.items())
+        if tokens[0] != tokens[1]:
+            return step, [position for position, token in tokens[0].items() if token != tokens[1][position]]
+    return None
 
 
 def drawn_length(trace: Trace) -> int:
@@ -131,11 +152,21 @@ def times(trace: Trace, clock: str = "forwards") -> list[float]:
 
 
 def summary(trace: Trace) -> str:
-    return f"{trace.tokens} tokens, {trace.forwards} forward passes, {trace.tokens_per_forward:.2f} tokens per forward pass"
+    by_hand = f", {len(trace.edits)} changed by hand" if trace.edits else ""
+    per_forward = f"{trace.tokens_per_forward:.2f} tokens per forward pass"
+    return f"{trace.tokens} tokens, {trace.forwards} forward passes, {per_forward}{by_hand}"
+
+
+def edit_words(trace: Trace, edit: Edit) -> str:
+    """What a person changed, where and why, in one line."""
+    token = f" {token_text(trace, edit.token)}" if edit.token is not None else ""
+    why = f" ({one_line(edit.why)})" if edit.why else ""
+    return f"{edit.action}{token} at position {edit.position}: {reasons(trace)[edit.action]}{why}"
 
 
 def reasons(trace: Trace) -> dict[str, str]:
-    """Reason of a commit → explanation with the trace's settings. {filled}, {held}: for counts of the step."""
+    """Reason of a commit, or action of an edit by hand → explanation with the trace's settings. {filled}, {held}: for
+    counts of the step."""
     level = _level(trace)
     random = trace.style == "llada1" and trace.settings.get("remasking") == "random"
     choice = "it was drawn at random" if random else "it was among the most confident"
@@ -146,6 +177,11 @@ def reasons(trace: Trace) -> dict[str, str]:
         "budget": f"above {level}, and let through by the step's budget, which held {{held}} more back",
         "ar": "the next token, left to right",
         "edit": "it replaced a token that was filled before",
+        "take": "taken by hand from what the model had ranked",
+        "write": "written by hand",
+        "mask": "masked again by hand",
+        "forbid": "this token was forbidden here by hand",
+        "behind": "masked again, because a token before it was changed by hand: AR writes from left to right",
     }
 
 

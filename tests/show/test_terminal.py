@@ -2,7 +2,7 @@
 
 
 import pytest
-from traces import WORDS, ar, llada1, llada2
+from traces import WORDS, ar, branched, llada1, llada2
 
 from dllm_core.cli.main import main
 from dllm_core.show.terminal import terminal
@@ -32,6 +32,13 @@ def test_terminal_lists_the_steps():
         and drawn(terminal(llada2(), steps=[2])).count("forward passes") == 2
     )
     assert "\x1b[" in drawn(terminal(llada2()), force_terminal=True)
+
+
+def test_terminal_shows_what_was_changed_by_hand():
+    text = drawn(terminal(branched(), steps=[1, 2, 4]))
+    assert text.count("by hand» ") == 4 and "好😀░«" in text and "2 forward passes, 3 masked" in text
+    assert "«by hand» mask at position 4: masked again by hand" in text
+    assert "«你»" in text.splitlines()[-1]
 
 
 def test_terminal_takes_markup_for_letters():

@@ -2,9 +2,21 @@
 
 
 import pytest
-from traces import ALL, ar, expected_cells, infilled, llada1, llada2, step
+from traces import ALL, ar, branched, expected_cells, infilled, llada1, llada2, step
 
-from dllm_core.show.trace_view import cells, drawn_length, masked_after, reasons, spread_steps, times, trace_labels
+from dllm_core.show.trace_view import (
+    cells,
+    drawn_length,
+    edit_words,
+    first_difference,
+    masked_after,
+    reasons,
+    spread_steps,
+    summary,
+    times,
+    trace_labels,
+)
+from dllm_core.trace import Edit
 
 
 def test_clock_and_labels():
@@ -24,6 +36,41 @@ def test_cells_equal_the_record_at_every_step(make):
             assert (cell.state, cell.token) == (want["state"], want["token"]), (k, cell)
             assert cell.commit == (want["past"][-1][1] if want["past"] else None)
     assert [cell.state for cell in cells(trace, len(trace.steps), since=0)].count("before") == 0
+
+
+def test_what_a_person_changed_is_told_from_what_the_model_wrote():
+    trace = branched()
+    states = [[cell.state for cell in cells(trace, k)] for k in range(5)]
+    assert states[2] == ["prompt", "prompt", "before", "before", "masked", "by hand", "masked", "masked"]
+    assert states[3][4:] == ["now", "by hand", "now", "masked"]
+    assert states[4][4:] == ["before", "by hand", "before", "by hand"]
+    assert [masked_after(trace, k) for k in range(5)] == [6, 4, 3, 1, 0]
+    assert [states[k].count("masked") for k in range(5)] == [6, 4, 3, 1, 0]
+    masked, taken = cells(trace, 2)[4:6]
+    assert masked.edit == trace.edits[1] and masked.commit is None and masked.guess is None
+    assert taken.edit == trace.edits[0] and taken.token == 6 and taken.commit is None
+    assert summary(trace).endswith("per forward pass, 4 changed by hand")
+    assert edit_words(trace, Edit(2, 5, "forbid", 3, "why\n")) == (
+        "forbid 你 at position 5: this token was forbidden here by hand (why↵)"
+    )
+
+
+def test_in_ar_what_stands_behind_an_edit_is_masked_again():
+    trace = ar()
+    trace.edits = [Edit(3, 3, "take", 4)]
+    assert [cell.state for cell in cells(trace, 3)] == ["prompt", "prompt", "before", "by hand", "masked", "masked"]
+    assert masked_after(trace, 3) == 2 and trace.written() == [0, 1, 2, 2]
+
+
+def test_the_first_difference_of_two_branches():
+    parent, branch = llada2(), branched()
+    assert first_difference(parent, branch) == first_difference(branch, parent) == (2, [4, 5])
+    assert first_difference(parent, llada2()) is None
+    stopped = llada2()
+    stopped.steps = stopped.steps[:2]
+    assert first_difference(stopped, parent) == (3, [5])
+    with pytest.raises(ValueError, match="do not begin with the same tokens"):
+        first_difference(parent, ar())
 
 
 def test_what_a_step_left_open_has_its_guess():

@@ -87,6 +87,7 @@ class Bar {
         sample(`masked guess changed${reading === "remasked" ? " remasked" : ""}`, "guess changed in this step")] : []),
       sample("now c6", reading === "remasked" ? "kept in this step" : "filled in this step"),
       make("span", {}, [sample("before c6", "filled before: "), ...(color === "step" ? ["step 1 ", range, " last step"] : ["unsure ", range, " sure"])]),
+      ...(any((record) => record.edits?.length) ? [sample("hand", "by hand")] : []),
       ...(any((record) => record.edited) ? [sample("before c6 edited", "edited")] : []),
       ...(any((record) => record.endings.length) ? [sample("before filling", "after the end: not part of the answer")] : []),
       sample("inblock first last", "current block"),

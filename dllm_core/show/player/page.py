@@ -6,7 +6,7 @@ written by a model is never markup: it passes `visible`, then `html.escape` in P
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
 
@@ -14,12 +14,15 @@ from dllm_core.common.files import write_whole
 from dllm_core.show.html import asset, one_line, script_piece, visible
 from dllm_core.show.player.static import static_form
 from dllm_core.show.strip import strip
-from dllm_core.show.trace_view import cells, reasons, spread_steps, summary, times, trace_labels, waits
+from dllm_core.show.trace_view import cells, masked_after, reasons, spread_steps, summary, times, trace_labels, waits
 from dllm_core.trace import DecodeStep, Trace
 
 MOST_TRACES = 3
 PICTURE_TOKENS = 512  # longer texts get no picture: nobody could read it
-SCRIPTS = ("unpack.js", *(f"player/{name}.js" for name in ("record", "side", "curve", "why", "bar", "player")))
+SCRIPTS = (
+    "unpack.js",
+    *(f"player/{name}.js" for name in ("record", "side", "branch", "curve", "why", "bar", "player")),
+)
 
 
 class Player:
@@ -93,7 +96,8 @@ def record(trace: Trace, label: str) -> dict:
 
     steps: for each `DecodeStep` its block [start, end]; commits, each [position, token, confidence, reason,
     alternatives]; masked, confidence, entropy and held, as in the step; drafts: the guesses that changed since the last
-    step, as three columns [differences of positions, tokens, confidences in thousandths].
+    step, as three columns [differences of positions, tokens, confidences in thousandths]. edits: made by hand, each
+    [step, position, token or None, action, why].
     """
     seen: dict[int, tuple] = {}
     set_values = {key: value for key, value in trace.settings.items() if value is not None}
@@ -108,13 +112,14 @@ def record(trace: Trace, label: str) -> dict:
             "masked": step.masked,
             "confidence": round(step.confidence, 4),
             "entropy": round(step.entropy, 4),
-            "drafts": _changed(step, seen),
+            "drafts": _changed(step, before, seen),
             "held": step.held_back,
         }
-        for step in trace.steps
+        for step, before in zip(trace.steps, trace.changes(), strict=False)
     ]
     return {
         "label": label,
+        "style": trace.style,
         "reasons": reasons(trace),
         "waits": waits(trace),
         "threshold": trace.settings.get("threshold") if trace.style == "llada2" else None,
@@ -126,15 +131,19 @@ def record(trace: Trace, label: str) -> dict:
         "seconds": [round(value, 6) for value in times(trace, "seconds")],
         "tokens": trace.tokens,
         "written": trace.written(),
-        "finished": bool(trace.steps) and (trace.ended or not trace.steps[-1].masked),
+        "finished": trace.ended or not masked_after(trace, len(trace.steps)),
         "rate": f"{trace.tokens_per_forward:.2f}",
         "settings": settings,
         "steps": steps,
+        "edits": [[e.step, e.position, e.token, e.action, one_line(e.why)] for e in trace.edits],
     }
 
 
-def _changed(step: DecodeStep, seen: dict[int, tuple]) -> list[list[int]]:
-    """The drafts that differ from `seen` (position → draft), as the columns of `record`; updates `seen`."""
+def _changed(step: DecodeStep, before: Iterable[int], seen: dict[int, tuple]) -> list[list[int]]:
+    """The drafts that differ from `seen` (position → draft), as the columns of `record`; updates `seen`. before: positions
+    that changed before this step: a guess where a token was masked again is a new one."""
+    for position in before:
+        seen.pop(position, None)
     changed, last = [], 0
     for position, token, confidence in sorted(step.draft):
         draft = (token, round(1000 * confidence))

@@ -42,6 +42,7 @@ class Player {
       this.bar.keys,
     );
     this.bar.drawLegend();
+    this.sides.forEach((side) => side.node.append(...[differenceLine(side)].filter(Boolean)));
     this.show(true);
   }
 

@@ -57,10 +57,11 @@ class Record {
         return before + gap;
       }, 0);
     });
+    editsByPosition(this);
     this.drafted = this.draftsAt.some((events) => events.length);
-    this.edited = this.commitsAt.some((events) => events.length > 1);
+    this.edited = trace.steps.some((step) => step.commits.some((commit) => commit[3] === "edit"));
     const isEnd = ({ token }) => this.ends.includes(token);
-    this.endings = [...this.commitsAt.keys()].filter((at) => this.commitsAt[at].some(isEnd));
+    this.endings = [...this.commitsAt.keys()].filter((at) => [...this.commitsAt[at], ...this.editsAt[at]].some(isEnd));
   }
 
   text(token) {
@@ -68,7 +69,8 @@ class Record {
   }
 
   masked(k) {
-    return k ? this.steps[k - 1].masked : this.initial.filter((token) => token === this.mask).length;
+    const recorded = k ? this.steps[k - 1].masked : this.initial.filter((token) => token === this.mask).length;
+    return recorded + (this.masksByHand[k] ?? 0);
   }
 
   // [first, last] position of the block that step k worked on (the first block at the start).
@@ -80,8 +82,14 @@ class Record {
   // The state and token of a position after k steps, and why.
   at(position, k) {
     const commit = lastBefore(this.commitsAt[position], k);
+    const edit = lastBefore(this.editsAt[position], k);
+    if (edit && edit.step >= (commit?.step ?? -1)) {
+      const draft = lastBefore(this.draftsAt[position], k);
+      if (edit.token !== this.mask) return { state: "hand", token: edit.token, edit };
+      return { state: "masked", token: this.mask, edit, draft: draft?.step > edit.step ? draft : undefined };
+    }
     if (commit) {
-      const edited = this.commitsAt[position][0] !== commit || commit.reason === "edit";
+      const edited = commit.reason === "edit";
       return { state: commit.step === k - 1 ? "now" : "before", token: commit.token, commit, edited };
     }
     if (this.initial[position] !== this.mask) return { state: "prompt", token: this.initial[position] };
@@ -90,7 +98,7 @@ class Record {
 
   // Position of the first eos, or other end, decoded so far; the tokens behind it are filling.
   end(k) {
-    return this.endings.find((at) => this.ends.includes(lastBefore(this.commitsAt[at], k)?.token)) ?? Infinity;
+    return this.endings.find((at) => this.ends.includes(this.at(at, k).token)) ?? Infinity;
   }
 
   stepAt(unit, time) {

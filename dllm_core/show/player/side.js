@@ -28,7 +28,7 @@ class Side {
 
   cell(token, position) {
     const { record } = this;
-    const texts = record.commitsAt[position].map((event) => record.text(event.token));
+    const texts = [...record.commitsAt[position], ...record.editsAt[position]].map((event) => record.text(event.token));
     if (token !== record.mask) texts.push(record.text(token));
     const wide = Math.min(16, Math.max(2, ...texts.map(columns))); // the same at every step: nothing jumps
     const cell = make("span", { role: "option", tabindex: "-1", style: { "--w": `${plain(wide * 0.56 + 0.6)}em` } });
@@ -79,6 +79,7 @@ class Side {
       const inBlock = position >= first && position <= last;
       const look = this.look(what, inBlock, position > end);
       if (what.draft && inBlock) open.guessed += 1;
+      if (this.difference?.positions.includes(position) && k >= this.difference.step) look.kind += " differs";
       if (inBlock) look.kind += ` inblock${position === first ? " first" : ""}${position === last ? " last" : ""}`;
       const key = `${look.kind}|${look.text}|${look.number}|${look.words}`;
       if (this.keys[position] === key) return;
@@ -109,6 +110,7 @@ class Side {
     }
     const text = record.text(what.token);
     if (what.state === "prompt") return { kind: "prompt", text, number: "", tint: "", words: `${text}, prompt` };
+    if (what.state === "hand") return { kind: `hand${behind}`, text, number: "", tint: "", words: `${text}, by hand after step ${what.edit.step + 1}` };
     const { step, confidence, reason } = what.commit;
     const byStep = player.color === "step";
     const level = byStep ? 0 : Math.round(LEVELS * confidence ** 2);

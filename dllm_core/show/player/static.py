@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from dllm_core.show.html import MASK, image_html
-from dllm_core.show.trace_view import cells, masked_after, spread_steps, summary, token_text
-from dllm_core.trace import Commit, Trace
+from dllm_core.show.trace_view import cells, edit_words, masked_after, spread_steps, summary, token_text
+from dllm_core.trace import Commit, Edit, Trace
 
 STATIC_STEPS = 24  # of all traces together
 STATIC_CELLS = 8_192  # tokens drawn in the steps of all traces together, about
@@ -21,6 +21,7 @@ _LOOKS = {  # state → HTML tag, style
     "masked": ("span", "border:1px dashed #7f7f7f;background:rgba(127,127,127,.22)"),
     "now": ("b", "border:2px solid #D55E00;background:rgba(213,94,0,.18)"),
     "before": ("span", "border:1px solid #0072B2;background:rgba(86,180,233,.25)"),
+    "by hand": ("u", "border:1px solid #007A59;border-width:1px 5px;text-decoration:none"),
 }
 
 
@@ -40,14 +41,16 @@ def _steps(trace: Trace, label: str, most: int) -> str:
     """At most `most` steps of one trace, each folded but the last."""
     steps = spread_steps(len(trace.steps), most)
     head = f"{label}: {summary(trace)}. {MASK} masked; bold, thick frame: filled since the step above; thin: before."
+    head += " Thick sides, underlined: by hand." if trace.edits else ""
     parts = [f'<div style="margin:.4em 0;font-size:14px;line-height:1.8">{html.escape(head)}']
     for since, k in zip([0, *steps], steps, strict=False):
         commits = [(index, commit) for index in range(since, k) for commit in trace.steps[index].commits]
+        edits = [edit for edit in trace.edits if edit.step == k or since < edit.step < k]
         name = "start" if k == 0 else f"step {k}"
         parts.append(
             f"<details{' open' if k == steps[-1] else ''}>"
             f"<summary>{name}: {len(commits)} filled, {masked_after(trace, k)} masked</summary>"
-            f"<div>{' '.join(_runs(trace, k, since))}</div>{_named(trace, commits)}</details>"
+            f"<div>{' '.join(_runs(trace, k, since))}</div>{_named(trace, commits, edits)}</details>"
         )
     return "".join(parts) + "</div>"
 
@@ -60,9 +63,10 @@ def _runs(trace: Trace, k: int, since: int) -> Iterator[str]:
         yield f'<{tag} style="{style}">{text}</{tag}>'
 
 
-def _named(trace: Trace, commits: list[tuple[int, Commit]]) -> str:
-    """The first commits with their confidence, reason and step."""
-    names = [
+def _named(trace: Trace, commits: list[tuple[int, Commit]], edits: list[Edit]) -> str:
+    """The edits by hand, and the first commits with their confidence, reason and step."""
+    names = [f"by hand after step {edit.step}: {edit_words(trace, edit)}" for edit in edits]
+    names += [
         f"{token_text(trace, commit.token)} {commit.confidence:.2f} {commit.reason} (step {index + 1})"
         for index, commit in commits[:STATIC_COMMITS]
     ]

@@ -49,6 +49,7 @@ class Why {
     const where = [...(this.player.sides.length > 1 ? [record.label] : []), `position ${position}`].join(", ");
     const lines = what.commit ? this.committed(record, what, where)
       : what.state === "prompt" ? [[this.token(record, what.token), ` ${where}, token ${what.token}: prompt, never masked.`]]
+      : what.state === "hand" ? byHand(this, record, what, where)
       : this.waiting(record, what, where, position, k);
     const guesses = this.guesses(record, position, Math.min(what.commit ? what.commit.step : k, k));
     if (guesses.length > (what.commit ? 0 : 1)) {
@@ -67,7 +68,8 @@ class Why {
       ["Confidence ", this.meter(confidence), share(confidence), ...(others.length ? ["; runners-up: "] : []),
         ...others.flatMap(([other, p]) => [this.token(record, other), " ", this.meter(p, true), `${share(p)}  `])],
     ];
-    const earlier = record.commitsAt[this.shown.position].filter((event) => event.step < step);
+    const masked = lastBefore(record.editsAt[this.shown.position], step + 1)?.step ?? -1; // by hand: nothing was replaced
+    const earlier = record.commitsAt[this.shown.position].filter((event) => event.step < step && event.step > masked);
     if (earlier.length) {
       lines.push(["It replaced: ", ...earlier.flatMap((event, i) => [
         i ? " → " : "", this.token(record, event.token), ` ${share(event.confidence)} (step ${event.step + 1}, ${event.reason})`,
@@ -76,10 +78,11 @@ class Why {
     return lines;
   }
 
-  waiting(record, { draft }, where, position, k) {
+  waiting(record, what, where, position, k) {
+    const { draft } = what;
     const [first, last] = record.block(k);
     const inBlock = position >= first && position <= last;
-    const lines = [[make("b", { text: "░" }), ` ${where}: masked ${k ? `after step ${k}` : "at the start"}. `]];
+    const lines = [[make("b", { text: "░" }), ` ${where}: masked ${k ? `after step ${k}` : "at the start"}. `, ...maskedByHand(record, what, position, k)]];
     if (!draft) {
       lines[0].push(inBlock ? (k ? "No guess was recorded." : "Its block comes first.") : "Its block has not been worked on.");
       return lines;

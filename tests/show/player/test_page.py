@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from small import HANG_LIMIT
-from traces import ALL, EOS, HOSTILE, MASK, WORDS, ar, expected_cells, infilled, llada1, llada2, long, step
+from traces import ALL, EOS, HOSTILE, MASK, WORDS, ar, branched, expected_cells, infilled, llada1, llada2, long, step
 
 from dllm_core import show
 from dllm_core.show.player.page import record
 from dllm_core.show.player.static import STATIC_STEPS
+from dllm_core.show.trace_view import cells as trace_cells
+from dllm_core.show.trace_view import masked_after as trace_masked
 from dllm_core.show.trace_view import reasons, times, waits
 
 
@@ -51,6 +53,18 @@ def test_html_holds_hostile_text_as_data_and_no_address():
     data = re.search(r"start\(root, (\{.*\})\);\n\}\)", page).group(1)
     assert "<" not in data and len(json.loads(data)["traces"]) == 3
     assert "░" in bundle["text/plain"]
+
+
+def test_record_and_static_form_hold_what_was_changed_by_hand():
+    data = record(branched(), "x")
+    assert data["edits"] == [
+        [2, 5, 6, "take", HOSTILE], [2, 4, None, "mask", ""], [2, 4, 3, "forbid", ""], [4, 7, 3, "write", ""],
+    ]  # fmt: skip
+    assert data["finished"] and data["written"] == [0, 2, 3, 5, 6] and record(ar(), "x")["edits"] == []
+    assert data["steps"][3]["drafts"] == [[], [], []] and data["steps"][2]["drafts"] == [[7], [EOS], [800]]
+    bare = re.sub(r' style="[^"]*"', "", show.player(branched()).html)
+    assert "<u>" + html.escape(HOSTILE) + "</u>" in bare and "<u>你</u>" in bare
+    assert "by hand after step 2: mask at position 4: masked again by hand" in bare
 
 
 def test_static_form_survives_without_script_and_style():
@@ -236,6 +250,32 @@ def test_curves_follow_the_cursor(browser, tmp_path):
     page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + 10)
     assert page.locator(".dllm-clock").inner_text() == "2 of 4 forward passes"
     page.close()
+
+
+def test_branches_side_by_side(browser, tmp_path):
+    parent, branch = llada2(), branched()
+    path = show.save_html(tmp_path / "x.html", parent, branch, labels=["A", HOSTILE])
+    page = open_page(browser, path)
+    assert "by hand" in page.inner_text(".dllm-legend")
+    line = page.locator(".dllm-differs")
+    assert line.count() == 1 and line.inner_text().startswith("first difference from A: after step 2, position 4, ░ for 你")
+    line.locator("button").click()
+    for k in range(5):
+        page.evaluate("(k) => { for (const box of document.querySelectorAll('.dllm-bar input')) { box.value = k; "
+                      "box.dispatchEvent(new Event('input')); } }", k)  # fmt: skip
+        for side, trace in enumerate((parent, branch)):
+            shown = cells(page, side)
+            names = {"by hand": "hand"}
+            for (kinds, text, label, why), want in zip(shown, trace_cells(trace, k), strict=True):
+                assert names.get(want.state, want.state) in kinds, (k, side, want)
+                assert text == (want.guess or ("·" if want.state == "masked" else want.text)) or want.state == "masked"
+                assert ("differs" in kinds) == (side == 1 and k >= 2 and want.position in (4, 5))
+                assert want.state != "by hand" or ("by hand" in label and "by hand" in why)
+        state = page.locator(".dllm-state").nth(1).inner_text()
+        assert f"{trace_masked(branch, k)} masked" in state
+    why = cells(page, 1)
+    assert HOSTILE in why[5][3] and "taken by hand" in why[5][3] and "It replaced" not in why[4][3]
+    assert clean(page)
 
 
 def test_keys_views_and_the_kept_token(browser, tmp_path):
