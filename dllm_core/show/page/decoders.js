@@ -2,6 +2,7 @@
 // with edits made between steps. What is yielded has the fields of dllm_core/trace.py's DecodeStep.
 
 const FULL = 2 ** 30; // the block of full attention
+const ACTIONS = ["take", "write", "mask", "forbid"];
 const DEFAULTS = {
   style: "llada2", max_new_tokens: 64, temperature: 0, top_k: 0, top_p: 1, cfg_scale: 0, seed: 0, steps: null,
   block_length: null, remasking: "low_confidence", threshold: 0.9, minimal_topk: 1, cap_start_ratio: null,
@@ -34,181 +35,162 @@ function gapConfig(tokens, settings, mask) {
 }
 
 class DecodingState {
-  // engine: { model, mask, ends (token ids, eos first), labelShift, grid ("start" or "answer") }; initial: the sequence with its
-  // masks; edits: [{ step, position, action, token, why }, …].
-  constructor(engine, initial, promptLength, config, edits) {
-    Object.assign(this, { engine, config, edits, prompt: promptLength, length: initial.length });
-    const shifted = engine.grid === "answer" && config.style === "llada2", size = config.block_length ?? 32;
-    this.size = { ar: 1, llada1: config.block_length ?? this.length - promptLength, llada2: size }[config.style];
-    const offset = shifted ? (size - (promptLength % size)) % size : 0;
+  // engine: { model, mask, ends (token ids, eos first), labelShift, grid ("start" or "answer") }; initial: the sequence with
+  // its masks; edits: [{ step, position, action, token, why }, …].
+  constructor(engine, initial, promptLength, config, edits = []) {
+    Object.assign(this, { engine, config, initial, prompt: promptLength, length: initial.length });
+    const isWhole = config.style === "llada2", size = config.block_length ?? (isWhole ? 32 : this.length - promptLength);
+    this.size = config.style === "ar" ? 1 : size;
+    // LLaDA 2 counts its blocks from −offset, and computes whole ones; those of LLaDA 1 begin with the answer
+    const offset = isWhole && engine.grid === "answer" ? modulo(-promptLength, size) : 0;
+    const end = this.length + (isWhole ? modulo(-this.length - offset, size) : 0), { positions } = engine.model;
+    if (end > positions) fail(`prompt and answer take ${end} positions: more than max_position_embeddings=${positions}`);
     this.grid = { size: config.style === "llada1" ? FULL : this.size, offset };
-    const more = config.style === "llada2" ? (size - ((this.length + offset) % size)) % size : 0, end = this.length + more;
-    const most = engine.model.positions;
-    if (end > most) fail(`prompt and answer take ${end} positions: more than max_position_embeddings=${most}`);
-    this.tokens = [...initial, ...Array(more).fill(engine.mask)]; // LLaDA 2 computes whole blocks
+    this.origin = isWhole ? -offset : promptLength;
+    this.tokens = [...initial, ...Array(end - this.length).fill(engine.mask)];
     this.condition = initial.map((token) => token !== engine.mask); // what guidance hides
+    this.total = this.masks(0, end).length;
     this.generator = new Generator(config.seed);
     this.never = new Map(); // position → the tokens that edits forbid there
-    this.asked = []; // of each step the sequence that the model saw, up to the end of the block, and what a Trace leaves out
-    edits.forEach((edit) => this.check(edit));
+    this.asked = []; // of each step { seen, never, reused, entropies }: what the model saw, and what a Trace leaves out
+    this.edits = edits.map((edit) => ({ token: null, why: "", ...edit })).sort((a, b) => a.step - b.step);
+    this.edits.forEach((edit) => this.check(edit));
+    this.block = { start: null, refined: 0 }; // of the last step, and the steps before it that it has had in a row
   }
 
-  check({ step, position, action, token }) {
-    const { mask, model } = this.engine, name = `edit at step ${step}, position ${position}`;
-    const needsToken = action !== "mask", isToken = Number.isInteger(token) && token >= 0 && token < model.vocabulary;
-    if (!["take", "write", "mask", "forbid"].includes(action)) fail(`${name}: unknown action ${action}`);
-    if (!Number.isInteger(step) || step < 0) fail(`${name}: a step counts from 0`);
-    if (!(position >= 0 && position < this.length)) fail(`${name}: the sequence has ${this.length} positions`);
-    if (position < this.prompt) fail(`${name}: is in the prompt, which ends at ${this.prompt}`);
-    if (needsToken && !isToken) fail(`${name}: token ${token} is not in the vocabulary of ${model.vocabulary}`);
-    if ((action === "take" || action === "write") && token === mask) fail(`${name}: the mask is no token to ${action}`);
+  check(edit) {
+    const { step, position, action, token } = edit, { mask, model } = this.engine;
+    const wrong =
+      (!ACTIONS.includes(action) && `action must be one of ${ACTIONS.join(", ")}`) ||
+      (!(step >= 0 && step % 1 === 0) && "step must be an integer from 0") ||
+      (!(position in this.initial) && `position must be within the sequence of ${this.length}`) ||
+      (this.initial[position] !== mask && "this position is of the prompt or was given, and cannot be changed") ||
+      ((token === null) !== (action === "mask") && "take, write and forbid need a token, mask has none") ||
+      (token !== null && !(token >= 0 && token < model.vocabulary) && `token must be within the vocabulary of ${model.vocabulary}`) ||
+      (token === mask && action !== "forbid" && "the token is the mask; use the action mask");
+    if (wrong) fail(`${named(edit)}: ${wrong}`);
   }
 
-  // Make the edits before step `index`; whether there were any.
-  apply(index) {
-    const now = this.edits.filter(({ step }) => step === index), { mask } = this.engine;
-    for (const { position, action, token } of now) {
-      if (action === "forbid") {
-        this.never.set(position, [...(this.never.get(position) ?? []), token]);
-        if (this.tokens[position] !== token) continue;
-      }
-      this.tokens[position] = action === "forbid" || action === "mask" ? mask : token;
-      if (this.config.style === "ar") this.tokens.fill(mask, position + 1); // what stands behind followed from it
+  // Make an edit: dllm_core/trace.py's `Edit.changes`.
+  apply(edit) {
+    const { position, action, token } = edit, { mask } = this.engine;
+    if (action === "forbid") this.never.set(position, [...(this.never.get(position) ?? []), token]);
+    const changed = action === "take" || action === "write" ? token : mask;
+    if (changed === this.tokens[position] || (action === "forbid" && this.tokens[position] !== token)) return;
+    if (this.config.style === "ar") {
+      if (this.masks(0, position).length) fail(`${named(edit)}: AR writes from left to right, and a position before is masked`);
+      this.tokens.fill(mask, position); // what stands behind followed from it
     }
-    return now.length > 0;
-  }
-
-  isMasked(position) {
-    return this.tokens[position] === this.engine.mask;
+    this.tokens[position] = changed;
   }
 
   // The masked positions of [start, end).
   masks(start, end) {
     const positions = [];
-    for (let position = start; position < end; position++) if (this.isMasked(position)) positions.push(position);
+    for (let i = start; i < end; i++) if (this.tokens[i] === this.engine.mask) positions.push(i);
     return positions;
   }
 
   // Whether no mask is left, or a token that ends the answer stands in it with no mask before it.
-  over() {
-    const first = this.tokens.indexOf(this.engine.mask, this.prompt), end = first < 0 ? this.length : Math.min(first, this.length);
-    if (end === this.length) return true;
-    return this.config.eos_early_stop && this.tokens.slice(this.prompt, end).some((token) => this.engine.ends.includes(token));
+  get isOver() {
+    const { eos_early_stop: stops } = this.config, first = this.masks(this.prompt, this.length)[0];
+    const isEnd = (token) => this.engine.ends.includes(token);
+    return first === undefined || (stops && this.tokens.slice(this.prompt, first).some(isEnd));
   }
 
-  // { rows: logits at `positions` of `seen`, the sequence up to the end of a block; saved: see Transformer.logits }.
+  // Go on in the block of the first mask; its masked positions and the sequence up to where the model looks.
+  plan() {
+    const { start: last, refined } = this.block, first = this.masks(this.prompt, this.length)[0];
+    const start = first - modulo(first - this.origin, this.size), end = start + this.size;
+    this.block = { start, end, refined: start === last ? refined + 1 : 0 };
+    const looked = { ar: first, llada1: this.length, llada2: end }[this.config.style];
+    return { positions: this.masks(start, end), seen: this.tokens.slice(0, looked) };
+  }
+
+  // { rows: logits at `positions` of `seen`, saved: the seconds that remembered ones took when they were computed }.
   logits(seen, positions) {
-    const { model, labelShift, mask } = this.engine, { config } = this, shift = labelShift || config.style === "ar" ? 1 : 0;
-    const reads = positions.map((position) => Math.max(position - shift, 0)), useCache = config.use_cache && config.style !== "llada1";
-    const known = model.logits(seen, reads, this.grid, useCache);
+    const { engine, config } = this, shift = engine.labelShift || config.style === "ar" ? 1 : 0;
+    const reads = positions.map((position) => Math.max(position - shift, 0));
+    const run = (tokens) => engine.model.logits(tokens, reads, this.grid, config.use_cache && config.style !== "llada1");
+    const known = run(seen);
     if (!config.cfg_scale) return known;
-    const other = model.logits(seen.map((token, i) => (this.condition[i] ? mask : token)), reads, this.grid, useCache);
-    return { rows: known.rows.map((row, n) => guide(row, other.rows[n], config.cfg_scale)), saved: known.saved + other.saved };
+    const other = run(seen.map((token, i) => (this.condition[i] ? engine.mask : token)));
+    const rows = known.rows.map((row, n) => guide(row, other.rows[n], config.cfg_scale));
+    return { rows, saved: known.saved + other.saved };
   }
 
-  // The `k` most probable tokens at `position` as step `index` saw them, from its recorded logits; forbidden ones come last.
+  // The prediction at a position of `sampling.js`; the mask and what edits forbid are never predicted.
+  predict(row, position) {
+    return predict(row, this.config, [this.engine.mask, ...(this.never.get(position) ?? [])], this.generator);
+  }
+
+  // The `k` most probable tokens at `position` as step `index` saw them, from its recorded logits.
   top(index, position, k) {
-    const [row] = this.logits(this.asked[index].seen, [position]).rows;
-    return topTokens(softmax(row, this.asked[index].never.get(position) ?? []).p, k);
+    const { seen, never } = this.asked[index], [row] = this.logits(seen, [position]).rows;
+    return topTokens(softmax(row, [this.engine.mask, ...(never.get(position) ?? [])]).p, k);
   }
 }
 
-// AR: the next token is committed, whatever its confidence.
-const decodeAR = (state) => ({
-  plan: (first) => ({ start: first, end: first }),
-  choose: () => ({ reasons: ["ar"], heldBack: 0 }),
-});
+const modulo = (a, b) => ((a % b) + b) % b;
+const named = ({ step, position, action, token }) =>
+  `edits: ${action}${token === null ? "" : ` ${token}`} at step ${step}, position ${position}`;
 
-// LLaDA 1: each step keeps its share of the block's most confident (or of random) predictions.
-function decodeLLaDA1(state) {
-  const { config, size } = state;
-  const blocks = Math.floor(config.max_new_tokens / Math.min(size, config.max_new_tokens));
-  const stepsOfBlock = Math.floor((config.steps ?? config.max_new_tokens) / blocks);
-  let at = null, quota = []; // the block, and its steps' shares
-  return {
-    plan(first, edited) {
-      const start = first - ((first - state.prompt) % size), count = state.masks(start, start + size).length;
-      const steps = start === at ? Math.max(quota.length, 1) : stepsOfBlock;
-      if (start !== at || edited) quota = tokensPerStep(count, Math.min(steps, count));
-      at = start;
-      return { start, end: state.length };
-    },
-    choose(positions, confidence) {
-      let rankBy = confidence;
-      if (config.remasking === "random") {
-        const drawn = Array.from({ length: size }, () => state.generator.float());
-        rankBy = positions.map((position) => drawn[position - at]);
-      }
-      const commits = commitTopK(rankBy, quota.shift());
-      if (!quota.length) at = null;
-      return commits;
-    },
-  };
-}
+// Which of the block's masks a step commits, by the style. confidence: of the predictions at `positions`.
+const DECODERS = {
+  // AR: the next token, whatever its confidence.
+  ar: () => ({ reasons: ["ar"], heldBack: 0 }),
 
-// LLaDA 2: within a block all above the threshold, at least the schedule's share, at most the budget.
-function decodeLLaDA2(state) {
-  const { config, size, grid } = state, total = state.masks(0, state.tokens.length).length;
-  const quota = [...tokensPerStep(size, config.steps ?? size), 0].map((share) => Math.max(share, config.minimal_topk));
-  let at = null, refined = 0;
-  return {
-    plan(first) {
-      const start = first - ((first + grid.offset) % size);
-      refined = start === at ? refined + 1 : 0;
-      at = start;
-      return { start, end: start + size };
-    },
-    choose(positions, confidence) {
-      const least = Math.min(quota[Math.min(refined, quota.length - 1)], positions.length);
-      const remaining = state.masks(0, state.tokens.length).length;
-      const most = commitBudget(remaining, total, config.cap_start_ratio, config.cap_end_ratio, config.max_decode_per_step);
-      const commits = commitAboveThreshold(confidence, config.threshold, least, most);
-      if (!commits.reasons.includes(null)) at = null; // the block is full
-      return commits;
-    },
-  };
-}
+  // LLaDA 1: an even share for each of the block's remaining steps, the most confident or random ones.
+  llada1({ config, size, block, generator }, positions, confidence) {
+    const blocks = Math.floor(config.max_new_tokens / Math.min(size, config.max_new_tokens));
+    const steps = Math.floor((config.steps ?? config.max_new_tokens) / blocks);
+    const drawn = config.remasking === "random" && Array.from({ length: size }, () => generator.float());
+    const rankBy = drawn ? positions.map((position) => drawn[position - block.start]) : confidence;
+    return commitTopK(rankBy, Math.ceil(positions.length / Math.max(steps - block.refined, 1)));
+  },
 
-const DECODERS = { ar: decodeAR, llada1: decodeLLaDA1, llada2: decodeLLaDA2 };
+  // LLaDA 2: all above the threshold, at least the schedule's share, at most the budget.
+  llada2(state, positions, confidence) {
+    const { config, size, block, total } = state, remaining = state.masks(0, state.tokens.length).length;
+    const share = tokensPerStep(size, config.steps ?? size)[block.refined] ?? 0;
+    const least = Math.min(Math.max(share, config.minimal_topk), positions.length);
+    const most = commitBudget(remaining, total, config.cap_start_ratio, config.cap_end_ratio, config.max_decode_per_step);
+    return commitAboveThreshold(confidence, config.threshold, least, most);
+  },
+};
 
-// The steps of one decoding. config: of `completed` or `gapConfig`. Throws for an edit at a step that is not reached.
+// The steps of one decoding. Throws for an edit at a step that is never reached.
 function* decode(state) {
-  const { config, edits, prompt, length } = state, decoder = DECODERS[config.style](state);
+  const { config, edits, prompt, length } = state;
   let seconds = 0; // of work: what the consumer does between two steps does not count
   for (let index = 0; ; index++) {
-    const began = performance.now(), edited = state.apply(index);
-    if (state.over()) {
+    const began = performance.now();
+    edits.filter(({ step }) => step === index).forEach((edit) => state.apply(edit));
+    if (state.isOver) {
       const late = edits.find(({ step }) => step > index);
-      if (late) fail(`edit at step ${late.step}, position ${late.position}: the decoding is over after ${index} steps`);
+      if (late) fail(`${named(late)}: this step is never reached; the decoding has ${index}`);
       return;
     }
-    // 1. one forward up to the end of the block that holds the first mask
-    const { start, end } = decoder.plan(state.tokens.indexOf(state.engine.mask, prompt), edited), blockEnd = start + state.size;
-    const positions = state.masks(start, blockEnd), seen = state.tokens.slice(0, end);
-    const { rows, saved } = state.logits(seen, positions);
-    // 2. predictions at its masks, of which the policy commits some
-    const predictions = rows.map((row, n) => predict(row, config, state.never.get(positions[n]) ?? [], state.generator));
-    const entropies = predictions.map(({ entropy }, n) => [positions[n], entropy]);
-    state.asked.push({ seen, never: new Map(state.never), reused: saved > 0, entropies });
-    const { reasons, heldBack } = decoder.choose(positions, predictions.map(({ confidence }) => confidence));
-    const commits = [], draft = [];
-    let count = 0, confidence = 0, entropy = 0;
-    positions.forEach((position, n) => {
-      const prediction = predictions[n], reason = reasons[n];
-      if (reason) state.tokens[position] = prediction.token;
-      if (position >= length) return; // completes LLaDA 2's last block, and is not recorded
-      count += 1;
-      confidence += prediction.confidence;
-      entropy += prediction.entropy;
-      const { token, confidence: p, alternatives } = prediction;
-      if (reason) commits.push({ position, token, confidence: p, reason, alternatives });
-      else if (config.draft) draft.push([position, token, p]);
+    // 1. one forward up to the end of the block, predictions at its masks, of which the policy commits some
+    const { positions, seen } = state.plan(), { rows, saved } = state.logits(seen, positions);
+    const predictions = positions.map((position, n) => ({ position, ...state.predict(rows[n], position) }));
+    const confidences = predictions.map(({ confidence }) => confidence), { start, end } = state.block;
+    const { reasons, heldBack } = DECODERS[config.style](state, positions, confidences);
+    reasons.forEach((reason, n) => { if (reason) state.tokens[positions[n]] = predictions[n].token; });
+    // 2. the record; positions that complete LLaDA 2's last block are not in it
+    const asked = predictions.filter(({ position }) => position < length), commits = [], draft = [];
+    asked.forEach(({ position, token, confidence, alternatives }, n) => {
+      if (reasons[n]) commits.push({ position, token, confidence, reason: reasons[n], alternatives });
+      else if (config.draft) draft.push([position, token, confidence]);
     });
-    if (Number.isNaN(confidence)) fail(`the model predicts nan at positions ${start} to ${end}`);
+    const mean = (name) => asked.reduce((sum, prediction) => sum + prediction[name], 0) / asked.length;
+    if (Number.isNaN(mean("confidence"))) fail(`the model predicts nan at positions ${start} to ${end}`);
+    const entropies = asked.map(({ position, entropy }) => [position, entropy]);
+    state.asked.push({ seen, never: new Map(state.never), reused: saved > 0, entropies });
     seconds += saved + (performance.now() - began) / 1000; // a forward that was remembered counts as when it was run
     yield {
-      index, row: 0, forwards: config.cfg_scale ? 2 : 1, seconds, block: [start, Math.min(blockEnd, length)], commits,
-      masked: state.masks(prompt, length).length, confidence: confidence / count, entropy: entropy / count, draft,
+      index, row: 0, forwards: config.cfg_scale ? 2 : 1, seconds, block: [start, Math.min(end, length)], commits,
+      masked: state.masks(prompt, length).length, confidence: mean("confidence"), entropy: mean("entropy"), draft,
       held_back: heldBack,
     };
   }

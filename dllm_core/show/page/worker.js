@@ -6,8 +6,8 @@
 // { do: "encode", id, model, text } → { id, encoded: { tokens, texts, unknown (characters without a token, each once) } }
 // { do: "decode", id, model, settings, edits, and one of: text (a prompt), messages ([{ role, content }, …]), prompt (token ids),
 //   gaps (a text in which two or more underscores are a gap, one for each masked token), tokens (ids with masks, to infill) }
-//   → { id, begun: a trace without steps, unknown } → { id, step, texts, reused, entropies } for each step, texts: { token id: text } of its tokens, reused:
-//   whether its logits were remembered, entropies: [[position, nats], …] of the positions that it read
+//   → { id, begun: a trace without steps, unknown } → { id, step, texts, reused, entropies } for each step, texts: { token id: text }
+//   of its tokens, reused: whether its logits were remembered, entropies: [[position, nats], …] of the masks that it read
 //   → { id, trace, stopped }: as Trace.to_json(), with vocabulary, text and edits; also after "stop", with the steps so far
 // { do: "stop", id } of a decoding; it ends after the step in work
 // { do: "top", id, step, position } of a decoding that began → { id, top: { step, position, tokens: [[token, p, text], …] } }: the
@@ -61,10 +61,10 @@ function serve(post) {
     const run = { state: new DecodingState(engine, initial, prompt.length, config, edits), stopped: false, tokenizer };
     const trace = {
       style: config.style, prompt, initial, mask_token_id: engine.mask, eos_token_id: eos, steps: [], settings: config,
-      vocabulary: {}, text: "", other_ends: others, edits,
+      vocabulary: {}, text: "", other_ends: others, edits: run.state.edits,
     };
     const name = (tokens) => Object.fromEntries(tokens.map((token) => [token, tokenizer.decode([token])]));
-    trace.vocabulary = name([...initial, ...edits.map(({ token }) => token).filter((token) => token != null)]);
+    trace.vocabulary = name([...initial, ...trace.edits.map(({ token }) => token).filter((token) => token !== null)]);
     const texts = [request.text, request.gaps, ...(request.messages ?? []).map(({ content }) => content)].join("");
     runs.set(id, run);
     post({ id, begun: trace, unknown: tokenizer.unknownCharacters(texts) });
