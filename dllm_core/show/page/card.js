@@ -22,7 +22,7 @@ class Card {
     const { picked } = this.studio;
     const place = picked && placeOf(picked);
     byId("card").hidden = !place?.changeable;
-    byId("card-hint").textContent = place?.hint ?? (picked ? "" : say("hint"));
+    byId("card-hint").textContent = place ? place.hint : say("hint");
     const key = place && `${picked.side.id} ${place.step} ${picked.position}`;
     if (place?.changeable) byId("card-from").textContent = say("from_step", { step: place.from });
     if (key === this.key) return;
@@ -57,15 +57,17 @@ class Card {
   }
 }
 
-// Of a kept token: whether it can be changed, the step whose forward pass read it, and the step from which a change goes on:
-// the shown one, and at the end, behind which nothing is decoded, the one that wrote it.
+// Of a kept token: whether it can be changed, the step whose forward pass read it (−1: none did), and the step from which a
+// change goes on: the shown one, and at the end, behind which nothing is decoded, the one that put the token there.
 function placeOf({ view: { record }, side, position, k }) {
-  if (!side.request) return { changeable: false, hint: say("loaded_only") };
-  if (record.initial[position] !== record.mask) return { changeable: false, hint: say("given") };
-  const { commit, draft } = record.at(position, k);
+  if (!side.request) return { changeable: false, step: -1, hint: say("loaded_only") };
+  if (record.initial[position] !== record.mask) return { changeable: false, step: -1, hint: say("given") };
+  const { state, commit, edit } = record.at(position, k);
   const [first, last] = record.block(k);
-  const read = commit || draft || (position >= first && position <= last && record.steps.length);
-  const step = commit ? commit.step : draft ? draft.step : read ? Math.max(k - 1, 0) : -1;
-  const from = k === record.steps.length && commit ? commit.step + 1 : k;
-  return { changeable: true, step, from, hint: read ? "" : say("unseen") };
+  const events = [record.commitsAt, record.draftsAt].map((at) => lastBefore(at[position], k)?.step ?? -1);
+  const isRead = state === "masked" && record.steps.length && position >= first && position <= last;
+  const step = isRead ? Math.max(k - 1, 0) : Math.max(...events);
+  const put = commit ?? edit;
+  const from = k === record.steps.length && put ? put.step + 1 : k;
+  return { changeable: true, step, from, hint: step < 0 ? say("unseen") : "" };
 }

@@ -50,9 +50,9 @@ const rawText = (trace, token) => (trace.vocabulary[token] ?? `#${token}`).repla
 function recordOf(trace, label, running) {
   const final = tokensAt(trace, trace.steps.length);
   const end = endOf(trace, final);
-  const last = trace.steps.at(-1);
   const answered = final.filter((token, position) => isAnswer(trace, position) && position <= end && token !== trace.mask_token_id).length;
   const open = final.some((token, position) => position < end && token === trace.mask_token_id);
+  const changes = changesOf(trace);
   const written = new Set();
   const seen = new Map();
   const forwards = trace.steps.reduce((reached, step) => [...reached, reached.at(-1) + step.forwards], [0]);
@@ -62,6 +62,7 @@ function recordOf(trace, label, running) {
   const table = DATA.reasons[trace.settings.remasking === "random" ? `${trace.style} random` : trace.style] ?? DATA.reasons.llada2;
   return {
     label,
+    style: trace.style,
     running,
     reasons: numbered(table),
     waits: numbered(DATA.waits),
@@ -73,31 +74,33 @@ function recordOf(trace, label, running) {
     forwards,
     seconds: [0, ...trace.steps.map((step) => step.seconds)],
     tokens: answered,
-    written: changesOf(trace).map((changed) => {
+    written: changes.map((changed) => {
       for (const [position, token] of changed) {
         if (token === trace.mask_token_id) written.delete(position);
         else if (position <= end) written.add(position);
       }
       return written.size;
     }),
-    finished: !running && Boolean(last) && (!last.masked || (end < final.length && !open)),
+    finished: !running && ((end < final.length && !open) || !final.includes(trace.mask_token_id)),
     rate: plain(answered / Math.max(forwards.at(-1), 1)),
     settings: Object.fromEntries(Object.entries(trace.settings).filter(([, value]) => value !== null)),
-    steps: trace.steps.map((step) => ({
+    steps: trace.steps.map((step, index) => ({
       block: step.block,
       commits: step.commits.map((c) => [c.position, c.token, c.confidence, c.reason, c.alternatives]),
       masked: step.masked,
       confidence: step.confidence,
       entropy: step.entropy,
-      drafts: changedDrafts(step, seen),
+      drafts: changedDrafts(step, changes[index], seen),
       held: step.held_back,
     })),
     edits: (trace.edits ?? []).map((edit) => [edit.step, edit.position, edit.token, edit.action, edit.why]),
   };
 }
 
-// The guesses that differ from those seen before, as columns [differences of positions, tokens, thousandths].
-function changedDrafts({ draft }, seen) {
+// The guesses that differ from those seen before, as columns [differences of positions, tokens, thousandths]. before: what
+// changed before this step: a guess where a token was masked again is a new one.
+function changedDrafts({ draft }, before, seen) {
+  before.forEach((token, position) => seen.delete(position));
   const columns = [[], [], []];
   let last = 0;
   for (const [position, token, confidence] of [...draft].sort(([a], [b]) => a - b)) {

@@ -8,7 +8,26 @@ class PagePlayer extends Player {
     super.show(force);
     this.root.dispatchEvent(new Event("shown"));
   }
-  update(data) { const { root } = this; root.replaceChildren(); byId("card-why").replaceChildren(); const p = new PagePlayer(root, data); studio.player = p; byId("card-why").append(p.why.node); } // TEMP
+
+  // Other decodings under the viewer's choices: clock, colours, size, kept token and focus stay.
+  update(data) {
+    const { picked } = this.why;
+    const kept = picked && { view: this.sides.indexOf(picked.side), position: picked.position };
+    const focused = this.sides.findIndex(({ box }) => box.contains(document.activeElement));
+    const place = this.sides[focused]?.stop;
+    this.why.picked = this.why.shown = null;
+    this.sides = data.traces.map((trace, index) => new Side(this, new Record(trace), index));
+    this.root.querySelector(".dllm-sides").replaceChildren(...this.sides.map((side) => side.node));
+    this.sides.forEach((side) => side.node.append(...[differenceLine(side)].filter(Boolean)));
+    this.curves = this.curves.map(({ node, value, first, digits, least }) =>
+      new Curve(this, node.querySelector("figcaption").firstChild.textContent, value, first, digits, least));
+    this.root.querySelector(".dllm-curves").replaceChildren(...this.curves.map((curve) => curve.node));
+    this.setClock(this.unit);
+    this.bar.drawLegend();
+    if (this.sides[kept?.view]?.cells[kept.position]) this.why.pick(this.sides[kept.view], kept.position);
+    this.sides[focused]?.focus(place);
+    if (place !== undefined) this.sides[focused]?.cells[this.sides[focused].stop].focus();
+  }
 }
 
 class Studio {
@@ -137,7 +156,8 @@ class Studio {
     const data = { clock: "forwards", traces: shown.map((side) => recordOf(side.trace, this.label(side), side.running)) };
     const { player } = this;
     const follows = !player || this.step !== null;
-    if (player?.update) player.update(data);
+    this.feeding = true;
+    if (player) player.update(data);
     else {
       const root = byId("player");
       this.player = new PagePlayer(root, data);
@@ -148,6 +168,7 @@ class Studio {
     }
     this.player.sides.forEach((view, i) => { view.of = shown[i]; });
     if (follows) this.goTo(this.step);
+    this.feeding = false;
     drawBranches(this);
     this.viewed();
   }
@@ -159,6 +180,7 @@ class Studio {
   }
 
   viewed() {
+    if (this.feeding) return; // it is told once, when all has been fed
     drawText(this);
     card.refresh();
     heatMap.refresh();

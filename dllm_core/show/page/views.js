@@ -11,48 +11,19 @@ function drawText({ player, sides }) {
     : side.reused ? say("reused", { reused: side.reused, all }) : say("done", { tokens: record.tokens, forwards: all });
 }
 
-// A line per side: its edits with their reason, and where its text first differs from that of the first side.
+// A line per side: its edits with their reason, and a button that removes it. The player says where branches differ.
 function drawBranches(studio) {
   const { sides: views } = studio.player;
-  views.forEach(({ cells }) => cells.forEach((cell) => delete cell.dataset.differs));
-  byId("branches").replaceChildren(...(views.length < 2 ? [] : views.map((view, index) => {
-    const { record, of: side } = view;
-    const edits = (side.trace.edits ?? []).map(({ step, position, action, token, why }) => {
-      const words = say(`edit_${action}`, { position, token: record.text(token) });
-      return make("span", { class: "quiet", text: `${say("edit", { step, words })}${why ? ` (${why})` : ""}` });
+  byId("branches").replaceChildren(...(views.length < 2 ? [] : views.map(({ record, of: side }, index) => {
+    const edits = record.edits.map(([step, position, token, action, why]) => {
+      const words = say("edit", { step, words: say(`edit_${action}`, { position, token: record.text(token) }) });
+      return make("span", { class: "quiet", text: why ? `${words} (${why})` : words });
     });
-    const position = index && !side.running ? firstDifference(views[0], view) : -1;
-    const found = !index || side.running ? [] : [position < 0 ? make("span", { text: say("same", { label: views[0].record.label }) }) : jumpTo(studio, view, position)];
     const name = say("remove", { label: record.label });
-    return make("div", { class: "branch" }, [
-      dash(index), make("b", { text: record.label }), ...edits, ...found,
-      make("button", { type: "button", text: "✕", "aria-label": name, title: name, on: { click: () => studio.remove(side) } }),
-    ]);
+    const on = { click: () => studio.remove(side) };
+    const remove = make("button", { type: "button", text: "✕", "aria-label": name, title: name, on });
+    return make("div", { class: "branch" }, [dash(index), make("b", { text: record.label }), ...edits, remove]);
   })));
-}
-
-const finalOf = ({ record }) => record.initial.map((_, position) => record.at(position, record.steps.length).token);
-
-function firstDifference(one, other) {
-  const [a, b] = [finalOf(one), finalOf(other)];
-  const edited = new Set(other.record.edits.map(([, position]) => position));
-  return b.findIndex((token, position) => token !== a[position] && !edited.has(position) && token !== other.record.mask);
-}
-
-function jumpTo(studio, view, position) {
-  const [first] = studio.player.sides;
-  for (const { cells } of [first, view]) if (cells[position]) cells[position].dataset.differs = "";
-  const words = [first, view].map((each) => each.record.text(finalOf(each)[position]));
-  const text = say("differs", { position, a: words[0], b: words[1] });
-  return make("button", { type: "button", class: "jump", text, on: { click: () => pickToken(studio, view, position) } });
-}
-
-// Keep a token, at the step that wrote it.
-function pickToken({ player }, view, position) {
-  const step = view.record.commitsAt[position].at(-1)?.step;
-  if (step !== undefined) player.seek(view.record[player.unit][step + 1]);
-  if (player.why.picked?.side !== view || player.why.picked.position !== position) player.why.pick(view, position);
-  player.root.dispatchEvent(new Event("shown"));
 }
 
 // The first side's (or the kept token's side's) steps from top to bottom, positions from left to right.
