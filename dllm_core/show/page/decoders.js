@@ -1,5 +1,5 @@
-// AR, LLaDA 1, LLaDA 2 and infilling as generators: the twins of dllm_core/samplers.py and decoding_state.py for one sequence,
-// with edits made between steps. What is yielded has the fields of dllm_core/trace.py's DecodeStep.
+// AR, LLaDA 1, LLaDA 2 and infilling as a generator: the twin of dllm_core/samplers.py and decoding_state.py for one
+// sequence, with edits made between steps. What is yielded has the fields of dllm_core/trace.py's DecodeStep.
 
 const FULL = 2 ** 30; // the block of full attention
 const ACTIONS = ["take", "write", "mask", "forbid"];
@@ -15,7 +15,8 @@ function completed(settings) {
   const refuse = (name, wanted) => fail(`${name}=${JSON.stringify(config[name])}: must be ${wanted}`);
   if (unknown) fail(`${unknown}: is no setting of a decoding`);
   if (!DECODERS[config.style]) refuse("style", Object.keys(DECODERS).join(", "));
-  if ((config.cap_start_ratio === null) !== (config.cap_end_ratio === null)) refuse("cap_end_ratio", "set with cap_start_ratio");
+  const isHalf = (config.cap_start_ratio === null) !== (config.cap_end_ratio === null);
+  if (isHalf) refuse("cap_end_ratio", "set with cap_start_ratio, or neither");
   if (config.style === "ar" && config.cfg_scale) refuse("cfg_scale", "0 for style 'ar' (guidance needs masks)");
   if (config.style !== "llada1") return config;
   const { max_new_tokens: answer, steps } = config, blocks = answer / (config.block_length ?? answer);
@@ -25,48 +26,47 @@ function completed(settings) {
   return config;
 }
 
-// `config` as it fills the masks in `tokens`: all are one block, one step each unless `steps` says fewer, no early stop.
+// The settings as they fill the masks in `tokens`: one block, a step for each mask unless `steps` says fewer, no end.
 function gapConfig(tokens, settings, mask) {
   const gaps = tokens.filter((token) => token === mask).length;
   if (!gaps) fail(`tokens: hold no mask (${mask}); mark each gap token with the mask id`);
   if (settings.steps > gaps) fail(`steps=${settings.steps}: must be at most the ${gaps} masked tokens`);
-  const steps = settings.steps || gaps;
-  return { ...DEFAULTS, ...settings, style: "llada1", max_new_tokens: gaps, block_length: null, steps, eos_early_stop: false };
+  const own = { style: "llada1", max_new_tokens: gaps, block_length: null, steps: settings.steps ?? gaps };
+  return completed({ ...settings, ...own, eos_early_stop: false });
 }
 
 class DecodingState {
-  // engine: { model, mask, ends (token ids, eos first), labelShift, grid ("start" or "answer") }; initial: the sequence with
-  // its masks; edits: [{ step, position, action, token, why }, …].
+  // engine: { model, mask, ends (token ids, eos first), labelShift, grid ("start" or "answer") }; initial: the sequence
+  // with its masks; config: of `completed` or `gapConfig`; edits: [{ step, position, action, token, why }, …].
   constructor(engine, initial, promptLength, config, edits = []) {
     Object.assign(this, { engine, config, initial, prompt: promptLength, length: initial.length });
-    const isWhole = config.style === "llada2", size = config.block_length ?? (isWhole ? 32 : this.length - promptLength);
-    this.size = config.style === "ar" ? 1 : size;
-    // LLaDA 2 counts its blocks from −offset, and computes whole ones; those of LLaDA 1 begin with the answer
+    const { style, block_length: length } = config, isWhole = style === "llada2", { positions: most } = engine.model;
+    const size = style === "ar" ? 1 : (length ?? (isWhole ? 32 : initial.length - promptLength));
+    // LLaDA 2 counts its blocks from −offset, and computes whole ones; those of the others begin with the answer
     const offset = isWhole && engine.grid === "answer" ? modulo(-promptLength, size) : 0;
-    const end = this.length + (isWhole ? modulo(-this.length - offset, size) : 0), { positions } = engine.model;
-    if (end > positions) fail(`prompt and answer take ${end} positions: more than max_position_embeddings=${positions}`);
-    this.grid = { size: config.style === "llada1" ? FULL : this.size, offset };
-    this.origin = isWhole ? -offset : promptLength;
+    const end = this.length + (isWhole ? modulo(-this.length - offset, size) : 0);
+    if (end > most) fail(`prompt and answer take ${end} positions: more than max_position_embeddings=${most}`);
+    Object.assign(this, { size, origin: isWhole ? -offset : promptLength });
+    this.grid = { size: style === "llada1" ? FULL : size, offset };
     this.tokens = [...initial, ...Array(end - this.length).fill(engine.mask)];
     this.condition = initial.map((token) => token !== engine.mask); // what guidance hides
-    this.total = this.masks(0, end).length;
+    this.total = this.masked;
     this.generator = new Generator(config.seed);
     this.never = new Map(); // position → the tokens that edits forbid there
     this.asked = []; // of each step { seen, never, reused, entropies }: what the model saw, and what a Trace leaves out
     this.edits = edits.map((edit) => ({ token: null, why: "", ...edit })).sort((a, b) => a.step - b.step);
     this.edits.forEach((edit) => this.check(edit));
-    this.block = { start: null, refined: 0 }; // of the last step, and the steps before it that it has had in a row
+    this.block = { start: null, refined: 0 }; // of the last step, and how many it has had in a row before
   }
 
   check(edit) {
-    const { step, position, action, token } = edit, { mask, model } = this.engine;
+    const { position, action, token } = edit, { mask, model: { vocabulary: words } } = this.engine;
     const wrong =
       (!ACTIONS.includes(action) && `action must be one of ${ACTIONS.join(", ")}`) ||
-      (!(step >= 0 && step % 1 === 0) && "step must be an integer from 0") ||
       (!(position in this.initial) && `position must be within the sequence of ${this.length}`) ||
       (this.initial[position] !== mask && "this position is of the prompt or was given, and cannot be changed") ||
       ((token === null) !== (action === "mask") && "take, write and forbid need a token, mask has none") ||
-      (token !== null && !(token >= 0 && token < model.vocabulary) && `token must be within the vocabulary of ${model.vocabulary}`) ||
+      (token !== null && !(token >= 0 && token < words) && `token must be within the vocabulary of ${words}`) ||
       (token === mask && action !== "forbid" && "the token is the mask; use the action mask");
     if (wrong) fail(`${named(edit)}: ${wrong}`);
   }
@@ -78,7 +78,8 @@ class DecodingState {
     const changed = action === "take" || action === "write" ? token : mask;
     if (changed === this.tokens[position] || (action === "forbid" && this.tokens[position] !== token)) return;
     if (this.config.style === "ar") {
-      if (this.masks(0, position).length) fail(`${named(edit)}: AR writes from left to right, and a position before is masked`);
+      const isBehind = this.masks(0, position).length;
+      if (isBehind) fail(`${named(edit)}: AR writes from left to right, and a position before this one is masked`);
       this.tokens.fill(mask, position); // what stands behind followed from it
     }
     this.tokens[position] = changed;
@@ -90,6 +91,8 @@ class DecodingState {
     for (let i = start; i < end; i++) if (this.tokens[i] === this.engine.mask) positions.push(i);
     return positions;
   }
+
+  get masked() { return this.masks(0, this.tokens.length).length; }
 
   // Whether no mask is left, or a token that ends the answer stands in it with no mask before it.
   get isOver() {
@@ -111,7 +114,8 @@ class DecodingState {
   logits(seen, positions) {
     const { engine, config } = this, shift = engine.labelShift || config.style === "ar" ? 1 : 0;
     const reads = positions.map((position) => Math.max(position - shift, 0));
-    const run = (tokens) => engine.model.logits(tokens, reads, this.grid, config.use_cache && config.style !== "llada1");
+    const useCache = config.use_cache && config.style !== "llada1"; // under full attention every position may change
+    const run = (tokens) => engine.model.logits(tokens, reads, this.grid, useCache);
     const known = run(seen);
     if (!config.cfg_scale) return known;
     const other = run(seen.map((token, i) => (this.condition[i] ? engine.mask : token)));
@@ -150,12 +154,11 @@ const DECODERS = {
   },
 
   // LLaDA 2: all above the threshold, at least the schedule's share, at most the budget.
-  llada2(state, positions, confidence) {
-    const { config, size, block, total } = state, remaining = state.masks(0, state.tokens.length).length;
+  llada2({ config, size, block, total, masked }, positions, confidence) {
     const share = tokensPerStep(size, config.steps ?? size)[block.refined] ?? 0;
     const least = Math.min(Math.max(share, config.minimal_topk), positions.length);
-    const most = commitBudget(remaining, total, config.cap_start_ratio, config.cap_end_ratio, config.max_decode_per_step);
-    return commitAboveThreshold(confidence, config.threshold, least, most);
+    const { cap_start_ratio: start, cap_end_ratio: end, max_decode_per_step: limit } = config;
+    return commitAboveThreshold(confidence, config.threshold, least, commitBudget(masked, total, start, end, limit));
   },
 };
 
@@ -172,9 +175,9 @@ function* decode(state) {
       return;
     }
     // 1. one forward up to the end of the block, predictions at its masks, of which the policy commits some
-    const { positions, seen } = state.plan(), { rows, saved } = state.logits(seen, positions);
+    const { positions, seen } = state.plan(), { rows, saved } = state.logits(seen, positions), { start, end } = state.block;
     const predictions = positions.map((position, n) => ({ position, ...state.predict(rows[n], position) }));
-    const confidences = predictions.map(({ confidence }) => confidence), { start, end } = state.block;
+    const confidences = predictions.map(({ confidence }) => confidence);
     const { reasons, heldBack } = DECODERS[config.style](state, positions, confidences);
     reasons.forEach((reason, n) => { if (reason) state.tokens[positions[n]] = predictions[n].token; });
     // 2. the record; positions that complete LLaDA 2's last block are not in it

@@ -1,50 +1,31 @@
-// The Transformer of dllm_core/model.py in float64: RMSNorm, QK-norm, RoPE, grouped heads, SwiGLU, with a cache of keys and
-// values, and a memory of logits. One sequence at a time; positions count from 0.
+// The Transformer of dllm_core/model.py in float64: RMSNorm, QK-norm, RoPE, grouped heads, SwiGLU, with a cache of keys
+// and values, and a memory of logits. One sequence at a time; positions count from 0.
 
 const MOST_CACHES = 8, MOST_LOGITS = 2 ** 24; // sequences whose keys are kept; numbers of logits kept, 64 MB
-
-function fail(message) {
-  throw new Error(message);
-}
-
-// name → { shape, data (Float64Array) } of a safetensors file (an ArrayBuffer) in float16 or float32.
-function readSafetensors(buffer) {
-  const size = Number(new DataView(buffer).getBigUint64(0, true));
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, size)));
-  delete header.__metadata__;
-  const halves = Float64Array.from({ length: 2 ** 16 }, (_, bits) => {
-    const sign = bits >> 15 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
-    return sign * (exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24);
-  });
-  return Object.fromEntries(Object.entries(header).map(([name, { dtype, shape, data_offsets: [from, to] }]) => {
-    const bytes = buffer.slice(8 + size + from, 8 + size + to);
-    if (dtype === "F16") return [name, { shape, data: Float64Array.from(new Uint16Array(bytes), (bits) => halves[bits]) }];
-    if (dtype === "F32") return [name, { shape, data: Float64Array.from(new Float32Array(bytes)) }];
-    throw new Error(`weights: ${name} is ${dtype}; the page reads F16 and F32`);
-  }));
-}
 
 class Transformer {
   // config: of config.json; buffer: of model.safetensors.
   constructor(config, buffer) {
-    const tensors = readSafetensors(buffer), heads = config.num_attention_heads;
-    const get = (name) => tensors[name]?.data ?? fail(`weights: no tensor ${name}`);
+    const tensors = readSafetensors(buffer), get = (name) => tensors[name] ?? fail(`weights: no tensor ${name}`);
     if (config.hidden_act !== "silu") fail(`config: hidden_act is ${config.hidden_act}; the page computes silu`);
-    this.heads = heads;
-    this.groups = config.num_key_value_heads ?? heads;
-    this.size = config.head_dim ?? config.hidden_size / heads;
+    this.heads = config.num_attention_heads;
+    this.groups = config.num_key_value_heads; // heads of keys and values
+    this.size = config.head_dim;
     this.eps = config.rms_norm_eps;
     this.positions = config.max_position_embeddings;
-    this.embedding = get("model.embed_tokens.weight");
-    this.head = config.tie_word_embeddings ? this.embedding : get("lm_head.weight");
     this.vocabulary = config.vocab_size;
+    this.embedding = get("model.embed_tokens.weight");
     this.norm = get("model.norm.weight");
+    this.head = config.tie_word_embeddings ? this.embedding : get("lm_head.weight");
     this.layers = Array.from({ length: config.num_hidden_layers }, (_, l) => {
-      const of = (name) => get(`model.layers.${l}.${name}.weight`), extra = (name) => tensors[`model.layers.${l}.self_attn.${name}`]?.data;
-      const [q, k, v, o] = [..."qkvo"].map((name) => of(`self_attn.${name}_proj`));
+      const of = (name) => get(`model.layers.${l}.${name}.weight`);
+      const own = (name) => tensors[`model.layers.${l}.self_attn.${name}`]; // not every model has it
+      const [q, k, v] = [..."qkv"].map((name) => ({
+        weight: of(`self_attn.${name}_proj`), bias: own(`${name}_proj.bias`), norm: own(`${name}_norm.weight`),
+      }));
       const [gate, up, down] = ["gate", "up", "down"].map((name) => of(`mlp.${name}_proj`));
-      const biases = [..."qkv"].map((name) => extra(`${name}_proj.bias`)), norms = [..."qk"].map((name) => extra(`${name}_norm.weight`));
-      return { q, k, v, o, gate, up, down, biases, norms, first: of("input_layernorm"), second: of("post_attention_layernorm") };
+      const norms = [of("input_layernorm"), of("post_attention_layernorm")];
+      return { q, k, v, o: of("self_attn.o_proj"), gate, up, down, norms };
     });
     const half = this.size / 2, f32 = Math.fround; // angles are float32 in PyTorch
     const angle = (i) => f32(f32(config.rope_theta ** -f32((2 * (i % half)) / this.size)) * Math.floor(i / half));
@@ -64,14 +45,15 @@ class Transformer {
   // { rows: the logits (Float32Array [V]) at each of `reads`, saved: the seconds that remembering them saved }.
   // tokens: [0, end); grid: { size, offset } of the blocks, of which a token sees its own and the earlier ones.
   logits(tokens, reads, grid, useCache) {
-    const key = `${grid.size} ${grid.offset} ${tokens}`, entry = this.memory.get(key) ?? { rows: new Map(), seconds: 0 };
-    const missing = [...new Set(reads)].filter((position) => !entry.rows.has(position)), V = this.vocabulary;
-    if (missing.length) {
-      const began = performance.now(), count = missing.length, hidden = this.forward(tokens, missing, grid, useCache);
-      const logits = this.buffer("logits", count * V);
+    const key = `${grid.size} ${grid.offset} ${tokens}`, V = this.vocabulary;
+    const entry = this.memory.get(key) ?? { rows: new Map(), seconds: 0 };
+    const missing = [...new Set(reads)].filter((position) => !entry.rows.has(position)), count = missing.length;
+    if (count) {
+      const began = performance.now(), logits = this.buffer("logits", count * V);
+      const hidden = this.forward(tokens, missing, grid, useCache);
       rmsNorm(hidden, this.norm, this.eps, count, hidden);
       multiply(hidden, this.head, logits, count, this.norm.length, V);
-      missing.forEach((position, n) => entry.rows.set(position, new Float32Array(logits.subarray(n * V, (n + 1) * V))));
+      missing.forEach((position, n) => entry.rows.set(position, new Float32Array(logits.subarray(n * V, n * V + V))));
       entry.seconds += (performance.now() - began) / 1000;
       this.remembered += count * V;
     }
@@ -82,7 +64,7 @@ class Transformer {
       this.remembered -= rows.size * V;
       this.memory.delete(oldest);
     }
-    return { rows: reads.map((position) => entry.rows.get(position)), saved: missing.length ? 0 : entry.seconds };
+    return { rows: reads.map((position) => entry.rows.get(position)), saved: count ? 0 : entry.seconds };
   }
 
   // Attention probabilities of one layer, [heads, S, S] for all positions of `tokens`, as a Float32Array.
@@ -92,8 +74,8 @@ class Transformer {
     return watch.p;
   }
 
-  // The cache to write to, and for how many positions it holds already: those of the whole blocks that the sequence shares
-  // with an earlier one. That one's cache is overwritten, or copied where more than its last block would be lost.
+  // The cache to write to, and for how many positions it holds already: those of the whole blocks that the sequence
+  // shares with an earlier one. That one's cache is overwritten, or copied where more than a block would be lost.
   cacheFor(tokens, { size, offset }, useCache) {
     if (!useCache) return { cache: (this.plain ??= this.emptyCache()), valid: 0 };
     let best = null, valid = 0;
@@ -123,44 +105,48 @@ class Transformer {
   // watch: { layer, p }, where one layer's attention probabilities are written.
   forward(tokens, reads, grid, useCache, watch = null) {
     const { cache, valid } = this.cacheFor(tokens, grid, useCache), H = this.norm.length, KV = this.groups * this.size;
-    const from = Math.min(valid, ...reads), all = tokens.slice(from).map((_, n) => from + n);
-    let x = this.buffer("x", all.length * H);
-    all.forEach((position, n) => x.set(this.embedding.subarray(tokens[position] * H, (tokens[position] + 1) * H), n * H));
+    const from = Math.min(valid, ...reads), S = tokens.length - from, all = Array.from({ length: S }, (_, n) => from + n);
+    const row = (part, n) => part.subarray(n * H, n * H + H);
+    const gather = (name, part, rows) => {
+      const gathered = this.buffer(name, rows.length * H);
+      rows.forEach((from, n) => gathered.set(row(part, from), n * H));
+      return gathered;
+    };
+    let x = gather("x", this.embedding, tokens.slice(from));
     this.layers.forEach((layer, l) => {
-      const S = all.length, normed = this.buffer("normed", S * H);
-      rmsNorm(x, layer.first, this.eps, S, normed);
+      const normed = this.buffer("normed", S * H), isLast = l === this.layers.length - 1;
+      rmsNorm(x, layer.norms[0], this.eps, S, normed);
       // 1. keys and values of all positions, into the cache
-      const keys = cache.keys[l].subarray(from * KV), values = cache.values[l].subarray(from * KV);
-      this.project(normed, layer.k, layer.biases[1], keys, S, layer.norms[1], all);
-      this.project(normed, layer.v, layer.biases[2], values, S);
-      // 2. queries, in the last layer of the positions that are read alone
-      const rows = l === this.layers.length - 1 ? reads : all, count = rows.length;
-      const pick = (name, part) => {
-        const picked = this.buffer(name, count * H);
-        rows.forEach((position, n) => picked.set(part.subarray((position - from) * H, (position - from + 1) * H), n * H));
-        return picked;
-      };
-      const [input, residual] = rows === all ? [normed, x] : [pick("input", normed), pick("residual", x)];
+      this.project(normed, layer.k, cache.keys[l].subarray(from * KV), all, true);
+      this.project(normed, layer.v, cache.values[l].subarray(from * KV), all, false);
+      // 2. queries, in the last layer only where it is read
+      const queries = isLast ? reads : all, count = queries.length, rows = queries.map((position) => position - from);
       const q = this.buffer("q", count * this.heads * this.size);
-      this.project(input, layer.q, layer.biases[0], q, count, layer.norms[0], rows);
-      // 3. attention, and the MLP
-      const mixed = this.attend(q, cache.keys[l], cache.values[l], rows, tokens.length, grid, watch?.layer === l ? watch.p : null);
-      const added = this.buffer("added", count * H);
-      multiply(mixed, layer.o, added, count, this.heads * this.size, H);
-      for (let i = 0; i < count * H; i++) residual[i] += added[i];
-      this.mlp(residual, layer, count);
-      x = residual;
+      this.project(isLast ? gather("read", normed, rows) : normed, layer.q, q, queries, true);
+      // 3. attention and MLP, each added to the stream
+      const watched = watch?.layer === l ? watch.p : null;
+      const mixed = this.attend(q, cache.keys[l], cache.values[l], queries, tokens.length, grid, watched);
+      if (isLast) x = gather("last", x, rows);
+      this.add(x, mixed, layer.o, count);
+      this.mlp(x, layer, count);
     });
     return x;
   }
 
-  // y = x · wᵀ + bias, then per head the norm's gain and, where positions are given, RoPE on the pairs (i, i + size / 2).
-  project(x, w, bias, y, count, gain, positions) {
-    const H = this.norm.length, width = w.length / H, half = this.size / 2;
-    multiply(x, w, y, count, H, width);
+  // x [count, H] += y · wᵀ
+  add(x, y, w, count) {
+    const H = this.norm.length, added = this.buffer("added", count * H);
+    multiply(y, w, added, count, w.length / H, H);
+    for (let i = 0; i < count * H; i++) x[i] += added[i];
+  }
+
+  // y = x · weightᵀ + bias, the QK-norm of each head and, for queries and keys, RoPE on the pairs (i, i + size / 2).
+  project(x, { weight, bias, norm }, y, positions, isRotated) {
+    const H = this.norm.length, width = weight.length / H, half = this.size / 2, count = positions.length;
+    multiply(x, weight, y, count, H, width);
     if (bias) for (let i = 0; i < count * width; i++) y[i] += bias[i % width];
-    if (gain) rmsNorm(y, gain, this.eps, (count * width) / this.size, y);
-    for (let n = 0; positions && n < count; n++) {
+    if (norm) rmsNorm(y, norm, this.eps, (count * width) / this.size, y);
+    for (let n = 0; isRotated && n < count; n++) {
       for (let head = n * width; head < (n + 1) * width; head += this.size) {
         for (let i = head, r = positions[n] * half; i < head + half; i++, r++) {
           const first = y[i], second = y[i + half], cos = this.cos[r], sin = this.sin[r];
@@ -191,15 +177,14 @@ class Transformer {
     return mixed;
   }
 
-  // x += down(silu(gate(x)) · up(x)), of the norm of x.
+  // x += down(silu(gate(x)) · up(x)), of the norm of x
   mlp(x, layer, count) {
-    const H = this.norm.length, inner = layer.gate.length / H, normed = this.buffer("input", count * H);
-    const gate = this.buffer("gate", count * inner), up = this.buffer("up", count * inner), added = this.buffer("added", count * H);
-    rmsNorm(x, layer.second, this.eps, count, normed);
+    const H = this.norm.length, inner = layer.gate.length / H, normed = this.buffer("normed", count * H);
+    const gate = this.buffer("gate", count * inner), up = this.buffer("up", count * inner);
+    rmsNorm(x, layer.norms[1], this.eps, count, normed);
     multiply(normed, layer.gate, gate, count, H, inner);
     multiply(normed, layer.up, up, count, H, inner);
     for (let i = 0; i < count * inner; i++) gate[i] *= up[i] / (1 + Math.exp(-gate[i]));
-    multiply(gate, layer.down, added, count, inner, H);
-    for (let i = 0; i < count * H; i++) x[i] += added[i];
+    this.add(x, gate, layer.down, count);
   }
 }

@@ -1,5 +1,5 @@
-// Which masked positions a step commits, and why: the twin of dllm_core/policies.py, for one row. Confidences are those of
-// the block's masked positions, in order of position. Comparisons are float32, as in PyTorch, so that equals are equals.
+// Which masked positions a step commits, and why: the twin of dllm_core/policies.py, for one row. Confidences are those
+// of the block's masked positions, in order of position. All is float32, as in PyTorch, so that equals are equals.
 
 const f32 = Math.fround;
 
@@ -32,7 +32,7 @@ function commitAboveThreshold(confidence, threshold, least, most) {
   return { reasons: commit.map((isIn, i) => (isIn ? (above[i] ? reason : below) : null)), heldBack };
 }
 
-// The most commits of a step: a share of the masked positions, linear in progress, and at most `limit`; null: no budget.
+// The most commits of a step: a share of the masked positions, linear in progress, at most `limit`; null: no budget.
 function commitBudget(masked, total, start, end, limit) {
   if (start === null && limit === null) return null;
   let most = masked;

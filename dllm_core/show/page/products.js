@@ -1,6 +1,28 @@
-// Matrix products and norms in float64, which JavaScript computes as fast as float32. All matrices are row-major.
+// Weights from a file, and matrix products and norms in float64, which is as fast as float32 here. All is row-major.
 
-// y [S, O] = x [S, I] · wᵀ [O, I], four rows by four outputs at a time, so that each number is read once for four products.
+function fail(message) {
+  throw new Error(message);
+}
+
+// Tensor name → numbers (Float64Array) of a safetensors file (an ArrayBuffer) in float16 or float32.
+function readSafetensors(buffer) {
+  const size = Number(new DataView(buffer).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, size)));
+  delete header.__metadata__;
+  const halves = Float64Array.from({ length: 2 ** 16 }, (_, bits) => {
+    const sign = bits >> 15 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+    return sign * (exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24);
+  });
+  const tensors = Object.entries(header).map(([name, { dtype, data_offsets: [from, to] }]) => {
+    const bytes = buffer.slice(8 + size + from, 8 + size + to);
+    if (dtype === "F16") return [name, Float64Array.from(new Uint16Array(bytes), (bits) => halves[bits])];
+    if (dtype === "F32") return [name, Float64Array.from(new Float32Array(bytes))];
+    return fail(`weights: ${name} is ${dtype}; the page reads F16 and F32`);
+  });
+  return Object.fromEntries(tensors);
+}
+
+// y [S, O] = x [S, I] · wᵀ [O, I], four rows by four outputs at a time: each number is read once for four products.
 function multiply(x, w, y, S, I, O) {
   const rows = S - (S % 4), outputs = O - (O % 4);
   for (let o = 0; o < outputs; o += 4) {

@@ -1,16 +1,18 @@
-// This project's tokenizer.json: a pattern that splits, BPE over characters, control tokens; and its chat template (ChatML).
+// This project's tokenizer.json: a pattern that splits, BPE over characters, control tokens; and its chat template.
+
+const AFFIXES = ["continuing_subword_prefix", "end_of_word_suffix"];
+const UNREAD = [...AFFIXES, "dropout", "byte_fallback", "fuse_unk", "ignore_merges"]; // of a BPE
 
 class Tokenizer {
   // file: the parsed tokenizer.json. Throws an Error that names what the page does not read.
-  constructor(file) {
-    const { model, pre_tokenizer: split, decoder, normalizer, added_tokens: added } = file;
-    const plain = { dropout: null, continuing_subword_prefix: null, end_of_word_suffix: null, byte_fallback: false, fuse_unk: false };
-    const odd = Object.keys(plain).find((name) => (model[name] ?? plain[name]) && model[name] !== plain[name]);
-    const problem =
-      (model.type !== "BPE" && `model ${model.type}`) || (odd && `model.${odd}`) || (normalizer && `normalizer ${normalizer.type}`) ||
-      (model.ignore_merges && "model.ignore_merges") || (decoder?.type !== "Fuse" && `decoder ${decoder?.type}`) ||
-      (split && (split.type !== "Split" || split.behavior !== "Isolated" || split.invert || !split.pattern.Regex) && `pre_tokenizer ${split.type}`);
-    if (problem) throw new Error(`tokenizer.json: ${problem} is not read by the page`);
+  constructor({ model, pre_tokenizer: split, decoder, normalizer, added_tokens: added }) {
+    const refuse = (what) => fail(`tokenizer.json: ${what} is not read by the page`);
+    if (model.type !== "BPE") refuse(`model ${model.type}`);
+    for (const name of UNREAD) if (model[name]) refuse(`model.${name}`);
+    if (normalizer) refuse(`normalizer ${normalizer.type}`);
+    if (decoder?.type !== "Fuse") refuse(`decoder ${decoder?.type}`);
+    const isRead = !split || (split.behavior === "Isolated" && !split.invert && split.pattern?.Regex);
+    if (!isRead) refuse(`pre_tokenizer ${split.type}`);
     this.pattern = split && new RegExp(split.pattern.Regex, "gu");
     this.ids = new Map(Object.entries(model.vocab));
     this.unknown = this.ids.get(model.unk_token);
@@ -19,7 +21,8 @@ class Tokenizer {
     for (const { id, content } of added) [this.texts[id]] = [content, this.ids.set(content, id)];
     this.special = new Set(added.filter((token) => token.special).map((token) => token.id));
     const pairs = model.merges.map((pair) => (typeof pair === "string" ? pair.split(" ") : pair));
-    this.merges = new Map(pairs.map(([a, b], rank) => [this.pair(this.ids.get(a), this.ids.get(b)), { rank, id: this.ids.get(a + b) }]));
+    const merge = ([a, b], rank) => [this.pair(this.ids.get(a), this.ids.get(b)), { rank, id: this.ids.get(a + b) }];
+    this.merges = new Map(pairs.map(merge));
   }
 
   pair(a, b) {
@@ -31,7 +34,7 @@ class Tokenizer {
     const half = /\p{Surrogate}/u.exec(text);
     if (half) {
       const code = half[0].charCodeAt(0).toString(16);
-      throw new Error(`${name}: '\\u${code}' is half a surrogate pair, which is no character: remove it`);
+      fail(`${name}: '\\u${code}' is half a surrogate pair, which is no character: remove it`);
     }
     const ids = [];
     let end = 0;
@@ -42,7 +45,7 @@ class Tokenizer {
     return ids.concat(this.merged(text.slice(end)));
   }
 
-  // The ids of a piece: its characters, of which the pair that was learned first is merged, everywhere, again and again.
+  // The ids of a piece: its characters, of which the pair that was learned first is merged everywhere, again and again.
   merged(piece) {
     let ids = Array.from(piece, (character) => this.ids.get(character) ?? this.unknown);
     for (;;) {
@@ -71,8 +74,8 @@ class Tokenizer {
     return ids.filter((id) => !(skipSpecial && this.special.has(id))).map((id) => this.texts[id] ?? "").join("");
   }
 
-  // The ids of a conversation, [{ role, content }, …], up to where the answer begins. Control tokens within a content are
-  // plain text.
+  // The ids of a conversation, [{ role, content }, …], up to where the answer begins. Control tokens within a content
+  // are plain text.
   chat(messages) {
     const bos = this.ids.get("<|im_start|>"), eos = this.ids.get("<|im_end|>"), ids = [];
     let after = "";

@@ -1,19 +1,21 @@
-// The engine behind messages, so that the page stays alive while it decodes. Each answer holds the `id` of its request; an
-// answer { id, error } says what is wrong. Numbers and names are those of a `Trace`.
+// The engine behind messages, so that the page stays alive while it decodes. Each answer has the `id` of its request;
+// { id, error } says what is wrong. Names and numbers are those of a `Trace`.
 //
-// { do: "open", id, name, weights (ArrayBuffer), config (config.json), tokenizer (tokenizer.json), ends (token ids, eos first;
-//   left out: config's eos) } → { id, opened: name, info: { objective, block_size, label_shift, chat, grid, layers, heads } }
-// { do: "encode", id, model, text } → { id, encoded: { tokens, texts, unknown (characters without a token, each once) } }
-// { do: "decode", id, model, settings, edits, and one of: text (a prompt), messages ([{ role, content }, …]), prompt (token ids),
-//   gaps (a text in which two or more underscores are a gap, one for each masked token), tokens (ids with masks, to infill) }
-//   → { id, begun: a trace without steps, unknown } → { id, step, texts, reused, entropies } for each step, texts: { token id: text }
-//   of its tokens, reused: whether its logits were remembered, entropies: [[position, nats], …] of the masks that it read
-//   → { id, trace, stopped }: as Trace.to_json(), with vocabulary, text and edits; also after "stop", with the steps so far
-// { do: "stop", id } of a decoding; it ends after the step in work
-// { do: "top", id, step, position } of a decoding that began → { id, top: { step, position, tokens: [[token, p, text], …] } }: the
-//   20 most probable, as step `step` (from 0) saw them, at any position up to the end of its block
-// { do: "attention", id, step, layer } → { id, attention: { step, layer, heads, length, p } }, p: Float32Array [heads, length,
-//   length], who (row) looked at whom in that step; under guidance, of the forward with the prompt
+// { do: "open", id, name, weights: ArrayBuffer, config: config.json, tokenizer: tokenizer.json, ends: the token ids that
+//   end an answer, eos first (left out: config's eos) }
+//   → { id, opened: name, info: { objective, block_size, label_shift, chat, grid, layers, heads } }
+// { do: "encode", id, model, text } → { id, encoded: { tokens, texts, unknown: its characters without a token } }
+// { do: "decode", id, model, settings, edits, and one of: text (a prompt), messages ([{ role, content }, …]), prompt
+//   (token ids), gaps (a text to infill: two or more underscores are a gap, one for each mask), tokens (ids with masks) }
+//   → { id, begun: a trace without steps, unknown }
+//   → { id, step, texts, reused, entropies } for each step; texts: { token id: text } of its tokens; reused: whether
+//     its logits were remembered; entropies: [[position, nats], …] of the masks that it read
+//   → { id, trace, stopped }: as Trace.to_json(), with vocabulary, text and edits; after "stop" with the steps so far
+// { do: "stop", id } of a decoding: it ends after the step in work
+// { do: "top", id, step, position } of a decoding that has begun → { id, top: { step, position, tokens: [[token, p,
+//   text], …] } }: the 20 most probable as step `step` (from 0) saw them, at any position up to the end of its block
+// { do: "attention", id, step, layer } → { id, attention: { step, layer, heads, length, p } }; p: Float32Array [heads,
+//   length, length], how much each position (row) looked at each other in that step (under guidance: with the prompt)
 // { do: "close", id } forgets a decoding
 
 const TOP = 20, GAP = /(_{2,}|＿{2,})/;
@@ -21,7 +23,7 @@ const TOP = 20, GAP = /(_{2,}|＿{2,})/;
 function serve(post) {
   const models = new Map(), runs = new Map(), channel = new MessageChannel(), waiting = [];
   channel.port1.onmessage = () => waiting.shift()();
-  const handleMessages = () => new Promise((resume) => { waiting.push(resume); channel.port2.postMessage(0); });
+  const handleMessages = () => new Promise((resume) => waiting.push(resume) && channel.port2.postMessage(0));
   const find = (map, key, what) => map.get(key) ?? fail(`${what} ${key}: is not open`);
 
   function open({ id, name, weights, config, tokenizer, ends }) {
@@ -41,18 +43,18 @@ function serve(post) {
 
   // The tokens to decode from, and how many of them are the prompt (none for infilling).
   function begin({ text, messages, prompt, gaps, tokens, settings }, { engine, info, tokenizer, bos }) {
-    const start = (content) => (info.chat ? tokenizer.chat([{ role: "user", content }]) : [bos, ...tokenizer.encode(content)]);
+    const ask = (content) => tokenizer.chat([{ role: "user", content }]), { mask } = engine;
     if (gaps !== undefined) {
       if (!GAP.test(gaps)) fail("gaps: the text has none; write two or more underscores, one for each masked token");
-      const pieces = gaps.split(GAP).map((piece, i) => (i % 2 ? Array(piece.length).fill(engine.mask) : tokenizer.encode(piece, "gaps")));
-      tokens = [...(info.chat ? start(text ?? "") : [bos]), ...pieces.flat()];
+      const encode = (piece, i) => (i % 2 ? Array(piece.length).fill(mask) : tokenizer.encode(piece, "gaps"));
+      tokens = [...(info.chat ? ask(text ?? "") : [bos]), ...gaps.split(GAP).flatMap(encode)];
     }
-    if (tokens) return { initial: tokens, prompt: [], config: gapConfig(tokens, settings, engine.mask) };
-    prompt ??= messages ? tokenizer.chat(messages) : start(text);
+    if (tokens) return { initial: tokens, prompt: [], config: gapConfig(tokens, settings, mask) };
+    prompt ??= messages ? tokenizer.chat(messages) : info.chat ? ask(text) : [bos, ...tokenizer.encode(text)];
     if (!prompt.length) fail("prompt: is empty; give at least one token (bos)");
-    if (prompt.includes(engine.mask)) fail(`prompt: holds the mask token (${engine.mask}); use tokens for gaps`);
-    const config = completed(settings);
-    return { initial: [...prompt, ...Array(config.max_new_tokens).fill(engine.mask)], prompt, config };
+    const at = prompt.indexOf(mask), config = completed(settings);
+    if (at >= 0) fail(`prompt: holds the mask token (${mask}) at ${at}; use tokens for gaps`);
+    return { initial: [...prompt, ...Array(config.max_new_tokens).fill(mask)], prompt, config };
   }
 
   async function decodeAll(request) {
@@ -64,38 +66,43 @@ function serve(post) {
       vocabulary: {}, text: "", other_ends: others, edits: run.state.edits,
     };
     const name = (tokens) => Object.fromEntries(tokens.map((token) => [token, tokenizer.decode([token])]));
-    trace.vocabulary = name([...initial, ...trace.edits.map(({ token }) => token).filter((token) => token !== null)]);
-    const texts = [request.text, request.gaps, ...(request.messages ?? []).map(({ content }) => content)].join("");
+    trace.vocabulary = name([...initial, ...trace.edits.map(({ token }) => token ?? initial[0])]);
+    const contents = (request.messages ?? []).map(({ content }) => content);
+    const unknown = tokenizer.unknownCharacters([request.text, request.gaps, ...contents].join(""));
     runs.set(id, run);
-    post({ id, begun: trace, unknown: tokenizer.unknownCharacters(texts) });
+    post({ id, begun: trace, unknown });
     for (const step of decode(run.state)) {
-      const { commits, draft } = step, alternatives = commits.flatMap((commit) => commit.alternatives.map(([token]) => token));
-      const texts = name([...commits.map(({ token }) => token), ...alternatives, ...draft.map(([, token]) => token)]);
+      const kept = step.commits.flatMap(({ token, alternatives }) => [token, ...alternatives.map(([other]) => other)]);
+      const texts = name([...kept, ...step.draft.map(([, token]) => token)]);
+      const { reused, entropies } = run.state.asked.at(-1);
       trace.steps.push(step);
       Object.assign(trace.vocabulary, texts);
-      const { reused, entropies } = run.state.asked[step.index];
       post({ id, step, texts, reused, entropies });
       await handleMessages();
       if (run.stopped) break;
     }
-    const isSpecial = (token) => engine.ends.includes(token) || token === engine.mask, { tokens } = run.state;
-    const answer = tokens.slice(prompt.length, initial.length), end = answer.findIndex((token) => engine.ends.includes(token));
-    const shown = prompt.length ? answer.slice(0, end < 0 ? answer.length : end).filter((token) => !isSpecial(token)) : answer;
-    trace.text = tokenizer.decode(shown, true);
+    const final = run.state.tokens.slice(prompt.length, initial.length), isEnd = (token) => engine.ends.includes(token);
+    const end = prompt.length ? final.findIndex(isEnd) : -1; // an infilled text is shown whole
+    trace.text = tokenizer.decode(end < 0 ? final : final.slice(0, end), true);
     post({ id, trace, stopped: run.stopped });
   }
 
-  function top({ id, step, position }) {
-    const { state, tokenizer } = find(runs, id, "decoding"), { seen } = state.asked[step] ?? fail(`step ${step}: there is none`);
+  // A decoding, and what its step `step` saw.
+  function recorded({ id, step }) {
+    const run = find(runs, id, "decoding");
+    return { ...run, ...(run.state.asked[step] ?? fail(`step ${step}: there is none`)) };
+  }
+
+  function top(request) {
+    const { id, step, position } = request, { state, tokenizer, seen } = recorded(request);
     const end = state.config.style === "ar" ? seen.length + 1 : seen.length;
     if (!(position >= 0 && position < end)) fail(`position ${position}: step ${step} saw those before ${end}`);
     const tokens = state.top(step, position, TOP).map(([token, p]) => [token, p, tokenizer.decode([token])]);
     post({ id, top: { step, position, tokens } });
   }
 
-  function attention({ id, step, layer }) {
-    const { state } = find(runs, id, "decoding"), { seen } = state.asked[step] ?? fail(`step ${step}: there is none`);
-    const { model } = state.engine;
+  function attention(request) {
+    const { id, step, layer } = request, { state, seen } = recorded(request), { model } = state.engine;
     if (!model.layers[layer]) fail(`layer ${layer}: the model has ${model.layers.length}`);
     const p = model.attention(seen, layer, state.grid);
     post({ id, attention: { step, layer, heads: model.heads, length: seen.length, p } }, [p.buffer]);
