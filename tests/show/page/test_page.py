@@ -47,7 +47,7 @@ class Opened:
 
     def __init__(self, browser, path, hash="", **options):
         self.page = browser.new_page(**({"viewport": {"width": 1280, "height": 720}} | options))
-        self.page.set_default_timeout(HANG_LIMIT * 1000)
+        self.page.set_default_timeout(LIMIT * 1000)
         self.page.context.set_offline(True)
         self.problems, self.asked = [], []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
@@ -78,7 +78,8 @@ class Opened:
         return [Trace.from_json(trace) for trace in self.ask("studio.sides.map(({ trace }) => trace)")]
 
     def pick(self, token, side=0):
-        """Click the last cell of a side that shows this text."""
+        """Click the last cell of a side that shows this text. A second click would let a kept token go."""
+        self.ask("studio.player.why.release()")
         self.page.locator(".dllm-side").nth(side).locator(".dllm-cell", has_text=re.compile(f"^{token}$")).last.click()
         self.until("byId('card-top').children.length === 20")
 
