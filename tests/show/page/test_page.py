@@ -397,7 +397,7 @@ def test_by_keyboard_alone(opened):
     keys, reached = opened.page.keyboard, []
     for _ in range(80):
         keys.press("Tab")
-        reached.append(opened.ask("document.activeElement.id || document.activeElement.className || document.activeElement.name"))
+        reached.append(opened.ask("document.activeElement.id || document.activeElement.name || document.activeElement.className || ''"))
     for name in ("tour-begin", "save-html", "open", "language", "prompt", "style", "threshold", "decode", "beside", "copy", "view"):
         assert name in reached, name
     assert any("dllm-cell" in name for name in reached)
