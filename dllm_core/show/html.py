@@ -82,18 +82,23 @@ def asset(name: str) -> str:
 def script_piece(template: str, css: str, script: str, static: str, data: dict) -> str:
     """HTML that shows `static` until `script` runs on `data` and replaces it.
 
-    template: the asset to fill in; its root element gets a unique id. `data` is embedded as a JavaScript object, or as
-    {"deflate": base64 of the compressed JSON} when the JSON is longer than `COMPRESS_ABOVE`. `<`, `>` and `&` are
-    escaped, so text written by a model cannot close the script element.
+    template: the asset to fill in; its root element gets a unique id. data: see `embedded`.
     """
+    identity = f"dllm-{secrets.token_hex(5)}"
+    parts = {"css": css, "script": script, "static": static, "data": embedded(data)}
+    return Template(asset(template)).substitute(id=identity, **parts)
+
+
+def embedded(data: dict) -> str:
+    """`data` as JSON that can stand in a script element and in HTML: `<`, `>` and `&` are escaped, so text written by a
+    model cannot close the element. It is {"deflate": base64 of the compressed JSON} when longer than `COMPRESS_ABOVE`."""
     text = json_text(data, separators=(",", ":"))
     if len(text) > COMPRESS_ABOVE:
         packed = base64.b64encode(zlib.compress(text.encode("utf-8"))).decode("ascii")
         text = json_text({"deflate": packed})
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    identity = f"dllm-{secrets.token_hex(5)}"
-    return Template(asset(template)).substitute(id=identity, css=css, script=script, static=static, data=text)
+    return text
 
 
 # text of tokens ----------------------------------------------------------------------------------------------------

@@ -21,10 +21,8 @@ class Bar {
       t: this.choice("clock", [["forwards", "forward passes"], ["seconds", "seconds"]], player.unit, (value) => player.setClock(value)),
       s: this.choice("speed", SPEEDS.map((value) => [String(value), `${value} ×`]), "1", (value) => player.setSpeed(Number(value))),
       c: this.choice("color", [["confidence", "confidence"], ["step", "step filled"]], player.color, (value) => player.setView("color", value)),
-      ...(player.sides.some(({ record }) => record.drafted) ? {
-        g: this.choice("guesses", [["kept", "what was kept"], ["remasked", "what was remasked"], ["hidden", "hidden"]], player.reading,
-          (value) => player.setView("reading", value)),
-      } : {}),
+      g: this.choice("guesses", [["kept", "what was kept"], ["remasked", "what was remasked"], ["hidden", "hidden"]], player.reading,
+        (value) => player.setView("reading", value)),
       z: this.choice("size", SIZES, "1", (value) => player.root.style.setProperty("--size", value)),
     };
     const full = document.fullscreenEnabled ? [button("full screen", "full screen", () => this.fullScreen())] : [];
@@ -41,6 +39,7 @@ class Bar {
     this.keys = make("details", { class: "dllm-small dllm-keys" }, [make("summary", { text: "keys" }),
       make("dl", {}, KEYS.flatMap(([key, words]) => [make("dt", { text: key }), make("dd", { text: words })]))]);
     this.legend = make("div", { class: "dllm-legend" });
+    this.folded = make("details", { class: "dllm-small" }, [make("summary", { text: "legend" }), this.legend]);
   }
 
   choice(name, values, chosen, act) {
@@ -50,8 +49,8 @@ class Bar {
   }
 
   cycle(key) {
-    const select = this.choices[key]?.querySelector("select");
-    if (!select) return;
+    const select = this.choices[key].querySelector("select");
+    if (this.choices[key].hidden) return;
     select.selectedIndex = (select.selectedIndex + 1) % select.options.length;
     select.dispatchEvent(new Event("change"));
   }
@@ -77,7 +76,8 @@ class Bar {
   drawLegend() {
     const { sides, color, reading } = this.player;
     const any = (test) => sides.some(({ record }) => test(record));
-    const drafted = any((record) => record.drafted) && reading !== "hidden";
+    this.choices.g.hidden = !any((record) => record.drafted);
+    const drafted = !this.choices.g.hidden && reading !== "hidden";
     const sample = (kind, words, text = "a") => make("span", {}, [make("span", { class: `dllm-cell ${kind}`, text, "aria-hidden": "true" }), words]);
     const range = make("span", { class: color === "step" ? "dllm-range time" : "dllm-range", "aria-hidden": "true" });
     this.legend.replaceChildren(
@@ -90,7 +90,7 @@ class Bar {
       ...(any((record) => record.edits?.length) ? [sample("hand", "by hand")] : []),
       ...(any((record) => record.edited) ? [sample("before c6 edited", "edited")] : []),
       ...(any((record) => record.endings.length) ? [sample("before filling", "after the end: not part of the answer")] : []),
-      sample("inblock first last", "current block"),
+      ...(sides.some(({ box }) => !box.matches(".oneblock")) ? [sample("inblock first last", "current block")] : []),
     );
   }
 }

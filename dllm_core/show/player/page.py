@@ -21,7 +21,7 @@ MOST_TRACES = 3
 PICTURE_TOKENS = 512  # longer texts get no picture: nobody could read it
 SCRIPTS = (
     "unpack.js",
-    *(f"player/{name}.js" for name in ("record", "side", "branch", "curve", "why", "bar", "player")),
+    *(f"player/{name}.js" for name in ("record", "fit", "side", "branch", "curve", "why", "bar", "player")),
 )
 
 
@@ -54,14 +54,19 @@ class Player:
             parts.append("\n".join(lines))
         return "\n\n".join(parts)
 
+    def data(self, running: bool = False) -> dict:
+        """What player.js draws, and takes again as its traces grow. running: whether the last one is still being decoded."""
+        last = len(self.traces) - 1
+        traces = zip(self.traces, self.labels, strict=True)
+        return {"clock": self.clock, "traces": [record(*trace, running and i == last) for i, trace in enumerate(traces)]}
+
     def _piece(self, picture: bytes | None) -> str:
-        traces = [record(trace, label) for trace, label in zip(self.traces, self.labels, strict=True)]
         return script_piece(
             "player/player.html",
             css=asset("palette.css") + asset("player/player.css"),
             script="".join(map(asset, SCRIPTS)),
             static=static_form(self.traces, self.labels, picture),
-            data={"clock": self.clock, "traces": traces},
+            data=self.data(),
         )
 
     def page(self, title: str = "decoding") -> str:
@@ -91,8 +96,8 @@ def save_html(
     return write_whole(path, Player(*traces, labels=labels, clock=clock).page(title))
 
 
-def record(trace: Trace, label: str) -> dict:
-    """The JSON record of a trace that player.js draws.
+def record(trace: Trace, label: str, running: bool = False) -> dict:
+    """The JSON record of a trace that player.js draws. running: whether it is still being decoded.
 
     steps: for each `DecodeStep` its block [start, end]; commits, each [position, token, confidence, reason,
     alternatives]; masked, confidence, entropy and held, as in the step; drafts: the guesses that changed since the last
@@ -131,7 +136,8 @@ def record(trace: Trace, label: str) -> dict:
         "seconds": [round(value, 6) for value in times(trace, "seconds")],
         "tokens": trace.tokens,
         "written": trace.written(),
-        "finished": trace.ended or not masked_after(trace, len(trace.steps)),
+        "running": running,
+        "finished": not running and (trace.ended or not masked_after(trace, len(trace.steps))),
         "rate": f"{trace.tokens_per_forward:.2f}",
         "settings": settings,
         "steps": steps,

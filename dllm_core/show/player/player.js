@@ -11,49 +11,75 @@ async function start(root, data) {
     return;
   }
   root.querySelector(".dllm-static").remove();
-  const player = new Player(root, data);
-  if (root.dataset.at === "end") player.go(Infinity); // a decoding that is watched while it runs
+  new Player(root, data);
 }
 
 class Player {
   constructor(root, data) {
-    Object.assign(this, { root, unit: data.clock, index: 0, color: "confidence", reading: "kept", speed: 1 });
+    Object.assign(this, { root, unit: data.clock, index: 0, color: "confidence", reading: "kept", speed: 1, sides: [] });
     this.why = new Why(this);
-    this.sides = data.traces.map((trace, index) => new Side(this, new Record(trace), index));
     root.setAttribute("tabindex", "0");
     root.setAttribute("role", "group");
-    root.setAttribute("aria-label", `decoding player: ${data.traces.map((trace) => trace.label).join(", ")}`);
     root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab keeps its one-letter commands to itself
     root.addEventListener("keydown", (event) => this.key(event));
     this.bar = new Bar(this);
-    this.setClock(data.clock);
     this.curves = [
       new Curve(this, "still masked (positions)", (record, k) => record.masked(k), 0, 0),
       new Curve(this, "tokens per forward so far", (record, k) => record.written[k] / record.forwards[k], 1),
       new Curve(this, "mean confidence (0 to 1)", (record, k) => record.steps[k - 1].confidence, 1, 2, 1),
       new Curve(this, "mean entropy (nats)", (record, k) => record.steps[k - 1].entropy, 1),
     ];
+    this.row = make("div", { class: "dllm-sides" });
     root.append(
-      this.bar.node,
-      make("div", { class: "dllm-sides" }, this.sides.map((side) => side.node)),
-      this.bar.legend,
-      this.why.node,
+      make("div", { class: "dllm-top" }, [this.bar.node, this.why.node]),
+      this.row,
       make("div", { class: "dllm-curves" }, this.curves.map((curve) => curve.node)),
-      this.bar.keys,
+      make("div", { class: "dllm-folded" }, [this.bar.folded, this.bar.keys]),
     );
-    this.bar.drawLegend();
-    this.sides.forEach((side) => side.node.append(...[differenceLine(side)].filter(Boolean)));
+    this.feed(data);
     this.show(true);
   }
 
+  // Other records, or the same ones grown. What the viewer chose stays: size, color, clock, speed, the kept token, focus, and
+  // the place; who was at the end stays at the end.
+  update(data) {
+    const atEnd = this.index === this.ticks.length - 1;
+    const time = this.ticks[this.index];
+    this.feed(data);
+    this.index = atEnd ? this.ticks.length - 1 : this.before(time);
+    this.show(true);
+  }
+
+  feed({ traces }) {
+    this.sides = traces.map((trace, index) => {
+      const record = new Record(trace), side = this.sides[index];
+      side?.feed(record);
+      return side ?? new Side(this, record, index);
+    });
+    const nodes = this.sides.map((side) => side.node);
+    [...this.row.children].forEach((node) => nodes.includes(node) || node.remove());
+    this.row.append(...nodes.filter((node) => node.parentNode !== this.row)); // the others keep the focus
+    this.sides.forEach((side) => side.compare());
+    this.why.forget();
+    this.root.setAttribute("aria-label", `decoding player: ${traces.map((trace) => trace.label).join(", ")}`);
+    this.measureTime();
+    this.bar.drawLegend();
+  }
+
   // The common clock: every time at which any trace finished a step.
+  measureTime() {
+    const records = this.sides.map(({ record }) => record);
+    this.ticks = [...new Set(records.flatMap((record) => record[this.unit]))].sort((a, b) => a - b);
+    this.total = this.ticks.at(-1);
+    this.end = Math.max(...records.map((record) => record.axisEnd(this.unit)));
+    this.running = records.some((record) => record.running);
+    this.bar.slider.max = Math.max(this.ticks.length - 1, ...records.map((record) => (record.running ? record.most : 0)));
+    this.curves.forEach((curve) => curve.draw());
+  }
+
   setClock(unit) {
     this.unit = unit;
-    this.ticks = [...new Set(this.sides.flatMap(({ record }) => record[unit]))].sort((a, b) => a - b);
-    this.total = this.ticks.at(-1);
-    this.bar.slider.max = this.ticks.length - 1;
-    if (!this.curves) return;
-    this.curves.forEach((curve) => curve.draw());
+    this.measureTime();
     this.seek(this.sides[0].record[unit][this.sides[0].k]);
   }
 
@@ -71,7 +97,11 @@ class Player {
   }
 
   seek(time) {
-    this.go(Math.max(0, countBefore(this.ticks, time + 1e-9, Number) - 1));
+    this.go(this.before(time));
+  }
+
+  before(time) { // the last tick that is not after `time`
+    return Math.max(0, countBefore(this.ticks, time + 1e-9, Number) - 1);
   }
 
   go(index) {
@@ -85,7 +115,8 @@ class Player {
     this.sides.forEach((side) => side.show(side.record.stepAt(this.unit, time), force));
     this.curves.forEach((curve) => curve.show(time));
     this.sides.forEach((side) => side.reveal());
-    const words = this.unit === "forwards" ? `${time} of ${this.total} forward passes` : `${duration(time)} of ${duration(this.total)}`;
+    const [now, all, passes] = this.unit === "forwards" ? [time, this.total, " forward passes"] : [duration(time), duration(this.total), ""];
+    const words = !this.running ? `${now} of ${all}${passes}` : time < this.total ? `${now} of ${all}${passes} so far` : `${now}${passes}, running`;
     const slower = this.scale / 1000;
     this.bar.show(this.index, words, this.playing && this.unit === "seconds" && slower > 1.05 ? `, ${plain(slower, 1)} × slower` : "");
   }
@@ -112,7 +143,7 @@ class Player {
     const frame = (now) => {
       if (!this.root.isConnected) return;
       const time = from + Math.max(0, now - begun) / this.scale;
-      const index = countBefore(this.ticks, time + 1e-9, Number) - 1;
+      const index = this.before(time);
       if (index !== this.index) {
         this.index = index;
         this.show();

@@ -1,39 +1,70 @@
 // One trace on the page: heading, progress, state in words, and its token cells.
 
 const LEVELS = 8; // shades of confidence; the number is in the panel
-const DASHES = ["", "7 4", "2 3"];
+const STYLES = ["ar", "llada1", "llada2"]; // each has one color in every view
+const TAIL = 6; // ends behind the end, from how many on one cell stands for them
 
 class Side {
   constructor(player, record, index) {
-    this.player = player;
-    this.record = record;
-    this.k = -1;
-    this.keys = [];
+    Object.assign(this, { player, index });
     this.state = make("div", { class: "dllm-state" });
-    this.cells = record.initial.map((token, position) => this.cell(token, position));
-    this.box = make("div", { class: "dllm-cells", role: "listbox", "aria-label": `tokens of ${record.label}` }, this.cells);
+    this.box = make("div", { class: "dllm-cells", role: "listbox" });
     this.listen();
-    this.focus(Math.max(0, record.initial.indexOf(record.mask)));
     this.progress = make("div");
+    this.name = make("bdi");
     this.done = make("span", { class: "dllm-done" });
-    const settings = Object.entries(record.settings).map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`).join(" · ");
-    this.node = make("section", { class: "dllm-side", "aria-label": record.label }, [
-      make("div", { class: "dllm-name" }, [dash(index), make("bdi", { text: record.label }), " ", this.done]),
-      make("div", { class: "dllm-progress", "aria-hidden": "true", style: { "--own": `var(--t${index})` } }, [this.progress]),
+    this.head = make("div", { class: "dllm-name" });
+    this.settings = make("span");
+    this.node = make("section", { class: "dllm-side" }, [
+      this.head,
+      make("div", { class: "dllm-progress", "aria-hidden": "true" }, [this.progress]),
       this.state,
       this.box,
-      ...(settings ? [make("details", { class: "dllm-small" }, [make("summary", { text: "settings" }), settings])] : []),
+      make("details", { class: "dllm-small" }, [make("summary", { text: "settings" }), this.settings]),
     ]);
+    this.feed(record);
   }
 
-  cell(token, position) {
-    const { record } = this;
-    const texts = [...record.commitsAt[position], ...record.editsAt[position]].map((event) => record.text(event.token));
-    if (token !== record.mask) texts.push(record.text(token));
-    const wide = Math.min(16, Math.max(2, ...texts.map(columns))); // the same at every step: nothing jumps
-    const cell = make("span", { role: "option", tabindex: "-1", style: { "--w": `${plain(wide * 0.56 + 0.6)}em` } });
-    cell.position = position;
-    return cell;
+  // Another record, or the same one grown. Cells of the same start stay, and with them focus and place of scrolling.
+  feed(record) {
+    const same = this.record && String(record.initial) === String(this.record.initial);
+    this.record = record;
+    this.k = -1;
+    const style = STYLES.indexOf(record.style);
+    this.color = `var(--t${style < 0 ? this.index : style})`;
+    this.node.style.setProperty("--own", this.color);
+    this.node.setAttribute("aria-label", record.label);
+    this.box.setAttribute("aria-label", `tokens of ${record.label}`);
+    this.name.textContent = record.label;
+    this.head.replaceChildren(dash(this), this.name, " ", this.done);
+    const settings = Object.entries(record.settings).map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`).join(" · ");
+    this.settings.textContent = settings;
+    this.settings.parentNode.hidden = !settings;
+    if (!same) this.layOut();
+    const width = Math.max(widthClass(record), same ? this.width : 0);
+    if (width !== this.width || !same) this.keys = []; // every text is fitted anew
+    this.width = width;
+    this.box.style.setProperty("--w", `${width}em`);
+    const [first, last] = record.block(1);
+    const open = record.initial.indexOf(record.mask);
+    this.box.classList.toggle("oneblock", first <= open && last >= record.initial.lastIndexOf(record.mask));
+  }
+
+  // Cells in a row, those of the prompt on a line of their own.
+  layOut() {
+    const { initial, mask } = this.record;
+    const within = this.box.contains(document.activeElement);
+    this.cells = initial.map((token, position) => {
+      const own = token === mask ? {} : { style: { "--w": `${plain(Math.min(16, widthOf(this.record.text(token)) + FRAME))}em` } };
+      return Object.assign(make("span", { role: "option", tabindex: "-1", ...own }), { position });
+    });
+    const open = Math.max(0, initial.indexOf(mask));
+    const inFront = open > 1 && initial.filter((token) => token !== mask).length === open; // not a text with gaps
+    const prompt = make("div", { class: "dllm-prompt", role: "group", "aria-label": "prompt" }, inFront ? this.cells.slice(0, open) : []);
+    this.box.replaceChildren(...(inFront ? [prompt] : []), ...this.cells.slice(inFront ? open : 0));
+    this.tail = Infinity;
+    this.focus(this.stop ?? open);
+    if (within) this.cells[this.stop]?.focus({ preventScroll: true });
   }
 
   listen() {
@@ -50,9 +81,14 @@ class Side {
   }
 
   focus(position) { // the one cell that Tab reaches
-    if (this.stop !== undefined) this.cells[this.stop].tabIndex = -1;
-    this.stop = Math.min(Math.max(position, 0), this.cells.length - 1);
+    if (this.cells[this.stop]) this.cells[this.stop].tabIndex = -1;
+    this.stop = Math.min(Math.max(position, 0), this.cells.length - 1, this.tail);
     if (this.cells.length) this.cells[this.stop].tabIndex = 0;
+  }
+
+  compare() { // with the first trace, where this one is a branch
+    this.node.querySelector(".dllm-differs")?.remove();
+    this.node.append(...[differenceLine(this)].filter(Boolean));
   }
 
   walk(key) { // from token to token; up and down go to the nearest token of the next line
@@ -61,7 +97,7 @@ class Side {
     else {
       const sign = key === "ArrowUp" ? -1 : 1;
       const far = (other) => Math.abs(other.offsetTop - cell.offsetTop) * 100 + Math.abs(other.offsetLeft - cell.offsetLeft);
-      const lines = this.cells.filter((other) => sign * (other.offsetTop - cell.offsetTop) > 2);
+      const lines = this.cells.filter((other) => sign * (other.offsetTop - cell.offsetTop) > 2 && !(other.position > this.tail));
       if (lines.length) this.focus(lines.reduce((best, other) => (far(other) < far(best) ? other : best)).position);
     }
     this.cells[this.stop].focus();
@@ -70,14 +106,20 @@ class Side {
   show(k, force) {
     if (k === this.k && !force) return;
     this.k = k;
-    const { record } = this;
+    const { record, player } = this;
     const end = record.end(k);
     const [first, last] = record.block(k);
     const open = { guessed: 0 };
+    const whats = this.cells.map((_, position) => record.at(position, k));
+    this.tail = whats.findLastIndex((what, position) => position <= end || !record.ends.includes(what.token)) + 1;
+    if (this.cells.length - this.tail < TAIL) this.tail = Infinity;
+    if (this.stop > this.tail) this.focus(this.tail);
     this.cells.forEach((cell, position) => {
-      const what = record.at(position, k);
+      const what = whats[position];
       const inBlock = position >= first && position <= last;
       const look = this.look(what, inBlock, position > end);
+      if (position === this.tail) this.collapse(look);
+      else if (position > this.tail) look.kind += position < this.tail + 3 ? " away" : " hidden";
       if (what.draft && inBlock) open.guessed += 1;
       if (this.difference?.positions.includes(position) && k >= this.difference.step) look.kind += " differs";
       if (inBlock) look.kind += ` inblock${position === first ? " first" : ""}${position === last ? " last" : ""}`;
@@ -85,15 +127,35 @@ class Side {
       if (this.keys[position] === key) return;
       this.keys[position] = key;
       cell.className = `dllm-cell ${look.kind}`;
-      if (cell.textContent !== look.text) cell.textContent = look.text;
+      if (cell.textContent !== look.text) this.write(cell, look.text);
       cell.setAttribute("aria-label", `position ${position}: ${look.words}`);
       if (cell.dataset.step !== look.number) cell.dataset.step = look.number; // shown small beside the text
       if (look.tint || cell.style.background) cell.style.background = look.tint;
     });
     this.progress.style.width = `${plain(100 * record.progress(k))}%`;
-    this.done.textContent = k === record.steps.length ? `${record.finished ? "✓ " : ""}${record.tokens} tokens, ${record.rate} per forward` : "";
-    this.state.replaceChildren(...this.summary(k, open.guessed).map((parts) => make("div", { text: parts.join(" · ") })));
-    this.player.why.refresh(this);
+    const now = record.finished ? `✓ ${record.tokens} tokens, ${record.rate} per forward` : `${record.tokens} tokens so far`;
+    this.done.textContent = k < record.steps.length ? "" : record.running ? `running, ${now}` : now;
+    this.state.replaceChildren(...record.summary(k, open.guessed, player.reading === "remasked").map((parts) => make("div", { text: parts.join(" · ") })));
+    player.why.refresh(this);
+  }
+
+  // A text in its cell: smaller where it is long, and whole in a note under the mouse where it is small.
+  write(cell, text) {
+    cell.textContent = text;
+    const { record, width } = this;
+    const fit = record.initial[cell.position] === record.mask ? fitOf(text, cell.position === this.tail ? 3 * width : width) : 1;
+    if (fit < 1) cell.style.setProperty("--fit", plain(Math.max(fit, SMALLEST), 3));
+    else cell.style.removeProperty("--fit");
+    if (fit < 0.8) cell.title = text;
+    else cell.removeAttribute("title");
+  }
+
+  // One cell stands for all ends from its position on.
+  collapse(look) {
+    const count = this.cells.length - this.tail;
+    look.kind += " tail";
+    look.text += ` × ${count}`;
+    look.words = `and all ${count - 1} behind it: ${look.words}`;
   }
 
   // Class names, text, small number, words for a screen reader, and the tint of the view by step.
@@ -129,37 +191,10 @@ class Side {
   reveal() {
     const { box, record, k } = this;
     if (!k || box.scrollHeight <= box.clientHeight) return;
-    const tops = record.steps[k - 1].commits.map(([position]) => this.cells[position].offsetTop - box.offsetTop);
+    const tops = record.steps[k - 1].commits.map(([position]) => this.cells[position].offsetTop);
     const high = box.scrollTop, low = high + box.clientHeight;
     if (tops.length && !tops.some((top) => top >= high && top + this.cells[0].offsetHeight <= low)) {
       box.scrollTop = Math.min(...tops) - box.clientHeight / 3;
     }
   }
-
-  // Two lines: where the decoding is, and what this step did.
-  summary(k, guessed) {
-    const { record, player } = this;
-    const where = [`step ${k} of ${record.steps.length}`, `${record.forwards[k]} forward passes`, duration(record.seconds[k]),
-      `${record.masked(k)} masked`];
-    if (!k) return [where, ["nothing filled yet"]];
-    const { commits, held } = record.steps[k - 1];
-    const counts = {};
-    for (const commit of commits) counts[commit[3]] = (counts[commit[3]] || 0) + 1;
-    const names = Object.entries(counts).map(([reason, count]) => `${count} (${reason})`).join(", ") || "none";
-    const [first, last] = record.block(k);
-    const what = player.reading === "remasked" && record.drafted
-      ? [`${commits.length + guessed} guessed`, `${guessed} masked again`, `kept: ${names}`]
-      : [`filled now: ${names}`];
-    if (held) what.push(`${held} held back`);
-    what.push(first === last ? `position ${first}` : `block ${first}–${last}`);
-    if (k === record.steps.length) what.push(record.finished ? "finished" : "no further step recorded");
-    return [where, what];
-  }
-}
-
-function dash(index) { // a sample of the trace's line in the curves
-  const line = drawing("path", {
-    d: "M0 6H36", stroke: `var(--t${index})`, "stroke-width": 3, fill: "none", "stroke-dasharray": DASHES[index],
-  });
-  return drawing("svg", { class: "dllm-dash", viewBox: "0 0 36 12", "aria-hidden": "true" }, [line]);
 }

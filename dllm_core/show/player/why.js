@@ -23,6 +23,12 @@ class Why {
     this.explain();
   }
 
+  forget() { // tokens that are no longer there
+    const isGone = (at) => at && !(this.player.sides.includes(at.side) && at.side.cells[at.position]);
+    if (isGone(this.picked)) this.picked = null;
+    if (isGone(this.shown)) this.explain();
+  }
+
   mark(on) {
     if (!this.picked) return;
     const cell = this.picked.side.cells[this.picked.position];
@@ -85,7 +91,9 @@ class Why {
     const inBlock = position >= first && position <= last;
     const lines = [[make("b", { text: "░" }), ` ${where}: masked ${k ? `after step ${k}` : "at the start"}. `, ...maskedByHand(record, what, position, k)]];
     if (!draft) {
-      lines[0].push(inBlock ? (k ? "No guess was recorded." : "Its block comes first.") : "Its block has not been worked on.");
+      const isOver = record.finished && k === record.steps.length;
+      lines[0].push(isOver && position > record.end(k) ? "It stands behind the end of the answer, so the decoding was over before it."
+        : !inBlock ? "Its block has not been worked on yet." : k ? "No guess was recorded." : "Its block comes first.");
       return lines;
     }
     const committed = record.commitsAt[position].find((event) => event.step >= k);

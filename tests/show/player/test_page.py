@@ -256,7 +256,7 @@ def test_branches_side_by_side(browser, tmp_path):
     parent, branch = llada2(), branched()
     path = show.save_html(tmp_path / "x.html", parent, branch, labels=["A", HOSTILE])
     page = open_page(browser, path)
-    assert "by hand" in page.inner_text(".dllm-legend")
+    assert "by hand" in page.locator(".dllm-legend").text_content()
     line = page.locator(".dllm-differs")
     assert line.count() == 1 and line.inner_text().startswith("first difference from A: after step 2, position 4, ░ for 你")
     line.locator("button").click()
