@@ -8,14 +8,14 @@ function changesOf(trace) {
     changed.forEach((token, position) => { tokens[position] = token; });
     for (const edit of trace.edits ?? []) {
       if (edit.step !== k) continue;
-      for (const [position, token] of byHand(trace, tokens, edit)) changed.set(position, (tokens[position] = token));
+      for (const [position, token] of changedByHand(trace, tokens, edit)) changed.set(position, (tokens[position] = token));
     }
     return changed;
   });
 }
 
 // [[position, token], …] that an edit changes; in AR all behind it is masked again.
-function byHand({ style, mask_token_id: mask }, tokens, { position, action, token }) {
+function changedByHand({ style, mask_token_id: mask }, tokens, { position, action, token }) {
   const put = action === "take" || action === "write" ? token : mask;
   if (put === tokens[position] || (action === "forbid" && tokens[position] !== token)) return [];
   const behind = style === "ar" ? [...tokens.keys()].filter((at) => at > position && tokens[at] !== mask) : [];

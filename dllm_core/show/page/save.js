@@ -1,6 +1,6 @@
 // Saving what is shown, and opening saved decodings.
 
-const FRAME = 600; // milliseconds of a step in the GIF
+const GIF_STEP = 600; // milliseconds of a step in the GIF
 
 function download(content, name, type) {
   const url = URL.createObjectURL(new Blob([content], { type }));
@@ -64,7 +64,7 @@ function saveGif(studio) {
     return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   });
   player.go(index);
-  download(gif(frames, FRAME), "decoding.gif", "image/gif");
+  download(gif(frames, GIF_STEP), "decoding.gif", "image/gif");
 }
 
 // A Trace in JSON: what Python's Trace.save writes. Throws what is wrong with it.
