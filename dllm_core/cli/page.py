@@ -9,7 +9,9 @@ from dllm_core.show.page.page import save_folder, save_page
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `dllm page`."""
-    parser.add_argument("file", nargs="?", metavar="FILE", help="one HTML file that opens from disk (default: page.html)")
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help="one HTML file that opens from disk (default: page.html)"
+    )
     parser.add_argument("--folder", help="write index.html with the weights beside it instead, for a web server")
 
 

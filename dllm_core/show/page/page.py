@@ -26,7 +26,9 @@ WORDS = Path(__file__).with_name("words.yaml")
 RECORDED = {"alternatives": 3, "draft": True}  # what the player shows of a step
 LENGTH, TRAINED = 32, 128  # positions of an answer; of the rows that the shipped models were trained on
 MAIN = ("threshold", "temperature")  # settings that are not folded
-ALONE = "default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; style-src 'unsafe-inline'; img-src blob:"
+ALONE = (
+    "default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; style-src 'unsafe-inline'; img-src blob:"
+)
 WEIGHTS = "model.safetensors"
 
 
@@ -58,7 +60,9 @@ def save_page(path: str | Path) -> Path:
 def save_folder(folder: str | Path) -> list[Path]:
     """Write the page as index.html with the weights beside it, for a web server. Returns the paths."""
     folder = Path(folder)
-    weights = [write_whole(folder / f"{_name(style)}.safetensors", _file(style, WEIGHTS).read_bytes()) for style in OBJECTIVES]
+    weights = [
+        write_whole(folder / f"{_name(style)}.safetensors", _file(style, WEIGHTS).read_bytes()) for style in OBJECTIVES
+    ]
     files = {style: path.name for style, path in zip(OBJECTIVES, weights, strict=True)}
     return [write_whole(folder / "index.html", page(files)), *weights]
 
@@ -124,7 +128,9 @@ def _file(style: str, name: str) -> Path:
     assert _name(style) in BUNDLED.values()
     path = root() / "weights" / _name(style) / name
     if not path.is_file():
-        raise RunError(f"{path}: missing; the page runs the weights that come with the project, so write it in a clone of it")
+        raise RunError(
+            f"{path}: missing; the page runs the weights that come with the project, so write it in a clone of it"
+        )
     return path
 
 

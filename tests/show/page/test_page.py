@@ -5,7 +5,7 @@ import http.server
 import json
 import re
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from small import HANG_LIMIT
@@ -14,15 +14,15 @@ from traces import ALL, HOSTILE, infilled
 from dllm_core.checkpoints.bundled import BUNDLED
 from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.cli.main import main
+from dllm_core.common.yaml_file import read_yaml
 from dllm_core.config import DecodeConfig
 from dllm_core.notebook.asking import generate_answers, prompt_ids
-from dllm_core.samplers import infill
+from dllm_core.samplers import generate, infill
 from dllm_core.show.html import asset
 from dllm_core.show.page.page import INTERFACE, WORDS, page_data, save_page
 from dllm_core.show.player.page import record
 from dllm_core.show.widgets.request import masked_text
-from dllm_core.trace import Trace
-from dllm_core.common.yaml_file import read_yaml
+from dllm_core.trace import Edit, Trace
 
 QUESTION, STORY = "Dear friend, who made you?", "Write a story about a kind mouse, the road and some tea."
 RECORDED = {"alternatives": 3, "draft": True}
@@ -238,6 +238,24 @@ def test_another_candidate_goes_on_as_a_branch(opened):
     assert opened.ask("studio.sides[1].reused") > 0
 
 
+@pytest.mark.parametrize("style", ["ar", "llada1", "llada2"])
+def test_a_token_replaced_at_step_2_gives_what_pythons_decoder_gives(opened, shipped, style):
+    settings = {"style": style, "max_new_tokens": 16} | ({"threshold": 0.95} if style == "llada2" else {})
+    opened.start(QUESTION, settings)
+    ((position, *_), *_) = opened.ask("studio.sides[0].trace.steps[1].commits.map(({ position }) => [position])")
+    wolf = shipped[style].tokenizer.encode(" wolf", add_special_tokens=False)[0]
+    edit = Edit(2, position, "take", wolf, "why not")
+    opened.ask("(edit) => studio.branch(studio.sides[0], edit)", asdict(edit))
+    opened.idle()
+    size = 8 if style == "llada2" else None
+    config = DecodeConfig(**settings, block_length=size, **RECORDED)
+    prompt = prompt_ids(shipped[style].tokenizer, QUESTION, True)
+    (python,) = generate(shipped[style], [prompt], config, edits=[edit])
+    branch = opened.traces()[1]
+    assert_same(branch, python)
+    assert branch.edits == python.edits == [edit]
+
+
 def test_mask_forbid_and_write(opened):
     opened.pick("␣mouse")
     opened.page.locator("#card-top li", has_text="␣mouse").locator("button").last.click()
@@ -434,8 +452,8 @@ def test_it_fits(browser, path, width):
     page = Opened(browser, path, viewport={"width": width, "height": WIDTHS[width]}, reduced_motion="reduce")
     sizes = page.ask("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert sizes[0] <= sizes[1]
-    cells = page.ask("[...document.querySelectorAll('.dllm-cell')].at(-1).getBoundingClientRect().bottom")
-    assert width < 1000 or cells <= WIDTHS[width]  # every token is in sight
+    box = page.ask("[...document.querySelectorAll('.dllm-cells')].map((box) => box.getBoundingClientRect().bottom)")
+    assert width < 1000 or max(box) <= WIDTHS[width]  # the tokens are in sight without scrolling the page
     moving = "[...document.querySelectorAll('*')].filter((n) => getComputedStyle(n).transitionDuration !== '0s').length"
     assert page.ask(moving) == 0
     page.close()
