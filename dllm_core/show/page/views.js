@@ -14,7 +14,8 @@ function drawText({ player, sides }) {
 // A line per side: its edits with their reason, and a button that removes it. The player says where branches differ.
 function drawBranches(studio) {
   const { sides: views } = studio.player;
-  byId("branches").replaceChildren(...(views.length < 2 ? [] : views.map(({ record, of: side }, index) => {
+  byId("branches").replaceChildren(...(views.length < 2 ? [] : views.map((view) => {
+    const { record, of: side } = view;
     const edits = record.edits.map(([step, position, token, action, why]) => {
       const words = say("edit", { step, words: say(`edit_${action}`, { position, token: record.text(token) }) });
       return make("span", { class: "quiet", text: why ? `${words} (${why})` : words });
@@ -22,7 +23,7 @@ function drawBranches(studio) {
     const name = say("remove", { label: record.label });
     const on = { click: () => studio.remove(side) };
     const remove = make("button", { type: "button", text: "✕", "aria-label": name, title: name, on });
-    return make("div", { class: "branch" }, [dash(index), make("b", { text: record.label }), ...edits, remove]);
+    return make("div", { class: "branch" }, [dash(view), make("b", { text: record.label }), ...edits, remove]);
   })));
 }
 
@@ -60,7 +61,7 @@ class HeatMap {
     const { trace } = view.of;
     if (force || this.trace !== trace || this.rows !== trace.steps.length) this.draw(view);
     const column = picked ? picked.position - this.first : -9;
-    this.cursor.setAttribute("d", `M0 ${view.k - 1}h${this.columns}v1h${-this.columns}zM${column} 0h1v${this.rows}h-1z`);
+    this.cursor.setAttribute("d", `M0 ${view.k - 1}h${this.columns}v1h${-this.columns}z${column < 0 ? "" : `M${column} 0h1v${this.rows}h-1z`}`);
     const value = picked && this.values[view.k - 1]?.get(picked.position);
     const token = picked && view.record.text(view.record.at(picked.position, view.k).token);
     byId("map-at").textContent = picked ? say("map_at", { step: view.k, position: picked.position, token, value: value === undefined ? "" : plain(value) }) : "";
