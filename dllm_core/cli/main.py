@@ -21,6 +21,7 @@ COMMANDS = {  # word → (module, help)
     "sweep": ("dllm_core.workshop.sweeps.run", "run, resume and draw the ablations of notebooks/sweeps"),
     "launch": ("dllm_core.cli.launch", "train one notebook's model on several processes, under accelerate launch"),
     "play": ("dllm_core.show.terminal", "draw or play a saved decoding in the terminal"),
+    "page": ("dllm_core.cli.page", "write the web page in which the small models run, as one file or as a folder"),
     "report": ("dllm_core.cli.report", "sum up what notebook 07 measured in tables and sentences"),
     "export": ("dllm_core.cli.export", "write a checkpoint as a folder that transformers, SDAR or dllm reads"),
     "bench": ("dllm_core.workshop.benchmark.main", "measure training, decoding and feeding side by side with others"),

@@ -10,11 +10,13 @@ from pathlib import Path
 from dllm_core.cli.stages import STAGES
 from dllm_core.common.files import write_whole
 from dllm_core.common.paths import resolve
+from dllm_core.show.page.page import save_page
 
 EXECUTED = Path("notebooks/executed")
 COPIES = {stage.notebook: stage.preset for stage in STAGES} | {  # notebook → the executed copy that a link leads to
     "05_llada2_sft": "05_llada2_sft", "07_compare_styles": "07_compare_sft",
 }  # fmt: skip
+LIVE = Path("dllm_core/show/page/README")  # whose place on the site the page itself takes
 PAGES = (
     "*.md", "notebooks/*.md", "dllm_core/*.md", "data/*.md", "weights/*.md", "notebooks/solutions.ipynb", f"{EXECUTED}/*.ipynb",
 )  # fmt: skip
@@ -22,9 +24,10 @@ LINK = re.compile(r'((?:href|src)=")(?!\w+:|#)([^"#]+)')
 
 
 def write(folder: Path) -> Iterator[Path]:
-    """Write the site to `folder` (created) and yield its pages; index.html is README's. What a page links to is copied,
-    and a linked folder without a README gets a list of its files."""
+    """Write the site to `folder` (created) and yield its pages; index.html is README's, page.html the one that runs the
+    models. What a page links to is copied, and a linked folder without a README gets a list of its files."""
     from dllm_core.show.offline import OfflineExporter
+
 
     exporter, root, folders = OfflineExporter(), resolve("."), set()
     pages = {path.relative_to(root): path.read_text("utf-8") for pattern in PAGES for path in sorted(root.glob(pattern))}
@@ -43,6 +46,7 @@ def write(folder: Path) -> Iterator[Path]:
                 shutil.copy(root / linked, copy)
         text = LINK.sub(lambda match, page=page: match[1] + href(match[2], page), text)
         yield write_whole(folder / page.with_suffix(".html"), text)
+    yield save_page(folder / "page.html")
     yield write_whole(folder / "index.html", (folder / "README.html").read_text("utf-8"))
 
 
@@ -54,6 +58,8 @@ def href(link: str, page: Path) -> str:
         target = EXECUTED / COPIES[target.stem]
     elif resolve(target).is_dir():
         target /= "README"
+    elif target.with_suffix("") == LIVE:
+        target = Path("page.html")
     elif not any(target.match(pattern) for pattern in PAGES):
         return link
     return os.path.relpath(target.with_suffix(".html"), page.parent)

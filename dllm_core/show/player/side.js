@@ -58,7 +58,7 @@ class Side {
     });
     const open = Math.max(0, initial.indexOf(mask));
     const inFront = open > 1 && initial.filter((token) => token !== mask).length === open; // not a text with gaps
-    const prompt = make("div", { class: "dllm-prompt", role: "group", "aria-label": "prompt" }, inFront ? this.cells.slice(0, open) : []);
+    const prompt = make("div", { class: "dllm-prompt", role: "group", "aria-label": "prompt", tabindex: "0" }, inFront ? this.cells.slice(0, open) : []);
     this.box.replaceChildren(...(inFront ? [prompt] : []), ...this.cells.slice(inFront ? open : 0));
     this.tail = Infinity;
     this.focus(this.stop ?? open);
