@@ -305,7 +305,7 @@ def test_every_preset_and_every_stop_of_the_tour(opened):
 def test_the_heat_map_and_the_cells_are_linked(opened):
     opened.page.locator("#views").get_by_text("Heat map").click()
     box = opened.page.locator("#map").bounding_box()
-    opened.page.mouse.click(box["x"] + box["width"] * 2.5 / 64, box["y"] + box["height"] * 1.5 / 6)
+    opened.page.mouse.click(box["x"] + box["width"] * 2.5 / 48, box["y"] + box["height"] * 1.5 / 6)
     first = opened.ask("studio.player.sides[0].record.initial.indexOf(3)")
     assert opened.ask("[studio.player.sides[0].k, studio.picked.position]") == [2, first + 2]
     opened.page.press("#map", "ArrowRight")
@@ -386,7 +386,7 @@ def test_save_and_open(browser, opened, tmp_path, shipped):
     assert Image.open(opened.saved("#save-png", tmp_path)).width > 800
     alone = browser.new_page()
     alone.goto(opened.saved("#save-html", tmp_path).as_uri())
-    assert alone.locator(".dllm-cell").count() == len(trace.initial)
+    assert alone.locator(".dllm-cells .dllm-cell").count() == len(trace.initial)
     alone.close()
     opened.start(STORY, {"style": "ar", "max_new_tokens": 8})
     opened.page.set_input_files("#files", saved)
