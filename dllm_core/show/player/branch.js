@@ -67,3 +67,13 @@ function differenceLine(side) {
     player.why.jump(step, record),
   ]);
 }
+
+// A button that asks for a change of a token by hand, where the player stands in a panel that can make one.
+function changeLine(why, side, position) {
+  const { root, sides } = why.player;
+  if (!root.dataset.editable || side.record.initial[position] !== side.record.mask) return [];
+  const detail = [sides.indexOf(side), side.k, position];
+  const ask = () => root.dispatchEvent(new CustomEvent("dllm-change", { bubbles: true, detail }));
+  const text = `change it by hand ${side.k ? `after step ${side.k}` : "at the start"}`;
+  return [[make("button", { type: "button", class: "dllm-jump", text, on: { click: ask } })]];
+}

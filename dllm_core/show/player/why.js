@@ -57,6 +57,7 @@ class Why {
         i ? " → " : "", this.token(record, event.token), ` ${share(event.confidence)} (step ${event.from}${event.to > event.from ? `–${event.to}` : ""})`,
       ])]);
     }
+    lines.push(...changeLine(this, side, position));
     this.node.replaceChildren(...lines.map((parts) => make("div", {}, parts)));
   }
 

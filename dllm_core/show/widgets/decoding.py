@@ -7,7 +7,7 @@ a press of Stop is handled between two steps.
 import asyncio
 import html
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from dllm_core import show
 from dllm_core.checkpoints.formats import LoadedCheckpoint
@@ -15,9 +15,10 @@ from dllm_core.config import CheckpointInfo, DecodeConfig
 from dllm_core.notebook.setup import open_checkpoint
 from dllm_core.show.html import asset, joined
 from dllm_core.show.trace_view import STYLE_NAMES, masked_after
-from dllm_core.show.widgets import request
+from dllm_core.show.widgets import branches, request
+from dllm_core.show.widgets.branches import EditForm, Run
 from dllm_core.show.widgets.request import ANSWER, CONTROLS, FILL, RARE, WIDE, Decoding
-from dllm_core.trace import Trace, with_text
+from dllm_core.trace import Edit, with_text
 
 KEPT = 8  # runs in the table
 SIDES = 3  # in one player
@@ -69,7 +70,9 @@ class DecodingPanel:
         self.loaded, self.open_run = loaded, open_run
         self.runs = {**request.finished_runs(), loaded.path.name: loaded.info}
         self.rows: list[dict] = []
-        self.done: list[tuple[str, Trace]] = []
+        self.done: list[Run] = []
+        self.shown: list[Run] = []  # in the player
+        self.wanted = ""  # the player's message while a run was in work
         self.count, self.running, self.stopping, self.task = 0, False, False, None
         choices = {"checkpoint": {"options": [(_described(name, info), name) for name, info in self.runs.items()]}}
         self.controls = {
@@ -83,11 +86,16 @@ class DecodingPanel:
         self.sides = ipywidgets.Button(description="Side by side", tooltip=f"the last {SIDES} runs on one clock")
         self.bar = ipywidgets.IntProgress(min=0, max=1, description="filled", layout={"width": "16em"})
         self.status, self.feed = (ipywidgets.HTML().add_class(name) for name in ("dllm-status", "dllm-feed"))
+        self.keep = ipywidgets.Button(description="Save", tooltip="write what the player shows to outputs/")
         self.past = ipywidgets.HTML()
+        self.pick = ipywidgets.Text(continuous_update=False).add_class("dllm-pick")  # the player's script fills it in
+        self.form = EditForm(lambda run, edits: self.start((run, edits)))
         self.widget = self._assembled(ipywidgets)
         self.go.on_click(lambda _: self.start())
         self.halt.on_click(lambda _: self.stop())
         self.sides.on_click(lambda _: self.show_sides())
+        self.keep.on_click(lambda _: self.save())
+        self.pick.observe(lambda change: self.open_form(change["new"]), "value")
         self.controls["checkpoint"].observe(lambda _: self._follow_checkpoint(), "value")
         for control in [*self.controls.values(), self.more]:
             control.observe(lambda _: self.check(), "value")
@@ -101,15 +109,15 @@ class DecodingPanel:
         common = [name for name in CONTROLS if name not in (*WIDE, *RARE)]
         grids = [ipywidgets.GridBox([self.cells[name] for name in names], layout=grid) for names in (common, RARE)]
         row = {"flex_flow": "row wrap", "align_items": "center"}
-        buttons = ipywidgets.HBox([self.go, self.halt, self.sides, self.more, self.bar], layout=row)
+        buttons = ipywidgets.HBox([self.go, self.halt, self.sides, self.keep, self.more, self.bar], layout=row)
         script = f"const stage = document.currentScript.previousElementSibling;\n{asset('widgets/decoding.js')}"
         markup = f'<div class="dllm-stage"></div><script>{asset("widgets/keys.js")}(() => {{ {script}}})();</script>'
         stage = ipywidgets.Output()
         stage.append_display_data(show.Html(markup, "decoding explorer: needs a browser"))
         style = ipywidgets.HTML(f"<style>{asset('widgets/decoding.css')}</style>")
         wide = [self.cells[name] for name in WIDE]
-        rows = [style, *wide, *grids, buttons, self.notes[""], self.status, self.feed, stage, self.past]
-        return ipywidgets.VBox(rows).add_class("dllm-explorer")
+        told, view = [self.notes[""], self.status, self.feed, self.pick], [stage, self.form.widget, self.past]
+        return ipywidgets.VBox([style, *wide, *grids, buttons, *told, *view]).add_class("dllm-explorer")
 
     # the controls -------------------------------------------------------------------------------------------------
 
@@ -153,17 +161,18 @@ class DecodingPanel:
 
     # decoding -----------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin a run on the kernel's event loop (to the end at once where there is none). Nothing while one runs."""
-        if self.running or not self.check():
+    def start(self, branch: tuple[Run, list[Edit]] | None = None) -> None:
+        """Begin a run of the controls' values, or a branch of another with its edits, on the kernel's event loop (to the
+        end at once where there is none). Nothing while one runs."""
+        if self.running or not (branch or self.check()):
             return
         self._stop_current()
         DecodingPanel.current = self
         self.running, self.stopping = True, False
         try:
-            self.task = asyncio.get_running_loop().create_task(self.decode())
+            self.task = asyncio.get_running_loop().create_task(self.decode(branch))
         except RuntimeError:
-            asyncio.run(self.decode())
+            asyncio.run(self.decode(branch))
 
     def stop(self) -> None:
         """End the run after its current step; the tokens filled so far are kept."""
@@ -174,20 +183,22 @@ class DecodingPanel:
         if DecodingPanel.current is not None:
             DecodingPanel.current.stop()
 
-    async def decode(self) -> None:
-        """One run with the controls' values: the player is drawn again as it grows."""
+    async def decode(self, branch: tuple[Run, list[Edit]] | None = None) -> None:
+        """One run: the player is drawn again as it grows."""
         values = self.values
+        name = branch[0].checkpoint if branch else values["checkpoint"]
         self._idle(False)
         try:
             self._say("opening the checkpoint …")
-            if values["checkpoint"] != self.loaded.path.name:
-                self.loaded = self.open_run(values["checkpoint"])
-            decoding = request.begin(self.loaded, values)
+            self._open(name)
+            decoding = branches.begin(self.loaded, *branch) if branch else request.begin(self.loaded, values)
             self.count += 1
-            label = f"{self.count}: {STYLE_NAMES[decoding.trace.style]}"
-            await self._watch(label, decoding)
-            if decoding.trace.steps:
-                self._keep(label, values["checkpoint"], decoding)
+            of = f", branch of {branch[0].label.split(':')[0]}" if branch else ""
+            run = Run(f"{self.count}: {STYLE_NAMES[decoding.trace.style]}{of}", decoding.trace, name, decoding.start)
+            beside = branches.beside(branch[0], self.shown, SIDES) if branch else []
+            await self._watch(run, decoding, beside)
+            if decoding.trace.steps or branch:
+                self._keep(run, decoding, beside)
         except ValueError as error:
             self._say("")
             self._complain(error)
@@ -198,8 +209,15 @@ class DecodingPanel:
             self.running = False
             DecodingPanel.current = None if DecodingPanel.current is self else DecodingPanel.current
             self._idle(True)
+            wanted, self.wanted = self.wanted, ""
+            if wanted:
+                self.open_form(wanted)
 
-    async def _watch(self, label: str, decoding: Decoding) -> None:
+    def _open(self, name: str) -> None:
+        if name != self.loaded.path.name:
+            self.loaded = self.open_run(name)
+
+    async def _watch(self, run: Run, decoding: Decoding, beside: list[Run]) -> None:
         trace, steps = decoding.trace, decoding.steps
         total = masked_after(trace, 0)
         self.bar.max, self.bar.value = total, 0
@@ -211,7 +229,8 @@ class DecodingPanel:
             if began - drawn > max(0.1, cost / SHARE):
                 filled = f"filled {self.bar.value} of {total} positions"
                 self._say(f"step {len(trace.steps)}, forward passes {trace.forwards}, {filled}")
-                self._show([(label, with_text(trace, self.loaded.tokenizer))])
+                with_text(trace, self.loaded.tokenizer)
+                self._show([*beside, run])
                 drawn = time.perf_counter()
                 cost = drawn - began
             await asyncio.sleep(self.controls["pause"].value)  # the event loop handles a press of Stop here
@@ -221,16 +240,16 @@ class DecodingPanel:
             self.stopping = False  # Stop was pressed after the last step
         steps.close()
 
-    def _keep(self, label: str, run: str, decoding: Decoding) -> None:
+    def _keep(self, run: Run, decoding: Decoding, beside: list[Run]) -> None:
         """Add a run to the table and to the runs that `show_sides` compares."""
         trace, tokenizer = with_text(decoding.trace, self.loaded.tokenizer), self.loaded.tokenizer
         text, end = decoding.text(tokenizer), "finished"
         if self.stopping:
-            label, text, end = f"{label} (stopped)", f"(stopped) {text}", "stopped"
-        self.done = [*self.done, (label, trace)][-SIDES:]
-        self.rows = [request.run_row(self.count, run, trace, text), *self.rows][:KEPT]
+            run, text, end = run._replace(label=f"{run.label} (stopped)"), f"(stopped) {text}", "stopped"
+        self.done = [*self.done, run][-SIDES:]
+        self.rows = [request.run_row(self.count, run.checkpoint, trace, text), *self.rows][:KEPT]
         self.past.value = _table(self.rows).html
-        self._show([(label, trace)])
+        self._show([*beside, run])
         self._say(f"{end}: {trace.tokens} tokens in {trace.forwards} forward passes, {trace.seconds:.2f} s of decoding")
         self.bar.value = self.bar.value if self.stopping else self.bar.max
 
@@ -241,8 +260,27 @@ class DecodingPanel:
 
     # what is shown ------------------------------------------------------------------------------------------------
 
-    def _show(self, runs: list[tuple[str, Trace]]) -> None:
-        labels, traces = zip(*runs, strict=True)
+    def save(self) -> None:
+        """Write every decoding in the player to a new file under outputs/."""
+        if self.shown and not self.running:
+            self._say(branches.save(self.shown))
+
+    def open_form(self, message: str) -> None:
+        """Show the form for the token that a player's message names; a run in work is stopped first."""
+        if self.running:
+            self.wanted = message
+            self.stop()
+            return
+        try:
+            run, step, position = branches.asked(message, self.shown)
+            self._open(run.checkpoint)
+            self.form.open(self.loaded, run, step, position)
+        except ValueError as error:
+            self._say(f"this token cannot be changed: {error}")
+
+    def _show(self, runs: Sequence[Run]) -> None:
+        self.shown = list(runs)
+        labels, traces = [run.label for run in runs], [run.trace for run in runs]
         self.feed.value = f"<template>{show.player(*traces, labels=labels).html}</template>"
 
     def _say(self, words: str) -> None:

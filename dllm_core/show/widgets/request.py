@@ -166,6 +166,7 @@ def run_row(number: int, run: str, trace: Trace, text: str) -> dict:
     """One run as a row of the table."""
     settings = {name: trace.settings.get(name) for name in (*OF_STYLE[trace.style], "temperature")}
     words = [f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items() if value]
+    words += [f"{len(trace.edits)} by hand"] if trace.edits else []
     return {
         "run": number, "checkpoint": run, "style": STYLE_NAMES[trace.style], "settings": ", ".join(words) or "–",
         "tokens": trace.tokens, "forwards": trace.forwards, "tokens per forward": trace.tokens_per_forward,

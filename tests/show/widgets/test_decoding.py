@@ -201,17 +201,17 @@ def test_a_run_is_drawn_as_it_grows_stopped_and_repeated(panel, monkeypatch):
         await panel.task
 
     asyncio.run(person())
-    (again, stopped), (_, whole) = panel.rows, panel.done[1]
+    (again, stopped), whole = panel.rows, panel.done[1].trace
     assert stopped["forwards"] == 3 and drawn[0] >= 2 and len(seen) > drawn[0]  # while it ran, and its last
     assert again["forwards"] == len(whole.steps) > 3 and "finished" in panel.status.value
-    assert panel.done[0][1].steps[-1].masked > 0 and panel.done[0][1].steps[:1][0].commits == whole.steps[0].commits
+    assert panel.done[0].trace.steps[-1].masked > 0 and panel.done[0].trace.steps[:1][0].commits == whole.steps[0].commits
     assert panel.bar.value == panel.bar.max and threading.active_count() == before
     assert panel.past.value.count("<tr>") == 3
 
 
 def test_without_an_event_loop_it_runs_to_the_end(panel):
     panel.start()
-    assert panel.rows[0]["forwards"] == panel.done[0][1].forwards and not panel.running
+    assert panel.rows[0]["forwards"] == panel.done[0].trace.forwards and not panel.running
 
 
 def test_an_error_is_shown_beside_its_control_and_nothing_runs(panel):
