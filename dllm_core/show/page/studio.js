@@ -8,26 +8,6 @@ class PagePlayer extends Player {
     super.show(force);
     this.root.dispatchEvent(new Event("shown"));
   }
-
-  // Other decodings under the viewer's choices: clock, colours, size, kept token and focus stay.
-  update(data) {
-    const { picked } = this.why;
-    const kept = picked && { view: this.sides.indexOf(picked.side), position: picked.position };
-    const focused = this.sides.findIndex(({ box }) => box.contains(document.activeElement));
-    const place = this.sides[focused]?.stop;
-    this.why.picked = this.why.shown = null;
-    this.sides = data.traces.map((trace, index) => new Side(this, new Record(trace), index));
-    this.root.querySelector(".dllm-sides").replaceChildren(...this.sides.map((side) => side.node));
-    this.sides.forEach((side) => side.node.append(...[differenceLine(side)].filter(Boolean)));
-    this.curves = this.curves.map(({ node, value, first, digits, least }) =>
-      new Curve(this, node.querySelector("figcaption").firstChild.textContent, value, first, digits, least));
-    this.root.querySelector(".dllm-curves").replaceChildren(...this.curves.map((curve) => curve.node));
-    this.setClock(this.unit);
-    this.bar.drawLegend();
-    if (this.sides[kept?.view]?.cells[kept.position]) this.why.pick(this.sides[kept.view], kept.position);
-    this.sides[focused]?.focus(place);
-    if (place !== undefined) this.sides[focused]?.cells[this.sides[focused].stop].focus();
-  }
 }
 
 class Studio {

@@ -21,10 +21,8 @@ class Bar {
       t: this.choice("clock", [["forwards", "forward passes"], ["seconds", "seconds"]], player.unit, (value) => player.setClock(value)),
       s: this.choice("speed", SPEEDS.map((value) => [String(value), `${value} ×`]), "1", (value) => player.setSpeed(Number(value))),
       c: this.choice("color", [["confidence", "confidence"], ["step", "step filled"]], player.color, (value) => player.setView("color", value)),
-      ...(player.sides.some(({ record }) => record.drafted) ? {
-        g: this.choice("guesses", [["kept", "what was kept"], ["remasked", "what was remasked"], ["hidden", "hidden"]], player.reading,
-          (value) => player.setView("reading", value)),
-      } : {}),
+      g: this.choice("guesses", [["kept", "what was kept"], ["remasked", "what was remasked"], ["hidden", "hidden"]], player.reading,
+        (value) => player.setView("reading", value)),
       z: this.choice("size", SIZES, "1", (value) => player.root.style.setProperty("--size", value)),
     };
     const full = document.fullscreenEnabled ? [button("full screen", "full screen", () => this.fullScreen())] : [];
@@ -49,9 +47,13 @@ class Bar {
     return make("label", {}, [`${name} `, select]);
   }
 
+  fed() { // guesses can be read where some were recorded
+    this.choices.g.hidden = !this.player.sides.some(({ record }) => record.drafted);
+  }
+
   cycle(key) {
-    const select = this.choices[key]?.querySelector("select");
-    if (!select) return;
+    const select = this.choices[key].querySelector("select");
+    if (this.choices[key].hidden) return;
     select.selectedIndex = (select.selectedIndex + 1) % select.options.length;
     select.dispatchEvent(new Event("change"));
   }

@@ -3,18 +3,15 @@
 class Curve {
   constructor(player, name, value, first, digits = 2, least = 1e-9) {
     Object.assign(this, { player, value, first, digits, least }); // first: the smallest k that has a value
-    this.values = player.sides.map(() => make("span"));
+    this.words = make("div", { class: "dllm-values" });
     this.cursor = drawing("line", { y1: 0, y2: 100 });
-    this.dots = player.sides.map((_, index) => drawing("path", { class: "dllm-dot", stroke: `var(--t${index})` }));
     this.svg = drawing("svg", { viewBox: "0 0 300 100", preserveAspectRatio: "none", "aria-hidden": "true" });
     this.svg.addEventListener("pointerdown", (event) => this.scrub(event));
     this.svg.addEventListener("pointermove", (event) => event.buttons && this.scrub(event));
     this.high = make("span");
     this.last = make("span");
-    const several = player.sides.length > 1;
     this.node = make("figure", {}, [
-      make("figcaption", {}, [name, make("div", { class: "dllm-values" }, this.values.map((text, index) =>
-        make("span", { class: "dllm-value" }, several ? [dash(index), text] : [text])))]),
+      make("figcaption", {}, [name, this.words]),
       make("div", { class: "dllm-plot" }, [
         make("div", { class: "dllm-axis", "aria-hidden": "true" }, [this.high, make("span", { text: "0" })]),
         this.svg,
@@ -22,11 +19,13 @@ class Curve {
         make("div", { class: "dllm-axis across", "aria-hidden": "true" }, [make("span", { text: "0" }), this.last]),
       ]),
     ]);
-    this.draw();
   }
 
   draw() {
     const { sides, unit, total } = this.player;
+    this.values = sides.map(() => make("span"));
+    this.dots = sides.map((_, index) => drawing("path", { class: "dllm-dot", stroke: `var(--t${index})` }));
+    this.words.replaceChildren(...this.values.map((text, index) => make("span", { class: "dllm-value" }, sides.length > 1 ? [dash(index), text] : [text])));
     const values = sides.map(({ record }) => record.steps.map((_, i) => this.value(record, i + 1)));
     if (!this.first) sides.forEach(({ record }, i) => values[i].unshift(this.value(record, 0)));
     this.top = values.flat().reduce((top, value) => Math.max(top, value), this.least);

@@ -22,37 +22,71 @@ class Player {
     this.sides = data.traces.map((trace, index) => new Side(this, new Record(trace), index));
     root.setAttribute("tabindex", "0");
     root.setAttribute("role", "group");
-    root.setAttribute("aria-label", `decoding player: ${data.traces.map((trace) => trace.label).join(", ")}`);
     root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab keeps its one-letter commands to itself
     root.addEventListener("keydown", (event) => this.key(event));
     this.bar = new Bar(this);
-    this.setClock(data.clock);
+    this.setTicks(data.clock);
     this.curves = [
       new Curve(this, "still masked (positions)", (record, k) => record.masked(k), 0, 0),
       new Curve(this, "tokens per forward so far", (record, k) => record.written[k] / record.forwards[k], 1),
       new Curve(this, "mean confidence (0 to 1)", (record, k) => record.steps[k - 1].confidence, 1, 2, 1),
       new Curve(this, "mean entropy (nats)", (record, k) => record.steps[k - 1].entropy, 1),
     ];
+    this.box = make("div", { class: "dllm-sides" });
     root.append(
       this.bar.node,
-      make("div", { class: "dllm-sides" }, this.sides.map((side) => side.node)),
+      this.box,
       this.bar.legend,
       this.why.node,
       make("div", { class: "dllm-curves" }, this.curves.map((curve) => curve.node)),
       this.bar.keys,
     );
-    this.bar.drawLegend();
-    this.sides.forEach((side) => side.node.append(...[differenceLine(side)].filter(Boolean)));
+    this.fed();
     this.show(true);
   }
 
+  // Other records, or more of the same, in the form of the start. What the viewer chose stays: views, speed, place, kept
+  // token, focus. A player that stands at its end follows the new end.
+  update({ traces }) {
+    const { playing } = this;
+    const time = !playing && this.index === this.ticks.length - 1 ? Infinity : this.ticks[this.index];
+    const picked = this.why.picked && { ...this.why.picked };
+    if (picked) this.why.mark(false);
+    this.sides.slice(traces.length).forEach((side) => side.node.remove());
+    this.sides = traces.map((trace, index) => this.sides[index]?.feed(new Record(trace)) ?? new Side(this, new Record(trace), index));
+    const holds = (place) => this.sides.includes(place?.side) && place.position < place.side.cells.length;
+    this.why.picked = holds(picked) ? picked : null;
+    if (!holds(this.why.shown)) this.why.shown = null;
+    this.setTicks(this.unit);
+    this.fed();
+    this.index = Math.max(0, countBefore(this.ticks, time + 1e-9, Number) - 1);
+    this.show(true);
+    this.why.refresh();
+    if (playing) this.play();
+  }
+
+  fed() {
+    this.root.setAttribute("aria-label", `decoding player: ${this.sides.map(({ record }) => record.label).join(", ")}`);
+    this.sides.forEach((side) => {
+      side.node.querySelector(".dllm-differs")?.remove();
+      side.node.append(...[differenceLine(side)].filter(Boolean));
+      if (!side.node.isConnected) this.box.append(side.node);
+    });
+    this.curves.forEach((curve) => curve.draw());
+    this.bar.fed();
+    this.bar.drawLegend();
+  }
+
   // The common clock: every time at which any trace finished a step.
-  setClock(unit) {
+  setTicks(unit) {
     this.unit = unit;
     this.ticks = [...new Set(this.sides.flatMap(({ record }) => record[unit]))].sort((a, b) => a - b);
     this.total = this.ticks.at(-1);
     this.bar.slider.max = this.ticks.length - 1;
-    if (!this.curves) return;
+  }
+
+  setClock(unit) {
+    this.setTicks(unit);
     this.curves.forEach((curve) => curve.draw());
     this.seek(this.sides[0].record[unit][this.sides[0].k]);
   }

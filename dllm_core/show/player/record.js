@@ -107,7 +107,7 @@ class Record {
 
   // How much of the decoding is done, 0 to 1.
   progress(k) {
-    const all = this.masked(0) - this.masked(this.steps.length);
+    const all = this.masked(0) - (this.running ? 0 : this.masked(this.steps.length));
     return all ? (this.masked(0) - this.masked(k)) / all : 1;
   }
 

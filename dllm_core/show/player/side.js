@@ -6,34 +6,59 @@ const DASHES = ["", "7 4", "2 3"];
 class Side {
   constructor(player, record, index) {
     this.player = player;
-    this.record = record;
-    this.k = -1;
-    this.keys = [];
     this.state = make("div", { class: "dllm-state" });
-    this.cells = record.initial.map((token, position) => this.cell(token, position));
-    this.box = make("div", { class: "dllm-cells", role: "listbox", "aria-label": `tokens of ${record.label}` }, this.cells);
+    this.box = make("div", { class: "dllm-cells", role: "listbox" });
     this.listen();
-    this.focus(Math.max(0, record.initial.indexOf(record.mask)));
     this.progress = make("div");
     this.done = make("span", { class: "dllm-done" });
-    const settings = Object.entries(record.settings).map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`).join(" · ");
-    this.node = make("section", { class: "dllm-side", "aria-label": record.label }, [
-      make("div", { class: "dllm-name" }, [dash(index), make("bdi", { text: record.label }), " ", this.done]),
+    this.label = make("bdi");
+    this.settings = make("span");
+    this.folded = make("details", { class: "dllm-small" }, [make("summary", { text: "settings" }), this.settings]);
+    this.node = make("section", { class: "dllm-side" }, [
+      make("div", { class: "dllm-name" }, [dash(index), this.label, " ", this.done]),
       make("div", { class: "dllm-progress", "aria-hidden": "true", style: { "--own": `var(--t${index})` } }, [this.progress]),
       this.state,
       this.box,
-      ...(settings ? [make("details", { class: "dllm-small" }, [make("summary", { text: "settings" }), settings])] : []),
+      this.folded,
     ]);
+    this.feed(record);
   }
 
-  cell(token, position) {
-    const { record } = this;
-    const texts = [...record.commitsAt[position], ...record.editsAt[position]].map((event) => record.text(event.token));
-    if (token !== record.mask) texts.push(record.text(token));
-    const wide = Math.min(16, Math.max(2, ...texts.map(columns))); // the same at every step: nothing jumps
-    const cell = make("span", { role: "option", tabindex: "-1", style: { "--w": `${plain(wide * 0.56 + 0.6)}em` } });
+  // Another record. Cells stay in their place where it begins with the same tokens, and with them focus and scrolling.
+  feed(record) {
+    const same = String(this.record?.initial) === String(record.initial);
+    this.record = record;
+    this.k = -1;
+    this.keys = [];
+    this.label.textContent = record.label;
+    this.node.setAttribute("aria-label", record.label);
+    this.box.setAttribute("aria-label", `tokens of ${record.label}`);
+    const settings = Object.entries(record.settings).map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`);
+    this.settings.textContent = settings.join(" · ");
+    this.folded.hidden = !settings.length;
+    if (!same) {
+      const within = this.box.contains(document.activeElement);
+      this.cells = record.initial.map((_, position) => this.cell(position));
+      this.box.replaceChildren(...this.cells);
+      this.focus(Math.max(0, record.initial.indexOf(record.mask)));
+      if (within) this.cells[this.stop]?.focus({ preventScroll: true });
+    }
+    this.cells.forEach((cell, position) => cell.style.setProperty("--w", `${plain(this.wide(position) * 0.56 + 0.6)}em`));
+    return this;
+  }
+
+  cell(position) {
+    const cell = make("span", { role: "option", tabindex: "-1" });
     cell.position = position;
     return cell;
+  }
+
+  wide(position) {
+    const { record } = this;
+    const token = record.initial[position];
+    const texts = [...record.commitsAt[position], ...record.editsAt[position]].map((event) => record.text(event.token));
+    if (token !== record.mask) texts.push(record.text(token));
+    return Math.min(16, Math.max(2, ...texts.map(columns))); // the same at every step: nothing jumps
   }
 
   listen() {
@@ -50,7 +75,8 @@ class Side {
   }
 
   focus(position) { // the one cell that Tab reaches
-    if (this.stop !== undefined) this.cells[this.stop].tabIndex = -1;
+    const before = this.cells[this.stop];
+    if (before) before.tabIndex = -1;
     this.stop = Math.min(Math.max(position, 0), this.cells.length - 1);
     if (this.cells.length) this.cells[this.stop].tabIndex = 0;
   }
@@ -91,7 +117,7 @@ class Side {
       if (look.tint || cell.style.background) cell.style.background = look.tint;
     });
     this.progress.style.width = `${plain(100 * record.progress(k))}%`;
-    this.done.textContent = k === record.steps.length ? `${record.finished ? "✓ " : ""}${record.tokens} tokens, ${record.rate} per forward` : "";
+    this.done.textContent = k === record.steps.length && !record.running ? `${record.finished ? "✓ " : ""}${record.tokens} tokens, ${record.rate} per forward` : "";
     this.state.replaceChildren(...this.summary(k, open.guessed).map((parts) => make("div", { text: parts.join(" · ") })));
     this.player.why.refresh(this);
   }
@@ -139,7 +165,7 @@ class Side {
   // Two lines: where the decoding is, and what this step did.
   summary(k, guessed) {
     const { record, player } = this;
-    const where = [`step ${k} of ${record.steps.length}`, `${record.forwards[k]} forward passes`, duration(record.seconds[k]),
+    const where = [record.running ? `step ${k}` : `step ${k} of ${record.steps.length}`, `${record.forwards[k]} forward passes`, duration(record.seconds[k]),
       `${record.masked(k)} masked`];
     if (!k) return [where, ["nothing filled yet"]];
     const { commits, held } = record.steps[k - 1];
@@ -152,7 +178,7 @@ class Side {
       : [`filled now: ${names}`];
     if (held) what.push(`${held} held back`);
     what.push(first === last ? `position ${first}` : `block ${first}–${last}`);
-    if (k === record.steps.length) what.push(record.finished ? "finished" : "no further step recorded");
+    if (k === record.steps.length) what.push(record.running ? "it goes on" : record.finished ? "finished" : "no further step recorded");
     return [where, what];
   }
 }

@@ -30,9 +30,9 @@ class Why {
     cell.setAttribute("aria-selected", String(on));
   }
 
-  refresh(side) { // this side's cells have changed
+  refresh(side = this.shown?.side) { // this side's cells have changed
     this.mark(true);
-    if (this.shown?.side === side) this.explain(side, this.shown.position, this.passing);
+    if (side && this.shown?.side === side) this.explain(side, this.shown.position, this.passing);
     else if (!this.shown) this.explain();
   }
 
