@@ -19,6 +19,7 @@ from dllm_core.trace import Trace
 INK, PAPER, QUIET, GUESS = (26, 26, 26), (255, 255, 255), (100, 100, 100), (125, 125, 125)
 BLUE, ORANGE, PURPLE, GREEN = (0, 114, 178), (213, 94, 0), (160, 44, 142), (0, 122, 89)
 WIDTH = 760  # pixels
+LONGEST = 3.6  # font sizes; the text of a wider token is drawn smaller
 MOST_CELLS = 32_000  # tokens in all frames of a GIF: 80 frames of 400
 DOT = " · "  # between the parts of the legend
 LEGEND = (
@@ -58,18 +59,24 @@ class _Font:
 
 
 class _Strip:
-    """The frames of a trace, all of the same layout: its final text, wrapped at `width` pixels.
+    """The frames of a trace, all of the same layout: cells of one width, so that a masked one does not tell what comes,
+    wrapped at `width` pixels. A longer text is drawn smaller.
 
     unit: pixels of the font's size; boxes: position → (left, top, right, bottom) in pixels.
     """
 
     def __init__(self, trace: Trace, label: str, width: int, unit: int, prompt: bool):
         self.trace, self.label, self.width, self.unit = trace, label, width, unit
-        self.font, self.small = _Font(unit), _Font(round(unit * 0.72))
+        self.font, self.small, self.fonts = _Font(unit), _Font(round(unit * 0.72)), {}
         final, height, gap = trace.final, round(unit * 1.75), round(unit * 0.22)
         positions = range(0 if prompt else len(trace.prompt), drawn_length(trace))
         lengths = [round(self.font.measure(token_text(trace, final[position]))) for position in positions]
-        widths = [max(round(unit * 1.5), length + round(unit * 0.5)) for length in lengths]
+        masked = [trace.initial[position] == trace.mask_token_id for position in positions]
+        wide = min(round(unit * LONGEST), max((length for length, is_open in zip(lengths, masked, strict=True) if is_open), default=0))
+        widths = [
+            max(round(unit * 1.5), (wide if is_open else length) + round(unit * 0.5))
+            for length, is_open in zip(lengths, masked, strict=True)
+        ]
         places = flow([width + gap for width in widths], self.width - 2 * unit + gap)
         self.boxes = {}
         for position, across, (x, line) in zip(positions, widths, places, strict=True):
@@ -97,7 +104,7 @@ class _Strip:
             box = self.boxes[cell.position]
             if first <= cell.position < end:
                 below = box[3] + max(2, unit // 7)
-                draw.rectangle((box[0], below, box[2], below + max(1, unit // 12)), fill=INK)
+                draw.rectangle((box[0], below, box[2], below + max(1, unit // 12)), fill=QUIET)
             if cell.state == "masked":
                 _dashed(draw, box, unit)
                 fits = cell.guess and self.font.measure(cell.guess) <= box[2] - box[0] - 4
@@ -127,8 +134,14 @@ class _Strip:
             draw.rectangle(inner, outline=color, width=thin)
 
     def _text(self, draw, box, text: str, fill) -> None:
-        x = (box[0] + box[2] - self.font.measure(text)) / 2
-        self.font.write(draw, x, box[1] + (box[3] - box[1]) * 0.70, text, fill)
+        font, room = self.font, box[2] - box[0] - 4
+        if font.measure(text) > room:
+            size = max(self.unit // 2, int(self.unit * room / font.measure(text)))
+            font = self.fonts[size] = self.fonts.get(size) or _Font(size)
+        while font.measure(text) > room and len(text) > 1:
+            text = text[:-2] + "…"
+        x = (box[0] + box[2] - font.measure(text)) / 2
+        font.write(draw, x, box[1] + (box[3] - box[1]) * 0.70, text, fill)
 
     def legend(self):
         """The meaning of the outlines, wrapped at the width."""

@@ -14,7 +14,8 @@ function drawText({ player, sides }) {
 // A line per side: its edits with their reason, and a button that removes it. The player says where branches differ.
 function drawBranches(studio) {
   const { sides: views } = studio.player;
-  byId("branches").replaceChildren(...(views.length < 2 ? [] : views.map(({ record, of: side }, index) => {
+  byId("branches").replaceChildren(...(views.length < 2 ? [] : views.map((view) => {
+    const { record, of: side } = view;
     const edits = record.edits.map(([step, position, token, action, why]) => {
       const words = say("edit", { step, words: say(`edit_${action}`, { position, token: record.text(token) }) });
       return make("span", { class: "quiet", text: why ? `${words} (${why})` : words });
@@ -22,7 +23,7 @@ function drawBranches(studio) {
     const name = say("remove", { label: record.label });
     const on = { click: () => studio.remove(side) };
     const remove = make("button", { type: "button", text: "✕", "aria-label": name, title: name, on });
-    return make("div", { class: "branch" }, [dash(index), make("b", { text: record.label }), ...edits, remove]);
+    return make("div", { class: "branch" }, [dash(view), make("b", { text: record.label }), ...edits, remove]);
   })));
 }
 

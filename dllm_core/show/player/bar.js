@@ -5,7 +5,7 @@ const SIZES = [["1", "100 %"], ["1.4", "140 %"], ["1.9", "190 %"]];
 const KEYS = [
   ["Space", "play, pause"], ["← →  , .", "one step back, on"], ["PgUp PgDn", "ten steps"], ["Home End", "start, end"],
   ["C", "color"], ["G", "reading of the guesses"], ["T", "clock"], ["S", "speed"], ["Z", "size"], ["F", "full screen"],
-  ["Tab", "to controls and tokens; there ← → ↑ ↓ walk"], ["Enter Esc", "keep a token below, let it go"],
+  ["Tab", "to controls and tokens; there ← → ↑ ↓ walk"], ["Enter Esc", "keep a token, let it go"],
 ];
 
 class Bar {
@@ -38,7 +38,8 @@ class Bar {
     ]);
     this.keys = make("details", { class: "dllm-small dllm-keys" }, [make("summary", { text: "keys" }),
       make("dl", {}, KEYS.flatMap(([key, words]) => [make("dt", { text: key }), make("dd", { text: words })]))]);
-    this.legend = make("div", { class: "dllm-legend" });
+    this.samples = make("div", { class: "dllm-legend" });
+    this.legend = make("details", { class: "dllm-small" }, [make("summary", { text: "legend" }), this.samples]);
   }
 
   choice(name, values, chosen, act) {
@@ -82,7 +83,7 @@ class Bar {
     const drafted = any((record) => record.drafted) && reading !== "hidden";
     const sample = (kind, words, text = "a") => make("span", {}, [make("span", { class: `dllm-cell ${kind}`, text, "aria-hidden": "true" }), words]);
     const range = make("span", { class: color === "step" ? "dllm-range time" : "dllm-range", "aria-hidden": "true" });
-    this.legend.replaceChildren(
+    this.samples.replaceChildren(
       ...(any((record) => record.initial.some((token) => token !== record.mask)) ? [sample("prompt", "prompt")] : []),
       sample("masked", "masked", "·"),
       ...(drafted ? [reading === "remasked" ? sample("masked guess remasked", "guessed, then masked again") : sample("masked guess", "masked, with the model's guess"),
@@ -92,7 +93,7 @@ class Bar {
       ...(any((record) => record.edits?.length) ? [sample("hand", "by hand")] : []),
       ...(any((record) => record.edited) ? [sample("before c6 edited", "edited")] : []),
       ...(any((record) => record.endings.length) ? [sample("before filling", "after the end: not part of the answer")] : []),
-      sample("inblock first last", "current block"),
+      sample("inblock last", "current block"),
     );
   }
 }

@@ -22,25 +22,27 @@ class Curve {
   }
 
   draw() {
-    const { sides, unit, total } = this.player;
+    const { sides, unit, span, running } = this.player;
     this.values = sides.map(() => make("span"));
-    this.dots = sides.map((_, index) => drawing("path", { class: "dllm-dot", stroke: `var(--t${index})` }));
-    this.words.replaceChildren(...this.values.map((text, index) => make("span", { class: "dllm-value" }, sides.length > 1 ? [dash(index), text] : [text])));
+    this.dots = sides.map(({ line }) => drawing("path", { class: "dllm-dot", stroke: line.stroke }));
+    this.words.replaceChildren(...this.values.map((text, index) =>
+      make("span", { class: "dllm-value" }, sides.length > 1 ? [dash(sides[index]), text] : [text])));
     const values = sides.map(({ record }) => record.steps.map((_, i) => this.value(record, i + 1)));
     if (!this.first) sides.forEach(({ record }, i) => values[i].unshift(this.value(record, 0)));
-    this.top = values.flat().reduce((top, value) => Math.max(top, value), this.least);
-    const paths = sides.map(({ record }, index) => {
+    const top = values.flat().reduce((most, value) => Math.max(most, value), this.least);
+    this.top = this.digits ? rounded(top) : top;
+    const paths = sides.map(({ record, line }, index) => {
       const points = values[index].map((value, i) => [this.x(record[unit][i + this.first]), this.y(value)]);
       const d = points.map(([x, y], i) => (i ? `H${plain(x)}V${plain(y)}` : `M${plain(x)} ${plain(y)}`)).join("");
-      return drawing("path", { d, stroke: `var(--t${index})`, "stroke-dasharray": DASHES[index] });
+      return drawing("path", { d, ...line });
     });
     this.svg.replaceChildren(this.cursor, ...paths, ...this.dots);
     this.high.textContent = plain(this.top, this.top < 10 ? this.digits : 0);
-    this.last.textContent = unit === "forwards" ? `${total} forward passes` : duration(total);
+    this.last.textContent = unit === "forwards" ? `${running ? "at most " : ""}${span} forward passes` : duration(span);
   }
 
   x(time) {
-    return (300 * time) / (this.player.total || 1);
+    return (300 * time) / (this.player.span || 1);
   }
 
   y(value) {
@@ -62,6 +64,6 @@ class Curve {
 
   scrub(event) {
     const { left, width } = this.svg.getBoundingClientRect();
-    this.player.seek(((event.clientX - left) / width) * this.player.total);
+    this.player.seek(((event.clientX - left) / width) * this.player.span);
   }
 }

@@ -14,14 +14,14 @@ from dllm_core.common.files import write_whole
 from dllm_core.show.html import asset, one_line, script_piece, visible
 from dllm_core.show.player.static import static_form
 from dllm_core.show.strip import strip
-from dllm_core.show.trace_view import cells, masked_after, reasons, spread_steps, summary, times, trace_labels, waits
+from dllm_core.show.trace_view import cells, masked_after, names, reasons, spread_steps, summary, times, trace_labels, waits
 from dllm_core.trace import DecodeStep, Trace
 
 MOST_TRACES = 3
 PICTURE_TOKENS = 512  # longer texts get no picture: nobody could read it
 SCRIPTS = (
     "unpack.js",
-    *(f"player/{name}.js" for name in ("record", "side", "branch", "curve", "why", "bar", "player")),
+    *(f"player/{name}.js" for name in ("record", "cell", "side", "branch", "curve", "why", "bar", "player")),
 )
 
 
@@ -50,7 +50,7 @@ class Player:
         for trace, label in zip(self.traces, self.labels, strict=True):
             lines = [f"{label}: {summary(trace)}"]
             for k in spread_steps(len(trace.steps), 6):
-                lines.append(f"{k:>4} " + "".join(cell.text for cell in cells(trace, k)))
+                lines.append(f"{f'step {k}' if k else 'start':>8} " + "".join(cell.text for cell in cells(trace, k)))
             parts.append("\n".join(lines))
         return "\n\n".join(parts)
 
@@ -97,7 +97,8 @@ def record(trace: Trace, label: str) -> dict:
     steps: for each `DecodeStep` its block [start, end]; commits, each [position, token, confidence, reason,
     alternatives]; masked, confidence, entropy and held, as in the step; drafts: the guesses that changed since the last
     step, as three columns [differences of positions, tokens, confidences in thousandths]. edits: made by hand, each
-    [step, position, token or None, action, why].
+    [step, position, token or None, action, why]. names: of special tokens in the tokenizer. A decoding that still runs
+    gets `running: true` beside these.
     """
     seen: dict[int, tuple] = {}
     set_values = {key: value for key, value in trace.settings.items() if value is not None}
@@ -127,6 +128,7 @@ def record(trace: Trace, label: str) -> dict:
         "ends": trace.ends,
         "initial": trace.initial,
         "vocabulary": {str(token): visible(text) for token, text in trace.vocabulary.items()},
+        "names": names(trace),
         "forwards": times(trace, "forwards"),
         "seconds": [round(value, 6) for value in times(trace, "seconds")],
         "tokens": trace.tokens,

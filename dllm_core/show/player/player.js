@@ -11,7 +11,7 @@ async function start(root, data) {
     return;
   }
   root.querySelector(".dllm-static").remove();
-  const player = new Player(root, data);
+  const player = root.player = new Player(root, data); // for who feeds it
   if (root.dataset.at === "end") player.go(Infinity); // a decoding that is watched while it runs
 }
 
@@ -19,7 +19,7 @@ class Player {
   constructor(root, data) {
     Object.assign(this, { root, unit: data.clock, index: 0, color: "confidence", reading: "kept", speed: 1 });
     this.why = new Why(this);
-    this.sides = data.traces.map((trace, index) => new Side(this, new Record(trace), index));
+    this.sides = data.traces.map((trace) => new Side(this, new Record(trace)));
     root.setAttribute("tabindex", "0");
     root.setAttribute("role", "group");
     root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab keeps its one-letter commands to itself
@@ -34,11 +34,10 @@ class Player {
     ];
     this.box = make("div", { class: "dllm-sides" });
     root.append(
-      this.bar.node,
+      make("div", { class: "dllm-top" }, [this.bar.node, this.why.node]), // stays in sight with the tokens
       this.box,
-      this.bar.legend,
-      this.why.node,
       make("div", { class: "dllm-curves" }, this.curves.map((curve) => curve.node)),
+      this.bar.legend,
       this.bar.keys,
     );
     this.fed();
@@ -53,7 +52,7 @@ class Player {
     const picked = this.why.picked && { ...this.why.picked };
     if (picked) this.why.mark(false);
     this.sides.slice(traces.length).forEach((side) => side.node.remove());
-    this.sides = traces.map((trace, index) => this.sides[index]?.feed(new Record(trace)) ?? new Side(this, new Record(trace), index));
+    this.sides = traces.map((trace, index) => this.sides[index]?.feed(new Record(trace)) ?? new Side(this, new Record(trace)));
     const holds = (place) => this.sides.includes(place?.side) && place.position < place.side.cells.length;
     this.why.picked = holds(picked) ? picked : null;
     if (!holds(this.why.shown)) this.why.shown = null;
@@ -67,7 +66,11 @@ class Player {
 
   fed() {
     this.root.setAttribute("aria-label", `decoding player: ${this.sides.map(({ record }) => record.label).join(", ")}`);
+    const seen = {};
     this.sides.forEach((side) => {
+      const { style } = side.record;
+      seen[style] = (seen[style] ?? -1) + 1;
+      side.setLine(seen[style]);
       side.node.querySelector(".dllm-differs")?.remove();
       side.node.append(...[differenceLine(side)].filter(Boolean));
       if (!side.node.isConnected) this.box.append(side.node);
@@ -82,6 +85,8 @@ class Player {
     this.unit = unit;
     this.ticks = [...new Set(this.sides.flatMap(({ record }) => record[unit]))].sort((a, b) => a - b);
     this.total = this.ticks.at(-1);
+    this.running = this.sides.some(({ record }) => record.running);
+    this.span = Math.max(this.total, ...this.sides.map(({ record }) => record.most(unit))); // of the curves' axis
     this.bar.slider.max = this.ticks.length - 1;
   }
 
@@ -119,7 +124,8 @@ class Player {
     this.sides.forEach((side) => side.show(side.record.stepAt(this.unit, time), force));
     this.curves.forEach((curve) => curve.show(time));
     this.sides.forEach((side) => side.reveal());
-    const words = this.unit === "forwards" ? `${time} of ${this.total} forward passes` : `${duration(time)} of ${duration(this.total)}`;
+    const [at, all] = [time, this.total].map((value) => (this.unit === "forwards" ? value : duration(value)));
+    const words = `${at} of ${all}${this.unit === "forwards" ? " forward passes" : ""}${this.running ? " so far" : ""}`;
     const slower = this.scale / 1000;
     this.bar.show(this.index, words, this.playing && this.unit === "seconds" && slower > 1.05 ? `, ${plain(slower, 1)} × slower` : "");
   }
@@ -183,7 +189,7 @@ class Player {
       ...(this.why.picked ? { Escape: () => this.why.release() } : {}),
     };
     if (side && key.startsWith("Arrow")) side.walk(key);
-    else if (side && key === "Enter") this.why.pick(side, side.stop);
+    else if (side && key === "Enter") side.choose(side.stop);
     else if (!actions[key] || (usesKeys && key.length > 1 && key !== "Escape") || (key === " " && presses)) return;
     else actions[key]();
     event.preventDefault();

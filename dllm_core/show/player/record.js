@@ -19,10 +19,15 @@ function drawing(tag, attributes, children = []) {
   return node;
 }
 
-const columns = (text) => [...text].reduce((sum, sign) => sum + (sign.codePointAt(0) > 0x2e7f ? 2 : 1), 0);
 const plain = (value, digits = 2) => Number(value).toFixed(digits);
 const share = (value) => (value < 0.0005 ? "<0.001" : plain(value, 3)); // a probability
 const duration = (seconds) => (seconds < 1 ? `${plain(seconds * 1000, 0)} ms` : `${plain(seconds)} s`);
+
+// The next of 1, 2, 5, 10, 20, … from a value on: a limit of an axis that rarely changes.
+function rounded(value) {
+  const unit = 10 ** Math.floor(Math.log10(value || 1));
+  return unit * [1, 2, 5, 10].find((factor) => factor * unit >= value * (1 - 1e-9));
+}
 
 // How many of `items`, in order of `key`, come before `limit`.
 function countBefore(items, limit, key) {
@@ -103,6 +108,13 @@ class Record {
 
   stepAt(unit, time) {
     return countBefore(this[unit], time + 1e-9, Number) - 1;
+  }
+
+  // The most that the clock can reach: while it runs, no step fills less than one mask.
+  most(unit) {
+    if (!this.running || unit === "seconds") return this.running ? rounded(this[unit].at(-1)) : this[unit].at(-1);
+    const steps = (this.style === "llada1" && Number(this.settings.steps)) || Infinity;
+    return Math.min(steps, this.masked(0)) * (this.forwards[1] ?? 1);
   }
 
   // How much of the decoding is done, 0 to 1.
