@@ -83,7 +83,10 @@ class Side {
       if (cell) act(cell.position);
     });
     on("mouseover", (position) => player.why.explain(this, position));
-    on("focusin", (position) => player.why.explain(this, position));
+    on("focusin", (position) => {
+      this.focus(position);
+      player.why.explain(this, position);
+    });
     on("click", (position) => this.choose(position));
     this.box.addEventListener("mouseleave", () => player.why.explain());
     this.box.addEventListener("focusout", () => player.why.explain());
