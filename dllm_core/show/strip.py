@@ -6,8 +6,8 @@ without color: dashed = masked, thick = filled in this step, thin = filled befor
 """
 
 import io
+import itertools
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 from dllm_core.common.files import write_whole
@@ -71,12 +71,11 @@ class _Strip:
         final, height, gap = trace.final, round(unit * 1.75), round(unit * 0.22)
         positions = range(0 if prompt else len(trace.prompt), drawn_length(trace))
         lengths = [round(self.font.measure(token_text(trace, final[position]))) for position in positions]
-        masked = [trace.initial[position] == trace.mask_token_id for position in positions]
-        wide = min(round(unit * LONGEST), max((length for length, is_open in zip(lengths, masked, strict=True) if is_open), default=0))
-        widths = [
-            max(round(unit * 1.5), (wide if is_open else length) + round(unit * 0.5))
-            for length, is_open in zip(lengths, masked, strict=True)
-        ]
+        is_open = [trace.initial[position] == trace.mask_token_id for position in positions]
+        words = [0 if final[p] in trace.ends else length for p, length in zip(positions, lengths, strict=True)]
+        wide = min(round(unit * LONGEST), max(itertools.compress(words, is_open), default=0))
+        lengths = [wide if masked else length for length, masked in zip(lengths, is_open, strict=True)]
+        widths = [max(round(unit * 1.7), length + round(unit * 0.5)) for length in lengths]
         places = flow([width + gap for width in widths], self.width - 2 * unit + gap)
         self.boxes = {}
         for position, across, (x, line) in zip(positions, widths, places, strict=True):
@@ -134,7 +133,7 @@ class _Strip:
             draw.rectangle(inner, outline=color, width=thin)
 
     def _text(self, draw, box, text: str, fill) -> None:
-        font, room = self.font, box[2] - box[0] - 4
+        font, room = self.font, box[2] - box[0] - round(self.unit * 0.3)
         if font.measure(text) > room:
             size = max(self.unit // 2, int(self.unit * room / font.measure(text)))
             font = self.fonts[size] = self.fonts.get(size) or _Font(size)
@@ -151,7 +150,7 @@ class _Strip:
         widths = [self.small.measure(part) + between for part in legend]
         places = flow(widths, self.width - 2 * self.unit + between)
         image = Image.new("RGB", (self.width, round(self.unit * (1.1 * (places[-1][1] + 1) + 0.5))), PAPER)
-        for line, parts in groupby(zip(places, legend, strict=True), key=lambda placed: placed[0][1]):
+        for line, parts in itertools.groupby(zip(places, legend, strict=True), key=lambda placed: placed[0][1]):
             words = DOT.join(part for _, part in parts)
             base = round(self.unit * (1.1 * line + 0.8))
             self.small.write(ImageDraw.Draw(image), self.unit, base, words, QUIET)

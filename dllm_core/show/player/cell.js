@@ -88,7 +88,7 @@ function summaryOf({ record, player, k }, guessed) {
 
 // Line styles of the curves: a style's own, as in the figures, and others for its second and third side.
 const LINES = {
-  ar: ["", "18 3", "18 3 9 3"], llada1: ["7 4", "3 3", "5 8"], llada2: ["8 3 2 3", "8 3 2 3 2 3", "8 3 8 3 2 3"],
+  ar: ["", "24 3", "24 3 2 3"], llada1: ["7 4", "12 9", "4 9"], llada2: ["8 3 2 3", "2 3", "2 7"],
 };
 
 function lineOf({ style }, number) {

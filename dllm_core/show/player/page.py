@@ -14,7 +14,17 @@ from dllm_core.common.files import write_whole
 from dllm_core.show.html import asset, one_line, script_piece, visible
 from dllm_core.show.player.static import static_form
 from dllm_core.show.strip import strip
-from dllm_core.show.trace_view import cells, masked_after, names, reasons, spread_steps, summary, times, trace_labels, waits
+from dllm_core.show.trace_view import (
+    cells,
+    masked_after,
+    names,
+    reasons,
+    spread_steps,
+    summary,
+    times,
+    trace_labels,
+    waits,
+)
 from dllm_core.trace import DecodeStep, Trace
 
 MOST_TRACES = 3

@@ -14,6 +14,7 @@ from traces import ALL, HOSTILE, infilled
 from dllm_core.checkpoints.bundled import BUNDLED
 from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.cli.main import main
+from dllm_core.common.yaml_file import read_yaml
 from dllm_core.config import DecodeConfig
 from dllm_core.notebook.asking import generate_answers, prompt_ids
 from dllm_core.samplers import infill
@@ -22,7 +23,6 @@ from dllm_core.show.page.page import INTERFACE, WORDS, page_data, save_page
 from dllm_core.show.player.page import record
 from dllm_core.show.widgets.request import masked_text
 from dllm_core.trace import Trace
-from dllm_core.common.yaml_file import read_yaml
 
 QUESTION, STORY = "Dear friend, who made you?", "Write a story about a kind mouse, the road and some tea."
 RECORDED = {"alternatives": 3, "draft": True}

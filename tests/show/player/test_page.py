@@ -632,7 +632,7 @@ def test_words_fit_the_state(browser, tmp_path):
 
 # a decoding that runs ----------------------------------------------------------------------------------------------
 
-FED = """([traces, end]) => { const root = document.querySelector('.dllm-player'); root.player.update({ clock: 'forwards', traces }); }"""
+FED = "(traces) => document.querySelector('.dllm-player').player.update({ clock: 'forwards', traces })"
 
 
 def test_a_running_decoding_is_fed_and_keeps_what_the_viewer_chose(browser, tmp_path):
@@ -643,7 +643,10 @@ def test_a_running_decoding_is_fed_and_keeps_what_the_viewer_chose(browser, tmp_
         return whole | cut | {"steps": whole["steps"][:steps], "running": True, "finished": False} | more
 
     page = player_with(browser, tmp_path, [llada2()])
-    feed = lambda *traces: page.evaluate(FED, [list(traces), 0])  # noqa: E731
+
+    def feed(*traces):
+        page.evaluate(FED, traces)
+
     clock, state = page.locator(".dllm-clock"), page.locator(".dllm-state").first
     feed(after(0))
     for steps in (1, 2):  # it follows
