@@ -6,8 +6,8 @@ without color: dashed = masked, thick = filled in this step, thin = filled befor
 """
 
 import io
+import itertools
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 from dllm_core.common.files import write_whole
@@ -19,6 +19,7 @@ from dllm_core.trace import Trace
 INK, PAPER, QUIET, GUESS = (26, 26, 26), (255, 255, 255), (100, 100, 100), (125, 125, 125)
 BLUE, ORANGE, PURPLE, GREEN = (0, 114, 178), (213, 94, 0), (160, 44, 142), (0, 122, 89)
 WIDTH = 760  # pixels
+LONGEST = 3.6  # font sizes; the text of a wider token is drawn smaller
 MOST_CELLS = 32_000  # tokens in all frames of a GIF: 80 frames of 400
 DOT = " · "  # between the parts of the legend
 LEGEND = (
@@ -58,18 +59,23 @@ class _Font:
 
 
 class _Strip:
-    """The frames of a trace, all of the same layout: its final text, wrapped at `width` pixels.
+    """The frames of a trace, all of the same layout: cells of one width, so that a masked one does not tell what comes,
+    wrapped at `width` pixels. A longer text is drawn smaller.
 
     unit: pixels of the font's size; boxes: position → (left, top, right, bottom) in pixels.
     """
 
     def __init__(self, trace: Trace, label: str, width: int, unit: int, prompt: bool):
         self.trace, self.label, self.width, self.unit = trace, label, width, unit
-        self.font, self.small = _Font(unit), _Font(round(unit * 0.72))
+        self.font, self.small, self.fonts = _Font(unit), _Font(round(unit * 0.72)), {}
         final, height, gap = trace.final, round(unit * 1.75), round(unit * 0.22)
         positions = range(0 if prompt else len(trace.prompt), drawn_length(trace))
         lengths = [round(self.font.measure(token_text(trace, final[position]))) for position in positions]
-        widths = [max(round(unit * 1.5), length + round(unit * 0.5)) for length in lengths]
+        is_open = [trace.initial[position] == trace.mask_token_id for position in positions]
+        words = [0 if final[p] in trace.ends else length for p, length in zip(positions, lengths, strict=True)]
+        wide = min(round(unit * LONGEST), max(itertools.compress(words, is_open), default=0))
+        lengths = [wide if masked else length for length, masked in zip(lengths, is_open, strict=True)]
+        widths = [max(round(unit * 1.7), length + round(unit * 0.5)) for length in lengths]
         places = flow([width + gap for width in widths], self.width - 2 * unit + gap)
         self.boxes = {}
         for position, across, (x, line) in zip(positions, widths, places, strict=True):
@@ -97,7 +103,7 @@ class _Strip:
             box = self.boxes[cell.position]
             if first <= cell.position < end:
                 below = box[3] + max(2, unit // 7)
-                draw.rectangle((box[0], below, box[2], below + max(1, unit // 12)), fill=INK)
+                draw.rectangle((box[0], below, box[2], below + max(1, unit // 12)), fill=QUIET)
             if cell.state == "masked":
                 _dashed(draw, box, unit)
                 fits = cell.guess and self.font.measure(cell.guess) <= box[2] - box[0] - 4
@@ -127,8 +133,14 @@ class _Strip:
             draw.rectangle(inner, outline=color, width=thin)
 
     def _text(self, draw, box, text: str, fill) -> None:
-        x = (box[0] + box[2] - self.font.measure(text)) / 2
-        self.font.write(draw, x, box[1] + (box[3] - box[1]) * 0.70, text, fill)
+        font, room = self.font, box[2] - box[0] - round(self.unit * 0.3)
+        if font.measure(text) > room:
+            size = max(self.unit // 2, int(self.unit * room / font.measure(text)))
+            font = self.fonts[size] = self.fonts.get(size) or _Font(size)
+        while font.measure(text) > room and len(text) > 1:
+            text = text[:-2] + "…"
+        x = (box[0] + box[2] - font.measure(text)) / 2
+        font.write(draw, x, box[1] + (box[3] - box[1]) * 0.70, text, fill)
 
     def legend(self):
         """The meaning of the outlines, wrapped at the width."""
@@ -138,7 +150,7 @@ class _Strip:
         widths = [self.small.measure(part) + between for part in legend]
         places = flow(widths, self.width - 2 * self.unit + between)
         image = Image.new("RGB", (self.width, round(self.unit * (1.1 * (places[-1][1] + 1) + 0.5))), PAPER)
-        for line, parts in groupby(zip(places, legend, strict=True), key=lambda placed: placed[0][1]):
+        for line, parts in itertools.groupby(zip(places, legend, strict=True), key=lambda placed: placed[0][1]):
             words = DOT.join(part for _, part in parts)
             base = round(self.unit * (1.1 * line + 0.8))
             self.small.write(ImageDraw.Draw(image), self.unit, base, words, QUIET)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 from dllm_core.data.tokenizer import PAD
-from dllm_core.show.html import MASK, one_line, visible
+from dllm_core.show.html import MASK, SPECIAL, one_line, visible
 from dllm_core.trace import Commit, Edit, Trace
 
 STYLE_NAMES = {"ar": "AR", "llada1": "LLaDA 1", "llada2": "LLaDA 2"}
@@ -65,6 +65,11 @@ def cells(trace: Trace, k: int, since: int | None = None) -> list[Cell]:
 def token_text(trace: Trace, token: int) -> str:
     """The text of a token, with invisible characters replaced; its id if the trace has no text for it."""
     return visible(trace.vocabulary.get(token, f"#{token}"))
+
+
+def names(trace: Trace) -> dict[str, str]:
+    """Token, as text, → its name in the tokenizer, of the special tokens that are shown under another name."""
+    return {str(token): text for token, text in trace.vocabulary.items() if text in SPECIAL and SPECIAL[text] != MASK}
 
 
 def masked_after(trace: Trace, k: int) -> int:

@@ -71,6 +71,7 @@ function recordOf(trace, label, running) {
     ends: endsOf(trace),
     initial: trace.initial,
     vocabulary: Object.fromEntries(Object.entries(trace.vocabulary).map(([token, text]) => [token, visible(text)])),
+    names: Object.fromEntries(Object.entries(trace.vocabulary).filter(([token, text]) => text in DATA.special && Number(token) !== trace.mask_token_id)),
     forwards,
     seconds: [0, ...trace.steps.map((step) => step.seconds)],
     tokens: answered,

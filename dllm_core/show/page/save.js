@@ -28,12 +28,12 @@ function paint({ player }, scale) {
   pen.fillStyle = style.backgroundColor;
   pen.fillRect(0, 0, width, height);
   pen.textBaseline = "middle";
-  player.sides.forEach(({ record, k, cells, box }, index) => {
+  player.sides.forEach(({ record, k, cells }, index) => {
     pen.font = `600 14px ${style.fontFamily}`;
     pen.fillStyle = style.color;
     pen.textAlign = "left";
     pen.fillText(`${record.label}   ${record.forwards[k]} / ${record.forwards.at(-1)}`, boxes[index].left - left + 6, boxes[index].top - top - 12);
-    for (const cell of cells) paintCell(pen, cell, box.getBoundingClientRect(), left, top);
+    for (const cell of cells) paintCell(pen, cell, cell.parentNode.getBoundingClientRect(), left, top);
   });
   return canvas;
 }
@@ -52,7 +52,7 @@ function paintCell(pen, cell, box, left, top) {
   pen.font = look.font;
   pen.fillStyle = look.color;
   pen.textAlign = "center";
-  pen.fillText(cell.textContent, x - left + width / 2, y - top + height / 2 + 1);
+  pen.fillText(cell.textContent, x - left + width / 2, y - top + height / 2 + 1, width - 4);
 }
 
 function saveGif(studio) {

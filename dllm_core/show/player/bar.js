@@ -5,7 +5,7 @@ const SIZES = [["1", "100 %"], ["1.4", "140 %"], ["1.9", "190 %"]];
 const KEYS = [
   ["Space", "play, pause"], ["← →  , .", "one step back, on"], ["PgUp PgDn", "ten steps"], ["Home End", "start, end"],
   ["C", "color"], ["G", "reading of the guesses"], ["T", "clock"], ["S", "speed"], ["Z", "size"], ["F", "full screen"],
-  ["Tab", "to controls and tokens; there ← → ↑ ↓ walk"], ["Enter Esc", "keep a token below, let it go"],
+  ["Tab", "to controls and tokens; there ← → ↑ ↓ walk"], ["Enter Esc", "keep a token, let it go"],
 ];
 
 class Bar {
@@ -38,14 +38,18 @@ class Bar {
     ]);
     this.keys = make("details", { class: "dllm-small dllm-keys" }, [make("summary", { text: "keys" }),
       make("dl", {}, KEYS.flatMap(([key, words]) => [make("dt", { text: key }), make("dd", { text: words })]))]);
-    this.legend = make("div", { class: "dllm-legend" });
-    this.folded = make("details", { class: "dllm-small" }, [make("summary", { text: "legend" }), this.legend]);
+    this.samples = make("div", { class: "dllm-legend" });
+    this.legend = make("details", { class: "dllm-small" }, [make("summary", { text: "legend" }), this.samples]);
   }
 
   choice(name, values, chosen, act) {
     const options = values.map(([value, text]) => make("option", { value, text, ...(value === chosen ? { selected: "" } : {}) }));
     const select = make("select", { "aria-label": name, on: { change: (event) => act(event.target.value) } }, options);
     return make("label", {}, [`${name} `, select]);
+  }
+
+  fed() { // guesses can be read where some were recorded
+    this.choices.g.hidden = !this.player.sides.some(({ record }) => record.drafted);
   }
 
   cycle(key) {
@@ -76,11 +80,10 @@ class Bar {
   drawLegend() {
     const { sides, color, reading } = this.player;
     const any = (test) => sides.some(({ record }) => test(record));
-    this.choices.g.hidden = !any((record) => record.drafted);
-    const drafted = !this.choices.g.hidden && reading !== "hidden";
+    const drafted = any((record) => record.drafted) && reading !== "hidden";
     const sample = (kind, words, text = "a") => make("span", {}, [make("span", { class: `dllm-cell ${kind}`, text, "aria-hidden": "true" }), words]);
     const range = make("span", { class: color === "step" ? "dllm-range time" : "dllm-range", "aria-hidden": "true" });
-    this.legend.replaceChildren(
+    this.samples.replaceChildren(
       ...(any((record) => record.initial.some((token) => token !== record.mask)) ? [sample("prompt", "prompt")] : []),
       sample("masked", "masked", "·"),
       ...(drafted ? [reading === "remasked" ? sample("masked guess remasked", "guessed, then masked again") : sample("masked guess", "masked, with the model's guess"),
@@ -90,7 +93,7 @@ class Bar {
       ...(any((record) => record.edits?.length) ? [sample("hand", "by hand")] : []),
       ...(any((record) => record.edited) ? [sample("before c6 edited", "edited")] : []),
       ...(any((record) => record.endings.length) ? [sample("before filling", "after the end: not part of the answer")] : []),
-      ...(sides.some(({ box }) => !box.matches(".oneblock")) ? [sample("inblock first last", "current block")] : []),
+      sample("inblock last", "current block"),
     );
   }
 }

@@ -55,8 +55,8 @@ function firstDifference(first, second) {
 // The line of a side that says where it first differs from the first side, with a jump there; null for the first side.
 function differenceLine(side) {
   const { record, player } = side;
-  const [first] = player.sides;
-  side.difference = first.record !== record ? firstDifference(first.record, record) : null;
+  const [first] = player.sides ?? [];
+  side.difference = first && first.record !== record ? firstDifference(first.record, record) : null;
   if (!side.difference) return null;
   const { step, positions } = side.difference;
   const [at] = positions;

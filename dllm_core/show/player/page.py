@@ -14,14 +14,24 @@ from dllm_core.common.files import write_whole
 from dllm_core.show.html import asset, one_line, script_piece, visible
 from dllm_core.show.player.static import static_form
 from dllm_core.show.strip import strip
-from dllm_core.show.trace_view import cells, masked_after, reasons, spread_steps, summary, times, trace_labels, waits
+from dllm_core.show.trace_view import (
+    cells,
+    masked_after,
+    names,
+    reasons,
+    spread_steps,
+    summary,
+    times,
+    trace_labels,
+    waits,
+)
 from dllm_core.trace import DecodeStep, Trace
 
 MOST_TRACES = 3
 PICTURE_TOKENS = 512  # longer texts get no picture: nobody could read it
 SCRIPTS = (
     "unpack.js",
-    *(f"player/{name}.js" for name in ("record", "fit", "side", "branch", "curve", "why", "bar", "player")),
+    *(f"player/{name}.js" for name in ("record", "cell", "side", "branch", "curve", "why", "bar", "player")),
 )
 STYLES = ("palette.css", "player/player.css")
 
@@ -51,12 +61,12 @@ class Player:
         for trace, label in zip(self.traces, self.labels, strict=True):
             lines = [f"{label}: {summary(trace)}"]
             for k in spread_steps(len(trace.steps), 6):
-                lines.append(f"{k:>4} " + "".join(cell.text for cell in cells(trace, k)))
+                lines.append(f"{f'step {k}' if k else 'start':>8} " + "".join(cell.text for cell in cells(trace, k)))
             parts.append("\n".join(lines))
         return "\n\n".join(parts)
 
     def data(self, running: bool = False) -> dict:
-        """What player.js draws, and takes again as its traces grow. running: whether the last one is still being decoded."""
+        """What player.js draws, and takes again as its traces grow. running: the last trace is still being decoded."""
         last = len(self.traces) - 1
         traces = zip(self.traces, self.labels, strict=True)
         return {"clock": self.clock, "traces": [record(*trace, running and i == last) for i, trace in enumerate(traces)]}
@@ -98,12 +108,12 @@ def save_html(
 
 
 def record(trace: Trace, label: str, running: bool = False) -> dict:
-    """The JSON record of a trace that player.js draws. running: whether it is still being decoded.
+    """The JSON record of a trace that player.js draws. running: it is still being decoded.
 
     steps: for each `DecodeStep` its block [start, end]; commits, each [position, token, confidence, reason,
     alternatives]; masked, confidence, entropy and held, as in the step; drafts: the guesses that changed since the last
     step, as three columns [differences of positions, tokens, confidences in thousandths]. edits: made by hand, each
-    [step, position, token or None, action, why].
+    [step, position, token or None, action, why]. names: of special tokens in the tokenizer.
     """
     seen: dict[int, tuple] = {}
     set_values = {key: value for key, value in trace.settings.items() if value is not None}
@@ -133,11 +143,12 @@ def record(trace: Trace, label: str, running: bool = False) -> dict:
         "ends": trace.ends,
         "initial": trace.initial,
         "vocabulary": {str(token): visible(text) for token, text in trace.vocabulary.items()},
+        "names": names(trace),
         "forwards": times(trace, "forwards"),
         "seconds": [round(value, 6) for value in times(trace, "seconds")],
+        "running": running,
         "tokens": trace.tokens,
         "written": trace.written(),
-        "running": running,
         "finished": not running and (trace.ended or not masked_after(trace, len(trace.steps))),
         "rate": f"{trace.tokens_per_forward:.2f}",
         "settings": settings,

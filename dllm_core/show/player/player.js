@@ -11,75 +11,88 @@ async function start(root, data) {
     return;
   }
   root.querySelector(".dllm-static").remove();
-  new Player(root, data);
+  const player = root.player = new Player(root, data); // for who feeds it
+  if (root.dataset.at === "end") player.go(Infinity); // a decoding that is watched while it runs
 }
 
 class Player {
   constructor(root, data) {
-    Object.assign(this, { root, unit: data.clock, index: 0, color: "confidence", reading: "kept", speed: 1, sides: [] });
+    Object.assign(this, { root, unit: data.clock, index: 0, color: "confidence", reading: "kept", speed: 1 });
     this.why = new Why(this);
+    this.sides = data.traces.map((trace) => new Side(this, new Record(trace)));
     root.setAttribute("tabindex", "0");
     root.setAttribute("role", "group");
     root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab keeps its one-letter commands to itself
     root.addEventListener("keydown", (event) => this.key(event));
     this.bar = new Bar(this);
+    this.setTicks(data.clock);
     this.curves = [
       new Curve(this, "still masked (positions)", (record, k) => record.masked(k), 0, 0),
       new Curve(this, "tokens per forward so far", (record, k) => record.written[k] / record.forwards[k], 1),
       new Curve(this, "mean confidence (0 to 1)", (record, k) => record.steps[k - 1].confidence, 1, 2, 1),
       new Curve(this, "mean entropy (nats)", (record, k) => record.steps[k - 1].entropy, 1),
     ];
-    this.row = make("div", { class: "dllm-sides" });
+    this.box = make("div", { class: "dllm-sides" });
     root.append(
-      make("div", { class: "dllm-top" }, [this.bar.node, this.why.node]),
-      this.row,
+      make("div", { class: "dllm-top" }, [this.bar.node, this.why.node]), // stays in sight with the tokens
+      this.box,
       make("div", { class: "dllm-curves" }, this.curves.map((curve) => curve.node)),
-      make("div", { class: "dllm-folded" }, [this.bar.folded, this.bar.keys]),
+      this.bar.legend,
+      this.bar.keys,
     );
-    this.feed(data);
+    this.fed();
     this.show(true);
   }
 
-  // Other records, or the same ones grown. What the viewer chose stays: size, color, clock, speed, the kept token, focus, and
-  // the place; who was at the end stays at the end.
-  update(data) {
-    const atEnd = this.index === this.ticks.length - 1;
-    const time = this.ticks[this.index];
-    this.feed(data);
-    this.index = atEnd ? this.ticks.length - 1 : this.before(time);
+  // Other records, or more of the same, in the form of the start. What the viewer chose stays: views, speed, place, kept
+  // token, focus. A player that stands at its end follows the new end.
+  update({ traces }) {
+    const { playing } = this;
+    const time = !playing && this.index === this.ticks.length - 1 ? Infinity : this.ticks[this.index];
+    const picked = this.why.picked && { ...this.why.picked };
+    if (picked) this.why.mark(false);
+    this.sides.slice(traces.length).forEach((side) => side.node.remove());
+    this.sides = traces.map((trace, index) => this.sides[index]?.feed(new Record(trace)) ?? new Side(this, new Record(trace)));
+    const holds = (place) => this.sides.includes(place?.side) && place.position < place.side.cells.length;
+    this.why.picked = holds(picked) ? picked : null;
+    if (!holds(this.why.shown)) this.why.shown = null;
+    this.setTicks(this.unit);
+    this.fed();
+    this.index = Math.max(0, countBefore(this.ticks, time + 1e-9, Number) - 1);
     this.show(true);
+    this.why.refresh();
+    if (playing) this.play();
   }
 
-  feed({ traces }) {
-    this.sides = traces.map((trace, index) => {
-      const record = new Record(trace), side = this.sides[index];
-      side?.feed(record);
-      return side ?? new Side(this, record, index);
+  fed() {
+    this.root.setAttribute("aria-label", `decoding player: ${this.sides.map(({ record }) => record.label).join(", ")}`);
+    const seen = {};
+    this.sides.forEach((side) => {
+      const { style } = side.record;
+      seen[style] = (seen[style] ?? -1) + 1;
+      side.setLine(seen[style]);
+      side.node.querySelector(".dllm-differs")?.remove();
+      side.node.append(...[differenceLine(side)].filter(Boolean));
+      if (!side.node.isConnected) this.box.append(side.node);
     });
-    const nodes = this.sides.map((side) => side.node);
-    [...this.row.children].forEach((node) => nodes.includes(node) || node.remove());
-    this.row.append(...nodes.filter((node) => node.parentNode !== this.row)); // the others keep the focus
-    this.sides.forEach((side) => side.compare());
-    this.why.forget();
-    this.root.setAttribute("aria-label", `decoding player: ${traces.map((trace) => trace.label).join(", ")}`);
-    this.measureTime();
+    this.curves.forEach((curve) => curve.draw());
+    this.bar.fed();
     this.bar.drawLegend();
   }
 
   // The common clock: every time at which any trace finished a step.
-  measureTime() {
-    const records = this.sides.map(({ record }) => record);
-    this.ticks = [...new Set(records.flatMap((record) => record[this.unit]))].sort((a, b) => a - b);
+  setTicks(unit) {
+    this.unit = unit;
+    this.ticks = [...new Set(this.sides.flatMap(({ record }) => record[unit]))].sort((a, b) => a - b);
     this.total = this.ticks.at(-1);
-    this.end = Math.max(...records.map((record) => record.axisEnd(this.unit)));
-    this.running = records.some((record) => record.running);
-    this.bar.slider.max = Math.max(this.ticks.length - 1, ...records.map((record) => (record.running ? record.most : 0)));
-    this.curves.forEach((curve) => curve.draw());
+    this.running = this.sides.some(({ record }) => record.running);
+    this.span = Math.max(this.total, ...this.sides.map(({ record }) => record.most(unit))); // of the curves' axis
+    this.bar.slider.max = this.ticks.length - 1;
   }
 
   setClock(unit) {
-    this.unit = unit;
-    this.measureTime();
+    this.setTicks(unit);
+    this.curves.forEach((curve) => curve.draw());
     this.seek(this.sides[0].record[unit][this.sides[0].k]);
   }
 
@@ -97,11 +110,7 @@ class Player {
   }
 
   seek(time) {
-    this.go(this.before(time));
-  }
-
-  before(time) { // the last tick that is not after `time`
-    return Math.max(0, countBefore(this.ticks, time + 1e-9, Number) - 1);
+    this.go(Math.max(0, countBefore(this.ticks, time + 1e-9, Number) - 1));
   }
 
   go(index) {
@@ -115,8 +124,8 @@ class Player {
     this.sides.forEach((side) => side.show(side.record.stepAt(this.unit, time), force));
     this.curves.forEach((curve) => curve.show(time));
     this.sides.forEach((side) => side.reveal());
-    const [now, all, passes] = this.unit === "forwards" ? [time, this.total, " forward passes"] : [duration(time), duration(this.total), ""];
-    const words = !this.running ? `${now} of ${all}${passes}` : time < this.total ? `${now} of ${all}${passes} so far` : `${now}${passes}, running`;
+    const [at, all] = [time, this.total].map((value) => (this.unit === "forwards" ? value : duration(value)));
+    const words = `${at} of ${all}${this.unit === "forwards" ? " forward passes" : ""}${this.running ? " so far" : ""}`;
     const slower = this.scale / 1000;
     this.bar.show(this.index, words, this.playing && this.unit === "seconds" && slower > 1.05 ? `, ${plain(slower, 1)} × slower` : "");
   }
@@ -143,7 +152,7 @@ class Player {
     const frame = (now) => {
       if (!this.root.isConnected) return;
       const time = from + Math.max(0, now - begun) / this.scale;
-      const index = this.before(time);
+      const index = countBefore(this.ticks, time + 1e-9, Number) - 1;
       if (index !== this.index) {
         this.index = index;
         this.show();
@@ -180,7 +189,7 @@ class Player {
       ...(this.why.picked ? { Escape: () => this.why.release() } : {}),
     };
     if (side && key.startsWith("Arrow")) side.walk(key);
-    else if (side && key === "Enter") this.why.pick(side, side.stop);
+    else if (side && key === "Enter") side.choose(side.stop);
     else if (!actions[key] || (usesKeys && key.length > 1 && key !== "Escape") || (key === " " && presses)) return;
     else actions[key]();
     event.preventDefault();

@@ -23,6 +23,12 @@ const plain = (value, digits = 2) => Number(value).toFixed(digits);
 const share = (value) => (value < 0.0005 ? "<0.001" : plain(value, 3)); // a probability
 const duration = (seconds) => (seconds < 1 ? `${plain(seconds * 1000, 0)} ms` : `${plain(seconds)} s`);
 
+// The next of 1, 2, 5, 10, 20, … from a value on: a limit of an axis that rarely changes.
+function rounded(value) {
+  const unit = 10 ** Math.floor(Math.log10(value || 1));
+  return unit * [1, 2, 5, 10].find((factor) => factor * unit >= value * (1 - 1e-9));
+}
+
 // How many of `items`, in order of `key`, come before `limit`.
 function countBefore(items, limit, key) {
   let low = 0, high = items.length;
@@ -104,30 +110,17 @@ class Record {
     return countBefore(this[unit], time + 1e-9, Number) - 1;
   }
 
-  // How much of the decoding is done, 0 to 1: all of it only where it is finished.
+  // The most that the clock can reach: while it runs, no step fills less than one mask.
+  most(unit) {
+    if (!this.running || unit === "seconds") return this.running ? rounded(this[unit].at(-1)) : this[unit].at(-1);
+    const steps = (this.style === "llada1" && Number(this.settings.steps)) || Infinity;
+    return Math.min(steps, this.masked(0)) * (this.forwards[1] ?? 1);
+  }
+
+  // How much of the decoding is done, 0 to 1.
   progress(k) {
-    const all = this.masked(0) - (this.finished ? this.masked(this.steps.length) : 0);
+    const all = this.masked(0) - (this.running ? 0 : this.masked(this.steps.length));
     return all ? (this.masked(0) - this.masked(k)) / all : 1;
-  }
-
-  // "3 masked", and where those of a finished answer stand.
-  maskedWords(k) {
-    const behind = this.finished && k === this.steps.length && this.masked(k);
-    return `${this.masked(k)} masked${behind ? " behind the end" : ""}`;
-  }
-
-  // The most steps that a decoding in work is expected to take: what an axis shows until it is finished.
-  get most() {
-    const steps = this.style === "llada1" && Number(this.settings.steps);
-    return Math.max(this.steps.length, steps || this.masked(0));
-  }
-
-  // Where an axis of time ends: at the last step, or, in work, at a place that moves seldom or never.
-  axisEnd(unit) {
-    const last = this[unit].at(-1);
-    if (!this.running) return last;
-    if (unit === "forwards") return Math.max(last, this.most * (Number(this.settings.cfg_scale) > 0 ? 2 : 1));
-    return 2 ** Math.ceil(Math.log2(Math.max(last, 0.25)));
   }
 
   // The reason of a commit in words, with the numbers of its step.
@@ -142,25 +135,5 @@ class Record {
     const { commits, held } = this.steps[k - 1];
     const why = this.threshold === null ? "share" : confidence <= this.threshold ? "below" : held ? "held" : "share";
     return this.waits[why].replace("{filled}", commits.length);
-  }
-
-  // Two lines: where the decoding is, and what step k did. guessed: tokens that it masked again, said where `remasked`.
-  summary(k, guessed, remasked) {
-    const steps = this.steps.length;
-    const step = !this.running ? `step ${k} of ${steps}` : k < steps ? `step ${k} of ${steps} so far` : `step ${k}, running`;
-    const where = [step, `${this.forwards[k]} forward passes`, duration(this.seconds[k]), this.maskedWords(k)];
-    if (!k) return [where, ["nothing filled yet"]];
-    const { commits, held } = this.steps[k - 1];
-    const counts = {};
-    for (const commit of commits) counts[commit[3]] = (counts[commit[3]] || 0) + 1;
-    const names = Object.entries(counts).map(([reason, count]) => `${count} (${reason})`).join(", ") || "none";
-    const [first, last] = this.block(k);
-    const what = remasked && this.drafted
-      ? [`${commits.length + guessed} guessed`, `${guessed} masked again`, `kept: ${names}`]
-      : [`filled now: ${names}`];
-    if (held) what.push(`${held} held back`);
-    what.push(first === last ? `position ${first}` : `block ${first}–${last}`);
-    if (k === steps && !this.running) what.push(this.finished ? "finished" : "not finished: no further step recorded");
-    return [where, what];
   }
 }

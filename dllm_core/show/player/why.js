@@ -5,7 +5,7 @@ const HISTORY = 6; // guesses named
 class Why {
   constructor(player) {
     this.player = player;
-    this.node = make("div", { class: "dllm-why", "aria-live": "polite", role: "status" });
+    this.node = make("div", { class: "dllm-why", "aria-live": "polite", role: "status", tabindex: "0", "aria-label": "reason of the token" });
   }
 
   pick(side, position) {
@@ -23,12 +23,6 @@ class Why {
     this.explain();
   }
 
-  forget() { // tokens that are no longer there
-    const isGone = (at) => at && !(this.player.sides.includes(at.side) && at.side.cells[at.position]);
-    if (isGone(this.picked)) this.picked = null;
-    if (isGone(this.shown)) this.explain();
-  }
-
   mark(on) {
     if (!this.picked) return;
     const cell = this.picked.side.cells[this.picked.position];
@@ -36,9 +30,9 @@ class Why {
     cell.setAttribute("aria-selected", String(on));
   }
 
-  refresh(side) { // this side's cells have changed
+  refresh(side = this.shown?.side) { // this side's cells have changed
     this.mark(true);
-    if (this.shown?.side === side) this.explain(side, this.shown.position, this.passing);
+    if (side && this.shown?.side === side) this.explain(side, this.shown.position, this.passing);
     else if (!this.shown) this.explain();
   }
 
@@ -54,7 +48,7 @@ class Why {
     const what = record.at(position, k);
     const where = [...(this.player.sides.length > 1 ? [record.label] : []), `position ${position}`].join(", ");
     const lines = what.commit ? this.committed(record, what, where)
-      : what.state === "prompt" ? [[this.token(record, what.token), ` ${where}, token ${what.token}: prompt, never masked.`]]
+      : what.state === "prompt" ? [[this.token(record, what.token), ` ${where}, token ${this.number(record, what.token)}: prompt, never masked.`]]
       : what.state === "hand" ? byHand(this, record, what, where)
       : this.waiting(record, what, where, position, k);
     const guesses = this.guesses(record, position, Math.min(what.commit ? what.commit.step : k, k));
@@ -70,7 +64,7 @@ class Why {
   committed(record, { commit, token }, where) {
     const { step, confidence, reason, others } = commit;
     const lines = [
-      [this.token(record, token), ` ${where}, token ${token}: filled in step ${step + 1} (forward ${record.forwards[step + 1]}). `, this.jump(step + 1, record)],
+      [this.token(record, token), ` ${where}, token ${this.number(record, token)}: filled in step ${step + 1} (forward ${record.forwards[step + 1]}). `, this.jump(step + 1, record)],
       [make("strong", { text: "Why: " }), `${record.because(commit)} (${reason}).`],
       ["Confidence ", this.meter(confidence), share(confidence), ...(others.length ? ["; runners-up: "] : []),
         ...others.flatMap(([other, p]) => [this.token(record, other), " ", this.meter(p, true), `${share(p)}  `])],
@@ -91,9 +85,7 @@ class Why {
     const inBlock = position >= first && position <= last;
     const lines = [[make("b", { text: "░" }), ` ${where}: masked ${k ? `after step ${k}` : "at the start"}. `, ...maskedByHand(record, what, position, k)]];
     if (!draft) {
-      const isOver = record.finished && k === record.steps.length;
-      lines[0].push(isOver && position > record.end(k) ? "It stands behind the end of the answer, so the decoding was over before it."
-        : !inBlock ? "Its block has not been worked on yet." : k ? "No guess was recorded." : "Its block comes first.");
+      lines[0].push(inBlock ? (k ? "No guess was recorded." : "Its block comes first.") : this.unread(record, position, k));
       return lines;
     }
     const committed = record.commitsAt[position].find((event) => event.step >= k);
@@ -101,6 +93,11 @@ class Why {
     lines.push(["The model's guess: ", this.token(record, draft.token), " ", this.meter(draft.confidence), `${share(draft.confidence)}. `]);
     if (inBlock) lines.push([make("strong", { text: "Why not kept: " }), `${record.becauseNot(draft, k)}.`]);
     return lines;
+  }
+
+  unread(record, position, k) {
+    if (k < record.steps.length || record.running) return "Its block has not been worked on yet.";
+    return position > record.end(k) ? "The answer ended before it: its block was not needed." : "The decoding stopped before its block.";
   }
 
   // The guesses of the first k steps at a position, neighbours of one token joined: [{token, confidence, from, to}].
@@ -116,6 +113,10 @@ class Why {
 
   token(record, token) {
     return make("b", { text: record.text(token) });
+  }
+
+  number(record, token) { // with its name in the tokenizer where another one is shown
+    return token in record.names ? `${token} (${record.names[token]})` : token;
   }
 
   meter(value, other) {

@@ -18,6 +18,7 @@ from dllm_core.show.player.static import STATIC_STEPS
 from dllm_core.show.trace_view import cells as trace_cells
 from dllm_core.show.trace_view import masked_after as trace_masked
 from dllm_core.show.trace_view import reasons, times, waits
+from dllm_core.trace import Trace
 
 
 def test_player_refuses_what_it_cannot_show():
@@ -226,7 +227,7 @@ def test_three_traces_share_a_clock(browser, tmp_path):
                 k = max(i for i, time in enumerate(times(trace, unit)) if time <= tick)
                 state = page.locator(".dllm-state").nth(n).inner_text()
                 assert state.startswith(f"step {k} of {len(trace.steps)} · {times(trace)[k]} forward passes")
-                assert state.endswith("finished") == (k == len(trace.steps))
+                assert ("finished" in state) == (k == len(trace.steps))
                 assert f"{trace.steps[k - 1].masked if k else trace.initial.count(MASK)} masked" in state
             page.locator(".dllm-player").press("ArrowRight")
     page.get_by_label("clock", exact=True).select_option("seconds")
@@ -474,4 +475,206 @@ def test_without_scripts_a_picture_and_the_steps_are_shown(browser, tmp_path):
     assert page.locator(".dllm-player img").bounding_box()["width"] > 300
     assert page.locator(".dllm-static details").count() == 5 and page.locator(".dllm-bar").count() == 0
     assert "step 4: 2 filled, 1 masked" in page.locator(".dllm-static").inner_text()
+    page.close()
+
+
+# how it looks ------------------------------------------------------------------------------------------------------
+
+SIZES = [(1280, "light"), (900, "dark")]
+STORY = {0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>", 3: "Tell", 4: " me", 5: " understanding", 6: " a", 7: " story", 9: "<|mask|>"}
+
+
+def tailed(length=24, words=STORY) -> Trace:
+    """A LLaDA 1 decoding that fills an answer of four tokens, and the rest with eos, from its end to its beginning."""
+    steps = [
+        step(i, [(p, 5 + p % 3 if p < 7 else EOS, 0.9)], p - 3, (3, 3 + length), [(3, 4, 0.5)], "schedule")
+        for i, p in enumerate(range(2 + length, 2, -1))
+    ]
+    return Trace("llada1", [1, 3, 4], [1, 3, 4] + [MASK] * length, MASK, EOS, steps, {"threshold": 0.9}, words, "")
+
+
+def player_with(browser, tmp_path, traces, width=1280, theme="light", **options):
+    options |= {"viewport": {"width": width, "height": 720}, "color_scheme": theme}
+    return open_page(browser, show.save_html(tmp_path / "x.html", *traces), **options)
+
+
+CELLS = ".dllm-cells > .dllm-cell:not(.tail)"
+PLACES = """() => Object.fromEntries(['.dllm-why', '.dllm-side', '.dllm-cells', 'CELLS', '.dllm-curves'].map(name =>
+  [name, [...document.querySelectorAll(name)].filter(n => n.offsetWidth).map(n => {
+    const box = n.getBoundingClientRect(); return [box.x, box.y + scrollY, box.width, box.height].map(Math.round).join(' '); })]))""".replace("CELLS", CELLS)
+
+
+@pytest.mark.parametrize(("width", "theme"), SIZES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_nothing_moves_while_it_plays(browser, tmp_path, width, theme, count):
+    traces = [replace(tailed(), steps=tailed().steps[:-5]), llada2(), ar()][:count]
+    page = player_with(browser, tmp_path, traces, width, theme)
+    player, seen, limits = page.locator(".dllm-player"), [], set()
+    for _ in range(4):
+        page.locator(".dllm-cells .dllm-cell").nth(4).hover()
+        seen.append(page.evaluate(PLACES))
+        limits.add(tuple(page.locator(".dllm-axis").all_inner_texts()))
+        player.press("PageDown")
+    first = seen[0]
+    for places in seen:  # cells behind an end fold; nothing moves
+        assert set(places[CELLS]) <= set(first[CELLS])
+        assert places | {CELLS: []} == first | {CELLS: []}
+    widths = page.evaluate("[...document.querySelectorAll('.dllm-cells > .dllm-cell:not(.tail)')].map(c => c.offsetWidth)")
+    assert len(set(widths) - {0}) <= 2  # one of each script
+    assert len(limits) == 1
+    page.close()
+
+
+def test_a_masked_cell_does_not_tell_what_comes(browser, tmp_path):
+    page = player_with(browser, tmp_path, [tailed()])
+    looks = page.evaluate("[...document.querySelectorAll('.dllm-cells > .dllm-cell')].map(c => [c.offsetWidth, c.className.replace(' last', '')])")
+    assert len({tuple(look) for look in looks}) == 1
+    page.close()
+
+
+def test_the_filling_behind_the_end_folds_into_one_cell(browser, tmp_path):
+    page = player_with(browser, tmp_path, [tailed()])
+    player, shown = page.locator(".dllm-player"), page.locator(".dllm-cells .dllm-cell:visible")
+    before = page.locator(".dllm-curves").bounding_box()["y"]
+    player.press("End")
+    assert shown.all_inner_texts()[-1] == "⟨eos⟩ × 19" and page.locator(".dllm-curves").bounding_box()["y"] == before
+    shown.last.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.textContent") == "⟨eos⟩ × 19"  # none is behind it
+    page.keyboard.press("Enter")
+    assert shown.all_inner_texts()[-20:] == ["⟨eos⟩"] * 20 and page.locator(".picked").count() == 0
+    page.keyboard.press("Enter")
+    assert page.locator(".picked").count() == 1 and "filled in step" in page.locator(".dllm-why").inner_text()
+    assert "⟨eos⟩ × 20" in show.player(tailed()).html and clean(page)
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "theme"), SIZES)
+def test_the_reason_and_the_tokens_are_in_sight_together(browser, tmp_path, width, theme):
+    many = tailed(90, STORY | {3: "讲", 4: "一", 6: "个"})
+    page = player_with(browser, tmp_path, [many], width, theme)
+    page.mouse.wheel(0, 90)
+    cell = page.locator(".dllm-cells > .dllm-cell").nth(3)
+    cell.click()
+    why, top = page.locator(".dllm-why").bounding_box(), cell.bounding_box()["y"]
+    assert 0 <= why["y"] and why["y"] + why["height"] <= top < 720
+    heights = set()
+    for key in ("End", "Home", "ArrowRight"):
+        page.locator(".dllm-player").press(key)
+        heights.add(page.locator(".dllm-why").bounding_box()["height"])
+    assert heights == {why["height"]} and not page.locator(".dllm-legend").is_visible()
+    page.close()
+
+
+def test_the_prompt_is_one_line_that_opens(browser, tmp_path):
+    trace = tailed()
+    trace = replace(trace, prompt=[1] + [3, 4] * 60, initial=[1] + [3, 4] * 60 + [MASK] * 4, steps=[])
+    page = player_with(browser, tmp_path, [trace], 900)
+    line = page.locator(".dllm-prompt")
+    assert line.bounding_box()["height"] < 34
+    page.get_by_role("button", name="whole prompt").click()
+    assert line.bounding_box()["height"] > 60 and page.locator(".dllm-prompt .dllm-cell").count() == 121
+    page.close()
+    page = player_with(browser, tmp_path, [tailed()], 900)
+    assert page.get_by_role("button", name="whole prompt").count() == 0  # it is in sight
+    page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_token_of_a_word_is_cut(browser, tmp_path, theme):
+    page = player_with(browser, tmp_path, [tailed()], theme=theme)
+    fit = """[...document.querySelectorAll('.dllm-cells > .dllm-cell')].map(cell => {
+      const text = document.createRange(); text.selectNodeContents(cell);
+      const [inner, outer] = [text.getBoundingClientRect(), cell.getBoundingClientRect()];
+      return [inner.left >= outer.left && inner.right <= outer.right && inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1, cell.title];
+    })"""
+    for key in ("Home", "End", "ArrowLeft"):
+        page.locator(".dllm-player").press(key)
+        assert all(whole for whole, _ in page.evaluate(fit))
+    assert "␣understanding" in [title for _, title in page.evaluate(fit)]
+    page.close()
+
+
+def test_a_style_has_one_colour_and_line_and_its_second_side_another_line(browser, tmp_path):
+    lines = """[...document.querySelectorAll('.dllm-side')].map(side => { const path = side.querySelector('.dllm-dash path');
+      return [side.querySelector('bdi').textContent.slice(0, 7), path.getAttribute('stroke'), path.getAttribute('stroke-dasharray')]; })"""
+    looks = {}
+    for traces in ([llada2()], [ar(), llada1(), llada2()], [llada2(), llada2(), llada1()]):
+        page = player_with(browser, tmp_path, traces)
+        for name, *look in page.evaluate(lines):
+            looks.setdefault(name[:7], []).append(tuple(look))
+        curve = page.evaluate("[...document.querySelector('.dllm-plot svg').querySelectorAll('path:not(.dllm-dot)')].map(p => p.getAttribute('stroke-dasharray'))")
+        assert curve == [dashes for _, _, dashes in page.evaluate(lines)]
+        page.close()
+    assert {name: {stroke for stroke, _ in look} for name, look in looks.items()} == {
+        "AR": {"var(--ar)"}, "LLaDA 1": {"var(--llada1)"}, "LLaDA 2": {"var(--llada2)"},
+    }  # fmt: skip
+    assert looks["LLaDA 2"][0] == looks["LLaDA 2"][1] == looks["LLaDA 2"][2] != looks["LLaDA 2"][3]
+    assert len({look for each in looks.values() for look in each}) == 4
+
+
+def test_words_fit_the_state(browser, tmp_path):
+    ended = replace(llada2(), initial=llada2().initial + [MASK] * 4)
+    ended.steps = [replace(one, masked=one.masked + 4) for one in llada2().steps]
+    ended.steps[3] = replace(ended.steps[3], commits=(*ended.steps[3].commits[:1],))
+    page = player_with(browser, tmp_path, [ended])
+    player = page.locator(".dllm-player")
+    assert "not been worked on yet" in cells(page)[9][3]
+    player.press("End")
+    assert "The answer ended before it" in cells(page)[9][3]
+    assert "5 masked" in page.locator(".dllm-state").inner_text()
+    assert "finished: masks stay only behind its end" in page.locator(".dllm-state").inner_text()
+    assert "token 1 (<|im_start|>)" in cells(page)[0][3]
+    assert "all behind the end" in show.player(ended).html and "⟨bos⟩ is &lt;|im_start|&gt;." in show.player(ended).html
+    page.close()
+    page = player_with(browser, tmp_path, [replace(ended, steps=ended.steps[:1])])
+    page.locator(".dllm-player").press("End")
+    assert "stopped: no further step" in page.locator(".dllm-state").inner_text()
+    assert "stopped before its block" in cells(page)[9][3]
+    page.close()
+
+
+# a decoding that runs ----------------------------------------------------------------------------------------------
+
+FED = "(traces) => document.querySelector('.dllm-player').player.update({ clock: 'forwards', traces })"
+
+
+def test_a_running_decoding_is_fed_and_keeps_what_the_viewer_chose(browser, tmp_path):
+    whole = record(llada2(), "x")
+
+    def after(steps, **more):
+        cut = {name: whole[name][: steps + 1] for name in ("forwards", "seconds", "written")}
+        return whole | cut | {"steps": whole["steps"][:steps], "running": True, "finished": False} | more
+
+    page = player_with(browser, tmp_path, [llada2()])
+
+    def feed(*traces):
+        page.evaluate(FED, traces)
+
+    clock, state = page.locator(".dllm-clock"), page.locator(".dllm-state").first
+    feed(after(0))
+    for steps in (1, 2):  # it follows
+        feed(after(steps))
+        assert clock.inner_text() == f"{steps} of {steps} forward passes so far" and state.inner_text().startswith(f"step {steps} ·")
+        assert not {"finished", "stopped"} & set(re.findall(r"\w+", state.inner_text())) and "✓" not in page.inner_text(".dllm-side")
+        assert page.locator(".dllm-axis.across").first.inner_text().split("\n")[-1] == "at most 6 forward passes"
+        assert float(page.evaluate("parseFloat(document.querySelector('.dllm-progress div').style.width)")) < 100
+    page.get_by_label("size").select_option("1.4")
+    page.get_by_label("clock", exact=True).select_option("seconds")
+    page.get_by_label("speed").select_option("2")
+    page.locator(".dllm-cells .dllm-cell").nth(4).click()
+    page.locator(".dllm-player").press("g")
+    page.evaluate("window.box = document.activeElement")
+    page.locator(".dllm-player").press("ArrowLeft")
+    focus = page.evaluate("document.activeElement.className")
+    chosen = "[...document.querySelectorAll('select')].map(select => select.value)"
+    before = page.evaluate(chosen)
+    feed(after(3), record(ar(), "y"))
+    assert page.evaluate(chosen) == before and page.evaluate("document.activeElement.className") == focus
+    assert page.locator(".picked").count() == 1 and "x, position 4" in page.locator(".dllm-why").inner_text()
+    assert state.inner_text().startswith("step 1 ·") and page.locator(".dllm-side").count() == 2
+    feed(whole)
+    assert state.inner_text().startswith("step 1 of 4") and page.locator(".dllm-side").count() == 1
+    page.locator(".dllm-player").press("End")
+    assert "finished" in state.inner_text() and "so far" not in clock.inner_text() and clean(page)
     page.close()
