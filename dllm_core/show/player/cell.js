@@ -6,7 +6,7 @@ const WIDTHS = { east: 2.6, west: 4.1 }; // em; the same at every step and for e
 const ROOM = 0.5; // em of a cell that frames need
 const LEAST = 0.7, SMALL = 0.6; // letters down to LEAST of their size stand on one line, else small ones on two
 const LEVELS = 8; // shades of confidence; the number is in the panel
-const TAIL = 4; // so many tokens behind the end fold into one cell
+const TAIL = 8; // so many tokens behind the end fold into one cell
 
 const pen = document.createElement("canvas").getContext("2d");
 pen.font = '700 100px system-ui, "Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", sans-serif';
@@ -62,7 +62,7 @@ function tailOf(record, k, end) {
   let behind = end + 1;
   while (behind < record.initial.length && fills(behind)) behind += 1;
   const complete = behind >= record.initial.length || (k === record.steps.length && !record.running);
-  return complete && behind - end > TAIL ? [end + 1, behind] : [];
+  return complete && behind - end - 1 >= TAIL ? [end + 1, behind] : [];
 }
 
 // Two lines: where the decoding is, and what this step did.

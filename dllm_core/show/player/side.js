@@ -30,7 +30,7 @@ class Side {
   // Another record. Cells stay in their place where it begins with the same tokens, and with them focus and scrolling.
   feed(record) {
     const same = String(this.record?.initial) === String(record.initial);
-    Object.assign(this, { record, k: -1, keys: [] });
+    Object.assign(this, { record, k: -1 });
     this.label.textContent = this.label.title = record.label;
     this.node.setAttribute("aria-label", record.label);
     this.box.setAttribute("aria-label", `tokens of ${record.label}`);
@@ -52,6 +52,7 @@ class Side {
     this.cells = record.initial.map((_, position) => Object.assign(make("span", { role: "option", tabindex: "-1" }), { position }));
     this.prompt.replaceChildren(...this.cells.slice(0, this.first));
     this.box.replaceChildren(...(this.first ? [this.prompt] : []), ...this.cells.slice(this.first));
+    this.keys = [];
     this.opened = false;
     this.unfold(false);
     this.focus(this.first);

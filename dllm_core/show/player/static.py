@@ -16,7 +16,7 @@ from dllm_core.trace import Commit, Edit, Trace
 STATIC_STEPS = 24  # of all traces together
 STATIC_CELLS = 8_192  # tokens drawn in the steps of all traces together, about
 STATIC_COMMITS = 24  # named with their confidence in one static step
-TAIL = 4  # from so many on, ends in a row are counted
+TAIL = 8  # from so many on, ends in a row are counted
 
 _LOOKS = {  # state → HTML tag, style
     "prompt": ("span", "opacity:.75"),

@@ -386,14 +386,13 @@ def test_readable_in_both_themes(browser, tmp_path, theme):
     page.close()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_no_violation(browser, axe, tmp_path, theme):
-    path = show.save_html(tmp_path / "x.html", ar(), llada1(), llada2())
-    page = open_page(browser, path, color_scheme=theme, bypass_csp=True)
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 900)])
+def test_axe_finds_no_violation(browser, axe, tmp_path, theme, width):
+    page = player_with(browser, tmp_path, [tailed(), tailed(), llada2()], width, theme, bypass_csp=True)
     page.evaluate(axe)
-    for keys in ("ArrowRight", "g", "c"):
+    page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    for keys in ("ArrowRight", "g", "End", "c"):
         page.locator(".dllm-player").press(keys)
-        page.locator("summary").last.click()
         violations = page.evaluate("axe.run()")["violations"]
         assert [(violation["id"], violation["impact"], violation["nodes"][0]["html"]) for violation in violations] == []
     page.close()
