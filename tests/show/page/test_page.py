@@ -392,7 +392,7 @@ def test_save_and_open(browser, opened, tmp_path, shipped):
     opened.page.set_input_files("#files", saved)
     opened.idle()
     assert opened.traces()[0] == trace
-    opened.page.locator(".dllm-cell").last.click()
+    opened.page.locator(".dllm-cells .dllm-cell").first.click()
     assert "opened from a file" in opened.ask("byId('card-hint').textContent")
     (tmp_path / "bad.json").write_text('{"steps": 3}')
     opened.page.set_input_files("#files", tmp_path / "bad.json")
