@@ -16,12 +16,11 @@ from dllm_core.checkpoints.formats import load_checkpoint
 from dllm_core.cli.main import main
 from dllm_core.common.yaml_file import read_yaml
 from dllm_core.config import DecodeConfig
-from dllm_core.notebook.asking import generate_answers, prompt_ids
+from dllm_core.notebook.asking import generate_answers, mask_gaps, prompt_ids
 from dllm_core.samplers import generate, infill
 from dllm_core.show.html import asset
 from dllm_core.show.page.page import INTERFACE, WORDS, page_data, save_page
 from dllm_core.show.player.page import record
-from dllm_core.show.widgets.request import masked_text
 from dllm_core.trace import Edit, Trace
 
 QUESTION, STORY = "Dear friend, who made you?", "Write a story about a kind mouse, the road and some tea."
@@ -193,7 +192,7 @@ def test_gaps_are_filled_as_python_fills_them(opened, shipped):
     question, text = "颠倒“身耳钟”的顺序。", "颠倒以后，“___”变成“钟耳身”。"
     opened.start(f"{question}\n{text}", {"style": "llada1"})
     tokenizer = shipped["llada1"].tokenizer
-    tokens = prompt_ids(tokenizer, question, True) + masked_text(tokenizer, text)
+    tokens = prompt_ids(tokenizer, question, True) + mask_gaps(tokenizer, text)
     assert_same(opened.traces()[0], infill(shipped["llada1"], tokens, DecodeConfig("llada1", **RECORDED)))
 
 
