@@ -43,7 +43,7 @@ def decoding_explorer(
     decoding.trace.steps.extend(decoding.steps)
     row = request.run_row(1, loaded.path.name, decoding.trace, decoding.text(loaded.tokenizer))
     notes = [show.Html(f"<p>{html.escape(words)}</p>", words) for words in decoding.notes.values()]
-    still = joined([*notes, show.player(with_text(decoding.trace, loaded.tokenizer)), _table([row])])
+    still = joined([*notes, show.player(with_text(decoding.trace, loaded.tokenizer)), request.run_table([row])])
     if show.interactive() if interactive is None else interactive:
         return live([DecodingPanel(loaded, values, open_run).widget], still)
     return still
@@ -54,10 +54,6 @@ def _values(loaded: LoadedCheckpoint, prompt: str, config: DecodeConfig, gaps: s
     settings = {name: value or 0 for name, value in config.to_dict().items() if name in CONTROLS}
     settings["threshold"] = 1.0 if config.threshold is None else config.threshold
     return {"checkpoint": loaded.path.name, "task": ANSWER, "prompt": prompt, "gaps": gaps, "pause": 0.15, **settings}
-
-
-def _table(rows: list[dict]) -> show.Table:
-    return show.table(rows, caption="the last runs, newest first", digits=3)
 
 
 class DecodingPanel:
@@ -261,7 +257,7 @@ class DecodingPanel:
             run, text, end = run._replace(label=f"{run.label} (stopped)"), f"(stopped) {text}", "stopped"
         self.done = [*self.done, run][-SIDES:]
         self.rows = [request.run_row(self.count, run.checkpoint, trace, text), *self.rows][:KEPT]
-        self.past.value = _table(self.rows).html
+        self.past.value = request.run_table(self.rows).html
         self._show([*beside, run])
         self._say(f"{end}: {trace.tokens} tokens in {trace.forwards} forward passes, {trace.seconds:.2f} s of decoding")
         self.bar.value = self.bar.value if self.stopping else self.bar.max

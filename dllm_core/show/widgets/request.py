@@ -15,6 +15,7 @@ from dllm_core.common.paths import resolve
 from dllm_core.config import OBJECTIVES, CheckpointInfo, DecodeConfig
 from dllm_core.notebook.asking import GAP, mask_gaps, prompt_ids, prompt_notes
 from dllm_core.samplers import decode, decode_gaps, new_gap_trace, new_trace
+from dllm_core.show.html import Table, table
 from dllm_core.show.trace_view import STYLE_NAMES
 from dllm_core.show.widgets.controls import Control
 from dllm_core.trace import DecodeStep, Trace
@@ -178,3 +179,8 @@ def run_row(number: int, run: str, trace: Trace, text: str) -> dict:
         "tokens": trace.tokens, "forwards": trace.forwards, "tokens per forward": trace.tokens_per_forward,
         "seconds": trace.seconds, "text": text[:120],
     }  # fmt: skip
+
+
+def run_table(rows: list[dict]) -> Table:
+    """The rows of `run_row` as a table."""
+    return table(rows, caption="the last runs, newest first", digits=3)
