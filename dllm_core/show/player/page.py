@@ -130,7 +130,7 @@ def record(trace: Trace, label: str) -> dict:
     ]
     return {
         "label": label,
-        "style": trace.style,
+        "style": one_line(trace.style),
         "reasons": reasons(trace),
         "waits": waits(trace),
         "threshold": trace.settings.get("threshold") if trace.style == "llada2" else None,
