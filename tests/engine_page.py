@@ -45,7 +45,7 @@ def open_checkpoints() -> dict:
     named["both"] = replace(named["llada2"], info=replace(named["shift"].info, grid="answer"))
     named["shift1"] = replace(named["llada1"], info=replace(named["llada1"].info, label_shift=True))
     torch.manual_seed(0)
-    shape = ModelConfig(1320, 24, 2, 4, 2, 6, 40, 64, 100.0, 1e-5, qk_norm=False, attention_bias=True,
+    shape = ModelConfig(1320, 24, 2, 4, 2, 6, 40, 64, 100.0, rms_norm_eps=1e-5, qk_norm=False, attention_bias=True,
                         initializer_range=0.6, tie_word_embeddings=False)  # fmt: skip
     odd = Transformer(shape).eval()
     for layer in odd.model.layers:

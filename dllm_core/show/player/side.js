@@ -90,7 +90,9 @@ class Side {
     });
     on("click", (position) => this.choose(position));
     this.box.addEventListener("mouseleave", () => player.why.explain());
-    this.box.addEventListener("focusout", () => player.why.explain());
+    this.box.addEventListener("focusout", ({ relatedTarget }) => { // a button of the panel stays under the mouse that presses it
+      if (!player.why.node.contains(relatedTarget)) player.why.explain();
+    });
   }
 
   choose(position) { // a folded tail opens, any other token is kept
