@@ -120,14 +120,14 @@ class SavedPicture(Picture):
         return self.path.read_bytes()
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None):
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, ratios=None, share_x: bool = True):
     """(Figure, its rows * columns axes) without pyplot. width, height: inches; ratios: relative heights of the rows.
 
-    The rows share their x axis."""
+    share_x: the rows share their x axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex="col", height_ratios=ratios)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex="col" if share_x else False, height_ratios=ratios)
     return figure, list(axes.flat)
 
 

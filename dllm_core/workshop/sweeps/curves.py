@@ -5,15 +5,17 @@ A cell's label is "LINE, BUDGET"; each cell is a training of its own, with its o
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dllm_core.notebook.grading import wilson
 from dllm_core.show.figures import legend_below, line_look, look_numbers, new_figure
 
 GROUPS = ("reading", "reverse", "operation")  # the groups in which styles differ
 PANELS = {  # of the figure: what is drawn → its title
-    "exact_match": "all groups", **{group: f"group {group}" for group in GROUPS}, "nats": "nats per answer token (≤ but for AR)",
+    "exact_match": "all groups", **{group: f"group {group}" for group in GROUPS}, "nats": "nats per token (≤, AR: =)",
     "tokens_per_forward": "tokens per forward",
 }  # fmt: skip
 RESAMPLES = 1000  # of seeds and questions, for an interval
@@ -70,7 +72,7 @@ def picture(of: Sequence[Point]):
     seeds, lines go through their means."""
     cells = by_cell(of)
     lines = list(dict.fromkeys(line for line, _ in cells))
-    figure, axes = new_figure(13, 6.4, rows=2, columns=4)
+    figure, axes = new_figure(13, 6.4, rows=2, columns=4, share_x=False)
     panels = [(name, "flops", title) for name, title in PANELS.items()]
     panels.append(("exact_match", "seconds", "all groups, against seconds"))
     for axis, (name, x, title) in zip(axes, panels, strict=False):
@@ -86,11 +88,12 @@ def picture(of: Sequence[Point]):
                 means.append((float(np.mean(at)), float(np.mean(values))))
             axis.plot(*zip(*sorted(means), strict=True), label=line, **look) if means else None
         axis.set_xscale("log")
+        _label_powers(axis.xaxis)
         axis.set_xlabel("fine-tuning FLOP" if x == "flops" else "seconds of fine-tuning, one thread")
-        axis.xaxis.set_tick_params(labelbottom=True)
         axis.set_title(title)
         if name == "nats":
             axis.set_yscale("log")
+            _label_powers(axis.yaxis)
     for axis in axes[len(panels) :]:
         axis.axis("off")
     legend_below(figure, axes[0], columns=len(lines))
@@ -113,6 +116,13 @@ def score_rows(of: Sequence[Point]) -> list[dict]:
             "tokens per forward": f"{mean('tokens_per_forward'):.2f}",
         })  # fmt: skip
     return rows
+
+
+def _label_powers(axis) -> None:
+    """Powers of ten, and a third of each, as plain text: the figures read no formulas."""
+    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}" if value >= 1e4 else f"{value:g}"))
 
 
 def equal_score_rows(of: Sequence[Point], reference: str) -> list[dict]:
@@ -152,15 +162,17 @@ def equal_score_rows(of: Sequence[Point], reference: str) -> list[dict]:
         draws.append(times(scores))
     rows = []
     for (line, budget), ratio in measured.items():
+        words = partial(_times, least=flops[line, budget] / flops[ladder[0]])
         low, high = np.quantile([draw[line, budget] for draw in draws], [0.025, 0.975], method="nearest")
         rows.append({
             "style": line, "budget": budget, "exact match": f"{right[line, budget].mean():.3f}",
-            f"times {reference}'s FLOP for it (95 % interval)": f"{_times(ratio)} ({_times(low)} to {_times(high)})",
+            f"times {reference}'s FLOP for it (95 % interval)": f"{words(ratio)} ({words(low)} to {words(high)})",
         })  # fmt: skip
     return rows
 
 
-def _times(ratio: float) -> str:
+def _times(ratio: float, least: float) -> str:
+    """least: the ratio to the reference's least budget, which is all that is known where that scores more already."""
     if ratio == 0:
         return "beyond its scores"
-    return "below its scores" if np.isinf(ratio) else f"{ratio:.2g}"
+    return f"> {least:.2g}" if np.isinf(ratio) else f"{ratio:.2g}"
