@@ -25,6 +25,9 @@ from dllm_core.workshop.site import COPIES, EXECUTED
 
 EMBEDDED = re.compile(r'(src="data:image/png;base64,)([^"]+)')
 STYLE = re.compile(r"(?s)<style>.*?</style>\s*")
+PLAYER = re.compile(
+    r'(?s)(document\.getElementById\("[\w-]+"\);\n)((?:(?!</script>).)*?class Player (?:(?!</script>).)*?)\nstart\(root, '
+)
 COLOURS = 64  # of a picture: a curve with its antialiasing needs no more
 INJECTED = "injected-parameters"  # papermill's tag for the cell of the values that a preset gives
 HIDDEN = {"tags": [INJECTED], "slideshow": {"slide_type": "skip"}}
@@ -74,14 +77,14 @@ def copy(source: dict, executed: dict) -> dict:
     """The source notebook with the outputs of the executed one, and the cell of its preset's parameters."""
     outputs = {cell["id"]: cell for cell in executed["cells"] if cell["cell_type"] == "code"}
     injected = [cell for cell in executed["cells"] if INJECTED in cell["metadata"].get("tags", ())]
-    cells, styles = [], set()
+    cells, shown = [], set()
     for cell in source["cells"]:
         if cell["cell_type"] == "markdown":
             cells.append(cell | {"source": relinked(cell["source"])})
             continue
-        cells.append(_filled(cell, outputs[cell["id"]], styles))
+        cells.append(_filled(cell, outputs[cell["id"]], shown))
         if "parameters" in cell["metadata"].get("tags", ()):
-            cells += [_filled(other | {"metadata": HIDDEN}, other, styles) for other in injected]
+            cells += [_filled(other | {"metadata": HIDDEN}, other, shown) for other in injected]
     return source | {"cells": cells}
 
 
@@ -99,24 +102,34 @@ def relinked(lines: list[str]) -> list[str]:
     return [links.relinked(line, EXECUTED.parent, EXECUTED, COPIES) for line in lines]
 
 
-def _filled(cell: dict, executed: dict, styles: set[str]) -> dict:
-    outputs = [_light(output, styles) for output in executed["outputs"]]
+def _filled(cell: dict, executed: dict, shown: set[str]) -> dict:
+    outputs = [_light(output, shown) for output in executed["outputs"]]
     return cell | {"outputs": outputs, "execution_count": executed["execution_count"]}
 
 
-def _light(output: dict, styles: set[str]) -> dict:
-    """The output in the one form that a web page shows: HTML, else a picture with its words, else text. styles: the style
-    elements that the page has already; it gets each once."""
+def _light(output: dict, shown: set[str]) -> dict:
+    """The output in the one form that a web page shows: HTML, else a picture with its words, else text. shown: the style
+    elements, and the player's script, that the page has already; it gets each once."""
     data = output.get("data", {})
     if "text/html" in data:
         html = EMBEDDED.sub(lambda match: match[1] + few_colours(match[2]), "".join(data["text/html"]))
-        html = STYLE.sub(lambda match: "" if match[0] in styles else styles.add(match[0]) or match[0], html)
+        html = STYLE.sub(lambda match: "" if match[0] in shown else shown.add(match[0]) or match[0], html)
+        html = PLAYER.sub(lambda match: _shared(match, shown), html)
         return output | {"data": {"text/html": html.splitlines(keepends=True)}}
     if "image/png" in data:
         words = "".join(data.get("text/plain", "")).partition("\n")[0]
         picture = data | {"image/png": few_colours("".join(data["image/png"]))}
         return output | {"data": picture, "metadata": {"image/png": {"alt": words}}}
     return output
+
+
+def _shared(match: re.Match, shown: set[str]) -> str:
+    """The beginning of a player's script; all players of a page use the first one's."""
+    before, script = match.groups()
+    if script in shown:
+        return f"{before}window.dllmStart?.(root, "
+    shown.add(script)
+    return f"{before}{script}\nwindow.dllmStart = start;\nstart(root, "
 
 
 def few_colours(png: str) -> str:

@@ -5,8 +5,11 @@ import io
 
 import pytest
 from PIL import Image
+from traces import llada2
 
+from dllm_core import show
 from dllm_core.common.paths import resolve
+from dllm_core.show.html import asset
 from dllm_core.workshop import executed, site
 
 
@@ -99,3 +102,12 @@ def test_a_page_gets_a_style_once():
     html = {"output_type": "display_data", "data": {"text/html": ["<style>a</style>\n<b>x</b>"], "text/plain": "x"}}
     first, second = (executed._light(html, styles)["data"] for _ in range(2))
     assert first == {"text/html": ["<style>a</style>\n", "<b>x</b>"]} and second == {"text/html": ["<b>x</b>"]}
+
+
+def test_the_players_of_a_page_share_one_script():
+    shown, script = set(), asset("player/player.js")
+    players = [show.player(llada2(), labels=[label]).html for label in "AB"]
+    outputs = [{"output_type": "display_data", "data": {"text/html": [player]}} for player in players]
+    first, second = ("".join(executed._light(output, shown)["data"]["text/html"]) for output in outputs)
+    assert script in first and "window.dllmStart = start;\nstart(root, " in first
+    assert script not in second and "window.dllmStart?.(root, {" in second and '"label":"B"' in second
