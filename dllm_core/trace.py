@@ -205,15 +205,17 @@ class Trace:
         return len(self.answer) + self.ended
 
     def written(self) -> list[int]:
-        """[steps + 1]: answer tokens written after 0, 1, 2, … steps, up to the final eos; the last is `tokens`."""
+        """[steps + 1]: answer tokens written after 0, 1, 2, … steps, through the final eos, which counts when no mask is
+        before it; the last is `tokens`."""
         answer = [i for i, start in enumerate(self.initial) if start == self.mask_token_id]
         final = self.final
         end = next((i for i in answer if final[i] in self.ends), len(final))
+        last = end if self.ended else end - 1
         positions: set[int] = set()
         counts = []
         for changed in self.changes():
             masked = {position for position, (token, _) in changed.items() if token == self.mask_token_id}
-            positions |= {position for position in changed if position <= end}
+            positions |= {position for position in changed if position <= last}
             positions -= masked
             counts.append(len(positions))
         return counts

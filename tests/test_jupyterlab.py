@@ -183,10 +183,17 @@ def test_a_decoding_is_watched_stopped_and_restarted(notebook):
     panel = scroll_to(notebook, "live").locator(".dllm-explorer")
     decode, stop, status = (panel.get_by_role("button", name="Decode"), panel.get_by_role("button", name="Stop"),
                             panel.locator(".dllm-status"))  # fmt: skip
+    notebook.set_viewport_size({"width": 1280, "height": 720})
+    panel.evaluate("(panel) => panel.scrollIntoView({ block: 'start' })")
     decode.click()
     panel.locator(".dllm-player").wait_for()
+    notebook.evaluate("window.watched = document.querySelector('.dllm-explorer .dllm-player')")
     masked = panel.locator(".dllm-cells .masked")
     notebook.wait_for_function("document.querySelectorAll('.dllm-explorer .dllm-cells .before').length >= 3")
+    seen = panel.locator(".dllm-cells").bounding_box()  # without anybody scrolling
+    assert decode.bounding_box()["y"] > 0 and seen["y"] > 0 and seen["y"] + seen["height"] <= 720
+    assert "so far" in panel.locator(".dllm-clock").inner_text()
+    panel.get_by_label("size", exact=True).select_option("1.4")
     stop.click()
     status.get_by_text("stopped").wait_for()
     assert masked.count() >= 1 and len(rows(panel)) == 1 and "(stopped)" in rows(panel)[0][-1]
@@ -198,6 +205,16 @@ def test_a_decoding_is_watched_stopped_and_restarted(notebook):
     decodings = rows(panel)
     assert len(decodings) == 2 and int(decodings[0][5]) > int(decodings[1][5]) and "(stopped)" not in decodings[0][-1]
     assert "finished" in panel.locator(".dllm-state").inner_text()
+    assert notebook.evaluate("watched.isConnected && watched.style.getPropertyValue('--size')") == "1.4"
+    panel.get_by_label("size", exact=True).select_option("1")
+    panel.get_by_role("textbox", name="prompt").fill("你好")
+    decode.click()
+    panel.locator(".dllm-name").get_by_text("3: LLaDA 2").wait_for()
+    decode.click()  # during a run
+    panel.locator(".dllm-name").get_by_text("4: LLaDA 2").wait_for()
+    status.get_by_text("finished").wait_for()
+    assert len(rows(panel)) == 4 and "(stopped)" in rows(panel)[1][-1]
+    notebook.set_viewport_size({"width": 1280, "height": 1000})
 
 
 def test_a_token_is_changed_by_hand_and_the_branch_stands_beside(notebook):
@@ -233,6 +250,15 @@ def test_the_panel_works_by_keyboard_and_shows_errors(notebook):
     panel.get_by_label("style").focus()
     keys.press("ArrowUp")  # LLaDA 2 → LLaDA 1
     panel.get_by_text("threshold (probability)").wait_for(state="hidden")
+    panel.get_by_role("button", name="more settings").focus()
+    keys.press("Enter")
+    readout = panel.locator(".widget-slider").filter(has_text="slow motion").locator(".widget-readout")
+    for typed in ("5", "0"):  # the first is beyond the slider's end
+        readout.click()
+        keys.press("ControlOrMeta+a")
+        keys.type(typed)
+        keys.press("Enter")
+        panel.locator(".dllm-status").get_by_text("slow motion (s/step): 5 is not within 0 and 1").wait_for()
     panel.get_by_label("steps").focus()
     keys.press("ControlOrMeta+a")
     keys.type("5")
@@ -241,7 +267,7 @@ def test_the_panel_works_by_keyboard_and_shows_errors(notebook):
     panel.get_by_label("steps").focus()
     keys.press("ControlOrMeta+a")
     keys.type("4")
-    for _ in range(12):
+    for _ in range(24):
         keys.press("Tab")
         if notebook.evaluate("document.activeElement.textContent.trim()") == "Decode":
             break
@@ -379,6 +405,18 @@ def test_no_error_and_no_word_to_other_machines(notebook, views):
     for page in (notebook, views):
         assert page.outside == []
         assert page.problems == []
+
+
+def test_a_panel_without_its_kernel_says_so_in_one_line(notebook):
+    kernel = "jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+    notebook.evaluate(f"async () => {{ await {kernel}.restart(); }}")
+    notebook.wait_for_function(f"{kernel}.status === 'idle'")
+    notebook.locator(".dllm-status.jupyter-widgets-disconnected").wait_for()
+    said = notebook.evaluate(
+        """() => [...document.querySelectorAll('.dllm-explorer, .dllm-explorer .jupyter-widgets-disconnected')]
+        .map((node) => getComputedStyle(node, '::before').content).filter((content) => content !== 'none')"""
+    )
+    assert len(said) == 1 and "lost its kernel" in said[0]
 
 
 def test_the_executed_notebook_as_a_page(browser, folder):

@@ -76,6 +76,8 @@ def test_tokens_written_so_far_end_at_the_eos():
     assert record.written() == [0, 1, 2, 2] and record.written()[-1] == record.tokens  # the second eos is filling
     stopped = trace(step(0, (3, 8)))
     assert stopped.written() == [0, 1] and not stopped.ended
+    behind_a_mask = trace(step(0, (2, 7), (4, EOS)))
+    assert behind_a_mask.written() == [0, 1] and behind_a_mask.tokens == 1  # its end does not count yet
 
 
 def test_nothing_decoded():

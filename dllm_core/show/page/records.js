@@ -50,8 +50,9 @@ const rawText = (trace, token) => (trace.vocabulary[token] ?? `#${token}`).repla
 function recordOf(trace, label, running) {
   const final = tokensAt(trace, trace.steps.length);
   const end = endOf(trace, final);
-  const answered = final.filter((token, position) => isAnswer(trace, position) && position <= end && token !== trace.mask_token_id).length;
   const open = final.some((token, position) => position < end && token === trace.mask_token_id);
+  const last = open ? end - 1 : end; // an end counts when no mask is before it
+  const answered = final.filter((token, position) => isAnswer(trace, position) && position <= last && token !== trace.mask_token_id).length;
   const changes = changesOf(trace);
   const written = new Set();
   const seen = new Map();
@@ -78,7 +79,7 @@ function recordOf(trace, label, running) {
     written: changes.map((changed) => {
       for (const [position, token] of changed) {
         if (token === trace.mask_token_id) written.delete(position);
-        else if (position <= end) written.add(position);
+        else if (position <= last) written.add(position);
       }
       return written.size;
     }),

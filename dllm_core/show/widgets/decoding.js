@@ -34,7 +34,7 @@ async function show(text, panel) {
   run = data.run;
   const { bottom } = player.sides[0].box.getBoundingClientRect();
   const buttons = panel.querySelector(".dllm-buttons") ?? stage;
-  if (starts && (bottom > innerHeight || buttons.getBoundingClientRect().top < 0)) buttons.scrollIntoView({ block: "start" });
+  if (starts && (bottom > 0.9 * innerHeight || buttons.getBoundingClientRect().top < 0)) buttons.scrollIntoView({ block: "start" });
 }
 
 // ipywidgets moves a number that is typed beside a slider to the slider's end, and does not say so.
