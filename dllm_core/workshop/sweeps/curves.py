@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
 from dllm_core.notebook.grading import wilson
 from dllm_core.show.figures import legend_below, line_look, look_numbers, new_figure
 
@@ -120,6 +118,8 @@ def score_rows(of: Sequence[Point]) -> list[dict]:
 
 def _label_powers(axis) -> None:
     """Powers of ten, and a third of each, as plain text: the figures read no formulas."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     axis.set_major_locator(LogLocator(subs=(1, 3)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}" if value >= 1e4 else f"{value:g}"))
