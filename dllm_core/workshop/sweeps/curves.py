@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+
 from dllm_core.notebook.grading import wilson
 from dllm_core.show.figures import legend_below, line_look, look_numbers, new_figure
 
