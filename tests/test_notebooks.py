@@ -107,8 +107,9 @@ def settings_of_06(project: Path, **values) -> dict:
     """What the cell of 06 that makes the decoding's settings leaves behind, no model needed."""
     declared = parameters.read_parameters(project / "notebooks/06_parallel_decoding.ipynb")
     scope = {name: parameter.default for name, parameter in declared.items()} | {"style": "llada2"} | values
-    scope |= {"info": SimpleNamespace(block_size=16, chat=False), "tokenizer": None, "DecodeConfig": DecodeConfig}
-    scope["notebook"] = SimpleNamespace(prompt_ids=lambda *_: [1, 2])
+    scope |= {"info": SimpleNamespace(block_size=16, chat=False), "loaded": None, "tokenizer": None}
+    scope["DecodeConfig"] = DecodeConfig
+    scope["notebook"] = SimpleNamespace(prompt_ids=lambda *_: [1, 2], prompt_notes=lambda *_: [])
     exec(cell_of(project, "06_parallel_decoding", "of_style = {"), scope)  # noqa: S102
     return scope
 
