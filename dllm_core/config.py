@@ -49,8 +49,8 @@ class ModelConfig(Settings):
     `num_key_value_heads`, `head_dim` and `intermediate_size` are derived when left out (MiniMind's rule for the last:
     64 * ceil(hidden * 8/3 / 64)). `qk_norm=False` gives MiniMind2's layout, with `attention_bias` (a bias on queries,
     keys and values, none on their output) Qwen2.5's. `yarn_factor` stretches RoPE by so many times (`model.yarn`); None:
-    plain RoPE. `qk_norm_init` is the starting gain of the QK-norms: 1.0 is
-    Qwen3's; above 1 attention starts sharper, and small models learn to copy earlier.
+    plain RoPE. `qk_norm_init` is the starting gain of the QK-norms: 1.0 is Qwen3's; above 1 attention starts sharper, and
+    small models learn to copy earlier.
     """
 
     vocab_size: Count

@@ -15,8 +15,8 @@ from dllm_core.config import DecodeConfig, ModelConfig
 from dllm_core.model import Transformer
 from dllm_core.samplers import generate, infill
 from dllm_core.show.html import asset
+from dllm_core.show.page.page import ENGINE
 
-ENGINE = ("random", "products", "model", "tokenizer", "policies", "sampling", "decoders", "worker")
 LENGTH = 12  # of an answer
 PAGE = """<meta charset="utf-8"><script type="module">
 const worker = new Worker(URL.createObjectURL(new Blob([document.getElementById("engine").textContent])));

@@ -28,7 +28,6 @@ def write(folder: Path) -> Iterator[Path]:
     models. What a page links to is copied, and a linked folder without a README gets a list of its files."""
     from dllm_core.show.offline import OfflineExporter
 
-
     exporter, root, folders = OfflineExporter(), resolve("."), set()
     pages = {path.relative_to(root): path.read_text("utf-8") for pattern in PAGES for path in sorted(root.glob(pattern))}
     while pages:
